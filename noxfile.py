@@ -1,0 +1,132 @@
+"""Every check of the project, behind one door: tests, lint, types, docs.
+
+``nox`` runs all of them, ``nox -s tests-3.12 -- -k handshake`` one of them in part; what follows ``--`` goes to
+pytest. CONTRIBUTING.md says more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+# An environment is made once and brought up to date by each run's `pip install`. Locally that saves most of the time;
+# a clean clone has nothing to reuse. `nox -R` skips the installs too, `nox --reuse-venv=no` starts afresh.
+nox.options.reuse_venv = "yes"
+# CI turns this on. Testing with the interpreters that are there is what we want in CI too.
+nox.options.error_on_missing_interpreters = False
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def group(*names: str) -> tuple[str, ...]:
+    """Return the requirements of the dependency groups of these names."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+def run_interpreter(*command: str) -> tuple[str, Path] | None:
+    """Run a Python interpreter and return its version ("3.12") and its own path; None if it does not run.
+
+    Looking for a file is not enough: pyenv puts a ``python3.12`` on PATH that fails unless that version is selected.
+    """
+    code = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
+    try:
+        done = subprocess.run(
+            [*command, "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    version, _, executable = done.stdout.strip().partition(" ")
+    return (version, Path(executable)) if executable else None
+
+
+def find_interpreters() -> list[str]:
+    """Return the versions to test with, ascending: those supported that run here, and the one that runs nox.
+
+    Nox looks for ``pythonX.Y`` on PATH. Where it could not find an interpreter that is there, its folder is put in
+    front of PATH.
+    """
+    current = "{}.{}".format(*sys.version_info)
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = {current}
+    for version in nox.project.python_versions(PYPROJECT):
+        if version == current:
+            continue
+        name = f"python{version}"
+        on_path = run_interpreter(name)
+        if on_path is not None and on_path[0] == version:
+            found.add(version)
+            continue
+        candidates = [(str(path),) for path in sorted(pyenv.glob(f"versions/{version}*/bin/{name}"))]
+        if sys.platform == "win32":
+            candidates.append(("py", f"-{version}"))
+        for command in candidates:
+            elsewhere = run_interpreter(*command)
+            if elsewhere is not None and elsewhere[0] == version:
+                found.add(version)
+                os.environ["PATH"] = os.pathsep.join([str(elsewhere[1].parent), os.environ["PATH"]])
+                break
+    return sorted(found, key=lambda version: int(version.partition(".")[2]))
+
+
+INTERPRETERS = find_interpreters()
+
+
+@nox.session(python=INTERPRETERS)
+def tests(session: nox.Session) -> None:
+    """Run pytest; on the newest interpreter with the demands on coverage, unless pytest is given arguments."""
+    # Editable, because that is what runs anyway: pytest puts the checkout in front of sys.path. The `types` session
+    # installs the package as users do and sees whether all of it arrives.
+    session.install("-e", ".", *group("test"))
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+    elif session.python == INTERPRETERS[-1]:
+        session.run("python", "tests/coverage_per_module.py")
+        session.run("pytest", "--cov", "--cov-report=term")
+    else:
+        session.run("pytest")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the format and the rules of ruff; `ruff format` and `ruff check --fix` repair most of what it finds."""
+    session.install(*group("lint"))
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check all types with mypy, and with pyright that everything public has one."""
+    # Setuptools would pack what an earlier build left in build/, even modules that are gone since.
+    shutil.rmtree("build", ignore_errors=True)
+    session.install(".", *group("test", "types"))
+    session.run("mypy")
+    # Away from the checkout, pyright sees the installed package only.
+    session.chdir(session.create_tmp())
+    session.run(
+        "pyright",
+        "--verifytypes=trio_ws",
+        "--ignoreexternal",
+        # Otherwise it asks the network for a newer pyright.
+        env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
+    )
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build/html; a warning is an error."""
+    session.install("-e", ".", *group("docs"))
+    # -E: pages that are read from a cache do not repeat their warnings.
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")

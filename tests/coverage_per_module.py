@@ -1,0 +1,86 @@
+"""Check that each sans-I/O module is covered completely, branches too, by its own test file alone.
+
+``python tests/coverage_per_module.py`` checks all of them, ``... codec uri`` these two. The test file of
+``trio_ws/protocol/codec.py`` is ``tests/protocol/test_codec.py``, that of ``trio_ws/uri.py`` is ``tests/test_uri.py``.
+
+Coverage by accident, from tests that are about something else, goes away when they change; it does not count here.
+Each module has a pytest process to itself, so that nothing another file's tests ran, imported or cached can count.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "trio_ws"
+DATA_STRUCTURES = ["datastructures", "exceptions", "frames", "http11", "uri"]
+
+
+def find_modules() -> dict[Path, Path]:
+    """Return each module that is checked and its test file."""
+    modules = {PACKAGE / f"{name}.py": ROOT / "tests" / f"test_{name}.py" for name in DATA_STRUCTURES}
+    for module in sorted(PACKAGE.glob("protocol/*.py")):
+        if module.stem != "__init__":
+            modules[module] = ROOT / "tests" / "protocol" / f"test_{module.stem}.py"
+    return modules
+
+
+def check(module: Path, test_file: Path, data_file: Path) -> str | None:
+    """Run a module's tests and return what is wrong; None if they pass and cover all of it."""
+    for file in (module, test_file):
+        if not file.exists():
+            return f"{file.relative_to(ROOT)} does not exist\n"
+    coverage = [sys.executable, "-m", "coverage"]
+    data = f"--data-file={data_file}"
+    commands = [
+        [*coverage, "run", data, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test_file)],
+        [*coverage, "report", data, "--show-missing", "--fail-under=100", f"--include={module}"],
+    ]
+    for command in commands:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            # Pytest writes UTF-8 then on every platform.
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )
+        if done.returncode != 0:
+            return done.stdout
+    return None
+
+
+def main(names: list[str]) -> int:
+    """Check the modules of these names, or all; return the process's exit status."""
+    modules = find_modules()
+    unknown = set(names) - {module.stem for module in modules}
+    if unknown:
+        print("no such module:", ", ".join(sorted(unknown)))
+        return 2
+    if names:
+        modules = {module: test_file for module, test_file in modules.items() if module.stem in names}
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = pool.map(
+            check, modules, modules.values(), [Path(folder) / f"coverage.{n}" for n in range(len(modules))]
+        )
+        for (module, test_file), problem in zip(modules.items(), problems, strict=True):
+            verdict = "covered by" if problem is None else "NOT COVERED BY"
+            print(f"{module.relative_to(ROOT)} {verdict} {test_file.relative_to(ROOT)}", flush=True)
+            if problem is not None:
+                failed += 1
+                print(problem)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,421 @@
+"""Every exception of the library, in one tree.
+
+::
+
+    WebSocketException
+    ├── InvalidURI                  (ValueError)   parse_uri()
+    ├── ProtocolError               (ValueError)   a frame or message that RFC 6455 forbids
+    │   ├── InvalidData                                 ... whose content is not what it says: 1007
+    │   └── MessageTooBig                               ... or is larger than we accept: 1009
+    ├── ConnectFailed               (OSError)      no connection, or lost before it was a WebSocket
+    │   └── TLSFailed
+    ├── OpenTimeout                 (trio.TooSlowError, TimeoutError)
+    ├── InvalidHandshake                           the opening handshake is not what it must be
+    │   ├── InvalidMessage      (ValueError)            not HTTP/1.1
+    │   │   ├── HeadTooBig, TooManyHeaders, BodyTooBig
+    │   ├── InvalidMethod                               not GET
+    │   ├── InvalidStatus                               a server's answer other than 101
+    │   ├── InvalidHeader       (ValueError)            missing, malformed or with a wrong value
+    │   │   └── InvalidUpgrade                          Connection, Upgrade, Sec-WebSocket-Version
+    │   └── NegotiationError                            subprotocol or extension
+    └── ConnectionClosed                           the WebSocket is not open any more
+        ├── ConnectionClosedOK      (trio.EndOfChannel)
+        ├── ConnectionClosedError   (trio.BrokenResourceError)
+        └── ConnectionClosedLocally (trio.ClosedResourceError)
+
+Each carries plain values as attributes, makes its message from them, and can be pickled.
+
+This module knows nothing of I/O. It imports Trio for the five of its exceptions that ours also are, so that code
+written for any Trio channel handles a WebSocket too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+if TYPE_CHECKING:
+    from .frames import Close
+    from .http11 import Response
+
+__all__ = [
+    "BodyTooBig",
+    "ConnectFailed",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedLocally",
+    "ConnectionClosedOK",
+    "HeadTooBig",
+    "InvalidData",
+    "InvalidHandshake",
+    "InvalidHeader",
+    "InvalidMessage",
+    "InvalidMethod",
+    "InvalidStatus",
+    "InvalidURI",
+    "InvalidUpgrade",
+    "MessageTooBig",
+    "NegotiationError",
+    "OpenTimeout",
+    "ProtocolError",
+    "TLSFailed",
+    "TooManyHeaders",
+    "WebSocketException",
+]
+
+# Not frozen: the interpreter sets __traceback__, __context__ and __notes__. Not slotted: two bases with slots do not mix.
+# Compared by identity, as exceptions are.
+_exception = attrs.define(slots=False, eq=False, auto_exc=True)
+
+
+class WebSocketException(Exception):
+    """Base class of every exception that this library defines."""
+
+
+# -- URI -----------------------------------------------------------------------------------------------------------
+
+
+@_exception
+class InvalidURI(WebSocketException, ValueError):
+    """A string is not a valid WebSocket URI (RFC 6455, section 3).
+
+    Attributes:
+        uri: The string.
+        reason: What is wrong with it.
+    """
+
+    uri: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.uri!r} is not a WebSocket URI: {self.reason}"
+
+
+# -- Frames and messages -------------------------------------------------------------------------------------------
+
+
+@_exception
+class ProtocolError(WebSocketException, ValueError):
+    """A frame or a sequence of frames that RFC 6455 does not allow.
+
+    Raised where such a frame is constructed. When a peer sends one, it is the ``__cause__`` of the
+    :exc:`ConnectionClosedError` that the connection ends with.
+
+    Attributes:
+        reason: What is wrong.
+    """
+
+    reason: str
+
+    #: The close code (RFC 6455, section 7.4.1) that a connection fails with because of this.
+    code = 1002
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@_exception
+class InvalidData(ProtocolError):
+    """The content of a message is not what its type says, such as text that is not UTF-8.
+
+    Attributes:
+        reason: What is wrong.
+    """
+
+    code = 1007
+
+
+@_exception
+class MessageTooBig(ProtocolError):
+    """A message is larger than this endpoint accepts.
+
+    Attributes:
+        reason: What is wrong.
+        size: How large the message is at least, in bytes.
+        limit: How large it may be, in bytes.
+    """
+
+    size: int
+    limit: int
+    reason: str = attrs.field(init=False)
+
+    code = 1009
+
+    @reason.default
+    def _reason(self) -> str:
+        return f"message of at least {self.size} bytes, the limit is {self.limit}"
+
+
+# -- Connecting ----------------------------------------------------------------------------------------------------
+
+
+@_exception
+class ConnectFailed(WebSocketException, OSError):
+    """The connection was not made, or was lost before the opening handshake was complete.
+
+    It is also an :exc:`OSError`, and its ``__cause__`` tells more. Trying again may help.
+
+    Attributes:
+        peer: What we tried to reach, for messages.
+        reason: What happened.
+    """
+
+    peer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot connect to {self.peer}: {self.reason}"
+
+
+@_exception
+class TLSFailed(ConnectFailed):
+    """The TLS handshake failed, for example because the certificate is not to be trusted.
+
+    Attributes:
+        peer: What we tried to reach, for messages.
+        reason: What failed to verify.
+    """
+
+
+@_exception
+class OpenTimeout(WebSocketException, trio.TooSlowError, TimeoutError):
+    """The connection was not open after ``open_timeout`` seconds.
+
+    Attributes:
+        peer: What we tried to reach, for messages.
+        seconds: The time that was allowed.
+    """
+
+    peer: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"no open connection with {self.peer} after {self.seconds:g} seconds"
+
+
+# -- The opening handshake -----------------------------------------------------------------------------------------
+
+
+class InvalidHandshake(WebSocketException):
+    """The opening handshake (RFC 6455, section 4) failed because of what the peer sent.
+
+    The subclasses say why.
+    """
+
+
+@_exception
+class InvalidMessage(InvalidHandshake, ValueError):
+    """Something is not an HTTP/1.1 message (RFC 9112), or one that no opening handshake has.
+
+    Attributes:
+        reason: What is wrong.
+        status: The status code that a server answers with.
+    """
+
+    reason: str
+    status: int = 400
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@_exception
+class HeadTooBig(InvalidMessage):
+    """The start line and the headers take more bytes than we accept.
+
+    Attributes:
+        limit: How many bytes they may take.
+    """
+
+    limit: int
+    reason: str = attrs.field(init=False)
+    status: int = attrs.field(init=False, default=431)
+
+    @reason.default
+    def _reason(self) -> str:
+        return f"start line and headers of more than {self.limit} bytes"
+
+
+@_exception
+class TooManyHeaders(InvalidMessage):
+    """There are more headers than we accept.
+
+    Attributes:
+        limit: How many there may be.
+    """
+
+    limit: int
+    reason: str = attrs.field(init=False)
+    status: int = attrs.field(init=False, default=431)
+
+    @reason.default
+    def _reason(self) -> str:
+        return f"more than {self.limit} headers"
+
+
+@_exception
+class BodyTooBig(InvalidMessage):
+    """The body of a response is larger than we accept.
+
+    Attributes:
+        limit: How many bytes it may have.
+    """
+
+    limit: int
+    reason: str = attrs.field(init=False)
+    status: int = attrs.field(init=False, default=413)
+
+    @reason.default
+    def _reason(self) -> str:
+        return f"body of more than {self.limit} bytes"
+
+
+@_exception
+class InvalidMethod(InvalidHandshake):
+    """The request method is not GET (RFC 6455, section 4.1).
+
+    Attributes:
+        method: The method.
+    """
+
+    method: str
+
+    def __str__(self) -> str:
+        return f"the method of an opening handshake is GET, not {self.method}"
+
+
+@_exception
+class InvalidStatus(InvalidHandshake):
+    """The server answered with another status than 101 Switching Protocols.
+
+    Attributes:
+        response: The whole answer: status code, reason phrase, headers and body. Of a body that is larger than 1 MiB,
+            or that does not end, it has what came first.
+    """
+
+    response: Response
+
+    def __str__(self) -> str:
+        status = f"{self.response.status_code} {self.response.reason_phrase}".rstrip()
+        return f"the server refused the WebSocket connection: HTTP status {status}"
+
+
+@_exception
+class InvalidHeader(InvalidHandshake, ValueError):
+    """A header is missing, malformed or has a value that it must not have.
+
+    Attributes:
+        name: The name of the header.
+        value: Its value; None when it is missing.
+        reason: What is wrong with it.
+    """
+
+    name: str
+    value: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        shown = "" if self.value is None else f" {self.value!r}"
+        return f"header {self.name!r}{shown}: {self.reason}"
+
+
+@_exception
+class InvalidUpgrade(InvalidHeader):
+    """The message is no upgrade to the version of WebSocket that we speak.
+
+    Attributes:
+        name: The name of the header that should say so.
+        value: Its value; None when it is missing.
+        reason: What is wrong with it.
+    """
+
+
+@_exception
+class NegotiationError(InvalidHandshake):
+    """The peers do not agree on a subprotocol or an extension.
+
+    Attributes:
+        reason: What they do not agree on.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+# -- The end of a connection ---------------------------------------------------------------------------------------
+
+
+@_exception
+class ConnectionClosed(WebSocketException):
+    """The WebSocket is not open any more.
+
+    Which subclass is raised follows from how the connection ended; catch this one when it does not matter.
+
+    Attributes:
+        rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
+        sent: The :class:`~trio_ws.Close` that we sent; None when we sent none.
+        rcvd_then_sent: Whether the peer's came first; None unless there are both.
+    """
+
+    rcvd: Close | None
+    sent: Close | None
+    rcvd_then_sent: bool | None = None
+
+    @property
+    def code(self) -> int:
+        """The close code of the peer, or 1006 when the connection was lost without one (RFC 6455, section 7.1.5)."""
+        return 1006 if self.rcvd is None else self.rcvd.code
+
+    @property
+    def reason(self) -> str:
+        """The close reason of the peer (RFC 6455, section 7.1.6), or an empty string."""
+        return "" if self.rcvd is None else self.rcvd.reason
+
+    def __str__(self) -> str:
+        received = None if self.rcvd is None else f"received {self.rcvd}"
+        sent = None if self.sent is None else f"sent {self.sent}"
+        if received and sent:
+            return f"{received}, then {sent}" if self.rcvd_then_sent else f"{sent}, then {received}"
+        if received or sent:
+            return f"{received or sent}, then the connection was lost"
+        return "the connection was lost without a closing handshake"
+
+
+@_exception
+class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
+    """The connection ended with a complete closing handshake and a normal code: 1000, 1001 or none.
+
+    Attributes:
+        rcvd: The :class:`~trio_ws.Close` that the peer sent.
+        sent: The :class:`~trio_ws.Close` that we sent.
+        rcvd_then_sent: Whether the peer's came first.
+    """
+
+
+@_exception
+class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
+    """The connection was lost, or ended with a code that says that something is wrong.
+
+    The ``__cause__``, if any, is what went wrong on our side: a :exc:`ProtocolError` of the peer, or the error of the
+    stream below.
+
+    Attributes:
+        rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
+        sent: The :class:`~trio_ws.Close` that we sent; None when we sent none.
+        rcvd_then_sent: Whether the peer's came first; None unless there are both.
+    """
+
+
+@_exception
+class ConnectionClosedLocally(ConnectionClosed, trio.ClosedResourceError):
+    """This end has closed the connection with ``aclose()`` or by leaving ``async with``.
+
+    Attributes:
+        rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
+        sent: The :class:`~trio_ws.Close` that we sent; None when we sent none.
+        rcvd_then_sent: Whether the peer's came first; None unless there are both.
+    """

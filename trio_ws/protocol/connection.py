@@ -1,0 +1,175 @@
+"""An open connection as one machine, without I/O.
+
+A :class:`Protocol` is born open: the opening handshake is over, see :mod:`trio_ws.protocol.handshake`. Bytes go in with
+:meth:`~Protocol.receive`, events come out of :meth:`~Protocol.next_event`; what is to be sent goes through the
+``encode`` methods, which return bytes. It holds no socket, no clock and no source of randomness of its own.
+
+Events come in the order of the wire:
+
+* a ``str`` or ``bytes`` is a whole message, text or binary;
+* a :class:`LastPart` ends a message that was claimed early (see :mod:`trio_ws.protocol.messages`);
+* a :class:`Frame` is a control frame. A ping wants :meth:`~Protocol.encode` to be called for a pong, a Close frame
+  wants :meth:`~Protocol.encode_close`: nothing is answered behind the caller's back;
+* a :exc:`ProtocolError` is a violation by the peer, in its place: everything before it was good, and nothing comes
+  after it. Whoever reads it closes with its ``code``.
+
+After a Close frame or a violation, further input is ignored (RFC 6455, sections 1.4 and 7.1.7).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Union
+
+from ..exceptions import ProtocolError
+from ..frames import Close, Frame, Opcode
+from .closing import Closing
+from .codec import FIN, Role, header
+from .masking import apply_mask
+from .messages import LastPart, Message, MessageDecoder
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+    from .extensions import Extension
+
+__all__ = ["Event", "Protocol"]
+
+Event: TypeAlias = Union[Message, LastPart, Frame, ProtocolError]
+
+# Masking keys are drawn so many at a time: asking the operating system for each would cost more than the masking.
+_KEYS = 256
+
+
+class Protocol:
+    """One open WebSocket connection, seen from one end.
+
+    Args:
+        role: Which end this is.
+        random: Returns as many unpredictable bytes as it is asked for; a client masks with them (RFC 6455, section
+            10.3). ``os.urandom`` is meant.
+        max_message_size: How large a message from the peer may be, in bytes; None for any size.
+        extensions: The extensions in use, in the order in which they were negotiated.
+
+    Attributes:
+        closing: The state of the closing handshake.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        random: Callable[[int], bytes],
+        max_message_size: int | None = None,
+        extensions: Sequence[Extension] = (),
+    ) -> None:
+        self.closing = Closing()
+        self._messages = MessageDecoder(role, max_message_size, extensions)
+        self._events: deque[Event] = deque()
+        self._failed = False
+        self._extensions = extensions
+        # Whether a fragmented message is being sent.
+        self._sending = False
+        self._random = random if role is Role.CLIENT else None
+        self._keys = b""
+
+    # -- Receiving -------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer.
+
+        Args:
+            data: The bytes, in order, in portions of any size.
+        """
+        if self._failed or not self.closing.can_receive:
+            return
+        events = self._events
+        try:
+            for event in self._messages.feed(data):
+                events.append(event)
+                if type(event) is Frame and event.opcode is Opcode.CLOSE:
+                    self.closing.receive(Close.parse(event.data))
+                    return
+        except ProtocolError as exc:
+            self._failed = True
+            events.append(exc)
+
+    def receive_eof(self) -> None:
+        """Take note that the connection below has ended."""
+        self.closing.lose()
+
+    def next_event(self) -> Event | None:
+        """Return the next event, or None if there is none until more is received."""
+        return self._events.popleft() if self._events else None
+
+    @property
+    def message_in_progress(self) -> Opcode | None:
+        """TEXT or BINARY while there is a part of a message but not all of it; None otherwise."""
+        return self._messages.in_progress
+
+    @property
+    def held(self) -> int:
+        """How many bytes of the message in progress are kept in memory."""
+        return self._messages.held
+
+    def take_part(self) -> Message:
+        """Return what has come of the message in progress since the last call; it may be empty.
+
+        The message is claimed with that: its end will come as a :class:`LastPart`.
+        """
+        return self._messages.take_part()
+
+    def skip_message(self) -> None:
+        """Drop the message in progress: neither what has come of it nor what will come is delivered."""
+        self._messages.skip()
+
+    # -- Sending ---------------------------------------------------------------------------------------------------
+
+    def encode(self, opcode: Opcode, data: bytes, fin: bool = True) -> list[bytes]:
+        """Return the bytes of a frame to send, in order, in chunks. A large payload is not copied to join its header.
+
+        Args:
+            opcode: TEXT or BINARY for a message, CONT to continue one, PING or PONG.
+            data: The payload. Text is UTF-8 already.
+            fin: Whether the message ends with this.
+
+        Raises:
+            ProtocolError: if no such frame may be sent now.
+        """
+        if not self.closing.can_send:
+            raise ProtocolError("nothing may be sent after a Close frame")
+        first_byte = int(opcode)
+        if opcode < Opcode.CLOSE:
+            if (opcode is Opcode.CONT) is not self._sending:
+                raise ProtocolError(f"a {opcode.name} frame {'within' if self._sending else 'without'} a message")
+            for extension in self._extensions:
+                data, marked = extension.encode(data, first=not self._sending, final=fin)
+                if marked and not self._sending:
+                    first_byte |= extension.rsv
+            self._sending = not fin
+        elif opcode is Opcode.CLOSE:
+            raise ProtocolError("a Close frame is sent with encode_close()")
+        else:
+            Frame(opcode, data, fin)  # raises if there is no such control frame
+        return self._frame(first_byte | FIN if fin else first_byte, data)
+
+    def encode_close(self, close: Close) -> list[bytes]:
+        """Return the bytes of a Close frame to send. Nothing can be sent after it.
+
+        Args:
+            close: What it says.
+
+        Raises:
+            ProtocolError: if one has been sent already, or the connection is lost.
+        """
+        self.closing.send(close)
+        return self._frame(FIN | Opcode.CLOSE, close.serialize())
+
+    def _frame(self, first_byte: int, data: bytes) -> list[bytes]:
+        if self._random is None:
+            return [header(first_byte, len(data)), data]
+        if not self._keys:
+            self._keys = self._random(4 * _KEYS)
+        key, self._keys = self._keys[:4], self._keys[4:]
+        return [header(first_byte, len(data), key), apply_mask(data, key)]

@@ -1,0 +1,80 @@
+"""What an extension is to the rest of the protocol (RFC 6455, section 9).
+
+Three small interfaces, for the three moments of an extension's life: what a client offers, what a server answers, and
+what then transforms the messages of one connection. An extension transforms whole messages and says so with one of the
+reserved bits on the first frame; control frames are not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+__all__ = ["ClientExtension", "Extension", "Params", "ServerExtension"]
+
+#: The parameters of an extension, in order: names with their values, None where there is no value.
+Params: TypeAlias = "tuple[tuple[str, str | None], ...]"
+
+
+class Extension(Protocol):
+    """An extension in use on one connection, with what has been agreed on."""
+
+    @property
+    def rsv(self) -> int:
+        """The reserved bit that marks a message as transformed: ``RSV1``, ``RSV2`` or ``RSV3`` of the codec."""
+
+    def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+        """Transform what is about to be sent.
+
+        Args:
+            data: The payload of the next frame of a message.
+            first: Whether it is the first frame.
+            final: Whether it is the last.
+
+        Returns:
+            The new payload, and whether the message is marked. Only the answer for the first frame counts.
+        """
+
+    def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+        """Transform back what has been received. Called for marked messages only.
+
+        Args:
+            data: The next piece of the message.
+            final: Whether it is the last.
+            limit: How many bytes may come out at most; None for any number.
+
+        Raises:
+            ProtocolError: if the data are not what a peer may send; :exc:`MessageTooBig` past the limit.
+        """
+
+
+class ClientExtension(Protocol):
+    """What a client needs to offer an extension and understand the answer."""
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+
+    def offers(self) -> Sequence[Params]:
+        """The parameters to offer it with: once for each alternative, the preferred one first."""
+
+    def accept(self, params: Params) -> Extension:
+        """Take the server's answer.
+
+        Raises:
+            NegotiationError: if it is no answer to what was offered.
+        """
+
+
+class ServerExtension(Protocol):
+    """What a server needs to answer an offer."""
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+
+    def answer(self, params: Params) -> tuple[Params, Extension] | None:
+        """Return what to answer to one offer and the extension to use; None to decline."""

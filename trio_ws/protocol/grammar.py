@@ -1,0 +1,154 @@
+"""The grammar of the header values of an opening handshake (RFC 6455, section 9.1; RFC 9110, section 5.6).
+
+One scanner that goes over a value from left to right once: its work grows with the length of the value and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from ..exceptions import InvalidHeader
+from .extensions import Params
+
+__all__ = ["build_extensions", "build_list", "is_token", "parse_extensions", "parse_tokens"]
+
+T = TypeVar("T")
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_SPACE = re.compile(r"[ \t]*")
+
+
+def is_token(text: str) -> bool:
+    """Whether this is a token (RFC 9110, section 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def parse_tokens(name: str, values: Sequence[str]) -> list[str]:
+    """Parse a header that is a list of tokens, such as Connection or Sec-WebSocket-Protocol.
+
+    Args:
+        name: The name of the header, for errors.
+        values: All its values: a list may be spread over several.
+
+    Raises:
+        InvalidHeader: if it is not such a list.
+    """
+    return _Scanner(name, values).list_of(_Scanner.token)
+
+
+def parse_extensions(name: str, values: Sequence[str]) -> list[tuple[str, Params]]:
+    """Parse a Sec-WebSocket-Extensions header.
+
+    Args:
+        name: The name of the header, for errors.
+        values: All its values: a list may be spread over several.
+
+    Returns:
+        The name and the parameters of each extension, in order. A parameter may occur more than once.
+
+    Raises:
+        InvalidHeader: if it is not a list of extensions.
+    """
+    return _Scanner(name, values).list_of(_Scanner.extension)
+
+
+def build_list(items: Iterable[str]) -> str:
+    """Return the value of a header that is a list."""
+    return ", ".join(items)
+
+
+def build_extensions(extensions: Iterable[tuple[str, Params]]) -> str:
+    """Return the value of a Sec-WebSocket-Extensions header."""
+    return build_list(
+        "; ".join([name, *(key if value is None else f"{key}={value}" for key, value in params)])
+        for name, params in extensions
+    )
+
+
+class _Scanner:
+    """Reads a value from left to right."""
+
+    def __init__(self, name: str, values: Sequence[str]) -> None:
+        self._name = name
+        self._text = ", ".join(values)
+        self._position = 0
+
+    def list_of(self, item: Callable[[_Scanner], T]) -> list[T]:
+        """Read the whole value as ``1#item``: empty elements are passed over, one at least is not (section 5.6.1)."""
+        items = []
+        while self._position < len(self._text):
+            self._space()
+            if not self._accept(","):
+                if self._position == len(self._text):
+                    break
+                items.append(item(self))
+                self._space()
+                if not self._accept(",") and self._position < len(self._text):
+                    raise self._error("a comma is expected")
+        if not items:
+            raise self._error("the list is empty")
+        return items
+
+    def extension(self) -> tuple[str, Params]:
+        name = self.token()
+        params = []
+        while self._next_is(";"):
+            params.append(self._parameter())
+        return name, tuple(params)
+
+    def token(self) -> str:
+        match = _TOKEN.match(self._text, self._position)
+        if match is None:
+            raise self._error("a token is expected")
+        self._position = match.end()
+        return match[0]
+
+    def _parameter(self) -> tuple[str, str | None]:
+        name = self.token()
+        if not self._next_is("="):
+            return name, None
+        return name, self._quoted_token() if self._accept('"') else self.token()
+
+    def _quoted_token(self) -> str:
+        """Read the rest of a quoted string. Without its quotes and backslashes it must be a token (RFC 6455, 9.1)."""
+        characters = []
+        start = self._position
+        while self._position < len(self._text):
+            character = self._text[self._position]
+            self._position += 1
+            if character == '"':
+                value = "".join(characters)
+                if not is_token(value):
+                    self._position = start
+                    raise self._error("a token is expected in the quotes")
+                return value
+            if character == "\\" and self._position < len(self._text):
+                character = self._text[self._position]
+                self._position += 1
+            characters.append(character)
+        raise self._error("a quote is missing at the end")
+
+    def _next_is(self, character: str) -> bool:
+        """Pass over white space, a character and white space; or stay where we are."""
+        position = self._position
+        self._space()
+        if self._accept(character):
+            self._space()
+            return True
+        self._position = position
+        return False
+
+    def _accept(self, character: str) -> bool:
+        found = self._text.startswith(character, self._position)
+        self._position += found
+        return found
+
+    def _space(self) -> None:
+        match = _SPACE.match(self._text, self._position)
+        assert match is not None  # it also matches nothing
+        self._position = match.end()
+
+    def _error(self, reason: str) -> InvalidHeader:
+        return InvalidHeader(self._name, self._text, f"{reason} at position {self._position}")

@@ -1,0 +1,224 @@
+"""The messages in the frames (RFC 6455, sections 5.4, 5.6 and 8.1).
+
+A message *is* a ``str`` or ``bytes``. One that comes in a single piece, as nearly all do, passes straight through. Any
+other is put together here, and is judged as it comes in: a frame is refused by the length in its header when the message
+would become too large, and text fails at the first byte that cannot be UTF-8.
+
+A message in progress can be handed out before it is complete. :meth:`MessageDecoder.take_part` returns what there is so
+far and *claims* the message: its end then comes out as a :class:`LastPart` instead of as a message.
+:meth:`MessageDecoder.skip` claims it too, and drops the rest.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Union
+
+import attrs
+
+from ..exceptions import InvalidData, MessageTooBig, ProtocolError
+from ..frames import Frame, Opcode
+from .codec import FIN, FrameDecoder, Role
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+    from .extensions import Extension
+
+__all__ = ["LastPart", "Message", "MessageDecoder"]
+
+Message: TypeAlias = Union[str, bytes]
+
+_TEXT = FIN | Opcode.TEXT
+_BINARY = FIN | Opcode.BINARY
+_CONTROL = 0x08
+
+# Pieces smaller than this are put together in batches as they come, so that a message in a million fragments costs
+# about as much memory as in one.
+_SMALL = 4096
+_BATCH = 256
+
+
+@attrs.frozen
+class LastPart:
+    """The end of a message that was claimed while it was coming in.
+
+    Attributes:
+        data: What came after the last part that was taken.
+    """
+
+    data: Message
+
+
+class MessageDecoder:
+    """Turns what arrives into messages and control frames.
+
+    Args:
+        role: Which end we are.
+        max_message_size: How large a message may be, in bytes, on the wire and decoded; None for any size.
+        extensions: The extensions in use, in the order in which they were negotiated.
+    """
+
+    def __init__(
+        self, role: Role, max_message_size: int | None = None, extensions: Sequence[Extension] = ()
+    ) -> None:
+        rsv = 0
+        for extension in extensions:
+            rsv |= extension.rsv
+        self._frames = FrameDecoder(role, rsv)
+        self._limit = max_message_size
+        self._extensions = extensions
+        # The message in progress: its opcode, or CONT if there is none; whether one of its frames is in progress; ...
+        self._opcode = Opcode.CONT
+        self._in_frame = False
+        # ... its size so far in bytes, on the wire (counting a frame from its header on) and decoded; ...
+        self._wire_size = 0
+        self._size = 0
+        # ... what transforms it; and how it is delivered.
+        self._transforms: list[Extension] = []
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._parts: list[Message] = []
+        self._small: list[Message] = []
+        self._held = 0
+        self._claimed = False
+        self._skipped = False
+
+    @property
+    def in_progress(self) -> Opcode | None:
+        """The opcode of the message of which there is a part but not all; None if there is none."""
+        return self._opcode or None
+
+    @property
+    def held(self) -> int:
+        """How many bytes of the message in progress wait here to be delivered."""
+        return self._held
+
+    def take_part(self) -> Message:
+        """Return what has come of the message in progress since the last call; it may be empty. Claims the message.
+
+        Raises:
+            ProtocolError: if no message is in progress.
+        """
+        self._check_in_progress()
+        self._claimed = True
+        return self._join()
+
+    def skip(self) -> None:
+        """Drop the message in progress, what there is and what comes. Still judged, it will not be delivered.
+
+        Raises:
+            ProtocolError: if no message is in progress.
+        """
+        self._check_in_progress()
+        self._claimed = self._skipped = True
+        self._join()
+
+    def _check_in_progress(self) -> None:
+        if not self._opcode:
+            raise ProtocolError("no message is in progress")
+
+    def feed(self, data: bytes) -> Iterator[Message | LastPart | Frame]:
+        """Yield the messages, and the control frames between them and between their fragments.
+
+        Iterate to the end before feeding more.
+
+        Args:
+            data: The bytes, in order.
+
+        Raises:
+            ProtocolError: while iterating, if the peer violates the protocol, after all that came before was yielded.
+                There is no going on from there.
+        """
+        for first_byte, payload, remaining in self._frames.feed(data):
+            if (first_byte == _TEXT or first_byte == _BINARY) and not remaining and not self._opcode:
+                if self._limit is not None and len(payload) > self._limit:
+                    raise MessageTooBig(len(payload), self._limit)
+                yield payload if first_byte == _BINARY else _decode(payload)
+            elif first_byte & _CONTROL:
+                yield Frame(first_byte & 0x0F, payload)
+            else:
+                if not self._in_frame:
+                    self._start_frame(first_byte, len(payload) + remaining)
+                self._in_frame = remaining > 0
+                final = first_byte >= FIN and not remaining
+                self._add(payload, final)
+                if final:
+                    message = self._finish()
+                    if message is not None:
+                        yield message
+
+    def _start_frame(self, first_byte: int, size: int) -> None:
+        opcode = Opcode(first_byte & 0x0F)
+        if self._opcode:
+            if opcode is not Opcode.CONT:
+                raise ProtocolError(f"a {opcode.name} frame within a fragmented message")
+        else:
+            if opcode is Opcode.CONT:
+                raise ProtocolError("a CONT frame without a message to continue")
+            self._opcode = opcode
+            self._wire_size = self._size = 0
+            # Received messages go back through the extensions the other way round.
+            self._transforms = [each for each in reversed(self._extensions) if first_byte & each.rsv]
+        self._wire_size += size
+        if self._limit is not None and self._wire_size > self._limit:
+            raise MessageTooBig(self._wire_size, self._limit)
+
+    def _add(self, data: bytes, final: bool) -> None:
+        for extension in self._transforms:
+            room = None if self._limit is None else self._limit - self._size
+            data = extension.decode(data, final=final, limit=room)
+        self._size += len(data)
+        part: Message = data
+        if self._opcode is Opcode.TEXT:
+            try:
+                part = self._utf8.decode(data, final)
+            except UnicodeDecodeError as exc:
+                raise _not_utf8(exc) from exc
+        if part and not self._skipped:
+            self._keep(part, len(data))
+
+    def _keep(self, part: Message, size: int) -> None:
+        self._held += size
+        if size < _SMALL:
+            self._small.append(part)
+            if len(self._small) < _BATCH:
+                return
+        self._flush_small()
+        if size >= _SMALL:
+            self._parts.append(part)
+
+    def _flush_small(self) -> None:
+        if self._small:
+            self._parts.append(type(self._small[0])().join(self._small))  # type: ignore[arg-type]  # all of one type
+            self._small.clear()
+
+    def _join(self) -> Message:
+        self._flush_small()
+        parts, self._parts = self._parts, []
+        self._held = 0
+        if len(parts) == 1:
+            return parts[0]
+        if self._opcode is Opcode.TEXT:
+            return "".join(parts)  # type: ignore[arg-type]  # all are str
+        return b"".join(parts)  # type: ignore[arg-type]  # all are bytes
+
+    def _finish(self) -> Message | LastPart | None:
+        data = self._join()
+        claimed, skipped = self._claimed, self._skipped
+        self._opcode = Opcode.CONT
+        self._claimed = self._skipped = False
+        if skipped:
+            return None
+        return LastPart(data) if claimed else data
+
+
+def _decode(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as exc:
+        raise _not_utf8(exc) from exc
+
+
+def _not_utf8(exc: UnicodeDecodeError) -> InvalidData:
+    return InvalidData(f"text is not UTF-8: {exc.reason} {exc.object[exc.start : exc.end].hex(' ')}")
