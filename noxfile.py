@@ -1,7 +1,7 @@
 """Every check of the project, behind one door: tests, lint, types, docs.
 
-``nox`` runs all of them, ``nox -s tests-3.12 -- -k handshake`` one of them in part; what follows ``--`` goes to
-pytest. CONTRIBUTING.md says more.
+``nox`` runs all of them, ``nox -s tests-3.12 -- -k handshake`` one of them in part; what follows ``--``
+goes to pytest. CONTRIBUTING.md says more.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import nox
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["tests", "lint", "types", "docs"]
-# An environment is made once and brought up to date by each run's `pip install`. Locally that saves most of the time;
-# a clean clone has nothing to reuse. `nox -R` skips the installs too, `nox --reuse-venv=no` starts afresh.
+# An environment is made once and brought up to date by each run's `pip install`. Locally that saves most of
+# the time; a clean clone has nothing to reuse. `nox -R` skips the installs too, `nox --reuse-venv=never`
+# starts afresh.
 nox.options.reuse_venv = "yes"
 # CI turns this on. Testing with the interpreters that are there is what we want in CI too.
 nox.options.error_on_missing_interpreters = False
@@ -33,7 +34,8 @@ def group(*names: str) -> tuple[str, ...]:
 def run_interpreter(*command: str) -> tuple[str, Path] | None:
     """Run a Python interpreter and return its version ("3.12") and its own path; None if it does not run.
 
-    Looking for a file is not enough: pyenv puts a ``python3.12`` on PATH that fails unless that version is selected.
+    Looking for a file is not enough: pyenv puts a ``python3.12`` on PATH that fails unless that version is
+    selected.
     """
     code = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
     try:
@@ -54,8 +56,8 @@ def run_interpreter(*command: str) -> tuple[str, Path] | None:
 def find_interpreters() -> list[str]:
     """Return the versions to test with, ascending: those supported that run here, and the one that runs nox.
 
-    Nox looks for ``pythonX.Y`` on PATH. Where it could not find an interpreter that is there, its folder is put in
-    front of PATH.
+    Nox looks for ``pythonX.Y`` on PATH. Where it could not find an interpreter that is there, its folder is
+    put in front of PATH.
     """
     current = "{}.{}".format(*sys.version_info)
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
@@ -85,22 +87,22 @@ INTERPRETERS = find_interpreters()
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run pytest; on the newest interpreter with the demands on coverage, unless pytest is given arguments."""
-    # Editable, because that is what runs anyway: pytest puts the checkout in front of sys.path. The `types` session
-    # installs the package as users do and sees whether all of it arrives.
+    """Run pytest; on the newest Python, and without arguments for pytest, check the coverage too."""
+    # Editable, because that is what runs anyway: the checkout comes before site-packages in sys.path. The
+    # `types` session installs the package as users do and sees whether all of it arrives.
     session.install("-e", ".", *group("test"))
     if session.posargs:
         session.run("pytest", *session.posargs)
     elif session.python == INTERPRETERS[-1]:
-        session.run("python", "tests/coverage_per_module.py")
         session.run("pytest", "--cov", "--cov-report=term")
+        session.run("python", "tests/coverage_per_module.py")
     else:
         session.run("pytest")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the format and the rules of ruff; `ruff format` and `ruff check --fix` repair most of what it finds."""
+    """Check the format and the rules of ruff, which repairs most itself: `ruff format; ruff check --fix`."""
     session.install(*group("lint"))
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")

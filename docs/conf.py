@@ -1,9 +1,13 @@
-"""Configuration of Sphinx: ``nox -s docs`` builds, and fails on any warning, unresolved references included."""
+"""Configuration of Sphinx. ``nox -s docs`` fails on any warning; a reference that leads nowhere is one."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import pydoc
+import re
+import sys
+from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -36,12 +40,12 @@ python_maximum_signature_line_length = 80
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-# An entry of `Attributes:` is then a target: :attr:`Close.code` links to it.
+# An entry of `Attributes:` is then a target that :attr:`InvalidURI.reason` links to.
 napoleon_use_ivar = False
 napoleon_attr_annotations = True
 
-# The names of other projects link to their documentation only when asked to, because that takes the network:
-# `TRIO_WS_DOCS_LINKS=1 nox -s docs`. Without, they are text; resolve() sees to that.
+# The names of other projects link to their documentation only when asked to, because that takes the
+# network: `TRIO_WS_DOCS_LINKS=1 nox -s docs`. Without, they are text; resolve() sees to that.
 if os.environ.get("TRIO_WS_DOCS_LINKS"):
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
@@ -52,20 +56,44 @@ if os.environ.get("TRIO_WS_DOCS_LINKS"):
     }
 
 
-def canonical_names(name: str) -> list[str]:
-    """Return the names under which autodoc may have listed what this name means, the name itself first.
+# What find() returns for a field of an attrs class.
+FIELD = object()
 
-    What ``trio_ws`` re-exports, autodoc lists where it is defined: ``trio_ws.Close`` is ``trio_ws.frames.Close``.
+
+def find(name: str) -> object:
+    """Return what a full name stands for, ``None`` if it does not exist."""
+    found = pydoc.locate(name)
+    parent, _, last = name.rpartition(".")
+    owner = pydoc.locate(parent) if parent else None
+    if found is None and inspect.isclass(owner):
+        return FIELD if any(last in inspect.get_annotations(base) for base in owner.__mro__) else None
+    return FIELD if inspect.ismemberdescriptor(found) else found
+
+
+def locate(target: str, module: str | None) -> Iterator[tuple[str, object]]:
+    """Find what a name means: as it is, in this module, in ``trio_ws``, or in any module of ours.
+
+    Yields full names, and the objects that they stand for.
     """
-    parent, _, attribute = name.rpartition(".")
-    names = [name]
-    for path, suffix in [(name, ""), (parent, f".{attribute}")]:
+    ours = sorted(name for name in sys.modules if name.partition(".")[0] == "trio_ws")
+    for name in [target, *(f"{prefix}.{target}" for prefix in [module, *ours] if prefix)]:
+        found = find(name)
+        if found is not None:
+            yield name, found
+
+
+def canonical(name: str) -> str:
+    """Return the name of a class, of a function, or of what is in a class, as of the module that defines it.
+
+    That is where autodoc lists it, or knows that it is listed elsewhere: ``trio_ws.Close.parse`` is
+    ``trio_ws.frames.Close.parse``.
+    """
+    parent, _, last = name.rpartition(".")
+    for path, suffix in [(name, ""), (parent, f".{last}")]:
         found = pydoc.locate(path) if path else None
-        if isinstance(found, type):
-            names.append(f"{found.__module__}.{found.__qualname__}{suffix}")
-        elif callable(found):
-            names.append(f"{found.__module__}.{getattr(found, '__qualname__', '')}{suffix}")
-    return names
+        if inspect.isclass(found) or inspect.isfunction(found):
+            return f"{found.__module__}.{found.__qualname__}{suffix}"
+    return name
 
 
 def resolve(
@@ -73,41 +101,62 @@ def resolve(
 ) -> nodes.Element | None:
     """Resolve a reference to a Python object for which Sphinx finds no target.
 
-    - A name of ours may be short, as in the code: ``Close`` for what ``trio_ws`` or the module at hand calls so.
-    - A name of another project is text, if it exists: a misspelt one is reported.
-    - So is what no page can list: type variables, aliases, private classes in a signature.
+    - A name of ours may be short, as in the code: ``Close``, ``Close.parse``.
+    - A field without an entry of its own leads to its class: ``Close.code``.
+    - A name of another project becomes text if it exists; a misspelt one stays an error.
+    - So does what no page lists: type variables, type aliases, private classes in a signature.
     """
     if node.get("refdomain") != "py":
         return None
-    target = node["reftarget"].lstrip(".~")
-    module = node.get("py:module")
-    candidates = [target, *([f"{module}.{target}"] if module else []), f"trio_ws.{target}"]
     objects = env.domains.python_domain.objects
-    for candidate in candidates:
-        for name in canonical_names(candidate):
-            if name in objects:
-                entry = objects[name]
-                return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
-    for candidate in candidates:
-        found = pydoc.locate(candidate)
-        if found is not None:
-            public = not any(part.startswith("_") for part in target.split("."))
-            defined_in = str(getattr(found, "__module__", None) or getattr(found, "__name__", ""))
-            listed = isinstance(found, type) or callable(found) or pydoc.inspect.ismodule(found)
-            ours = defined_in.partition(".")[0] == "trio_ws"
-            return None if ours and public and listed else contnode
+    located = list(locate(node["reftarget"], node.get("py:module")))
+    for name, found in located:
+        names = [name, canonical(name)]
+        if found is FIELD:
+            names += [listed.rpartition(".")[0] for listed in names]
+        for listed in names:
+            if listed in objects:
+                entry = objects[listed]
+                return make_refnode(
+                    app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, listed
+                )
+    for name, found in located:
+        parent, _, last = name.rpartition(".")
+        ours = canonical(name).partition(".")[0] == "trio_ws"
+        can_be_listed = any(test(found) for test in (inspect.isclass, inspect.isroutine, inspect.ismodule))
+        in_class = bool(parent) and inspect.isclass(pydoc.locate(parent))
+        if not ours or last.startswith("_") or not (can_be_listed or in_class):
+            return contnode
     return None
 
 
-def keep_first_line(
+# Napoleon takes what precedes a colon for a type, in the first line of a property's docstring and of
+# `Returns:`. Ours never begin with one. It is shown this character of private use instead.
+COLON = "\ue000"
+
+
+def hide_colons(
     _app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]
 ) -> None:
-    """Keep Napoleon from taking what precedes a colon in the first line of a property's docstring for its type."""
-    if what in {"property", "attribute", "data"}:
-        lines.insert(0, "")
+    """Before Napoleon: replace the colons that it would misread."""
+    for number, line in enumerate(lines):
+        if number == 0:
+            misread = what in {"property", "attribute", "data"}
+        else:
+            misread = lines[number - 1].strip() in {"Returns:", "Yields:"}
+        if misread:
+            lines[number] = re.sub(r"(?<!:):(?=\s|$)", COLON, line)
+
+
+def show_colons(
+    _app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]
+) -> None:
+    """After Napoleon: put them back."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def setup(app: Sphinx) -> None:
-    # After intersphinx, and before Napoleon: both use the default, 500.
+    # Intersphinx and Napoleon have the default priority, 500; the lower one is called first.
     app.connect("missing-reference", resolve, priority=600)
-    app.connect("autodoc-process-docstring", keep_first_line, priority=400)
+    app.connect("autodoc-process-docstring", hide_colons, priority=400)
+    app.connect("autodoc-process-docstring", show_colons, priority=600)

@@ -1,10 +1,12 @@
 """Check that each sans-I/O module is covered completely, branches too, by its own test file alone.
 
 ``python tests/coverage_per_module.py`` checks all of them, ``... codec uri`` these two. The test file of
-``trio_ws/protocol/codec.py`` is ``tests/protocol/test_codec.py``, that of ``trio_ws/uri.py`` is ``tests/test_uri.py``.
+``trio_ws/protocol/codec.py`` is ``tests/protocol/test_codec.py``, that of ``trio_ws/uri.py`` is
+``tests/test_uri.py``.
 
-Coverage by accident, from tests that are about something else, goes away when they change; it does not count here.
-Each module has a pytest process to itself, so that nothing another file's tests ran, imported or cached can count.
+Coverage by accident, from tests that are about something else, goes away when they change; it does not
+count here. Each module has a pytest process to itself, so that nothing counts that another file's tests
+imported, ran or cached.
 """
 
 from __future__ import annotations
@@ -74,11 +76,12 @@ def main(names: list[str]) -> int:
             check, modules, modules.values(), [Path(folder) / f"coverage.{n}" for n in range(len(modules))]
         )
         for (module, test_file), problem in zip(modules.items(), problems, strict=True):
-            verdict = "covered by" if problem is None else "NOT COVERED BY"
-            print(f"{module.relative_to(ROOT)} {verdict} {test_file.relative_to(ROOT)}", flush=True)
             if problem is not None:
                 failed += 1
-                print(problem)
+                print(
+                    f"{module.relative_to(ROOT)} is not covered by {test_file.relative_to(ROOT)}:\n{problem}"
+                )
+    print(f"{len(modules) - failed} of {len(modules)} modules are completely covered by their own test files")
     return 1 if failed else 0
 
 

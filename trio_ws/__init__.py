@@ -1,1 +1,101 @@
-__version__ = "0.1.0"
+"""WebSocket for Trio: client, server, and the protocol itself (RFC 6455).
+
+==============================  ==================================================================================
+:mod:`trio_ws.client`           ``connect``, ``connect_over``
+:mod:`trio_ws.server`           ``serve``, ``serve_over``, ``Server``
+:mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
+:mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
+:mod:`trio_ws.channels`         the inbox and the outbox between the two
+:mod:`trio_ws.stream`           the Trio stream below
+:mod:`trio_ws.settings`         the options
+:mod:`trio_ws.protocol`         the protocol without I/O: bytes in, events out
+:mod:`trio_ws.frames`           ``Frame``, ``Opcode``, ``Close``, ``CloseCode``
+:mod:`trio_ws.http11`           ``Request``, ``Response``
+:mod:`trio_ws.datastructures`   ``Headers``
+:mod:`trio_ws.uri`              ``parse_uri``
+:mod:`trio_ws.exceptions`       every exception
+==============================  ==================================================================================
+
+``python -m trio_ws demo`` shows it at work.
+"""
+
+from .client import Connecting, connect, connect_over
+from .datastructures import Headers, MultipleValuesError
+from .exceptions import (
+    BodyTooBig,
+    ConnectFailed,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedLocally,
+    ConnectionClosedOK,
+    HeadTooBig,
+    InvalidData,
+    InvalidHandshake,
+    InvalidHeader,
+    InvalidMessage,
+    InvalidMethod,
+    InvalidStatus,
+    InvalidUpgrade,
+    InvalidURI,
+    MessageTooBig,
+    NegotiationError,
+    OpenTimeout,
+    ProtocolError,
+    TLSFailed,
+    TooManyHeaders,
+    WebSocketException,
+)
+from .frames import Close, CloseCode, Frame, Opcode
+from .http11 import Request, Response
+from .server import Handler, Server, serve, serve_over
+from .settings import Options
+from .uri import WebSocketURI, parse_uri
+from .version import __version__
+from .websocket import ReceiveStream, SendStream, WebSocket
+
+__all__ = [
+    "BodyTooBig",
+    "Close",
+    "CloseCode",
+    "ConnectFailed",
+    "Connecting",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedLocally",
+    "ConnectionClosedOK",
+    "Frame",
+    "Handler",
+    "HeadTooBig",
+    "Headers",
+    "InvalidData",
+    "InvalidHandshake",
+    "InvalidHeader",
+    "InvalidMessage",
+    "InvalidMethod",
+    "InvalidStatus",
+    "InvalidURI",
+    "InvalidUpgrade",
+    "MessageTooBig",
+    "MultipleValuesError",
+    "NegotiationError",
+    "Opcode",
+    "OpenTimeout",
+    "Options",
+    "ProtocolError",
+    "ReceiveStream",
+    "Request",
+    "Response",
+    "SendStream",
+    "Server",
+    "TLSFailed",
+    "TooManyHeaders",
+    "WebSocket",
+    "WebSocketException",
+    "WebSocketURI",
+    "__version__",
+    "connect",
+    "connect_over",
+    "parse_uri",
+    "serve",
+    "serve_over",
+]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from typing import Any, Protocol, TypeAlias, Union, runtime_checkable
 
 from .exceptions import InvalidHeader
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
 
 __all__ = ["Headers", "HeadersLike", "MultipleValuesError"]
 
@@ -24,17 +21,21 @@ class MultipleValuesError(LookupError):
         return super().__str__()
 
 
+@runtime_checkable
 class _SupportsKeysAndGetItem(Protocol):
     def keys(self) -> Iterable[str]: ...
     def __getitem__(self, key: str, /) -> str: ...
 
 
 #: What :class:`Headers` can be made from.
-HeadersLike: TypeAlias = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]], _SupportsKeysAndGetItem]
+HeadersLike: TypeAlias = Union[
+    "Headers", Mapping[str, str], Iterable[tuple[str, str]], _SupportsKeysAndGetItem
+]
 
-# RFC 9110, sections 5.1 and 5.5: a name is a token; a value holds no control characters but the horizontal tab. On the
-# wire it is ISO 8859-1, so a character past U+00FF has no spelling.
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+#: A token (RFC 9110, section 5.6.2).
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# RFC 9110, section 5.5: a value holds no control characters but the horizontal tab. On the wire it is
+# ISO 8859-1, so a character past U+00FF has no spelling.
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -43,48 +44,57 @@ def _check(name: Any, value: Any) -> None:
         raise TypeError(f"the name of a header is a str, not {name!r}")
     if not isinstance(value, str):
         raise TypeError(f"the value of the header {name!r} is a str, not {value!r}")
-    if not _NAME.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         raise InvalidHeader(name, value, "the name is not a token (RFC 9110, section 5.1)")
     if not _VALUE.fullmatch(value):
-        raise InvalidHeader(name, value, "the value has a character that no header may have (RFC 9110, section 5.5)")
+        raise InvalidHeader(
+            name, value, "the value has a character that is not allowed (RFC 9110, section 5.5)"
+        )
+
+
+def _fold(key: Any) -> Any:
+    # ASCII only: the lower case of U+212A, KELVIN SIGN, is the letter k. What is not a str is not found, as
+    # in a dict.
+    return key.lower() if isinstance(key, str) and key.isascii() else key
 
 
 class Headers(MutableMapping[str, str]):
     """HTTP headers: a mapping that ignores case in names and knows that a name can occur several times.
 
-    It keeps the order and the spelling of what was put in, finds a name at once, and behaves like a ``dict`` with
-    lower-case keys as long as no header has several values. Where one does:
+    It keeps the order and the spelling of what was put in, finds a name at once, and behaves like a ``dict``
+    with lower-case keys as long as no header has several values. Where one does:
 
-    * ``headers[name]`` raises :exc:`KeyError` if there is no value, returns the value if there is exactly one, and
-      raises :exc:`MultipleValuesError` if there are more. So do the other ways to ask for one value;
+    * ``headers[name]`` raises :exc:`KeyError` if there is no value, returns the value if there is exactly
+      one, and raises :exc:`MultipleValuesError` if there are more. So do the other ways to ask for one value;
     * ``headers[name] = value`` **adds** a value; to replace them all, ``del headers[name]`` first;
     * ``del headers[name]`` removes all the values of a header (this is slow);
     * :meth:`get_all` and :meth:`raw_items` return everything.
 
-    Iteration and ``len()`` count each name once. Two ``Headers`` are equal when they have the same values, in the same
-    order, for each name.
+    Iteration and ``len()`` count each name once. Two ``Headers`` are equal when they have the same values, in
+    the same order, for each name.
 
     Args:
         *args: At most one of: another ``Headers``, a mapping, an iterable of pairs.
         **kwargs: Headers whose names are Python names.
 
     Raises:
-        InvalidHeader: if a name is not a token, or a value has a character that is not allowed, such as CR, LF or NUL.
+        InvalidHeader: if a name is not a token, or a value has a character that is not allowed, such as CR,
+            LF or NUL.
         TypeError: if a name or a value is not a str.
     """
 
     __slots__ = ("_by_name", "_pairs")
 
-    # Everything in order and as it was spelled; and the values by lower-case name. Both change together, below.
+    # Everything in order and as it was spelled; and the values by lower-case name. Both change together.
     _pairs: list[tuple[str, str]]
     _by_name: dict[str, list[str]]
 
-    def __init__(self, *args: HeadersLike, **kwargs: str) -> None:
+    def __init__(self, /, *args: HeadersLike, **kwargs: str) -> None:
         self._pairs = []
         self._by_name = {}
         self.update(*args, **kwargs)
 
-    # -- Changing --------------------------------------------------------------------------------------------------
+    # -- Changing --------------------------------------------------------------------------------------------
 
     def __setitem__(self, key: str, value: str) -> None:
         _check(key, value)
@@ -92,16 +102,16 @@ class Headers(MutableMapping[str, str]):
         self._pairs.append((key, value))
 
     def __delitem__(self, key: str) -> None:
-        lower = key.lower()
-        del self._by_name[lower]
-        self._pairs = [pair for pair in self._pairs if pair[0].lower() != lower]
+        folded = _fold(key)
+        del self._by_name[folded]
+        self._pairs = [pair for pair in self._pairs if pair[0].lower() != folded]
 
     def clear(self) -> None:
         """Remove all headers."""
         self._pairs = []
         self._by_name = {}
 
-    def update(self, *args: HeadersLike, **kwargs: str) -> None:  # type: ignore[override]  # it also takes Headers
+    def update(self, /, *args: HeadersLike, **kwargs: str) -> None:
         """Add headers, keeping those that are there.
 
         Takes what the constructor takes and raises what it raises. If it raises, nothing has been added.
@@ -114,8 +124,8 @@ class Headers(MutableMapping[str, str]):
                 pairs.extend(source._pairs)
             elif isinstance(source, Mapping):
                 pairs.extend(source.items())
-            elif hasattr(source, "keys"):
-                pairs.extend((name, source[name]) for name in source.keys())  # noqa: SIM118  # not a mapping, just alike
+            elif isinstance(source, _SupportsKeysAndGetItem):
+                pairs.extend((name, source[name]) for name in source.keys())  # noqa: SIM118  # not a mapping
             else:
                 pairs.extend((name, value) for name, value in source)
         pairs.extend(kwargs.items())
@@ -124,16 +134,16 @@ class Headers(MutableMapping[str, str]):
         for name, value in pairs:
             self[name] = value
 
-    # -- Asking for one value --------------------------------------------------------------------------------------
+    # -- Asking for one value --------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> str:
-        values = self._by_name[key.lower()]
+        values = self._by_name[_fold(key)]
         if len(values) > 1:
             raise MultipleValuesError(key)
         return values[0]
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key.lower() in self._by_name
+        return _fold(key) in self._by_name
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)
@@ -141,7 +151,7 @@ class Headers(MutableMapping[str, str]):
     def __len__(self) -> int:
         return len(self._by_name)
 
-    # -- Asking for everything -------------------------------------------------------------------------------------
+    # -- Asking for everything -------------------------------------------------------------------------------
 
     def get_all(self, key: str) -> list[str]:
         """Return all values of a header, in order: a new list, empty if there are none.
@@ -149,7 +159,7 @@ class Headers(MutableMapping[str, str]):
         Args:
             key: The name of the header.
         """
-        return list(self._by_name.get(key.lower(), ()))
+        return list(self._by_name.get(_fold(key), ()))
 
     def raw_items(self) -> Iterator[tuple[str, str]]:
         """Return an iterator of all ``(name, value)`` pairs, in order and as they were spelled."""

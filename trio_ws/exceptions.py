@@ -25,7 +25,7 @@
 
 Each carries plain values as attributes, makes its message from them, and can be pickled.
 
-This module knows nothing of I/O. It imports Trio for the five of its exceptions that ours also are, so that code
+This module knows nothing of I/O. It imports Trio for those of its exceptions that ours also are, so that code
 written for any Trio channel handles a WebSocket too.
 """
 
@@ -65,19 +65,18 @@ __all__ = [
     "WebSocketException",
 ]
 
-# Not frozen: the interpreter sets __traceback__, __context__ and __notes__. Not slotted: two bases with slots do not mix.
-# Compared by identity, as exceptions are.
-_exception = attrs.define(slots=False, eq=False, auto_exc=True)
+# The classes are not frozen, because the interpreter sets __traceback__, __context__ and __notes__; not
+# slotted, because two bases with slots do not mix; and compared by identity, as exceptions are.
 
 
 class WebSocketException(Exception):
     """Base class of every exception that this library defines."""
 
 
-# -- URI -----------------------------------------------------------------------------------------------------------
+# -- URI -----------------------------------------------------------------------------------------------------
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class InvalidURI(WebSocketException, ValueError):
     """A string is not a valid WebSocket URI (RFC 6455, section 3).
 
@@ -93,10 +92,10 @@ class InvalidURI(WebSocketException, ValueError):
         return f"{self.uri!r} is not a WebSocket URI: {self.reason}"
 
 
-# -- Frames and messages -------------------------------------------------------------------------------------------
+# -- Frames and messages -------------------------------------------------------------------------------------
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class ProtocolError(WebSocketException, ValueError):
     """A frame or a sequence of frames that RFC 6455 does not allow.
 
@@ -116,7 +115,7 @@ class ProtocolError(WebSocketException, ValueError):
         return self.reason
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class InvalidData(ProtocolError):
     """The content of a message is not what its type says, such as text that is not UTF-8.
 
@@ -127,7 +126,7 @@ class InvalidData(ProtocolError):
     code = 1007
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class MessageTooBig(ProtocolError):
     """A message is larger than this endpoint accepts.
 
@@ -148,10 +147,10 @@ class MessageTooBig(ProtocolError):
         return f"message of at least {self.size} bytes, the limit is {self.limit}"
 
 
-# -- Connecting ----------------------------------------------------------------------------------------------------
+# -- Connecting ----------------------------------------------------------------------------------------------
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class ConnectFailed(WebSocketException, OSError):
     """The connection was not made, or was lost before the opening handshake was complete.
 
@@ -169,7 +168,7 @@ class ConnectFailed(WebSocketException, OSError):
         return f"cannot connect to {self.peer}: {self.reason}"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class TLSFailed(ConnectFailed):
     """The TLS handshake failed, for example because the certificate is not to be trusted.
 
@@ -179,7 +178,7 @@ class TLSFailed(ConnectFailed):
     """
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class OpenTimeout(WebSocketException, trio.TooSlowError, TimeoutError):
     """The connection was not open after ``open_timeout`` seconds.
 
@@ -195,7 +194,7 @@ class OpenTimeout(WebSocketException, trio.TooSlowError, TimeoutError):
         return f"no open connection with {self.peer} after {self.seconds:g} seconds"
 
 
-# -- The opening handshake -----------------------------------------------------------------------------------------
+# -- The opening handshake -----------------------------------------------------------------------------------
 
 
 class InvalidHandshake(WebSocketException):
@@ -205,7 +204,7 @@ class InvalidHandshake(WebSocketException):
     """
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class InvalidMessage(InvalidHandshake, ValueError):
     """Something is not an HTTP/1.1 message (RFC 9112), or one that no opening handshake has.
 
@@ -221,7 +220,7 @@ class InvalidMessage(InvalidHandshake, ValueError):
         return self.reason
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class HeadTooBig(InvalidMessage):
     """The start line and the headers take more bytes than we accept.
 
@@ -238,7 +237,7 @@ class HeadTooBig(InvalidMessage):
         return f"start line and headers of more than {self.limit} bytes"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class TooManyHeaders(InvalidMessage):
     """There are more headers than we accept.
 
@@ -255,7 +254,7 @@ class TooManyHeaders(InvalidMessage):
         return f"more than {self.limit} headers"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class BodyTooBig(InvalidMessage):
     """The body of a response is larger than we accept.
 
@@ -272,7 +271,7 @@ class BodyTooBig(InvalidMessage):
         return f"body of more than {self.limit} bytes"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class InvalidMethod(InvalidHandshake):
     """The request method is not GET (RFC 6455, section 4.1).
 
@@ -286,13 +285,13 @@ class InvalidMethod(InvalidHandshake):
         return f"the method of an opening handshake is GET, not {self.method}"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class InvalidStatus(InvalidHandshake):
     """The server answered with another status than 101 Switching Protocols.
 
     Attributes:
-        response: The whole answer: status code, reason phrase, headers and body. Of a body that is larger than 1 MiB,
-            or that does not end, it has what came first.
+        response: The whole answer: status code, reason phrase, headers and body. Of a body that is larger
+            than 1 MiB, or that does not end, it has what came first.
     """
 
     response: Response
@@ -302,7 +301,7 @@ class InvalidStatus(InvalidHandshake):
         return f"the server refused the WebSocket connection: HTTP status {status}"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class InvalidHeader(InvalidHandshake, ValueError):
     """A header is missing, malformed or has a value that it must not have.
 
@@ -321,7 +320,7 @@ class InvalidHeader(InvalidHandshake, ValueError):
         return f"header {self.name!r}{shown}: {self.reason}"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class InvalidUpgrade(InvalidHeader):
     """The message is no upgrade to the version of WebSocket that we speak.
 
@@ -332,7 +331,7 @@ class InvalidUpgrade(InvalidHeader):
     """
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class NegotiationError(InvalidHandshake):
     """The peers do not agree on a subprotocol or an extension.
 
@@ -346,10 +345,10 @@ class NegotiationError(InvalidHandshake):
         return self.reason
 
 
-# -- The end of a connection ---------------------------------------------------------------------------------------
+# -- The end of a connection ---------------------------------------------------------------------------------
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class ConnectionClosed(WebSocketException):
     """The WebSocket is not open any more.
 
@@ -367,7 +366,7 @@ class ConnectionClosed(WebSocketException):
 
     @property
     def code(self) -> int:
-        """The close code of the peer, or 1006 when the connection was lost without one (RFC 6455, section 7.1.5)."""
+        """The peer's close code, or 1006 if the connection was lost without one (RFC 6455, section 7.1.5)."""
         return 1006 if self.rcvd is None else self.rcvd.code
 
     @property
@@ -385,7 +384,7 @@ class ConnectionClosed(WebSocketException):
         return "the connection was lost without a closing handshake"
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
     """The connection ended with a complete closing handshake and a normal code: 1000, 1001 or none.
 
@@ -396,12 +395,12 @@ class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
     """
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
     """The connection was lost, or ended with a code that says that something is wrong.
 
-    The ``__cause__``, if any, is what went wrong on our side: a :exc:`ProtocolError` of the peer, or the error of the
-    stream below.
+    The ``__cause__``, if any, is what went wrong on our side: a :exc:`ProtocolError` of the peer, or the
+    error of the stream below.
 
     Attributes:
         rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
@@ -410,7 +409,7 @@ class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
     """
 
 
-@_exception
+@attrs.define(slots=False, eq=False)
 class ConnectionClosedLocally(ConnectionClosed, trio.ClosedResourceError):
     """This end has closed the connection with ``aclose()`` or by leaving ``async with``.
 

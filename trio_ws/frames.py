@@ -1,8 +1,9 @@
 """Frames (RFC 6455, section 5), as immutable values.
 
-A :class:`Frame` or a :class:`Close` that exists is valid: whatever the RFC says about one frame by itself is checked
-when it is constructed, and what receives it does not check again. The MASK bit, the length of the payload and the
-masking key are not here: they are how a frame travels, and appear only in :mod:`trio_ws.protocol.codec`.
+A :class:`Frame` or a :class:`Close` that exists is valid: whatever the RFC says about one frame by itself is
+checked when it is constructed, and what receives it does not check again. The MASK bit, the length of the
+payload and the masking key are not here: they are how a frame travels, and appear only in
+:mod:`trio_ws.protocol.codec`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Close:
         reason: Text for the log of the peer, at most 123 bytes of UTF-8; empty with 1005.
 
     Raises:
-        ProtocolError: if the code may not be sent, or the reason is too long for a control frame or not Unicode.
+        ProtocolError: if the code may not be sent, or the reason is too long for a control frame or not
+            Unicode.
         TypeError: if the code is not an int, or the reason not a str.
     """
 
@@ -156,7 +158,9 @@ class Close:
             name = CloseCode(self.code).name.lower().replace("_", " ")
         except ValueError:
             name = "registered" if self.code < 4000 else "private use"
-        return f"{self.code} ({name}){' ' + self.reason if self.reason else ''}"
+        # The peer chose the reason: it must not break a log into lines, or a terminal.
+        reason = self.reason if self.reason.isprintable() else repr(self.reason)
+        return f"{self.code} ({name}){' ' + reason if reason else ''}"
 
 
 @attrs.frozen
@@ -172,8 +176,8 @@ class Frame:
         rsv3: The reserved bit 3.
 
     Raises:
-        ProtocolError: if the opcode is unknown, or if a control frame is fragmented, has more than 125 bytes, or is a
-            Close frame with a payload that :meth:`Close.parse` refuses.
+        ProtocolError: if the opcode is unknown, or if a control frame is fragmented, has more than 125 bytes,
+            or is a Close frame with a payload that :meth:`Close.parse` refuses.
         TypeError: if the payload is not bytes.
     """
 
@@ -207,7 +211,8 @@ class Frame:
     def _shown(self) -> str:
         if self.opcode is Opcode.CLOSE:
             return str(Close.parse(self.data))
-        # Four bytes are the most that a character takes. Whatever follows is not looked at, however long it is.
+        # Four bytes are the most that a character takes. Whatever follows is not looked at, however long it
+        # is.
         start = self.data[: 4 * MAX_SHOWN]
         cut = len(start) < len(self.data)
         try:

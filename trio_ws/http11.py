@@ -1,20 +1,26 @@
 """The HTTP/1.1 side of the opening handshake: requests and responses, as values and as bytes.
 
-The grammar of HTTP is h11's, and this is the only module that imports it. An ``h11.Connection`` here never outlives one
-message: a parser or a serializer brings a fresh one into the state in which it reads or writes that message and asks it
-for nothing else. Limits are ours, each with its own error, and exact: so many bytes pass, and one more does not.
+The grammar of HTTP is h11's, and this is the only module that imports it. An ``h11.Connection`` here never
+outlives one message: a parser or a serializer brings a fresh one into the state in which it reads or writes
+that message and asks it for nothing else. Limits are ours, each with its own error, and exact: so many bytes
+pass, and one more does not.
+
+What a message is does not depend on the pieces in which it arrives. Therefore h11 sees a head only when it is
+whole, and a body in pieces of our own size.
 """
 
 from __future__ import annotations
 
 import http
+import operator
 import platform
+import re
 from typing import Any
 
 import attrs
 import h11
 
-from .datastructures import Headers, HeadersLike
+from .datastructures import TOKEN, Headers, HeadersLike
 from .exceptions import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 
 __all__ = ["Request", "RequestParser", "Response", "ResponseParser"]
@@ -25,6 +31,8 @@ MAX_HEAD_SIZE = 32 * 1024
 MAX_HEADERS = 128
 #: Most bytes in the body of a response.
 MAX_BODY_SIZE = 1024 * 1024
+#: Most bytes of the header of a chunk, or of the trailers after the last one.
+MAX_CHUNK_HEADER_SIZE = 4 * 1024
 #: Most interim responses (1xx) before the one that counts.
 MAX_INTERIM_RESPONSES = 16
 
@@ -32,6 +40,16 @@ MAX_INTERIM_RESPONSES = 16
 _UPGRADE_REQUEST = h11.Request(
     method="GET", target="/", headers=[("Host", ""), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
 )
+
+# The status codes whose responses have no body, besides 1xx (RFC 9112, section 6.3).
+_BODILESS = (204, 304)
+
+_HTTP_VERSION = re.compile(r"[0-9]\.[0-9]")
+# The empty line at the end of a head, the way h11 sees it.
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+# What no head may have. h11 refuses it too, but its regular expression for a header takes quadratic time to
+# find out that a long run of spaces ends with one of these: seconds for 32 KiB.
+_CONTROL_CHARACTER = re.compile(rb"[\x00\x0b\x0c]|\r(?!\n)")
 
 
 def _copy_headers(headers: HeadersLike) -> Headers:
@@ -55,15 +73,16 @@ class Request:
     """The request of an opening handshake.
 
     Args:
-        path: What is asked for: a path, with the query if there is one. Visible ASCII characters, starting with a slash
-            unless it is the asterisk or absolute form of other requests.
+        path: What is asked for: a path, with the query if there is one. Visible ASCII characters, starting
+            with a slash unless it is the asterisk or absolute form of other requests.
         headers: Its headers, or whatever :class:`Headers` can be made from; copied.
-        _exception: Why the handshake failed, for whoever is handed the request afterwards. Takes no part in comparisons.
+        _exception: Why the handshake failed, for whoever is handed the request afterwards. Takes no part in
+            comparisons.
         method: The method; an opening handshake has GET.
-        http_version: ``"1.1"`` or ``"1.0"``.
+        http_version: The version of HTTP, such as ``"1.1"``, the only one that is ever sent.
 
     Raises:
-        InvalidMessage: if ``path`` or ``method`` cannot stand in a request line.
+        InvalidMessage: if ``path``, ``method`` or ``http_version`` cannot stand in a request line.
         InvalidHeader: if a header is not valid.
     """
 
@@ -82,8 +101,13 @@ class Request:
 
     @method.validator
     def _check_method(self, _attribute: object, method: str) -> None:
-        if not method or not _is_visible(method):
+        if not TOKEN.fullmatch(method):
             raise InvalidMessage(f"{method!r} is not a method")
+
+    @http_version.validator
+    def _check_http_version(self, _attribute: object, http_version: str) -> None:
+        if not _HTTP_VERSION.fullmatch(http_version):
+            raise InvalidMessage(f"{http_version!r} is not a version of HTTP")
 
     def serialize(self) -> bytes:
         """Return the request as bytes.
@@ -92,7 +116,12 @@ class Request:
             InvalidMessage: if it is no HTTP/1.1 request, for example without exactly one Host header.
         """
         try:
-            request = h11.Request(method=self.method, target=self.path, headers=_to_h11(self.headers))
+            request = h11.Request(
+                method=self.method,
+                target=self.path,
+                headers=_to_h11(self.headers),
+                http_version=self.http_version,
+            )
             return h11.Connection(h11.CLIENT).send(request) or b""
         except h11.LocalProtocolError as exc:
             raise InvalidMessage(f"not a request: {exc}") from exc
@@ -107,15 +136,16 @@ class Response:
         reason_phrase: Text that goes with it, in visible ISO 8859-1 characters; may be empty.
         headers: Its headers, or whatever :class:`Headers` can be made from; copied.
         body: Its body, if it has one.
-        _exception: Why the handshake failed, for whoever is handed the response afterwards. Takes no part in comparisons.
+        _exception: Why the handshake failed, for whoever is handed the response afterwards. Takes no part in
+            comparisons.
 
     Raises:
         InvalidMessage: if the status code or the reason phrase cannot stand in a status line.
         InvalidHeader: if a header is not valid.
-        TypeError: if the body is not bytes.
+        TypeError: if the status code is not an int, or the body not bytes.
     """
 
-    status_code: int = attrs.field(converter=int)
+    status_code: int = attrs.field(converter=operator.index)
     reason_phrase: str = attrs.field(validator=attrs.validators.instance_of(str))
     headers: Headers = attrs.field(converter=_copy_headers)
     body: bytes | None = attrs.field(default=None, converter=_to_body)
@@ -137,7 +167,8 @@ class Response:
         """Return the response as bytes, with a Content-Length header if it may have a body.
 
         Raises:
-            InvalidMessage: if it is no HTTP/1.1 response, for example with a body shorter than its Content-Length.
+            InvalidMessage: if it is no HTTP/1.1 response, for example with a body shorter than its
+                Content-Length.
         """
         headers = _to_h11(self.headers)
         reason = self.reason_phrase.encode("iso-8859-1")
@@ -148,21 +179,28 @@ class Response:
             if self.status_code < 200:
                 if self.body:
                     raise h11.LocalProtocolError(f"a {self.status_code} response has no body")
-                interim = h11.InformationalResponse(status_code=self.status_code, headers=headers, reason=reason)
+                interim = h11.InformationalResponse(
+                    status_code=self.status_code, headers=headers, reason=reason
+                )
                 return connection.send(interim) or b""
             body = self.body or b""
-            has_body = self.status_code not in (204, 304)
+            has_body = self.status_code not in _BODILESS
             if has_body and "Content-Length" not in self.headers and "Transfer-Encoding" not in self.headers:
-                headers.append(("Content-Length", str(len(body))))
+                headers.append((b"Content-Length", b"%d" % len(body)))
             response = h11.Response(status_code=self.status_code, headers=headers, reason=reason)
-            parts = [connection.send(response), connection.send(h11.Data(data=body)), connection.send(h11.EndOfMessage())]
+            parts = [
+                connection.send(response),
+                connection.send(h11.Data(data=body)),
+                connection.send(h11.EndOfMessage()),
+            ]
             return b"".join(part or b"" for part in parts)
         except h11.LocalProtocolError as exc:
             raise InvalidMessage(f"not a response: {exc}") from exc
 
 
-def _to_h11(headers: Headers) -> list[tuple[str, str]]:
-    return [(name, value.strip(" \t")) for name, value in headers.raw_items()]
+def _to_h11(headers: Headers) -> list[tuple[bytes, bytes]]:
+    # As bytes: h11 encodes a str as ASCII.
+    return [(name.encode(), value.strip(" \t").encode("iso-8859-1")) for name, value in headers.raw_items()]
 
 
 class _Parser:
@@ -171,43 +209,47 @@ class _Parser:
     def __init__(
         self, role: type[h11.CLIENT] | type[h11.SERVER], max_head_size: int, max_headers: int
     ) -> None:
-        # One byte more than ours, so that it is our limit that is reached.
-        self._connection = h11.Connection(role, max_incomplete_event_size=max_head_size + 1)
+        # Heads are whole when h11 sees them. What this limits is what else can be incomplete. See _read_body().
+        self._connection = h11.Connection(role, max_incomplete_event_size=MAX_CHUNK_HEADER_SIZE - 1)
         self._max_head_size = max_head_size
         self._max_headers = max_headers
         self._head_size = 0
-        self._in_head = True
-        # What was fed and is not h11's to see: bytes past the limit of the head, or past the message.
+        # What was fed and h11 has not seen, and how far there is no empty line in it.
         self._held = bytearray()
+        self._searched = 0
 
     @property
     def unused(self) -> bytes:
         """The bytes that were fed and came after the message: the first of the WebSocket connection."""
         return self._connection.trailing_data[0] + bytes(self._held)
 
-    def _feed(self, data: bytes) -> None:
-        self._held += data
-        self._feed_held()
-
-    def _feed_held(self) -> bool:
-        """Hand on what is held, within the limit of the head. Return whether that was anything."""
-        room = self._max_head_size - self._head_size if self._in_head else len(self._held)
-        data = bytes(self._held[:room])
-        if not data:
+    def _hand_on_head(self) -> bool:
+        """Hand the next head to h11, as soon as it is whole. Return whether it is."""
+        # No HTTP, but perhaps TLS: an empty line may never come.
+        if self._held and self._held[0] <= 0x20:
+            raise InvalidMessage("it starts with a space or a control character")
+        room = self._max_head_size - self._head_size
+        end = _END_OF_HEAD.search(self._held, self._searched, room)
+        if end is None:
+            if len(self._held) > room:
+                raise HeadTooBig(self._max_head_size)
+            self._searched = max(0, len(self._held) - 2)
             return False
-        del self._held[:room]
-        self._head_size += len(data)
-        self._connection.receive_data(data)
+        head = bytes(self._held[: end.end()])
+        if _CONTROL_CHARACTER.search(head):
+            raise InvalidMessage("start line or headers have a NUL, a stray CR or another control character")
+        del self._held[: len(head)]
+        self._searched = 0
+        self._head_size += len(head)
+        self._connection.receive_data(head)
         return True
 
     def _next_event(self) -> Any:
         try:
-            event = self._connection.next_event()
+            return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
-            raise InvalidMessage(str(exc), exc.error_status_hint) from exc
-        if event is h11.NEED_DATA and self._in_head and self._held:
-            raise HeadTooBig(self._max_head_size)
-        return event
+            # Shortened, because it may quote a line, however long.
+            raise InvalidMessage(f"{exc!s:.200}", exc.error_status_hint) from exc
 
     def _convert_headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> Headers:
         pairs = event.headers.raw_items()
@@ -243,15 +285,12 @@ class RequestParser(_Parser):
             HeadTooBig: if it takes more than ``max_head_size`` bytes.
             TooManyHeaders: if it has more than ``max_headers`` headers.
         """
-        if data:
-            self._feed(data)
-        else:
-            self._connection.receive_data(b"")
-        event = self._next_event()
-        if event is h11.NEED_DATA:
-            return None
-        if not isinstance(event, h11.Request):
+        if not data:
             raise InvalidMessage("the connection was closed before the end of the request")
+        self._held += data
+        if not self._hand_on_head():
+            return None
+        event = self._next_event()
         return Request(
             event.target.decode("ascii"),
             self._convert_headers(event),
@@ -263,8 +302,8 @@ class RequestParser(_Parser):
 class ResponseParser(_Parser):
     """Reads one response to an opening handshake, fed in pieces of any size.
 
-    Interim responses (1xx other than 101) are passed over (RFC 9110, section 15.2). A body may have a Content-Length, be
-    chunked, or end with the connection.
+    Interim responses (1xx other than 101) are passed over (RFC 9110, section 15.2). A body may have a
+    Content-Length, be chunked, or end with the connection.
 
     Args:
         max_head_size: Most bytes that status line and headers may take, those of interim responses included.
@@ -290,7 +329,9 @@ class ResponseParser(_Parser):
     @property
     def partial(self) -> Response | None:
         """The response as far as it has come, once its head has: for when the rest never comes."""
-        return None if self._head is None else attrs.evolve(self._head, body=bytes(self._body))
+        if self._head is None or self._head.status_code in _BODILESS:
+            return self._head
+        return attrs.evolve(self._head, body=bytes(self._body))
 
     def feed(self, data: bytes) -> Response | None:
         """Take what has arrived; return the response once it is whole.
@@ -302,44 +343,62 @@ class ResponseParser(_Parser):
             InvalidMessage: if it is not a response, or ends too early.
             HeadTooBig: if status line and headers take more than ``max_head_size`` bytes.
             TooManyHeaders: if it has more than ``max_headers`` headers.
-            BodyTooBig: if the body has more than ``max_body_size`` bytes; :attr:`partial` has the first of them.
+            BodyTooBig: if the body has more than ``max_body_size`` bytes; :attr:`partial` has the first of
+                them.
         """
         if data:
-            self._feed(data)
+            self._held += data
+        elif self._head is None:
+            raise InvalidMessage("the connection was closed before the end of the response")
         else:
             self._connection.receive_data(b"")
-        while True:
+        while self._head is None:
+            if not self._hand_on_head():
+                return None
             event = self._next_event()
-            if event is h11.NEED_DATA:
-                if not self._feed_held():
-                    return None
-            elif isinstance(event, h11.InformationalResponse):
-                if event.status_code == 101:
-                    return self._convert_head(event)
+            if isinstance(event, h11.Response):
+                self._head = self._convert_head(event)
+            elif event.status_code == 101:
+                return self._convert_head(event)
+            else:
                 self._interim_responses += 1
                 if self._interim_responses > MAX_INTERIM_RESPONSES:
                     raise InvalidMessage(f"more than {MAX_INTERIM_RESPONSES} interim responses")
-            elif isinstance(event, h11.Response):
-                self._head = self._convert_head(event)
-                self._in_head = False
-                self._feed_held()
-            elif isinstance(event, h11.Data):
+        return self._read_body()
+
+    def _read_body(self) -> Response | None:
+        while True:
+            event = self._next_event()
+            if isinstance(event, h11.Data):
                 room = self._max_body_size - len(self._body)
                 self._body += event.data[:room]
                 if len(event.data) > room:
                     raise BodyTooBig(self._max_body_size)
             elif isinstance(event, h11.EndOfMessage):
                 return self.partial
+            elif self._held:
+                # With so many bytes that it cannot use, h11 gives up. It never has more of them, so that it
+                # refuses the same things however they arrive.
+                room = MAX_CHUNK_HEADER_SIZE - len(self._connection.trailing_data[0])
+                self._connection.receive_data(bytes(self._held[:room]))
+                del self._held[:room]
             else:
-                raise InvalidMessage("the connection was closed before the end of the response")
+                return None
 
     def _convert_head(self, event: h11.Response | h11.InformationalResponse) -> Response:
+        version = event.http_version.decode("ascii")
+        # RFC 9110, section 7.8: there is no Upgrade in HTTP/1.0.
+        if not version.startswith("1.") or (version == "1.0" and event.status_code == 101):
+            raise InvalidMessage(f"HTTP/{version} has no such response")
         return Response(event.status_code, event.reason.decode("iso-8859-1"), self._convert_headers(event))
 
 
 def reason_phrase(status_code: int) -> str:
-    """The usual reason phrase for a status code."""
-    return http.HTTPStatus(status_code).phrase
+    """The usual reason phrase for a status code; empty if there is none."""
+    try:
+        return http.HTTPStatus(status_code).phrase
+    except ValueError:
+        return ""
 
 
 def software(version: str) -> str:

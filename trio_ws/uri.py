@@ -15,8 +15,9 @@ __all__ = ["WebSocketURI", "parse_uri"]
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
-# The characters that RFC 3986 lets stand for themselves, in a host name and in a path or query. What else is ASCII is
-# an error; what is not ASCII is encoded.
+# The characters that RFC 3986 lets stand for themselves, in user information, in a host name, and in a path
+# or query. What else is ASCII is an error; what is not ASCII is encoded.
+_USER_INFO_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%\x80-\ud7ff\ue000-\U0010ffff]*")
 _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]+")
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -67,8 +68,8 @@ class WebSocketURI:
 def parse_uri(uri: str) -> WebSocketURI:
     """Parse and validate a WebSocket URI.
 
-    Host names that are not ASCII are encoded with IDNA 2008, paths and queries that are not ASCII as UTF-8 with percent
-    signs; what is encoded already stays as it is.
+    Host names that are not ASCII are encoded with IDNA 2008, paths and queries that are not ASCII as UTF-8
+    with percent signs; what is encoded already stays as it is.
 
     Args:
         uri: A WebSocket URI, such as ``wss://user:password@example.org:8443/path?query``.
@@ -131,6 +132,8 @@ def _parse_user_info(user_info: str) -> tuple[str, str]:
 
 
 def _unquote(text: str) -> str:
+    if not _USER_INFO_CHARACTERS.fullmatch(text):
+        raise _Invalid("the user information has a character that must be percent-encoded")
     if _BAD_ESCAPE.search(text):
         raise _Invalid("a percent sign in the user information is not followed by two hexadecimal digits")
     try:
@@ -151,12 +154,11 @@ def _parse_host_and_port(text: str, default_port: int) -> tuple[str, int]:
         host = _parse_host(host)
     if not port:
         return host, default_port
-    # No more than five digits: int() of a very long string is slow, or refused.
-    if not (port.isascii() and port.isdigit() and len(port.lstrip("0")) <= 5 and int(port) <= 65535):
+    # No more than five digits, without leading zeros: int() of a very long string is slow, or refused.
+    digits = port.lstrip("0")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and int(digits) <= 65535):
         raise _Invalid(f"the port is a number from 1 to 65535, not {port!r}")
-    if int(port) == 0:
-        raise _Invalid("nothing listens on port 0")
-    return host, int(port)
+    return host, int(digits)
 
 
 def _parse_ipv6(address: str) -> str:

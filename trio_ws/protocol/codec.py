@@ -80,7 +80,7 @@ class FrameDecoder:
         self._offset = 0
         self._remaining = 0
 
-    def feed(self, data: bytes) -> Iterator[Piece]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Piece]:
         """Yield the pieces in what has arrived.
 
         Iterate to the end before feeding more.
@@ -92,8 +92,8 @@ class FrameDecoder:
             ProtocolError: while iterating, if a frame is not allowed, after all that came before it was yielded. There
                 is no going on from there.
         """
-        if self._buffer:
-            data = self._buffer + data
+        # Whatever comes in, what goes out is bytes. Adding bytes to no bytes copies nothing.
+        data = self._buffer + data
         position = 0
         end = len(data)
         if self._remaining:

@@ -76,7 +76,7 @@ class Protocol:
 
     # -- Receiving -------------------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         """Take bytes from the peer.
 
         Args:

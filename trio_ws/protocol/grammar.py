@@ -113,7 +113,7 @@ class _Scanner:
 
     def _quoted_token(self) -> str:
         """Read the rest of a quoted string. Without its quotes and backslashes it must be a token (RFC 6455, 9.1)."""
-        characters = []
+        characters: list[str] = []
         start = self._position
         while self._position < len(self._text):
             character = self._text[self._position]

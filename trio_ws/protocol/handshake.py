@@ -67,7 +67,7 @@ class Agreement:
     """
 
     subprotocol: str | None = None
-    extensions: Sequence[Extension] = ()
+    extensions: tuple[Extension, ...] = ()
 
 
 def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
@@ -128,10 +128,9 @@ def build_request(
     ours["Sec-WebSocket-Version"] = VERSION
     if subprotocols:
         ours["Sec-WebSocket-Protocol"] = build_list(subprotocols)
-    if extensions:
-        ours["Sec-WebSocket-Extensions"] = build_extensions(
-            (extension.name, params) for extension in extensions for params in extension.offers()
-        )
+    offers = [(extension.name, params) for extension in extensions for params in extension.offers()]
+    if offers:
+        ours["Sec-WebSocket-Extensions"] = build_extensions(offers)
     if uri.user_info is not None:
         credentials = ":".join(uri.user_info).encode()
         ours["Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
@@ -168,6 +167,10 @@ def check_response(
         raise InvalidStatus(response)
     headers = response.headers
     _check_upgrade(headers)
+    upgrade = _get(headers, "Upgrade")
+    if upgrade.lower() != "websocket":
+        # A client lists what it would like; what a server lists, it has switched to, one on top of the other.
+        raise InvalidUpgrade("Upgrade", upgrade, "'websocket' alone is expected")
     accept_key = _get(headers, "Sec-WebSocket-Accept")
     if accept_key != _accept_key(request.headers["Sec-WebSocket-Key"]):
         raise InvalidHeader("Sec-WebSocket-Accept", accept_key, "it does not follow from the key that was sent")
@@ -186,22 +189,22 @@ def _accepted_subprotocol(headers: Headers, offered: Sequence[str]) -> str | Non
     return subprotocols[0]
 
 
-def _accepted_extensions(headers: Headers, offered: Sequence[ClientExtension]) -> list[Extension]:
+def _accepted_extensions(headers: Headers, offered: Sequence[ClientExtension]) -> tuple[Extension, ...]:
     values = headers.get_all("Sec-WebSocket-Extensions")
     if not values:
-        return []
+        return ()
     by_name = {extension.name: extension for extension in offered}
     accepted: list[Extension] = []
     for name, params in parse_extensions("Sec-WebSocket-Extensions", values):
         offer = by_name.pop(name, None)
         if offer is None:
             known = any(extension.name == name for extension in offered)
-            raise NegotiationError(f"the server chose the extension {name!r} {'twice' if known else ', not offered'}")
+            raise NegotiationError(f"the server chose the extension {name!r}{' twice' if known else ', not offered'}")
         extension = offer.accept(params)
         if _conflicts(extension, accepted):
             raise NegotiationError(f"the extension {name!r} uses a reserved bit that another one uses")
         accepted.append(extension)
-    return accepted
+    return tuple(accepted)
 
 
 # -- Server --------------------------------------------------------------------------------------------------------
@@ -259,7 +262,7 @@ def accept(
     if server is not None:
         ours["Server"] = server
     response = Response(101, reason_phrase(101), ours)
-    return response, Agreement(subprotocol, [extension for _, _, extension in answers])
+    return response, Agreement(subprotocol, tuple(extension for _, _, extension in answers))
 
 
 def _choose_subprotocol(headers: Headers, supported: Sequence[str]) -> str | None:

@@ -118,7 +118,7 @@ class MessageDecoder:
         if not self._opcode:
             raise ProtocolError("no message is in progress")
 
-    def feed(self, data: bytes) -> Iterator[Message | LastPart | Frame]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Message | LastPart | Frame]:
         """Yield the messages, and the control frames between them and between their fragments.
 
         Iterate to the end before feeding more.
@@ -173,6 +173,9 @@ class MessageDecoder:
         if self._opcode is Opcode.TEXT:
             try:
                 part = self._utf8.decode(data, final)
+                # Python's decoder waits for the third byte of a surrogate before it refuses the second: give it one.
+                if b"\xed\xa0" <= self._utf8.getstate()[0] < b"\xee":
+                    self._utf8.decode(b"\x80")
             except UnicodeDecodeError as exc:
                 raise _not_utf8(exc) from exc
         if part and not self._skipped:

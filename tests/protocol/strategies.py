@@ -1,0 +1,288 @@
+"""What the tests of the protocol share: frames made by hand, text that is not UTF-8, two small extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from trio_ws.exceptions import MessageTooBig, NegotiationError, ProtocolError
+from trio_ws.frames import Frame
+from trio_ws.protocol import Event, LastPart, Protocol, Role
+from trio_ws.protocol.codec import RSV2, RSV3
+from trio_ws.protocol.extensions import Extension, Params
+
+CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+FIN = 0x80
+ROLES = [Role.CLIENT, Role.SERVER]
+OTHER = {Role.CLIENT: Role.SERVER, Role.SERVER: Role.CLIENT}
+KEY = b"\x37\xfa\x21\x3d"
+
+
+def xor(data: bytes, key: bytes) -> bytes:
+    """Mask the way the RFC words it: octet i of the payload with octet i modulo 4 of the key."""
+    return bytes(octet ^ key[i % 4] for i, octet in enumerate(data))
+
+
+def frame_to(
+    role: Role,
+    first_byte: int,
+    payload: bytes = b"",
+    *,
+    width: int | None = None,
+    size: int | None = None,
+    mask: bool | None = None,
+    key: bytes = KEY,
+) -> bytes:
+    """Return a frame as the peer of ``role`` sends it, or one that is wrong on purpose.
+
+    Args:
+        width: How many bytes an extended length has: 0, 2 or 8.
+        size: The length in the header, when it is not that of the payload.
+        mask: Whether it is masked, when it is not as it must be.
+    """
+    size = len(payload) if size is None else size
+    mask = role is Role.SERVER if mask is None else mask
+    if width is None:
+        width = 0 if size < 126 else 2 if size < 0x10000 else 8
+    seven_bits = {0: size, 2: 126, 8: 127}[width]
+    header = bytes([first_byte, seven_bits | (0x80 if mask else 0)]) + (size.to_bytes(width, "big") if width else b"")
+    return header + key + xor(payload, key) if mask else header + payload
+
+
+def cut(data: bytes, positions: Iterable[int]) -> list[bytes]:
+    """Return the pieces of ``data`` between these positions."""
+    borders = [0, *sorted(position for position in positions if 0 < position < len(data)), len(data)]
+    return [data[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+
+
+def one_by_one(data: bytes) -> list[bytes]:
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+def no_random(size: int) -> bytes:
+    raise AssertionError("a server masks nothing")
+
+
+class Counting:
+    """A source of "randomness" that is not random, and says how often it was asked."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, size: int) -> bytes:
+        self.sizes.append(size)
+        return bytes((len(self.sizes) + i) % 256 for i in range(size))
+
+
+def protocol(
+    role: Role, *, max_message_size: int | None = None, extensions: Sequence[Extension] = ()
+) -> Protocol:
+    random = Counting() if role is Role.CLIENT else no_random
+    return Protocol(role, random=random, max_message_size=max_message_size, extensions=extensions)
+
+
+def drain(protocol: Protocol) -> list[Event]:
+    events = []
+    while (event := protocol.next_event()) is not None:
+        events.append(event)
+    return events
+
+
+def comparable(event: Event) -> Any:
+    """What makes two events the same. Exceptions compare by identity."""
+    if isinstance(event, ProtocolError):
+        return type(event), event.code, vars(event)
+    return type(event), event
+
+
+def events_of(
+    role: Role,
+    pieces: Iterable[bytes],
+    *,
+    max_message_size: int | None = None,
+    extensions: Sequence[Extension] = (),
+) -> list[Any]:
+    """Return what a new Protocol makes of these pieces, ready to compare."""
+    receiver = protocol(role, max_message_size=max_message_size, extensions=extensions)
+    for piece in pieces:
+        receiver.receive(piece)
+    return [comparable(event) for event in drain(receiver)]
+
+
+# -- UTF-8 -----------------------------------------------------------------------------------------------------------
+
+VALID_TEXTS = [
+    "",
+    "\x00",
+    "Hello-µ@ßöäüàá-UTF-8!!",
+    "κόσμε",
+    # The first and the last character of each length, and those next to the surrogates.
+    "\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff",
+    # Noncharacters are characters enough, and a byte order mark is text.
+    "\ufffe\uffff\U0001fffe\U0010fffe",
+    "\ufeffmark",
+]
+
+#: Bytes that are not UTF-8, and at which of them that is certain (RFC 3629, sections 3 and 4).
+NOT_UTF8 = [
+    (b"\x80", 0),
+    (b"\xbf", 0),
+    # Overlong: in two, three and four bytes.
+    (b"\xc0\xaf", 0),
+    (b"\xc1\xbf", 0),
+    (b"\xe0\x80\xaf", 1),
+    (b"\xe0\x9f\xbf", 1),
+    (b"\xf0\x80\x80\xaf", 1),
+    (b"\xf0\x8f\xbf\xbf", 1),
+    # Surrogates, alone and in pairs.
+    (b"\xed\xa0", 1),
+    (b"\xed\xa0\x80", 1),
+    (b"\xed\xaf\xbf", 1),
+    (b"\xed\xbf\xbf", 1),
+    (b"\xed\xa0\x80\xed\xb0\x80", 1),
+    # Past U+10FFFF, and bytes that never occur.
+    (b"\xf4\x90\x80\x80", 1),
+    (b"\xf5\x80\x80\x80", 0),
+    (b"\xf8\x88\x80\x80\x80", 0),
+    (b"\xfc\x84\x80\x80\x80\x80", 0),
+    (b"\xfe", 0),
+    (b"\xff", 0),
+    # A character broken off by another one.
+    (b"\xc2A", 1),
+    (b"\xe2A", 1),
+    (b"\xe2\x82A", 2),
+    (b"\xf0A", 1),
+    (b"\xf0\x9fA", 2),
+    (b"\xf0\x9f\x98A", 3),
+    (b"\xf0\x9f\x98\xc3\xa4", 3),
+]
+
+#: Bytes that are the beginning of a character.
+BROKEN_OFF = [b"\xc2", b"\xe2", b"\xe2\x82", b"\xf0", b"\xf0\x9f", b"\xf0\x9f\x98"]
+
+
+# -- Extensions ------------------------------------------------------------------------------------------------------
+
+
+class Reverse:
+    """An extension in use: whole messages travel backwards. A message of one byte is not marked."""
+
+    rsv = RSV2
+
+    def __init__(self) -> None:
+        self._sending: list[bytes] = []
+        self._receiving: list[bytes] = []
+        self._received = 0
+
+    def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+        if first and final and len(data) == 1:
+            return data, False
+        if first:
+            self._sending = []
+        self._sending.insert(0, data[::-1])
+        # Marked at first only: what it says later must not count.
+        return (b"".join(self._sending) if final else b""), first
+
+    def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+        self._receiving.insert(0, data[::-1])
+        self._received += len(data)
+        if limit is not None and self._received > limit:
+            raise MessageTooBig(self._received, limit)
+        if not final:
+            return b""
+        parts, self._receiving, self._received = self._receiving, [], 0
+        return b"".join(parts)
+
+
+class Repeat:
+    """An extension in use: every byte stands for so many, as in a decompression bomb."""
+
+    rsv = RSV3
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.limits: list[int | None] = []
+
+    def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+        return data[:: self.times], True
+
+    def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+        self.limits.append(limit)
+        if limit is not None and len(data) * self.times > limit:
+            raise MessageTooBig(len(data) * self.times, limit)
+        return b"".join(bytes([octet]) * self.times for octet in data)
+
+
+class OfferReverse:
+    """Offers :class:`Reverse`, and understands the answer."""
+
+    name = "x-reverse"
+
+    def __init__(self, *offers: Params) -> None:
+        self._offers = offers or ((),)
+
+    def offers(self) -> Sequence[Params]:
+        return self._offers
+
+    def accept(self, params: Params) -> Extension:
+        if params not in self._offers:
+            raise NegotiationError(f"{params!r} was not offered")
+        return Reverse()
+
+
+class AnswerReverse:
+    """Accepts :class:`Reverse` with exactly these parameters."""
+
+    name = "x-reverse"
+
+    def __init__(self, params: Params = ()) -> None:
+        self._params = params
+
+    def answer(self, params: Params) -> tuple[Params, Extension] | None:
+        return (params, Reverse()) if params == self._params else None
+
+
+class Repeats:
+    """Offers and accepts :class:`Repeat` with ``times=N``."""
+
+    name = "x-repeat"
+
+    def __init__(self, times: int = 2, rsv: int = RSV3) -> None:
+        self._times = times
+        self._rsv = rsv
+
+    def offers(self) -> Sequence[Params]:
+        return [(("times", str(self._times)),)]
+
+    def accept(self, params: Params) -> Extension:
+        extension = Repeat(int(dict(params)["times"] or 0))
+        extension.rsv = self._rsv
+        return extension
+
+    def answer(self, params: Params) -> tuple[Params, Extension] | None:
+        return params, self.accept(params)
+
+
+# -- Hypothesis ------------------------------------------------------------------------------------------------------
+
+masking_keys = st.binary(min_size=4, max_size=4)
+
+#: Sizes of payloads around which the encoding of a length, or the way they are kept, changes.
+BOUNDARIES = [0, 1, 2, 125, 126, 127, 128, 4095, 4096, 65535, 65536]
+
+payloads = st.one_of(st.binary(max_size=200), st.sampled_from([b"\xa5" * size for size in BOUNDARIES]))
+texts = st.one_of(st.text(max_size=60), st.sampled_from(VALID_TEXTS), st.sampled_from(["\u20ac" * 1366, "é" * 40_000]))
+control_payloads = st.one_of(st.binary(max_size=12), st.sampled_from([b"p" * 124, b"p" * 125]))
+roles = st.sampled_from(ROLES)
+positions = st.lists(st.integers(min_value=0, max_value=400), max_size=8)
+
+
+def split(data: bytes, positions: Iterable[int]) -> Iterator[tuple[bytes, bool]]:
+    """Yield the fragments of a message and whether each is the last. Some may be empty."""
+    borders = [0, *sorted(min(position, len(data)) for position in positions), len(data)]
+    for i, (start, end) in enumerate(zip(borders, borders[1:], strict=False)):
+        yield data[start:end], i == len(borders) - 2
+
+

@@ -1,0 +1,540 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterable, Sequence
+from typing import Union
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_ws.exceptions import InvalidData, MessageTooBig, ProtocolError
+from trio_ws.frames import Frame, Opcode
+from trio_ws.protocol import LastPart, Message, Role
+from trio_ws.protocol.codec import RSV2, RSV3
+from trio_ws.protocol.extensions import Extension
+from trio_ws.protocol.messages import MessageDecoder
+
+from .strategies import (
+    BINARY,
+    BROKEN_OFF,
+    CLOSE,
+    CONT,
+    FIN,
+    NOT_UTF8,
+    PING,
+    PONG,
+    ROLES,
+    TEXT,
+    VALID_TEXTS,
+    Repeat,
+    Reverse,
+    cut,
+    frame_to,
+    one_by_one,
+    payloads,
+    positions,
+    roles,
+    split,
+    texts,
+)
+
+Item = Union[Message, LastPart, Frame]
+
+
+def read(decoder: MessageDecoder, chunks: Iterable[bytes]) -> tuple[list[Item], ProtocolError | None]:
+    """Return what a decoder makes of some chunks, and what is wrong with them."""
+    items: list[Item] = []
+    for chunk in chunks:
+        try:
+            for item in decoder.feed(chunk):
+                items.append(item)  # those before the error count
+        except ProtocolError as exc:
+            return items, exc
+    return items, None
+
+
+def decode(
+    role: Role, data: bytes, limit: int | None = None, extensions: Sequence[Extension] = ()
+) -> tuple[list[Item], ProtocolError | None]:
+    """Return what is in ``data``, which is the same however it is fed."""
+    items, error = read(MessageDecoder(role, limit, extensions), [data])
+    for chunks in (one_by_one(data), cut(data, range(0, len(data), 7))):
+        again, error_again = read(MessageDecoder(role, limit, extensions), chunks)
+        assert [(type(item), item) for item in again] == [(type(item), item) for item in items]
+        assert type(error_again) is type(error)
+        if error is not None:
+            assert vars(error_again) == vars(error)
+    return items, error
+
+
+def good(role: Role, data: bytes, limit: int | None = None, extensions: Sequence[Extension] = ()) -> list[Item]:
+    items, error = decode(role, data, limit, extensions)
+    assert error is None
+    return items
+
+
+def bad(role: Role, data: bytes, limit: int | None = None) -> tuple[list[Item], ProtocolError]:
+    items, error = decode(role, data, limit)
+    assert error is not None
+    return items, error
+
+
+# -- Messages and fragments ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
+def test_whole_messages(role: Role, size: int) -> None:
+    data = frame_to(role, FIN | TEXT, b"x" * size) + frame_to(role, FIN | BINARY, b"x" * size)
+    assert good(role, data) == ["x" * size, b"x" * size]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_fragments_make_a_message(role: Role) -> None:
+    data = frame_to(role, TEXT, b"frag") + frame_to(role, CONT, b"men") + frame_to(role, FIN | CONT, b"ted")
+    data += frame_to(role, BINARY, b"a") + frame_to(role, FIN | CONT, b"b") + frame_to(role, FIN | TEXT, b"c")
+    assert good(role, data) == ["fragmented", b"ab", "c"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("opcode, expected", [(TEXT, ""), (BINARY, b"")])
+def test_empty_fragments_make_an_empty_message(role: Role, opcode: int, expected: Message) -> None:
+    data = frame_to(role, opcode) + frame_to(role, CONT) + frame_to(role, FIN | CONT)
+    assert good(role, data) == [expected]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_control_frames_between_fragments(role: Role) -> None:
+    data = frame_to(role, TEXT, "é".encode()[:1]) + frame_to(role, FIN | PING, b"1")
+    data += frame_to(role, CONT) + frame_to(role, FIN | PONG, b"2") + frame_to(role, FIN | CLOSE, b"\x03\xe8")
+    data += frame_to(role, FIN | CONT, "é".encode()[1:]) + frame_to(role, FIN | PING)
+    assert good(role, data) == [
+        Frame(Opcode.PING, b"1"),
+        Frame(Opcode.PONG, b"2"),
+        Frame(Opcode.CLOSE, b"\x03\xe8"),
+        "é",
+        Frame(Opcode.PING, b""),
+    ]
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("fin", [0, FIN])
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_nothing_to_continue(role: Role, fin: int, payload: bytes) -> None:
+    whole = frame_to(role, FIN | TEXT, b"whole") + frame_to(role, BINARY, b"in ") + frame_to(role, FIN | CONT, b"two")
+    for before, expected in ((b"", []), (whole, ["whole", b"in two"])):
+        items, error = bad(role, before + frame_to(role, fin | CONT, payload))
+        assert items == expected
+        assert type(error) is ProtocolError
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("fin", [0, FIN])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_message_within_a_message(role: Role, fin: int, opcode: int, payload: bytes) -> None:
+    first = frame_to(role, TEXT, b"a") + frame_to(role, FIN | PING)
+    for before in (first, first + frame_to(role, CONT)):
+        items, error = bad(role, before + frame_to(role, fin | opcode, payload))
+        assert items == [Frame(Opcode.PING, b"")]
+        assert type(error) is ProtocolError
+
+
+def test_violations_of_the_framing_pass_through() -> None:
+    items, error = bad(Role.CLIENT, frame_to(Role.CLIENT, FIN | TEXT, b"a") + b"\xff\xff")
+    assert items == ["a"]
+    assert type(error) is ProtocolError
+
+
+def test_close_frames_are_judged() -> None:
+    for payload, type_ in ((b"\x00", ProtocolError), (b"\x03\xe7", ProtocolError), (b"\x03\xe8\xff", InvalidData)):
+        items, error = bad(Role.CLIENT, frame_to(Role.CLIENT, FIN | CLOSE, payload))
+        assert items == []
+        assert type(error) is type_
+
+
+@given(roles, st.lists(st.tuples(st.one_of(texts, payloads), positions), max_size=4), positions)
+def test_same_messages_however_fragmented_and_cut(
+    role: Role, messages: list[tuple[str | bytes, list[int]]], where: list[int]
+) -> None:
+    data = b""
+    for message, fragments in messages:
+        opcode = TEXT if isinstance(message, str) else BINARY
+        payload = message.encode() if isinstance(message, str) else message
+        for fragment, final in split(payload, fragments):
+            data += frame_to(role, (FIN if final else 0) | opcode, fragment)
+            opcode = CONT
+    assert read(MessageDecoder(role), cut(data, where)) == ([message for message, _ in messages], None)
+
+
+# -- UTF-8 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", VALID_TEXTS)
+def test_text_is_utf8_wherever_it_is_cut(text: str) -> None:
+    data = text.encode()
+    for at in range(len(data) + 1):
+        wire = frame_to(Role.CLIENT, TEXT, data[:at]) + frame_to(Role.CLIENT, FIN | CONT, data[at:])
+        assert good(Role.CLIENT, wire) == [text]
+    in_single_bytes = [frame_to(Role.SERVER, CONT, byte) for byte in one_by_one(data)]
+    wire = frame_to(Role.SERVER, TEXT) + b"".join(in_single_bytes) + frame_to(Role.SERVER, FIN | CONT)
+    assert good(Role.SERVER, wire) == [text]
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("prefix", [b"", "κόσμε ".encode()])
+@pytest.mark.parametrize("sequence, wrong", NOT_UTF8)
+def test_text_fails_at_the_first_byte_that_cannot_be_utf8(
+    role: Role, prefix: bytes, sequence: bytes, wrong: int
+) -> None:
+    payload = prefix + sequence + b" and more"
+    wrong += len(prefix)
+    # As one frame, in two at every cut, and in single bytes.
+    whole = frame_to(role, FIN | TEXT, payload)
+    assert type(bad(role, whole)[1]) is InvalidData
+    assert type(bad(role, frame_to(role, FIN | TEXT, prefix + sequence))[1]) is InvalidData
+    header_size = len(whole) - len(payload)
+    decoder = MessageDecoder(role)
+    assert read(decoder, [whole[: header_size + wrong]]) == ([], None)
+    with pytest.raises(InvalidData) as caught:
+        list(decoder.feed(whole[header_size + wrong :][:1]))
+    assert caught.value.code == 1007
+    for at in range(len(payload)):
+        first, second = frame_to(role, TEXT, payload[:at]), frame_to(role, CONT, payload[at:])
+        assert type(bad(role, first + second)[1]) is InvalidData
+        # Not a byte too early or too late, and before the message ends.
+        items, error = read(MessageDecoder(role), [first])
+        assert items == []
+        assert type(error) is (InvalidData if wrong < at else type(None))
+    decoder = MessageDecoder(role)
+    assert read(decoder, [frame_to(role, TEXT), *(frame_to(role, CONT, b) for b in one_by_one(payload[:wrong]))]) == (
+        [],
+        None,
+    )
+    with pytest.raises(InvalidData):
+        list(decoder.feed(frame_to(role, CONT, payload[wrong : wrong + 1])))
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("sequence", BROKEN_OFF)
+def test_text_must_not_end_within_a_character(role: Role, sequence: bytes) -> None:
+    for payload in (sequence, b"abc" + sequence):
+        assert type(bad(role, frame_to(role, FIN | TEXT, payload))[1]) is InvalidData
+        for end in (FIN | CONT, CONT):
+            begun = frame_to(role, TEXT, payload[:-1]) + frame_to(role, end, payload[-1:])
+            if end >= FIN:
+                assert type(bad(role, begun)[1]) is InvalidData
+            else:
+                assert good(role, begun) == []
+                assert type(bad(role, begun + frame_to(role, FIN | CONT))[1]) is InvalidData
+
+
+@pytest.mark.parametrize("sequence, _wrong", NOT_UTF8)
+def test_binary_is_anything(sequence: bytes, _wrong: int) -> None:
+    data = frame_to(Role.CLIENT, FIN | BINARY, sequence)
+    data += frame_to(Role.CLIENT, BINARY, sequence) + frame_to(Role.CLIENT, FIN | CONT, sequence)
+    assert good(Role.CLIENT, data) == [sequence, sequence * 2]
+
+
+def test_one_text_does_not_disturb_the_next() -> None:
+    data = frame_to(Role.CLIENT, TEXT, b"\xf0\x9f") + frame_to(Role.CLIENT, FIN | CONT, b"\x98\x80")
+    assert good(Role.CLIENT, data * 2 + frame_to(Role.CLIENT, FIN | TEXT, b"x")) == ["\U0001f600", "\U0001f600", "x"]
+
+
+# -- Limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("limit", [0, 1, 125, 126, 300, 5000])
+def test_exactly_the_limit_passes(role: Role, opcode: int, limit: int) -> None:
+    payload = b"x" * limit
+    expected: Message = payload.decode() if opcode == TEXT else payload
+    data = frame_to(role, FIN | opcode, payload)
+    for at in (0, limit // 2, limit):
+        data += frame_to(role, opcode, payload[:at]) + frame_to(role, CONT) + frame_to(role, FIN | PING, b"not counted")
+        data += frame_to(role, FIN | CONT, payload[at:])
+    items = [item for item in good(role, data, limit) if not isinstance(item, Frame)]
+    assert items == [expected] * 4
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("limit", [0, 1, 125, 300, 5000])
+def test_one_byte_more_fails_at_the_header(role: Role, opcode: int, limit: int) -> None:
+    payload = b"x" * (limit + 1)
+    whole = frame_to(role, FIN | opcode, payload)
+    # Before any payload has come, ...
+    items, error = read(MessageDecoder(role, limit), one_by_one(whole[: len(whole) - len(payload)]))
+    assert items == []
+    assert isinstance(error, MessageTooBig)
+    assert (error.code, error.size, error.limit) == (1009, limit + 1, limit)
+    # ... when it comes with it, ...
+    items, error = bad(role, whole, limit)
+    assert (items, type(error)) == ([], MessageTooBig)
+    # ... and in the last of several fragments.
+    begun = frame_to(role, opcode, payload[:-1]) + frame_to(role, CONT)
+    assert good(role, begun, limit) == []
+    items, error = bad(role, begun + frame_to(role, CONT, b"x")[: 6 if role is Role.SERVER else 2], limit)
+    assert isinstance(error, MessageTooBig)
+    assert (items, error.size, error.limit) == ([], limit + 1, limit)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_huge_claims_cost_nothing(role: Role) -> None:
+    for first_byte in (TEXT, FIN | TEXT, BINARY, FIN | BINARY):
+        error = bad(role, frame_to(role, first_byte, b"", size=2**63 - 1), 2**20)[1]
+        assert isinstance(error, MessageTooBig)
+        assert error.size == 2**63 - 1
+    # Two that are too large only together.
+    error = bad(role, frame_to(role, BINARY, b"a") + frame_to(role, CONT, b"", size=2**63 - 1), 2**63 - 1)[1]
+    assert isinstance(error, MessageTooBig)
+
+
+def test_the_limit_is_for_each_message() -> None:
+    data = frame_to(Role.CLIENT, TEXT, b"ab") + frame_to(Role.CLIENT, FIN | CONT, b"c")
+    assert good(Role.CLIENT, data * 3, 3) == ["abc"] * 3
+
+
+def test_the_limit_counts_bytes_not_characters() -> None:
+    assert good(Role.CLIENT, frame_to(Role.CLIENT, FIN | TEXT, "é".encode()), 2) == ["é"]
+    assert isinstance(bad(Role.CLIENT, frame_to(Role.CLIENT, FIN | TEXT, "é".encode()), 1)[1], MessageTooBig)
+
+
+def test_no_limit() -> None:
+    payload = bytes(3 * 2**20)
+    assert read(MessageDecoder(Role.CLIENT), [frame_to(Role.CLIENT, FIN | BINARY, payload)]) == ([payload], None)
+
+
+@pytest.mark.parametrize("claim", [None, "take_part", "skip"])
+def test_the_limit_holds_for_claimed_messages(claim: str | None) -> None:
+    decoder = MessageDecoder(Role.CLIENT, 5)
+    assert list(decoder.feed(frame_to(Role.CLIENT, BINARY, b"abc"))) == []
+    if claim:
+        getattr(decoder, claim)()
+    with pytest.raises(MessageTooBig):
+        list(decoder.feed(frame_to(Role.CLIENT, CONT, b"def")))
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("payload", [b"", b"ab"])
+def test_many_fragments_take_little_memory(opcode: int, payload: bytes) -> None:
+    # 50,000 objects of two bytes would take more than 2,000,000.
+    decoder = MessageDecoder(Role.CLIENT)
+    list(decoder.feed(frame_to(Role.CLIENT, opcode)))
+    chunk = frame_to(Role.CLIENT, CONT, payload) * 100
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            assert list(decoder.feed(chunk)) == []
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 200_000
+    assert decoder.held == 50_000 * len(payload)
+    message: Message = payload * 50_000
+    if opcode == TEXT:
+        message = payload.decode() * 50_000
+    assert list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT))) == [message]
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_small_and_large_pieces_keep_their_order(opcode: int) -> None:
+    sizes = [1, 4095, 4096, 2, 4097, 5000, 4095, 3, *[5] * 600, 9000, *[1] * 256, 4096, *[7] * 257]
+    fragments = [bytes([65 + i % 26]) * size for i, size in enumerate(sizes)]
+    data = frame_to(Role.CLIENT, opcode) + b"".join(frame_to(Role.CLIENT, CONT, each) for each in fragments)
+    decoder = MessageDecoder(Role.CLIENT)
+    assert list(decoder.feed(data)) == []
+    assert decoder.held == sum(sizes)
+    whole = b"".join(fragments)
+    items = list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT)))
+    assert items == [whole.decode() if opcode == TEXT else whole]
+    assert decoder.held == 0
+
+
+# -- Messages that are claimed before they are complete --------------------------------------------------------------
+
+
+def test_nothing_in_progress() -> None:
+    decoder = MessageDecoder(Role.CLIENT)
+    whole = frame_to(Role.CLIENT, FIN | TEXT, b"whole")
+    fragmented = frame_to(Role.CLIENT, TEXT, b"a") + frame_to(Role.CLIENT, FIN | CONT)
+    for data in (b"", whole, fragmented, frame_to(Role.CLIENT, FIN | PING), frame_to(Role.CLIENT, TEXT)[:1]):
+        list(decoder.feed(data))
+        assert decoder.in_progress is None
+        assert decoder.held == 0
+        with pytest.raises(ProtocolError):
+            decoder.take_part()
+        with pytest.raises(ProtocolError):
+            decoder.skip()
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("first_byte", [TEXT, FIN | TEXT, BINARY, FIN | BINARY])
+def test_in_progress_from_the_header_on(role: Role, first_byte: int) -> None:
+    decoder = MessageDecoder(role)
+    data = frame_to(role, first_byte, b"12")
+    assert list(decoder.feed(data[:-2])) == []
+    assert decoder.in_progress is Opcode(first_byte & 0x0F)
+    assert decoder.held == 0
+    assert list(decoder.feed(data[-2:-1])) == []
+    assert decoder.held == 1
+    list(decoder.feed(frame_to(role, FIN | PING)[:0]))
+    list(decoder.feed(data[-1:]))
+    assert decoder.in_progress is (None if first_byte >= FIN else Opcode(first_byte))
+    assert decoder.held == (0 if first_byte >= FIN else 2)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("text", [True, False])
+def test_claim_at_every_point(role: Role, text: bool) -> None:
+    payload = "aé€\U0001f600z".encode()
+    fragments = list(split(payload, [0, 3, 6]))
+    data = b""
+    for i, (fragment, final) in enumerate(fragments):
+        opcode = CONT if i else TEXT if text else BINARY
+        data += frame_to(role, (FIN if final else 0) | opcode, fragment) + frame_to(role, FIN | PING)
+    message: Message = payload.decode() if text else payload
+    nothing: Message = "" if text else b""
+    after = frame_to(role, FIN | TEXT, b"next") + frame_to(role, TEXT, b"a") + frame_to(role, FIN | CONT, b"b")
+    claimed = 0
+    for at in range(len(data)):
+        for again in range(at, len(data)):
+            decoder = MessageDecoder(role)
+            items = list(decoder.feed(data[:at]))
+            if decoder.in_progress is None:
+                continue
+            claimed += 1
+            parts = [decoder.take_part()]
+            assert decoder.held == 0
+            assert decoder.take_part() == nothing
+            items += decoder.feed(data[at:again])
+            if decoder.in_progress:
+                parts.append(decoder.take_part())
+            items += decoder.feed(data[again:] + after)
+            ends = [item for item in items if isinstance(item, LastPart)]
+            assert len(ends) == 1
+            assert nothing.__class__().join([*parts, ends[0].data]) == message  # type: ignore[arg-type]
+            items.remove(ends[0])
+            assert items == [*[Frame(Opcode.PING, b"")] * 4, "next", "ab"]
+    assert claimed > 300
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("take_first", [True, False])
+def test_skip_at_every_point(role: Role, opcode: int, take_first: bool) -> None:
+    payload = "é".encode() * 5
+    data = frame_to(role, opcode, payload[:3]) + frame_to(role, FIN | PONG) + frame_to(role, FIN | CONT, payload[3:])
+    after = frame_to(role, FIN | TEXT, b"next") + frame_to(role, TEXT, b"a") + frame_to(role, FIN | CONT, b"b")
+    for at in range(len(data)):
+        decoder = MessageDecoder(role)
+        items = list(decoder.feed(data[:at]))
+        if decoder.in_progress is None:
+            continue
+        if take_first:
+            decoder.take_part()
+        decoder.skip()
+        decoder.skip()
+        items += decoder.feed(data[at:-1])
+        assert decoder.held == 0
+        assert not decoder.take_part()
+        items += decoder.feed(data[-1:])
+        assert decoder.in_progress is None
+        items += decoder.feed(after)
+        assert items == [Frame(Opcode.PONG, b""), "next", "ab"]
+
+
+def test_skipped_messages_are_still_judged() -> None:
+    for rest, type_ in (
+        (frame_to(Role.CLIENT, CONT, b"\xff"), InvalidData),
+        (frame_to(Role.CLIENT, FIN | CONT), InvalidData),
+        (frame_to(Role.CLIENT, TEXT), ProtocolError),
+        (frame_to(Role.CLIENT, CONT, b"123"), MessageTooBig),
+    ):
+        decoder = MessageDecoder(Role.CLIENT, 4)
+        list(decoder.feed(frame_to(Role.CLIENT, TEXT, b"a\xc3")))
+        decoder.skip()
+        assert type(read(decoder, [rest])[1]) is type_
+
+
+def test_skipped_messages_take_no_memory() -> None:
+    decoder = MessageDecoder(Role.CLIENT)
+    list(decoder.feed(frame_to(Role.CLIENT, BINARY, b"x" * 10_000)))
+    assert decoder.held == 10_000
+    decoder.skip()
+    assert decoder.held == 0
+    list(decoder.feed(frame_to(Role.CLIENT, CONT, b"x" * 10_000)))
+    assert decoder.held == 0
+
+
+# -- Extensions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_marked_messages_are_transformed(role: Role) -> None:
+    data = frame_to(role, FIN | RSV2 | TEXT, b"cba") + frame_to(role, FIN | TEXT, b"plain")
+    data += frame_to(role, RSV2 | BINARY, b"54") + frame_to(role, FIN | PING, b"not me") + frame_to(role, CONT, b"3")
+    data += frame_to(role, FIN | CONT, b"21") + frame_to(role, BINARY, b"pl") + frame_to(role, FIN | CONT, b"ain")
+    data += frame_to(role, FIN | RSV2 | TEXT)
+    expected = ["abc", "plain", Frame(Opcode.PING, b"not me"), b"12345", b"plain", ""]
+    assert good(role, data, None, [Reverse()]) == expected
+
+
+def test_text_is_judged_after_the_transformation() -> None:
+    backwards = "aé".encode()[::-1]
+    assert good(Role.CLIENT, frame_to(Role.CLIENT, FIN | RSV2 | TEXT, backwards), None, [Reverse()]) == ["aé"]
+    decoder = MessageDecoder(Role.CLIENT, None, [Reverse()])
+    assert type(read(decoder, [frame_to(Role.CLIENT, FIN | RSV2 | TEXT, "aé".encode())])[1]) is InvalidData
+
+
+def test_extensions_are_undone_the_other_way_round() -> None:
+    class Suffix(Repeat):
+        def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+            assert data.endswith(b"!")
+            return data[:-1]
+
+    extensions = [Reverse(), Suffix(1)]
+    wire = frame_to(Role.CLIENT, FIN | RSV2 | RSV3 | TEXT, b"cba!")
+    assert list(MessageDecoder(Role.CLIENT, None, extensions).feed(wire)) == ["abc"]
+    # A message that only one of them has transformed.
+    wire = frame_to(Role.CLIENT, FIN | RSV3 | TEXT, b"cba!")
+    assert list(MessageDecoder(Role.CLIENT, None, extensions).feed(wire)) == ["cba"]
+
+
+def test_extensions_are_told_how_much_may_come_out() -> None:
+    extension = Repeat(10)
+    decoder = MessageDecoder(Role.CLIENT, 50, [extension])
+    list(decoder.feed(frame_to(Role.CLIENT, RSV3 | BINARY, b"ab")))
+    list(decoder.feed(frame_to(Role.CLIENT, CONT, b"c") + frame_to(Role.CLIENT, CONT)))
+    assert list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT, b"de"))) == [
+        b"".join(bytes([octet]) * 10 for octet in b"abcde")
+    ]
+    assert extension.limits == [50, 30, 20, 20]
+    # The next message has a budget of its own.
+    list(decoder.feed(frame_to(Role.CLIENT, RSV3 | BINARY, b"abcde")))
+    with pytest.raises(MessageTooBig) as caught:
+        list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT, b"f")))
+    assert caught.value.limit == 0
+
+
+def test_extensions_without_a_limit() -> None:
+    extension = Repeat(10)
+    list(MessageDecoder(Role.CLIENT, None, [extension]).feed(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"ab")))
+    assert extension.limits == [None]
+
+
+def test_what_is_on_the_wire_is_limited_too() -> None:
+    decoder = MessageDecoder(Role.CLIENT, 3, [Reverse()])
+    with pytest.raises(MessageTooBig):
+        list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"abcd")[:2]))
+
+
+@pytest.mark.parametrize("rsv", [0, RSV2])
+def test_transformed_messages_can_be_claimed(rsv: int) -> None:
+    decoder = MessageDecoder(Role.CLIENT, None, [Reverse()])
+    list(decoder.feed(frame_to(Role.CLIENT, rsv | TEXT, b"ab")))
+    part = decoder.take_part()
+    (end,) = decoder.feed(frame_to(Role.CLIENT, FIN | CONT, b"cd"))
+    assert (part, end) == (("", LastPart("dcba")) if rsv else ("ab", LastPart("cd")))

@@ -1,0 +1,380 @@
+"""Exceptions: one tree, plain attributes, a message made from them, and they survive a pickle."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from trio_ws import exceptions
+from trio_ws.exceptions import (
+    BodyTooBig,
+    ConnectFailed,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedLocally,
+    ConnectionClosedOK,
+    HeadTooBig,
+    InvalidData,
+    InvalidHandshake,
+    InvalidHeader,
+    InvalidMessage,
+    InvalidMethod,
+    InvalidStatus,
+    InvalidUpgrade,
+    InvalidURI,
+    MessageTooBig,
+    NegotiationError,
+    OpenTimeout,
+    ProtocolError,
+    TLSFailed,
+    TooManyHeaders,
+    WebSocketException,
+)
+from trio_ws.frames import Close
+from trio_ws.http11 import Response
+
+BYE = Close(1000, "bye")
+GOING_AWAY = Close(1001, "")
+RESPONSE = Response(403, "Forbidden", {"Server": "x"}, b"no")
+
+#: Every class that the module defines, whether it exports it or not.
+ALL = [
+    cls
+    for cls in vars(exceptions).values()
+    if inspect.isclass(cls) and cls.__module__ == exceptions.__name__ and issubclass(cls, BaseException)
+]
+
+#: One value for each field that an exception has, by its name.
+VALUES: dict[str, Any] = {
+    "limit": 10,
+    "method": "POST",
+    "name": "Upgrade",
+    "peer": "ws://example.org/",
+    "rcvd": BYE,
+    "rcvd_then_sent": True,
+    "reason": "it is wrong",
+    "response": RESPONSE,
+    "seconds": 2.5,
+    "sent": GOING_AWAY,
+    "size": 11,
+    "status": 505,
+    "uri": "http://example.org/",
+    "value": "h2c",
+}
+
+by_name = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+
+
+def fields_of(cls: type[BaseException]) -> list[attrs.Attribute[Any]]:
+    return list(attrs.fields(cls)) if attrs.has(cls) else []
+
+
+def make(cls: type[BaseException]) -> BaseException:
+    return cls(*(VALUES[field.name] for field in fields_of(cls) if field.init))
+
+
+def drawn_tree() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield name, parent, and the bases from elsewhere, as the module's docstring draws them."""
+    path = {0: "WebSocketException"}
+    for line in (exceptions.__doc__ or "").splitlines():
+        match = re.match(r"([ │]*)[├└]── (\w+(?:, \w+)*) *(?:\(([\w., ]+)\))?", line)
+        if match is None:
+            continue
+        depth = len(match[1]) // 4
+        for name in match[2].split(", "):
+            path[depth] = name
+            yield name, path[depth - 1], match[3].split(", ") if match[3] else []
+
+
+TREE = list(drawn_tree())
+
+
+# -- The tree ------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_exported() -> None:
+    assert sorted(cls.__name__ for cls in ALL) == exceptions.__all__
+
+
+def test_the_docstring_draws_every_exception() -> None:
+    assert sorted(["WebSocketException", *(name for name, _, _ in TREE)]) == exceptions.__all__
+
+
+@pytest.mark.parametrize("name, parent, others", TREE, ids=[name for name, _, _ in TREE])
+def test_the_tree_is_as_drawn(name: str, parent: str, others: list[str]) -> None:
+    names = {"trio": trio, "ValueError": ValueError, "OSError": OSError, "TimeoutError": TimeoutError}
+    bases = [getattr(exceptions, parent)]
+    for other in others:
+        bases.append(getattr(trio, other[5:]) if other.startswith("trio.") else names[other])
+    assert list(getattr(exceptions, name).__bases__) == bases
+
+
+@pytest.mark.parametrize(
+    "cls, expected",
+    [
+        (InvalidURI, ValueError),
+        (ProtocolError, ValueError),
+        (InvalidData, ProtocolError),
+        (MessageTooBig, ProtocolError),
+        (ConnectFailed, OSError),
+        (TLSFailed, ConnectFailed),
+        (OpenTimeout, trio.TooSlowError),
+        (OpenTimeout, TimeoutError),
+        (InvalidMessage, ValueError),
+        (HeadTooBig, InvalidMessage),
+        (TooManyHeaders, InvalidMessage),
+        (BodyTooBig, InvalidMessage),
+        (InvalidHeader, ValueError),
+        (InvalidUpgrade, InvalidHeader),
+        (InvalidMethod, InvalidHandshake),
+        (InvalidStatus, InvalidHandshake),
+        (NegotiationError, InvalidHandshake),
+        (ConnectionClosedOK, trio.EndOfChannel),
+        (ConnectionClosedError, trio.BrokenResourceError),
+        (ConnectionClosedLocally, trio.ClosedResourceError),
+    ],
+)
+def test_an_exception_is_caught_as(cls: type[BaseException], expected: type[BaseException]) -> None:
+    with pytest.raises(expected) as caught:
+        raise make(cls)
+    assert type(caught.value) is cls
+
+
+@by_name
+def test_everything_is_caught_as_the_base_class(cls: type[BaseException]) -> None:
+    with pytest.raises(WebSocketException):
+        raise make(cls)
+
+
+def test_ends_of_a_connection_are_told_apart() -> None:
+    # An `async for` ends with EndOfChannel only.
+    assert not issubclass(ConnectionClosedError, trio.EndOfChannel)
+    assert not issubclass(ConnectionClosedLocally, trio.EndOfChannel)
+    assert not issubclass(ConnectionClosedOK, (trio.BrokenResourceError, trio.ClosedResourceError))
+
+
+# -- What all have in common ---------------------------------------------------------------------------------
+
+
+@by_name
+@pytest.mark.parametrize("by_keyword", [False, True], ids=["positional", "keyword"])
+def test_arguments_become_attributes(cls: type[BaseException], by_keyword: bool) -> None:
+    given = {field.name: VALUES[field.name] for field in fields_of(cls) if field.init}
+    exc = cls(**given) if by_keyword else cls(*given.values())
+    assert {name: getattr(exc, name) for name in given} == given
+    assert exc.args == tuple(given.values())
+
+
+@by_name
+def test_only_the_tree_has_no_fields(cls: type[BaseException]) -> None:
+    assert bool(fields_of(cls)) == (cls not in (WebSocketException, InvalidHandshake))
+
+
+def through_pickle(protocol: int) -> Any:
+    return lambda exc: pickle.loads(pickle.dumps(exc, protocol))
+
+
+WAYS = {f"pickle {n}": through_pickle(n) for n in range(2, pickle.HIGHEST_PROTOCOL + 1)}
+WAYS |= {"copy": copy.copy, "deepcopy": copy.deepcopy}
+
+
+@by_name
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_round_trip(cls: type[BaseException], way: Any) -> None:
+    exc = make(cls)
+    again = way(exc)
+    assert type(again) is cls
+    assert str(again) == str(exc)
+    assert repr(again) == repr(exc)
+    assert again.args == exc.args
+    assert vars(again) == vars(exc)
+    for field in fields_of(cls):
+        assert getattr(again, field.name) == getattr(exc, field.name)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.parametrize(
+    "exc",
+    [ConnectionClosedError(None, None), InvalidHeader("Upgrade", None, "missing"), InvalidMessage("bad")],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_round_trip_of_what_is_missing(exc: BaseException, way: Any) -> None:
+    again = way(exc)
+    assert (str(again), vars(again)) == (str(exc), vars(exc))
+
+
+@by_name
+def test_comparison_is_by_identity(cls: type[BaseException]) -> None:
+    exc = make(cls)
+    assert exc == exc
+    assert exc != make(cls)
+    assert len({exc, make(cls)}) == 2
+
+
+@by_name
+def test_message_is_one_line_made_from_the_attributes(cls: type[BaseException]) -> None:
+    exc = make(cls)
+    message = str(exc)
+    assert message.isprintable()
+    assert bool(message) == bool(fields_of(cls))
+    # Not the errno and the strerror of an OSError.
+    assert "Errno" not in message
+    shown = traceback.format_exception_only(type(exc), exc)
+    assert message in shown[-1]
+
+
+@by_name
+def test_can_be_raised_with_a_cause_and_kept(cls: type[BaseException]) -> None:
+    cause = KeyError("cause")
+    with pytest.raises(cls) as caught:
+        raise make(cls) from cause
+    assert caught.value.__cause__ is cause
+    assert caught.value.__traceback__ is not None
+    caught.value.__notes__ = ["a note"]
+    assert caught.value.__notes__ == ["a note"]
+
+
+# -- One by one ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "exc, shown",
+    [
+        (InvalidURI("ws:/x", "no host"), ["ws:/x", "no host"]),
+        (ProtocolError("bad frame"), ["bad frame"]),
+        (InvalidData("not UTF-8"), ["not UTF-8"]),
+        (MessageTooBig(11, 10), ["11", "10"]),
+        (ConnectFailed("example.org", "refused"), ["example.org", "refused"]),
+        (TLSFailed("example.org", "bad certificate"), ["example.org", "bad certificate"]),
+        (OpenTimeout("example.org", 2.5), ["example.org", "2.5"]),
+        (InvalidMessage("no HTTP"), ["no HTTP"]),
+        (HeadTooBig(1234), ["1234"]),
+        (TooManyHeaders(128), ["128"]),
+        (BodyTooBig(4321), ["4321"]),
+        (InvalidMethod("POST"), ["POST"]),
+        (InvalidStatus(RESPONSE), ["403 Forbidden"]),
+        (InvalidHeader("Host", "a b", "a space"), ["Host", "a b", "a space"]),
+        (InvalidUpgrade("Upgrade", None, "missing"), ["Upgrade", "missing"]),
+        (NegotiationError("no subprotocol"), ["no subprotocol"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_message_shows(exc: BaseException, shown: list[str]) -> None:
+    for part in shown:
+        assert part in str(exc)
+
+
+@pytest.mark.parametrize(
+    "exc, code",
+    [(ProtocolError("x"), 1002), (InvalidData("x"), 1007), (MessageTooBig(2, 1), 1009)],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_close_code_to_fail_with(exc: ProtocolError, code: int) -> None:
+    assert exc.code == code
+    # One that may be sent, with the reason.
+    assert Close(exc.code, exc.reason).code == code
+
+
+@pytest.mark.parametrize(
+    "exc, status",
+    [
+        (InvalidMessage("x"), 400),
+        (InvalidMessage("x", 505), 505),
+        (InvalidMessage("x", status=505), 505),
+        (HeadTooBig(1), 431),
+        (TooManyHeaders(1), 431),
+        (BodyTooBig(1), 413),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_status_to_answer_with(exc: InvalidMessage, status: int) -> None:
+    assert exc.status == status
+
+
+@pytest.mark.parametrize("cls", [HeadTooBig, TooManyHeaders, BodyTooBig])
+def test_limits_are_attributes(cls: type[HeadTooBig | TooManyHeaders | BodyTooBig]) -> None:
+    exc = cls(7)
+    assert exc.limit == 7
+    assert exc.reason == str(exc)
+
+
+def test_message_too_big_has_a_reason() -> None:
+    exc = MessageTooBig(size=11, limit=10)
+    assert (exc.size, exc.limit, exc.reason) == (11, 10, str(exc))
+
+
+@pytest.mark.parametrize("cls", [ConnectFailed, TLSFailed, OpenTimeout])
+def test_os_errors_have_no_errno(cls: type[OSError]) -> None:
+    exc = make(cls)
+    assert isinstance(exc, OSError)
+    assert (exc.errno, exc.strerror, exc.filename) == (None, None, None)
+
+
+def test_open_timeout_in_whole_seconds() -> None:
+    assert " 10 seconds" in str(OpenTimeout("example.org", 10.0))
+
+
+def test_invalid_status_without_a_reason_phrase() -> None:
+    exc = InvalidStatus(Response(503, "", []))
+    assert exc.response.status_code == 503
+    assert str(exc).endswith(" 503")
+
+
+def test_invalid_header_that_is_missing() -> None:
+    assert "None" not in str(InvalidHeader("Upgrade", None, "it is missing"))
+    assert "''" in str(InvalidHeader("Upgrade", "", "it is empty"))
+
+
+CLOSED = [ConnectionClosed, ConnectionClosedOK, ConnectionClosedError, ConnectionClosedLocally]
+
+
+@pytest.mark.parametrize("cls", CLOSED)
+@pytest.mark.parametrize(
+    "rcvd, sent, rcvd_then_sent, code, reason, shown",
+    [
+        pytest.param(None, None, None, 1006, "", ["lost"], id="neither"),
+        pytest.param(BYE, None, None, 1000, "bye", ["received 1000", "bye", "lost"], id="received"),
+        pytest.param(None, BYE, None, 1006, "", ["sent 1000", "bye", "lost"], id="sent"),
+        pytest.param(
+            BYE, GOING_AWAY, True, 1000, "bye", ["received 1000", "then sent 1001"], id="received, sent"
+        ),
+        pytest.param(
+            BYE, GOING_AWAY, False, 1000, "bye", ["sent 1001", "then received 1000"], id="sent, received"
+        ),
+        pytest.param(Close(1005, ""), BYE, True, 1005, "", ["received 1005", "then sent 1000"], id="no code"),
+    ],
+)
+def test_connection_closed(
+    cls: type[ConnectionClosed],
+    rcvd: Close | None,
+    sent: Close | None,
+    rcvd_then_sent: bool | None,
+    code: int,
+    reason: str,
+    shown: list[str],
+) -> None:
+    exc = cls(rcvd, sent, rcvd_then_sent)
+    assert (exc.rcvd, exc.sent, exc.rcvd_then_sent) == (rcvd, sent, rcvd_then_sent)
+    assert (exc.code, exc.reason) == (code, reason)
+    for part in shown:
+        assert part in str(exc)
+
+
+@pytest.mark.parametrize("cls", CLOSED)
+def test_connection_closed_order_is_optional(cls: type[ConnectionClosed]) -> None:
+    assert cls(None, BYE).rcvd_then_sent is None
+
+
+def test_peer_cannot_break_the_message_into_lines() -> None:
+    exc = ConnectionClosedError(Close(4000, "first\r\nsecond \x1b[31m"), None)
+    assert str(exc).isprintable()
+    assert exc.reason == "first\r\nsecond \x1b[31m"

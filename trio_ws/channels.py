@@ -1,0 +1,406 @@
+"""The inbox and the outbox of a connection: what joins its tasks to the calls of its user.
+
+They are to messages what memory channels are, with three differences that Trio's do not offer, which is why they are
+not those: the bound is in bytes of memory, not in messages; a message can be taken in parts while it is still coming in,
+or put in parts, and nothing of another message gets between them; and the end wakes everyone who waits.
+
+Bytes are counted as memory, as :func:`sys.getsizeof` does, so that a million empty messages are not free.
+
+Both rely on two facts about Trio. Code between two ``await`` runs undisturbed, so what is not marked ``async`` here is
+atomic. And a task that has been woken can no longer be cancelled out of the wait it was woken from, so what was handed
+over with the waking is not lost.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from sys import getsizeof
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from .frames import Close, Opcode
+from .protocol import LastPart, Message, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
+__all__ = ["Inbox", "Outbox", "OutgoingFrame"]
+
+#: ``(opcode, payload, fin)``: a frame to be sent, not yet encoded.
+OutgoingFrame: TypeAlias = "tuple[Opcode, bytes, bool]"
+
+#: How many pongs wait to be written at most. Past that only the latest is kept (RFC 6455, section 5.5.3).
+MAX_PONGS = 64
+
+
+class Inbox:
+    """Messages on their way from the reader to those who receive.
+
+    Whoever receives takes turns: one whole message, or all parts of one, then the next in line.
+
+    Args:
+        protocol: Holds the message in progress, which belongs to the inbox too.
+        limit: Bytes of memory for messages that nobody has asked for yet.
+    """
+
+    def __init__(self, protocol: Protocol, limit: int) -> None:
+        self._protocol = protocol
+        self._limit = limit
+        self._messages: deque[Message | LastPart] = deque()
+        self._size = 0
+        # Nothing more will be put. / What is put is dropped. / ... if it does not fit.
+        self._ended = False
+        self._discarding = False
+        self._shedding = False
+        # Whose turn it is: a task, which may wait for a message, and the others in line. Nobody is in line without a
+        # turn being taken.
+        self._turn: trio.lowlevel.Task | None = None
+        self._in_parts = False
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._line = trio.lowlevel.ParkingLot()
+        # Whether the application has taken a message and not yet asked for the next: it may be about to answer.
+        self._answering = False
+        self._reader = trio.lowlevel.ParkingLot()
+
+    # -- The reader's side -----------------------------------------------------------------------------------------
+
+    def put(self, message: Message | LastPart) -> None:
+        """Add a message, however full the inbox is."""
+        if self._discarding or (self._shedding and self._is_full()):
+            return
+        self._messages.append(message)
+        self._size += getsizeof(message)
+        if self._waiting:
+            self._waiting.unpark()
+
+    def progress(self) -> None:
+        """Take note that more of the message in progress may be there."""
+        if self._in_parts and self._waiting and self._protocol.held:
+            self._waiting.unpark()
+
+    def end(self) -> None:
+        """Take note that nothing more will be put. What is there can still be taken."""
+        self._ended = True
+        self._waiting.unpark_all()
+
+    async def wait_for_room(self) -> None:
+        """Wait while the inbox is full, unless somebody waits for a message that is still incomplete."""
+        while self._is_full() and not self._waiting and not self._discarding and not self._shedding:
+            await self._reader.park()
+
+    async def wait_until_asked(self) -> None:
+        """Wait until everything was taken and the application is not busy with it: it asks for more, or never did."""
+        while (self._messages or self._answering) and not self._discarding:
+            await self._reader.park()
+
+    def _is_full(self) -> bool:
+        size = self._size + self._protocol.held
+        return size > 0 and size >= self._limit
+
+    # -- The receivers' side ---------------------------------------------------------------------------------------
+
+    def get_nowait(self) -> Message | None:
+        """Return the next message if it is there and nobody is before us, or None."""
+        if not self._messages or self._turn is not None:
+            return None
+        message = self._pop()
+        assert not isinstance(message, LastPart)  # it is for whoever has the turn
+        return message
+
+    async def get(self) -> Message | None:
+        """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
+        await self.begin_turn()
+        try:
+            while not self._messages:
+                if self._is_over():
+                    return None
+                await self._wait()
+            message = self._pop()
+            assert not isinstance(message, LastPart)  # whoever took the first part has also had the last
+            return message
+        finally:
+            self.end_turn()
+
+    async def begin_turn(self) -> None:
+        """Wait until it is our turn. When cancelled, it is not; otherwise ``end_turn`` must follow."""
+        task = trio.lowlevel.current_task()
+        if self._turn is None:
+            self._turn = task
+        elif self._turn is task:
+            raise RuntimeError("this task is in the middle of a receive_stream() on the same WebSocket")
+        elif not self._discarding:
+            # Woken when the turn was passed on to us, or when there is nothing to take turns for any more.
+            await self._line.park()
+
+    def end_turn(self) -> None:
+        """Let the next one have a turn."""
+        self._in_parts = False
+        passed_on = self._line.unpark()
+        self._turn = passed_on[0] if passed_on else None
+
+    async def begin_parts(self) -> bool:
+        """Wait for the beginning of a message, in our turn.
+
+        Returns:
+            Whether the next thing is there: False at the end. When cancelled, it has taken nothing.
+        """
+        self._in_parts = True
+        while not self._messages and not self._protocol.message_in_progress:
+            if self._is_over():
+                return False
+            await self._wait()
+        return True
+
+    def next_is_text(self) -> bool:
+        """Whether the message whose beginning is there is text."""
+        if self._messages:
+            return isinstance(self._messages[0], str)
+        return self._protocol.message_in_progress is Opcode.TEXT
+
+    async def get_part(self) -> tuple[Message, bool] | None:
+        """Return the next part of the message, and whether it was the last; None if the rest will never come.
+
+        When cancelled, it has taken nothing.
+        """
+        while True:
+            if self._messages:
+                message = self._pop()
+                return (message.data if isinstance(message, LastPart) else message), True
+            if self._is_over():
+                return None
+            if self._protocol.held:
+                part = self._protocol.take_part()
+                self._answering = True
+                self._wake_reader()
+                return part, False
+            await self._wait()
+
+    def skip_parts(self) -> None:
+        """Drop the rest of the message of which a part was taken, or the beginning was seen."""
+        if self._messages:
+            self._pop()
+        elif self._protocol.message_in_progress:
+            self._protocol.skip_message()
+            self._wake_reader()
+
+    def discard(self) -> None:
+        """Drop everything, and all that will come: nobody will ask for it."""
+        self._discarding = True
+        self._messages.clear()
+        self._size = 0
+        self._waiting.unpark_all()
+        self._line.unpark_all()
+        self._wake_reader()
+
+    def shed(self) -> None:
+        """From now on drop what does not fit, instead of making the peer wait."""
+        self._shedding = True
+        self._wake_reader()
+
+    def _is_over(self) -> bool:
+        return self._ended or self._discarding
+
+    def _pop(self) -> Message | LastPart:
+        message = self._messages.popleft()
+        self._size -= getsizeof(message)
+        self._answering = True
+        if self._reader:
+            self._wake_reader()
+        return message
+
+    async def _wait(self) -> None:
+        self._answering = False
+        self._wake_reader()
+        await self._waiting.park()
+
+    def _wake_reader(self) -> None:
+        # It looks again whether it may go on.
+        self._reader.unpark_all()
+
+
+@attrs.define(eq=False)
+class _Sender:
+    """A task that waits to put a frame, or to begin a message in parts when it has none."""
+
+    task: trio.lowlevel.Task
+    frame: OutgoingFrame | None
+    stream: object | None
+    admitted: bool = False
+
+
+class Outbox:
+    """Frames on their way from those who send to the writer.
+
+    They are data, not bytes: only the writer encodes. Room is counted until the bytes are written.
+
+    Args:
+        limit: Bytes of memory for frames that wait or are being written. One frame always has room.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._frames: deque[OutgoingFrame] = deque()
+        self._size = 0
+        self._size_taken = 0
+        # Pings and pongs go before messages and between fragments.
+        self._pings: deque[bytes] = deque()
+        self._pongs: deque[bytes] = deque()
+        self._senders: list[_Sender] = []
+        # The message that is being put in parts, if there is one.
+        self.stream: object | None = None
+        self._writer = trio.lowlevel.ParkingLot()
+        #: Whether nothing can be put any more.
+        self.finished = False
+        #: What goes out after everything else.
+        self.close: Close | None = None
+
+    # -- The senders' side -----------------------------------------------------------------------------------------
+
+    def put_nowait(self, frame: OutgoingFrame) -> bool:
+        """Add a whole message if there is room and nobody waits for it. Return whether it was added."""
+        if self.finished or self.stream is not None or self._senders or not self._fits(frame):
+            return False
+        self._append(frame)
+        return True
+
+    async def put(self, frame: OutgoingFrame, stream: object | None = None) -> bool:
+        """Add a message, or a part of the message that ``stream`` stands for, once there is room.
+
+        Returns:
+            False if the outbox is finished and the frame was not added. When cancelled, it was not added either.
+        """
+        if not self.finished and stream is self.stream and self._fits(frame):
+            if stream is not None or not self._senders:
+                self._append(frame)
+                return True
+        return await self._wait(frame, stream)
+
+    async def begin_stream(self, stream: object) -> bool:
+        """Wait until the next message is ours to put in parts.
+
+        Returns:
+            False if the outbox is finished. When cancelled, the next message is not ours.
+        """
+        if not self.finished and self.stream is None and not self._senders:
+            self.stream = stream
+            return True
+        return await self._wait(None, stream)
+
+    def end_stream(self, frame: OutgoingFrame | None) -> None:
+        """Let others put messages again.
+
+        Args:
+            frame: The last part. It has no payload, so there is always room for it.
+        """
+        if frame is not None and not self.finished:
+            self._append(frame)
+        self._refuse([sender for sender in self._senders if sender.stream is self.stream])
+        self.stream = None
+        self._admit()
+
+    def put_ping(self, data: bytes) -> None:
+        """Add a ping."""
+        if not self.finished:
+            self._pings.append(data)
+            self._writer.unpark()
+
+    def remove_ping(self, data: bytes) -> None:
+        """Take a ping back, if it has not gone out."""
+        if data in self._pings:
+            self._pings.remove(data)
+
+    def put_pong(self, data: bytes) -> None:
+        """Add a pong."""
+        if not self.finished:
+            if len(self._pongs) == MAX_PONGS:
+                self._pongs.clear()
+            self._pongs.append(data)
+            self._writer.unpark()
+
+    def finish(self, close: Close | None) -> None:
+        """Let nothing more be put, except for a Close frame after all that is there. Wake all who wait to put.
+
+        Args:
+            close: The Close frame; None if there is nobody left to send one to, in which case all is dropped.
+        """
+        if close is None:
+            self._frames.clear()
+            self._pings.clear()
+            self._pongs.clear()
+            self.close = None
+        elif not self.finished:
+            self.close = close
+        self.finished = True
+        self._writer.unpark()
+        self._refuse(self._senders)
+
+    # -- The writer's side -----------------------------------------------------------------------------------------
+
+    def take(self) -> list[OutgoingFrame]:
+        """Return all frames that wait to be written, in the order in which they go out, but not the Close frame."""
+        frames = [(Opcode.PONG, data, True) for data in self._pongs]
+        frames += [(Opcode.PING, data, True) for data in self._pings]
+        frames += self._frames
+        self._pongs.clear()
+        self._pings.clear()
+        self._frames.clear()
+        self._size_taken = self._size
+        return frames
+
+    def written(self) -> None:
+        """Give back the room of what was taken."""
+        self._size -= self._size_taken
+        self._size_taken = 0
+        self._admit()
+
+    async def wait(self) -> None:
+        """Wait until there is something to take, or the outbox is finished."""
+        while not (self._frames or self._pings or self._pongs or self.finished):
+            await self._writer.park()
+
+    # -- Both ------------------------------------------------------------------------------------------------------
+
+    def _fits(self, frame: OutgoingFrame) -> bool:
+        return not self._size or self._size + getsizeof(frame[1]) <= self._limit
+
+    def _append(self, frame: OutgoingFrame) -> None:
+        self._frames.append(frame)
+        self._size += getsizeof(frame[1])
+        if self._writer:
+            self._writer.unpark()
+
+    def _refuse(self, senders: list[_Sender]) -> None:
+        for sender in list(senders):
+            self._senders.remove(sender)
+            trio.lowlevel.reschedule(sender.task)
+
+    async def _wait(self, frame: OutgoingFrame | None, stream: object | None) -> bool:
+        if self.finished:
+            return False
+        sender = _Sender(trio.lowlevel.current_task(), frame, stream)
+        self._senders.append(sender)
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._senders.remove(sender)
+            self._admit()  # it may have been all that kept the next one waiting
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        return sender.admitted
+
+    def _admit(self) -> None:
+        """Do what those who wait want, in the order in which they came; during a stream, for its parts only."""
+        while True:
+            candidates = (s for s in self._senders if self.stream is None or s.stream is self.stream)
+            sender = next(candidates, None)
+            if sender is None or (sender.frame is not None and not self._fits(sender.frame)):
+                return
+            self._senders.remove(sender)
+            if sender.frame is None:
+                self.stream = sender.stream
+            else:
+                self._append(sender.frame)
+            sender.admitted = True
+            trio.lowlevel.reschedule(sender.task)

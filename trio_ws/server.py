@@ -1,0 +1,311 @@
+"""Serving connections: ``serve``, ``serve_over`` and the ``Server``.
+
+A connection's life is one task: TLS and the opening handshake within ``open_timeout``, the handler with the connection
+around it, the end. Nothing that a peer or a handler does comes out of that task but cancellation; it is logged instead,
+to the logger ``trio_ws.server``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import ssl as ssl_module
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Union
+
+import trio
+
+from .exceptions import ConnectionClosed, InvalidHandshake
+from .frames import Close, CloseCode
+from .http11 import RequestParser, software
+from .protocol import Role
+from .protocol.handshake import accept, reject
+from .settings import Options, Settings
+from .stream import StreamBroken, Transport
+from .tasks import GRACE, Connection
+from .version import __version__
+from .websocket import Session, WebSocket
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias, Unpack
+
+__all__ = ["Handler", "Server", "serve", "serve_over"]
+
+#: The Server header.
+SERVER = software(__version__)
+
+logger = logging.getLogger("trio_ws.server")
+
+#: What is called for each connection. When it returns, the connection is closed.
+Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
+
+_Listeners: TypeAlias = "Sequence[trio.abc.Listener[trio.abc.Stream]]"
+_Path: TypeAlias = Union[str, "os.PathLike[str]"]
+
+
+async def serve(
+    handler: Handler,
+    port: int | None = None,
+    *,
+    host: str | None = None,
+    path: _Path | None = None,
+    listeners: _Listeners | None = None,
+    ssl: ssl_module.SSLContext | None = None,
+    backlog: int | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[Options],
+) -> None:
+    """Serve WebSocket connections, until cancelled or until :meth:`Server.aclose` has done its work::
+
+        await trio_ws.serve(echo, 8765, host="localhost")
+
+        server = await nursery.start(partial(trio_ws.serve, echo, 0))   # to go on when it listens
+
+    Each connection has a task of its own, which calls the handler. When the handler returns, its connection is closed
+    with 1000. When it raises, the exception is logged and the connection closed with 1011; the others live on. When
+    ``serve`` is cancelled, each connection is sent a Close frame with 1001 if that takes no waiting, and cut.
+
+    Args:
+        handler: An async function that takes a :class:`WebSocket`.
+        port: The TCP port to listen on; 0 for any that is free.
+        host: The name or address to listen on; None for all of this machine.
+        path: A Unix socket to listen on instead.
+        listeners: Trio listeners to accept from instead; they are closed at the end.
+        ssl: How to do TLS; None for plain connections.
+        backlog: How many connections the operating system holds until they are accepted; None for a good default.
+        task_status: Trio's; ``started`` is called with the :class:`Server` as soon as it listens.
+        **options: See :class:`Options`.
+
+    Raises:
+        OSError: if it cannot listen there.
+        TypeError: if not exactly one of ``port``, ``path`` and ``listeners`` is given, or an option is of the wrong type
+            or does not exist.
+        ValueError: if an option is out of range.
+    """
+    if sum(each is not None for each in (port, path, listeners)) != 1:
+        raise TypeError("exactly one of port, path and listeners says where to listen")
+    if host is not None and port is None:
+        raise TypeError("host goes with port")
+    settings = Settings(**options)
+    if port is not None:
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    elif path is not None:
+        listeners = [await _listen_unix(path, backlog)]
+    assert listeners is not None
+    server = Server(listeners, handler, settings, ssl)
+    try:
+        await server._run(task_status)
+    finally:
+        if path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpack[Options]) -> None:
+    """Serve one WebSocket connection over any Trio stream; return when it is over.
+
+    What :func:`serve` says about handlers applies. The stream is closed at the end.
+
+    Args:
+        stream: The stream. From now on it belongs to the connection.
+        handler: An async function that takes a :class:`WebSocket`.
+        **options: See :class:`Options`.
+
+    Raises:
+        TypeError: if an option is of the wrong type or does not exist.
+        ValueError: if an option is out of range.
+    """
+    await _serve_connection(stream, handler, Settings(**options), None, set())
+
+
+class Server:
+    """A server that listens. ``nursery.start(partial(trio_ws.serve, ...))`` returns it."""
+
+    def __init__(
+        self,
+        listeners: _Listeners,
+        handler: Handler,
+        settings: Settings,
+        ssl: ssl_module.SSLContext | None,
+    ) -> None:
+        self._listeners = listeners
+        self._handler = handler
+        self._settings = settings
+        self._ssl = ssl
+        self._open: set[WebSocket] = set()
+        self._accepting = trio.CancelScope()
+        self._serving = trio.CancelScope()
+        self._stopped = trio.Event()
+        self._addresses = [_address(listener) for listener in listeners]
+
+    @property
+    def addresses(self) -> list[Any]:
+        """The addresses that it listens on, in the form that the socket gives them; None for a listener without one."""
+        return list(self._addresses)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on, the first one if there are several.
+
+        Raises:
+            AttributeError: if it listens on none.
+        """
+        for address in self._addresses:
+            if isinstance(address, tuple):
+                return int(address[1])
+        raise AttributeError("this server listens on no TCP port")
+
+    @property
+    def connections(self) -> frozenset[WebSocket]:
+        """The connections that are open now, whose handlers run."""
+        return frozenset(self._open)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self._addresses} with {len(self._open)} connections>"
+
+    async def aclose(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
+        """Stop accepting, close all connections, wait for their handlers, and let ``serve`` return.
+
+        Handlers can receive what their peers had sent before they close. After ``close_timeout`` seconds the handlers
+        that have not returned are cancelled.
+
+        When cancelled, it does not wait for that; the server goes on closing.
+
+        Args:
+            code: The close code.
+            reason: Text for the peers' logs, at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: if the code may not be sent, or the reason is too long.
+        """
+        if code == CloseCode.NO_STATUS_RCVD:
+            raise ValueError(f"{code} is not a close code that may be sent")
+        close = Close(code, reason)
+        self._accepting.cancel()
+        for ws in self._open:
+            ws._connection.begin_closing(close)
+            ws._connection.inbox.shed()
+        # The connections have their deadlines; the extra time is for handlers to see how it ended, and return.
+        deadline = trio.current_time() + self._settings.close_timeout + GRACE
+        self._serving.deadline = min(self._serving.deadline, deadline)
+        await self._stopped.wait()
+
+    async def _run(self, task_status: trio.TaskStatus[Server]) -> None:
+        try:
+            with self._serving:
+                async with trio.open_nursery() as nursery:
+                    with self._accepting:
+                        task_status.started(self)
+                        await trio.serve_listeners(
+                            partial(
+                                _serve_connection,
+                                handler=self._handler,
+                                settings=self._settings,
+                                ssl=self._ssl,
+                                connections=self._open,
+                            ),
+                            list(self._listeners),
+                            handler_nursery=nursery,
+                        )
+        finally:
+            self._stopped.set()
+
+
+async def _serve_connection(
+    stream: trio.abc.Stream,
+    handler: Handler,
+    settings: Settings,
+    ssl: ssl_module.SSLContext | None,
+    connections: set[WebSocket],
+) -> None:
+    """Serve a connection from beginning to end. Raises nothing but cancellation, and what is no ``Exception``."""
+    if ssl is not None:
+        # As on the client's side: frames and the closing handshake tell whether all has come.
+        stream = trio.SSLStream(stream, ssl, server_side=True, https_compatible=True)
+    ws = None
+    try:
+        with trio.move_on_after(float("inf") if settings.open_timeout is None else settings.open_timeout):
+            ws = await _open(stream, settings)
+    finally:
+        if ws is None:
+            await trio.aclose_forcefully(stream)
+    if ws is None:
+        return
+    try:
+        async with Session(ws):
+            connections.add(ws)
+            try:
+                await handler(ws)
+            finally:
+                connections.discard(ws)
+    except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
+        _log_failure(ws, exc)
+    except BaseExceptionGroup as group:
+        failures, rest = group.split(Exception)
+        if failures is not None:
+            _log_failure(ws, failures)
+        if rest is not None:
+            raise rest from None
+
+
+def _log_failure(ws: WebSocket, exc: BaseException) -> None:
+    if isinstance(exc, ConnectionClosed) and ws._connection.closed.is_set():
+        # That peers go away is no mistake of the handler.
+        logger.info("connection from %s: %s", ws.remote_address, exc)
+    else:
+        logger.error("connection from %s: the handler failed", ws.remote_address, exc_info=exc)
+
+
+async def _open(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None:
+    """Do the opening handshake. Return None if there is nothing to serve; the peer has been told why."""
+    transport = Transport(stream)
+    parser = RequestParser()
+    request = None
+    try:
+        try:
+            while request is None:
+                data = await transport.receive()
+                request = parser.feed(data)
+            response, agreement = accept(request, subprotocols=settings.subprotocols, server=SERVER)
+        except InvalidHandshake as exc:
+            logger.info("opening handshake with %s failed: %s", transport.remote_address, exc)
+            await transport.send([reject(exc, server=SERVER).serialize()])
+            await _linger(transport)
+            return None
+        await transport.send([response.serialize()])
+    except StreamBroken as exc:
+        logger.info("connection from %s lost during the opening handshake: %s", transport.remote_address, exc)
+        return None
+    connection = Connection(Role.SERVER, stream, settings, agreement.extensions, parser.unused)
+    return WebSocket(connection, request, response, agreement.subprotocol)
+
+
+async def _linger(transport: Transport) -> None:
+    """Give the peer the time to read the answer: if we closed a socket with unread bytes in it, it would be reset."""
+    with trio.move_on_after(GRACE):
+        if await transport.send_eof():
+            while await transport.receive():
+                pass
+
+
+async def _listen_unix(path: _Path, backlog: int | None) -> trio.SocketListener:
+    sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    try:
+        await sock.bind(os.fspath(path))
+        sock.listen(min(backlog or 0xFFFF, 0xFFFF))
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketListener(sock)
+
+
+def _address(listener: trio.abc.Listener[Any]) -> Any:
+    while isinstance(listener, trio.SSLListener):
+        listener = listener.transport_listener
+    return listener.socket.getsockname() if isinstance(listener, trio.SocketListener) else None

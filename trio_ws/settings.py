@@ -1,0 +1,81 @@
+"""The options of a connection, gathered once and passed down as one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import attrs
+
+from .protocol.handshake import check_subprotocols
+
+if TYPE_CHECKING:
+    from attrs import Attribute
+
+__all__ = ["Options", "Settings"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _number(*, minimum: float, none: bool, finite: bool = False) -> Callable[[Any, Attribute[Any], Any], None]:
+    def check(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is None and none:
+            return
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{attribute.name} is a number{' or None' if none else ''}, not {value!r}")
+        if not value >= minimum or (finite and math.isinf(value)):
+            raise ValueError(f"{attribute.name} is at least {minimum}{' and finite' if finite else ''}, not {value!r}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What ``connect`` and ``serve`` accept as keyword arguments, checked. See :class:`Options` for the meaning.
+
+    Raises:
+        TypeError: if a value is of the wrong type.
+        ValueError: if it is out of range.
+    """
+
+    open_timeout: float | None = attrs.field(default=10, validator=_number(minimum=0, none=True))
+    close_timeout: float = attrs.field(default=10, validator=_number(minimum=0, none=False, finite=True))
+    ping_interval: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
+    ping_timeout: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
+    max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True))
+    receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False))
+    send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False))
+    subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
+
+
+class Options(TypedDict, total=False):
+    """The options that clients and servers share, as keyword arguments.
+
+    Attributes:
+        open_timeout: Seconds in which a connection must be open, opening handshakes of TLS and WebSocket included.
+            None: no limit. Default: 10.
+        close_timeout: Seconds in which a connection must be closed once its closing handshake has begun; then it is cut.
+            Default: 10.
+        ping_interval: Seconds between two pings that keep the connection alive and measure its latency. None: no pings.
+            Default: 20.
+        ping_timeout: Seconds without a byte from the peer after such a ping, time in which we did not read not counted;
+            then the connection fails with 1011. None: no limit. Default: 20.
+        max_message_size: Size in bytes of the largest message that is accepted; a larger one fails the connection with
+            1009. None: no limit. Default: 1 MiB.
+        receive_buffer: Bytes of memory for messages that were received and not yet asked for. When they take more, no
+            more is read from the peer. There is always room for one message. Default: 64 KiB.
+        send_buffer: Bytes of memory for messages that were given to ``send`` and are not yet written. When they take
+            more, ``send`` waits. There is always room for one message. Default: 64 KiB.
+        subprotocols: The subprotocols that this end speaks, in order of preference. Default: none.
+    """
+
+    open_timeout: float | None
+    close_timeout: float
+    ping_interval: float | None
+    ping_timeout: float | None
+    max_message_size: int | None
+    receive_buffer: int
+    send_buffer: int
+    subprotocols: Sequence[str]

@@ -1,0 +1,147 @@
+"""The Trio stream below a connection.
+
+A :class:`Transport` gives any :class:`trio.abc.Stream` four properties that the layers above rely on:
+
+* Whatever goes wrong below comes out as one exception, :exc:`StreamBroken`, with the cause attached.
+* A write that failed or was cancelled poisons it, because nobody knows how much of the write the peer has got: all
+  later writes raise. So half a frame can only be the last thing that a peer sees.
+* What is small is written at once with what surrounds it; what is large is not copied for that.
+* It always closes, cleanly if that is possible within the time given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import trio
+
+__all__ = ["StreamBroken", "Transport"]
+
+#: Payloads of at least so many bytes are written by themselves. Below, a copy costs less than a system call.
+_LARGE = 64 * 1024
+
+#: How many bytes to ask the stream for at a time.
+RECEIVE_SIZE = 64 * 1024
+
+
+class StreamBroken(Exception):
+    """The stream cannot be used any more. The ``__cause__`` says why. It never leaves this package."""
+
+
+class Transport:
+    """A stream, as a connection wants it.
+
+    Args:
+        stream: The stream. From now on it belongs to the transport.
+
+    Attributes:
+        poisoned: Whether a write has failed or was cancelled.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.poisoned = False
+
+    async def receive(self) -> bytes:
+        """Return what has arrived, or ``b""`` when nothing more will.
+
+        When cancelled, nothing is lost.
+
+        Raises:
+            StreamBroken: if the connection is lost.
+        """
+        with _translate_errors():
+            data = await self._stream.receive_some(RECEIVE_SIZE)
+        return data if type(data) is bytes else bytes(data)
+
+    async def send(self, chunks: Sequence[bytes]) -> None:
+        """Write all of that. When cancelled, or if it raises, the transport is poisoned.
+
+        Args:
+            chunks: Bytes, in order.
+
+        Raises:
+            StreamBroken: if the connection is lost, or an earlier write was not completed.
+        """
+        if self.poisoned:
+            raise StreamBroken("an earlier write was not completed")
+        self.poisoned = True
+        with _translate_errors():
+            if sum(map(len, chunks)) < _LARGE:
+                await self._stream.send_all(b"".join(chunks))
+            else:
+                for data in _batches(chunks):
+                    await self._stream.send_all(data)
+        self.poisoned = False
+
+    async def send_eof(self) -> bool:
+        """Tell the peer that nothing more will be written. Return whether this stream can do that, and did."""
+        if self.poisoned or not isinstance(self._stream, trio.abc.HalfCloseableStream):
+            return False
+        self.poisoned = True
+        try:
+            with _translate_errors():
+                await self._stream.send_eof()
+        except StreamBroken:
+            return False
+        return True
+
+    async def aclose(self, timeout: float) -> None:
+        """Close the stream: with the goodbye that it may have, such as that of TLS, if this takes no longer than allowed.
+
+        Cannot be cancelled; never raises.
+
+        Args:
+            timeout: How long it may take, in seconds.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + timeout):
+            with contextlib.suppress(StreamBroken), _translate_errors():
+                await self._stream.aclose()
+                return
+        # It raised, or did not come to an end. Streams of Trio are closed by now; this is for those of others.
+        with trio.CancelScope(shield=True), contextlib.suppress(StreamBroken), _translate_errors():
+            await trio.aclose_forcefully(self._stream)
+
+    @property
+    def local_address(self) -> Any:
+        """The address of this end as ``getsockname`` gives it; None when there is no socket below."""
+        return self._address("getsockname")
+
+    @property
+    def remote_address(self) -> Any:
+        """The address of the other end as ``getpeername`` gives it; None when there is no socket below."""
+        return self._address("getpeername")
+
+    def _address(self, method: str) -> Any:
+        stream: Any = self._stream
+        while isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        try:
+            return getattr(stream.socket, method)()
+        except (AttributeError, OSError):  # no socket, or not connected any more
+            return None
+
+
+@contextlib.contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:
+        # Any exception: a stream may be of anybody's making, and after it has raised there is no telling its state.
+        raise StreamBroken(str(exc) or type(exc).__name__) from exc
+
+
+def _batches(chunks: Sequence[bytes]) -> Iterator[bytes]:
+    small: list[bytes] = []
+    for chunk in chunks:
+        if len(chunk) < _LARGE:
+            small.append(chunk)
+        else:
+            if small:
+                yield b"".join(small)
+                small = []
+            yield chunk
+    if small:
+        yield b"".join(small)

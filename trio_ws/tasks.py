@@ -1,0 +1,393 @@
+"""The tasks of an open connection, and the state that they share with the calls of the user.
+
+::
+
+                      ┌───────────────────────── run() ──────────────────────────┐
+                      │                                                          │
+       receive() ◀── Inbox ◀── read_loop() ◀── Protocol ◀─┐                      │
+                      │             │                     ├── Transport ◀──▶ peer │
+          send() ──▶ Outbox ───────▶│── write_loop() ──▶──┘                      │
+          ping() ──▶  │ ▲           │                                            │
+        aclose() ──▶  │ └── keepalive()                                          │
+                      └──────────────────────────────────────────────────────────┘
+
+The rules:
+
+1. **The outbox carries messages, never bytes.** Only the writer encodes, when it takes a message out. A ``send()`` that
+   is cancelled before its message is in the outbox sends nothing; after that the message goes out whole.
+2. **Only the writer writes**, and gathers all that waits into one write. A write that fails or is cancelled poisons the
+   transport.
+3. **The reader never waits for the writer.** It hands pongs and the answer to a Close frame to the outbox, which takes
+   them however full it is, within bounds.
+4. **Backpressure reaches the peer**: while the inbox is full, the reader does not read. Meanwhile the clock of the
+   keepalive stands still, and any byte that comes in counts as life.
+5. **What ends a connection takes effect in its place**: what came before it is delivered first, and may be answered, as
+   long as the application asks for it within :data:`GRACE` seconds.
+6. **Closing has one deadline**: that of ``Connection.scope``, around all the tasks. It is only ever moved forward.
+7. **A connection ends in one place**, :meth:`Connection.settle`, which wakes everybody who waits; and its stream is
+   closed in one place, at the end of :func:`run`, whatever happened.
+8. **Tasks never raise.** They record what went wrong, and the next call of the user reports it.
+
+What if it is cancelled? The scope of the tasks is shielded: cancelling the user's task does not stop them, so that what
+the user does to clean up still works. It is ``aclose()`` that is cancelled, on the way out, and then calls
+:meth:`Connection.abort`. So the tasks are cancelled by the deadline and by ``abort()`` alone. Every ``await`` in them
+can end that way, and all lead to the end of ``run()``: a Close frame if nothing is half-written and it takes no waiting,
+:meth:`Connection.settle`, the stream closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+
+import attrs
+import trio
+
+from .channels import Inbox, Outbox
+from .exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedLocally,
+    ConnectionClosedOK,
+    ProtocolError,
+)
+from .frames import Close, CloseCode, Frame, Opcode
+from .protocol import LastPart, Protocol, Role
+from .protocol.closing import ClosingState
+from .protocol.extensions import Extension
+from .settings import Settings
+from .stream import StreamBroken, Transport
+
+__all__ = ["Connection", "run"]
+
+#: Seconds for what should take no time and may take forever: an application that comes back for the next message before
+#: the connection ends, a last Close frame, the last words of a peer that is gone.
+GRACE = 0.5
+
+#: Seconds that saying goodbye may take once there is no more time, because of cancellation or the deadline.
+GOODBYE_TIMEOUT = 0.1
+
+
+@attrs.define(eq=False)
+class Ping:
+    """A ping whose pong has not come.
+
+    Attributes:
+        data: Its payload.
+        sent_at: When it was put into the outbox.
+        round_trip: Seconds that it took, once the pong has come.
+        done: Set when the pong comes, and at the end of the connection.
+    """
+
+    data: bytes
+    sent_at: float
+    round_trip: float | None = None
+    done: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+
+class Connection:
+    """What the tasks of an open connection and the calls of its user share.
+
+    Args:
+        role: Which end this is.
+        stream: The stream below, after the opening handshake.
+        settings: The options.
+        extensions: The extensions in use.
+        received: What came in together with the opening handshake, and after it.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        stream: trio.abc.Stream,
+        settings: Settings,
+        extensions: Sequence[Extension] = (),
+        received: bytes = b"",
+    ) -> None:
+        self.role = role
+        self.settings = settings
+        self.transport = Transport(stream)
+        self.protocol = Protocol(
+            role, random=os.urandom, max_message_size=settings.max_message_size, extensions=extensions
+        )
+        self.inbox = Inbox(self.protocol, settings.receive_buffer)
+        self.outbox = Outbox(settings.send_buffer)
+        self.received = received
+        #: Around all the tasks. Its deadline is the one of rule 6.
+        self.scope = trio.CancelScope(shield=True)
+        #: Set when the writer has written its last.
+        self.writing_over = trio.Event()
+        #: Set when it is known how the connection ended.
+        self.settled = trio.Event()
+        #: Set when the stream is closed.
+        self.closed = trio.Event()
+        #: Whether the user has closed it, so that using it is a mistake.
+        self.closed_locally = False
+        #: What went wrong on our side, or came from below.
+        self.cause: BaseException | None = None
+        #: Pings whose pongs have not come, oldest first.
+        self.pings: list[Ping] = []
+        self._ping_numbers = itertools.count()
+        #: The last round trip of a ping, in seconds.
+        self.latency: float | None = None
+        #: When something was last received; and since when the reader waits for more, None while it does not.
+        self.heard_at = trio.current_time()
+        self.listening_since: float | None = None
+
+    # -- Closing ---------------------------------------------------------------------------------------------------
+
+    def begin_closing(self, close: Close) -> None:
+        """Send a Close frame after all that is in the outbox, and set the deadline. The first one counts."""
+        if not self.outbox.finished:
+            self.outbox.finish(close)
+            self.hurry(self.settings.close_timeout)
+
+    def hurry(self, seconds: float) -> None:
+        """Let the tasks end in so many seconds at the latest."""
+        self.scope.deadline = min(self.scope.deadline, trio.current_time() + seconds)
+
+    def abort(self) -> None:
+        """Let the tasks end now."""
+        self.scope.cancel()
+
+    def settle(self) -> None:
+        """Take note that it is known how the connection ends, and wake everybody who waits for something else."""
+        if not self.settled.is_set():
+            if not self.outbox.finished:
+                self.outbox.finish(None)
+            self.inbox.end()
+            for ping in self.pings:
+                ping.done.set()
+            self.pings.clear()
+            self.settled.set()
+
+    def error(self) -> ConnectionClosed:
+        """Return a new exception that tells how the connection ended."""
+        closing = self.protocol.closing
+        error: type[ConnectionClosed]
+        if self.closed_locally:
+            error = ConnectionClosedLocally
+        elif closing.is_clean:
+            error = ConnectionClosedOK
+        else:
+            error = ConnectionClosedError
+        exc = error(closing.rcvd, closing.sent, closing.rcvd_then_sent)
+        exc.__cause__ = self.cause
+        return exc
+
+    # -- Pings -----------------------------------------------------------------------------------------------------
+
+    def send_ping(self, data: bytes | None) -> Ping:
+        """Put a ping into the outbox. None: a payload that no other ping has."""
+        if data is None:
+            data = next(self._ping_numbers).to_bytes(4, "big")
+        ping = Ping(data, trio.current_time())
+        self.pings.append(ping)
+        self.outbox.put_ping(data)
+        return ping
+
+    def forget_ping(self, ping: Ping) -> None:
+        """Take note that nobody waits for this one any more."""
+        if ping in self.pings:
+            self.pings.remove(ping)
+            self.outbox.remove_ping(ping.data)
+
+    def receive_pong(self, data: bytes) -> None:
+        """Find the ping that it answers. It also answers those before it (RFC 6455, section 5.5.3)."""
+        for index, ping in enumerate(self.pings):
+            if ping.data == data:
+                self.latency = trio.current_time() - ping.sent_at
+                for answered in self.pings[: index + 1]:
+                    answered.round_trip = trio.current_time() - answered.sent_at
+                    answered.done.set()
+                del self.pings[: index + 1]
+                return
+
+
+async def run(connection: Connection) -> None:
+    """Run a connection until its stream is closed. Cannot be cancelled but by the connection itself; never raises."""
+    try:
+        with connection.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keepalive, connection)
+                async with trio.open_nursery() as transfer:
+                    transfer.start_soon(read_loop, connection)
+                    transfer.start_soon(write_loop, connection)
+                nursery.cancel_scope.cancel()
+    finally:
+        await _say_goodbye(connection)
+        connection.protocol.receive_eof()
+        connection.settle()
+        await connection.transport.aclose(GOODBYE_TIMEOUT)
+        connection.closed.set()
+
+
+async def _say_goodbye(connection: Connection) -> None:
+    """Write what the writer has not come to, if the Close frame is among it and nothing is half-written."""
+    close = connection.outbox.close
+    if close is None or connection.transport.poisoned or not connection.protocol.closing.can_send:
+        return
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
+        try:
+            await connection.transport.send([*_encode_waiting(connection), *connection.protocol.encode_close(close)])
+        except StreamBroken as exc:
+            connection.cause = connection.cause or exc.__cause__
+
+
+# -- Reading -------------------------------------------------------------------------------------------------------
+
+
+async def read_loop(connection: Connection) -> None:
+    """Read until the connection ends: by a Close frame, a violation, or the end of the stream."""
+    try:
+        ending = _process(connection, connection.received)
+        while ending is None:
+            await connection.inbox.wait_for_room()
+            data = await _listen(connection)
+            if not data:
+                connection.protocol.receive_eof()
+                connection.settle()
+                connection.abort()
+                return
+            ending = _process(connection, data)
+        await _end(connection, ending)
+    except StreamBroken as exc:
+        connection.cause = connection.cause or exc.__cause__
+        connection.protocol.receive_eof()
+        connection.settle()
+        connection.abort()
+
+
+async def _listen(connection: Connection) -> bytes:
+    connection.listening_since = trio.current_time()
+    data = await connection.transport.receive()
+    connection.listening_since = None
+    connection.heard_at = trio.current_time()
+    return data
+
+
+def _process(connection: Connection, data: bytes) -> Close | ProtocolError | None:
+    """Hand on what has come. Return what ends the connection, if that was the last of it."""
+    protocol, inbox = connection.protocol, connection.inbox
+    protocol.receive(data)
+    while (event := protocol.next_event()) is not None:
+        if isinstance(event, (str, bytes, LastPart)):
+            inbox.put(event)
+        elif isinstance(event, ProtocolError):
+            return event
+        elif event.opcode is Opcode.PING:
+            connection.outbox.put_pong(event.data)
+        elif event.opcode is Opcode.PONG:
+            connection.receive_pong(event.data)
+        else:
+            return Close.parse(event.data)
+    inbox.progress()
+    return None
+
+
+async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
+    """Let the connection end because of what the peer has sent."""
+    connection.inbox.end()
+    if not connection.outbox.finished:
+        with trio.move_on_after(GRACE):
+            await connection.inbox.wait_until_asked()
+    if isinstance(ending, Close):
+        # The answer is the echo of the code (RFC 6455, section 5.5.1); and the server closes the stream first.
+        connection.begin_closing(ending)
+        await connection.writing_over.wait()
+        connection.settle()
+        if connection.role is Role.SERVER:
+            return
+    else:
+        connection.cause = ending
+        connection.begin_closing(Close(ending.code, _shorten(ending.reason)))
+        with trio.move_on_after(GRACE):
+            await connection.writing_over.wait()
+        connection.settle()
+        # If we closed a socket with unread bytes in it, the reset could overtake the Close frame. So let the peer see
+        # that no more is coming, and wait for the same from its side.
+        if not await connection.transport.send_eof():
+            connection.hurry(GRACE)
+    while await connection.transport.receive():
+        pass
+
+
+def _shorten(reason: str) -> str:
+    """Cut text to what a Close frame can hold."""
+    return reason.encode()[:123].decode(errors="ignore")
+
+
+# -- Writing -------------------------------------------------------------------------------------------------------
+
+
+async def write_loop(connection: Connection) -> None:
+    """Write what is in the outbox until there will be no more."""
+    outbox, transport = connection.outbox, connection.transport
+    try:
+        while True:
+            await outbox.wait()
+            # When we are cancelled, let it be here, where nothing is encoded, and not in the write that comes next.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            chunks = _encode_waiting(connection)
+            if outbox.close is not None:
+                chunks += connection.protocol.encode_close(outbox.close)
+            if chunks:
+                await transport.send(chunks)
+                outbox.written()
+            if outbox.finished:
+                return
+    except StreamBroken as exc:
+        # Do not wait for anything more to be written. But the peer may have told us why before it went.
+        connection.cause = connection.cause or exc.__cause__
+        outbox.finish(None)
+        connection.hurry(GRACE)
+    finally:
+        connection.writing_over.set()
+
+
+def _encode_waiting(connection: Connection) -> list[bytes]:
+    chunks: list[bytes] = []
+    for opcode, data, fin in connection.outbox.take():
+        chunks += connection.protocol.encode(opcode, data, fin)
+    return chunks
+
+
+# -- Keepalive -----------------------------------------------------------------------------------------------------
+
+
+async def keepalive(connection: Connection) -> None:
+    """Ping the peer regularly, and fail the connection if it does not live."""
+    interval, timeout = connection.settings.ping_interval, connection.settings.ping_timeout
+    if interval is None:
+        return
+    next_at = trio.current_time() + interval
+    ping = None
+    while True:
+        await trio.sleep_until(next_at)
+        if ping is not None:
+            connection.forget_ping(ping)  # other bytes came instead of its pong
+        ping = connection.send_ping(None)
+        next_at = ping.sent_at + interval
+        if timeout is not None and not await _is_alive(connection, ping, timeout):
+            connection.begin_closing(Close(CloseCode.INTERNAL_ERROR, "keepalive ping timeout"))
+            connection.cause = trio.TooSlowError(f"no sign of life for {timeout:g} seconds after a ping")
+            with trio.move_on_after(GRACE):
+                await connection.writing_over.wait()
+            connection.abort()
+            return
+
+
+async def _is_alive(connection: Connection, ping: Ping, timeout: float) -> bool:
+    """Wait for a sign of life after a ping: a pong, or any other byte. Time in which we do not read does not count."""
+    while connection.heard_at <= ping.sent_at:
+        if connection.listening_since is None:
+            waited = 0.0
+        else:
+            waited = trio.current_time() - max(ping.sent_at, connection.listening_since)
+        if waited >= timeout:
+            return False
+        with trio.move_on_after(timeout - waited):
+            await ping.done.wait()
+            return True
+    return True

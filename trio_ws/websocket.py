@@ -1,0 +1,546 @@
+"""The open WebSocket, as its user sees it.
+
+What happens between the calls here and the peer is in :mod:`trio_ws.tasks`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Union, overload
+
+import trio
+
+from .exceptions import ConnectionClosed, ConnectionClosedOK, InvalidData
+from .frames import MAX_CONTROL_PAYLOAD, Close, CloseCode, Opcode
+from .http11 import Request, Response
+from .protocol import Message
+from .tasks import Connection, run
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, TypeAlias
+
+__all__ = ["ReceiveStream", "SendStream", "Session", "WebSocket"]
+
+#: What can be sent as one message.
+Sendable: TypeAlias = Union[str, bytes, bytearray, memoryview]
+
+#: A call lets other tasks run at least once in so many calls.
+CALLS_PER_TURN = 32
+
+_calls: trio.lowlevel.RunVar[list[int]] = trio.lowlevel.RunVar("trio_ws_calls")
+
+
+class WebSocket(trio.abc.Channel[Message]):
+    """An open WebSocket connection: a Trio channel of messages, ``str`` for text and ``bytes`` for binary.
+
+    Get one from :func:`connect` or as the argument of a handler of :func:`serve`. Any number of tasks may use it at the
+    same time: messages are neither mixed nor torn, and each is received once.
+
+    All methods marked ``async`` can be cancelled, and check for it on every call. They let other tasks run whenever they
+    wait, and at least once in 32 calls (that is the difference to Trio's own channels, where it is every call).
+
+    When the connection is not open any more, they raise a :exc:`ConnectionClosed`: :exc:`ConnectionClosedOK` after a
+    normal closure by the peer, :exc:`ConnectionClosedLocally` after one by this end, :exc:`ConnectionClosedError`
+    otherwise. Messages that came in before are received first, unless this end has closed.
+
+    Iterating with ``async for`` receives messages until the connection is closed normally by either end.
+
+    Attributes:
+        request: The request of the opening handshake.
+        response: Its response.
+        subprotocol: The subprotocol that was agreed on, or None.
+        local_address: The address of this end, in the form that the socket gives it; None without a socket.
+        remote_address: The address of the other end; None without a socket.
+    """
+
+    request: Request
+    response: Response
+    subprotocol: str | None
+    local_address: Any
+    remote_address: Any
+
+    def __init__(
+        self, connection: Connection, request: Request, response: Response, subprotocol: str | None
+    ) -> None:
+        self._connection = connection
+        self.request = request
+        self.response = response
+        self.subprotocol = subprotocol
+        self.local_address = connection.transport.local_address
+        self.remote_address = connection.transport.remote_address
+        try:
+            self._calls = _calls.get()
+        except LookupError:
+            self._calls = [0]
+            _calls.set(self._calls)
+
+    def __repr__(self) -> str:
+        connection = self._connection
+        state = "closed" if connection.settled.is_set() else "closing" if connection.outbox.finished else "open"
+        return f"<{type(self).__name__} {connection.role.value} {self.request.path} {state}>"
+
+    @property
+    def latency(self) -> float | None:
+        """The last round trip of a ping, in seconds: of a :meth:`ping`, or of the keepalive. None before the first."""
+        return self._connection.latency
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code of the peer, 1006 if the connection was lost without one; None while it is open."""
+        return self._connection.error().code if self._connection.settled.is_set() else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The close reason of the peer, which may be empty; None while the connection is open."""
+        return self._connection.error().reason if self._connection.settled.is_set() else None
+
+    # -- Messages --------------------------------------------------------------------------------------------------
+
+    async def send(self, message: Sendable, *, text: bool | None = None) -> None:
+        """Send a message.
+
+        It returns when the message is in the outbox of the connection, which has room for 64 KiB (see ``send_buffer``)
+        and for one message of any size, and waits while there is no room. When cancelled, nothing of the message is
+        sent; otherwise all of it is, as long as the connection lives.
+
+        Args:
+            message: A ``str`` goes out as text, bytes as binary. The content of a ``bytearray`` or ``memoryview`` is
+                copied.
+            text: True to send bytes that are UTF-8 as text, False to send the UTF-8 of a ``str`` as binary.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            TypeError: if the message is neither text nor bytes.
+            ValueError: if it is to be text and cannot be.
+        """
+        opcode, data = _prepare(message, text)
+        frame = (opcode, data, True)
+        await self._checkpoint()
+        outbox = self._connection.outbox
+        if not outbox.put_nowait(frame):
+            self._check_not_streaming()
+            if not await outbox.put(frame):
+                raise await self._closed()
+
+    @overload
+    async def receive(self, *, decode: None = None) -> Message: ...
+    @overload
+    async def receive(self, *, decode: Literal[True]) -> str: ...
+    @overload
+    async def receive(self, *, decode: Literal[False]) -> bytes: ...
+    @overload
+    async def receive(self, *, decode: bool | None) -> Message: ...
+
+    async def receive(self, *, decode: bool | None = None) -> Message:
+        """Receive the next message.
+
+        When cancelled, no message is lost, and none is received twice.
+
+        Args:
+            decode: True to get binary messages as ``str`` too, False to get text as ``bytes``, which are known to be
+                UTF-8.
+
+        Raises:
+            ConnectionClosed: if the connection is closed and there is no message left.
+            InvalidData: if ``decode`` is true and a binary message is not UTF-8. It was received all the same, and is
+                the ``object`` of the exception's ``__cause__``.
+        """
+        await self._checkpoint()
+        inbox = self._connection.inbox
+        message = inbox.get_nowait()
+        if message is None:
+            message = await inbox.get()
+            if message is None:
+                raise await self._closed()
+        if decode is None or isinstance(message, str) is decode:
+            return message
+        if isinstance(message, str):
+            return message.encode()
+        try:
+            return message.decode()
+        except UnicodeDecodeError as exc:
+            raise InvalidData(f"a binary message is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+
+    async def __anext__(self) -> Message:
+        try:
+            return await self.receive()
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
+        except ConnectionClosed:
+            if self._connection.protocol.closing.is_clean:
+                raise StopAsyncIteration from None
+            raise
+
+    def send_stream(self, *, text: bool = False) -> SendStream:
+        """Send a message in parts, without knowing its end::
+
+            async with ws.send_stream(text=True) as out:
+                await out.send("part")
+
+        Parts go out as they come. Other tasks that send wait until the message is complete.
+
+        Leaving the block with an exception abandons the message. There is no way to tell the peer so in the middle of a
+        message, so if a part was sent, the connection is closed with 1011; otherwise nothing happens.
+
+        Args:
+            text: True for a text message, False for a binary one.
+        """
+        return SendStream(self, text)
+
+    def receive_stream(self) -> ReceiveStream:
+        """Receive the next message in parts, as they come in, however large it is::
+
+            async with ws.receive_stream() as parts:
+                async for part in parts: ...
+
+        ``parts.text`` tells whether it is text. Where one part ends and the next begins means nothing; none is empty.
+        Leaving the block early drops the rest of the message, and the next one can be received. Other tasks that receive
+        wait until the block is left.
+        """
+        return ReceiveStream(self)
+
+    # -- Control ---------------------------------------------------------------------------------------------------
+
+    async def ping(self, data: str | bytes | None = None) -> float:
+        """Send a ping and wait for its pong. When cancelled, the pong is ignored.
+
+        Args:
+            data: What the ping carries, at most 125 bytes. None: something that no other ping carries.
+
+        Returns:
+            The round trip in seconds.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or before the pong comes.
+            TypeError: if the data are neither text nor bytes.
+            ValueError: if they are too long.
+        """
+        payload = None if data is None else _prepare(data, None)[1]
+        if payload is not None and len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"a ping carries at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
+        await self._checkpoint()
+        connection = self._connection
+        if connection.outbox.finished:
+            raise await self._closed()
+        ping = connection.send_ping(payload)
+        try:
+            await ping.done.wait()
+        finally:
+            connection.forget_ping(ping)
+        if ping.round_trip is None:
+            raise connection.error()
+        return ping.round_trip
+
+    async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close the connection.
+
+        What was sent before goes out first; messages that were not received are dropped. Then this waits until the peer
+        has closed too, at most ``close_timeout`` seconds, and the stream below is closed in any case. On a connection
+        that is closed already it does nothing.
+
+        When cancelled, it does not wait: the stream is closed at once, after a Close frame if there is room for it.
+
+        Args:
+            code: The close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455, section 7.4).
+            reason: Text for the peer's log, at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
+            TypeError: if they are not an int and a str.
+        """
+        close = _make_close(code, reason)
+        connection = self._connection
+        connection.closed_locally = True
+        connection.begin_closing(close)
+        connection.inbox.discard()
+        try:
+            await connection.closed.wait()
+        except BaseException:
+            connection.abort()
+            # What is left to do takes GOODBYE_TIMEOUT twice at most.
+            with trio.CancelScope(shield=True):
+                await connection.closed.wait()
+            raise
+
+    async def send_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Close this direction: nothing can be sent any more, but the peer's last messages can be received.
+
+        The peer has ``close_timeout`` seconds to close too. On a connection that is closing already it does nothing.
+
+        Args:
+            code: As for :meth:`aclose`.
+            reason: As for :meth:`aclose`.
+
+        Raises:
+            ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
+            TypeError: if they are not an int and a str.
+        """
+        close = _make_close(code, reason)
+        await self._checkpoint()
+        self._connection.begin_closing(close)
+
+    # -- What the methods have in common ---------------------------------------------------------------------------
+
+    async def _checkpoint(self) -> None:
+        # Every call is a cancel point; one in CALLS_PER_TURN lets others run. They are counted per run of Trio, not per
+        # connection, so that a task that goes round many connections lets others run too.
+        calls = self._calls
+        calls[0] += 1
+        if calls[0] >= CALLS_PER_TURN:
+            calls[0] = 0
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _closed(self) -> ConnectionClosed:
+        """Wait until it is known how the connection ends, and return the exception that says it."""
+        await self._connection.settled.wait()
+        return self._connection.error()
+
+    def _check_not_streaming(self) -> None:
+        stream = self._connection.outbox.stream
+        if isinstance(stream, SendStream) and stream.task is trio.lowlevel.current_task():
+            raise RuntimeError("this task is in the middle of a send_stream() on the same WebSocket")
+
+
+class SendStream:
+    """A message that is sent in parts; see :meth:`WebSocket.send_stream`."""
+
+    def __init__(self, ws: WebSocket, text: bool) -> None:
+        self._ws = ws
+        self._outbox = ws._connection.outbox
+        self._text = text
+        self._opcode = Opcode.TEXT if text else Opcode.BINARY
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._active = False
+        self._busy = False
+        #: The task that is in the block.
+        self.task: trio.lowlevel.Task | None = None
+
+    async def __aenter__(self) -> Self:
+        if self.task is not None:
+            raise RuntimeError("a send_stream() sends one message")
+        ws = self._ws
+        await ws._checkpoint()
+        ws._check_not_streaming()
+        self.task = trio.lowlevel.current_task()
+        if not await self._outbox.begin_stream(self):
+            raise await ws._closed()
+        self._active = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._active = False
+        started = self._opcode is Opcode.CONT
+        try:
+            if exc is None:
+                self._utf8.decode(b"", True)
+        except UnicodeDecodeError as error:
+            self._abandon(started)
+            raise InvalidData("the text ends in the middle of a character") from error
+        if exc is not None:
+            self._abandon(started)
+            return
+        self._outbox.end_stream((self._opcode, b"", True))
+        await self._ws._checkpoint()
+
+    def _abandon(self, started: bool) -> None:
+        if started:
+            self._ws._connection.begin_closing(Close(CloseCode.INTERNAL_ERROR, "message abandoned"))
+        self._outbox.end_stream(None)
+
+    async def send(self, part: Sendable) -> None:
+        """Send a part of the message. When cancelled, nothing of this part is sent.
+
+        Args:
+            part: ``str`` or bytes, whichever kind the message is of: bytes are UTF-8 in a text message, and may end in
+                the middle of a character.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            TypeError: if the part is neither text nor bytes, or text in a binary message.
+            ValueError: if it cannot be text, in a text message.
+            trio.ClosedResourceError: outside of the block.
+            trio.BusyResourceError: if another task is sending a part.
+        """
+        if isinstance(part, str) and not self._text:
+            raise TypeError("a part of a binary message is bytes, not str")
+        data = _prepare(part, None)[1]
+        await self._ws._checkpoint()
+        if not self._active:
+            raise trio.ClosedResourceError("this message is not being sent any more, or not yet")
+        if self._busy:
+            raise trio.BusyResourceError("another task is sending a part of this message")
+        before = self._utf8.getstate()
+        if self._text:
+            try:
+                self._utf8.decode(data)
+            except UnicodeDecodeError as exc:
+                self._utf8.setstate(before)
+                raise InvalidData(f"a part of a text message is not UTF-8: {exc.reason}") from exc
+        if not data:
+            return
+        self._busy = True
+        sent = False
+        try:
+            sent = await self._outbox.put((self._opcode, data, False), self)
+        finally:
+            self._busy = False
+            if not sent:
+                self._utf8.setstate(before)
+        if not sent:
+            raise await self._ws._closed()
+        self._opcode = Opcode.CONT
+
+
+class ReceiveStream:
+    """A message that is received in parts: an asynchronous iterator; see :meth:`WebSocket.receive_stream`.
+
+    Attributes:
+        text: Whether the message is text; its parts are ``str`` then, and ``bytes`` otherwise.
+    """
+
+    text: bool
+
+    def __init__(self, ws: WebSocket) -> None:
+        self._ws = ws
+        self._inbox = ws._connection.inbox
+        self._entered = False
+        self._active = False
+        self._busy = False
+        self._complete = False
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a receive_stream() receives one message")
+        self._entered = True
+        await self._ws._checkpoint()
+        await self._inbox.begin_turn()
+        try:
+            if not await self._inbox.begin_parts():
+                raise await self._ws._closed()
+        except BaseException:
+            self._inbox.end_turn()
+            raise
+        self._active = True
+        self.text = self._inbox.next_is_text()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._active = False
+        if not self._complete:
+            self._inbox.skip_parts()
+        self._inbox.end_turn()
+        if exc is None:
+            await self._ws._checkpoint()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """Receive the next part. When cancelled, no part is lost.
+
+        Raises:
+            ConnectionClosed: if the connection is closed before the message is complete.
+            trio.ClosedResourceError: outside of the block.
+            trio.BusyResourceError: if another task is receiving a part.
+        """
+        await self._ws._checkpoint()
+        if not self._active:
+            raise trio.ClosedResourceError("this message is not being received any more, or not yet")
+        if self._busy:
+            raise trio.BusyResourceError("another task is receiving a part of this message")
+        while not self._complete:
+            self._busy = True
+            try:
+                part = await self._inbox.get_part()
+            finally:
+                self._busy = False
+            if part is None:
+                raise await self._ws._closed()
+            data, self._complete = part
+            if data:
+                return data
+        raise StopAsyncIteration
+
+
+class Session:
+    """Runs a connection for as long as a block: ``async with Session(...) as ws``.
+
+    It closes the connection on the way out, whichever way that is, and what comes out of the block comes out of the
+    session as it is. It is a class because a nursery must not be held across the ``yield`` of a generator; and it holds
+    the nursery by hand because the exceptions of the block must not end up in the nursery's ExceptionGroup.
+    """
+
+    def __init__(self, ws: WebSocket) -> None:
+        self._ws = ws
+        self._connection = ws._connection
+        self._manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+
+    async def __aenter__(self) -> WebSocket:
+        self._nursery = await self._manager.__aenter__()
+        self._nursery.start_soon(run, self._connection)
+        return self._ws
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        nurseries = trio.lowlevel.current_task().child_nurseries
+        if not nurseries or nurseries[-1] is not self._nursery:
+            self._connection.abort()
+            raise RuntimeError(
+                "a WebSocket must be left in the task that entered it, after everything that was entered later"
+            )
+        if exc is None:
+            code = CloseCode.NORMAL_CLOSURE
+        elif _has_cancelled(exc):
+            code = CloseCode.GOING_AWAY
+        else:
+            code = CloseCode.INTERNAL_ERROR
+        try:
+            await self._ws.aclose(code)
+        except trio.Cancelled:
+            if exc is None:
+                raise
+            # The exception of the block goes on. The cancellation is not lost: the next checkpoint meets it again.
+        finally:
+            # Nothing is left in the nursery by now, so this does not wait.
+            await self._manager.__aexit__(None, None, None)
+
+
+def _has_cancelled(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return any(_has_cancelled(each) for each in exc.exceptions)
+    return isinstance(exc, trio.Cancelled)
+
+
+def _make_close(code: int, reason: str) -> Close:
+    if code == CloseCode.NO_STATUS_RCVD:
+        raise ValueError(f"{code} is not a close code that may be sent")
+    return Close(code, reason)
+
+
+def _prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
+    """Return how to send a message, and its bytes, which nobody else can change."""
+    if isinstance(message, str):
+        return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        data = bytes(message)
+        if not text:
+            return Opcode.BINARY, data
+        try:
+            data.decode()
+        except UnicodeDecodeError as exc:
+            raise InvalidData(f"the message is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+        return Opcode.TEXT, data
+    raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
