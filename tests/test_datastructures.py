@@ -402,9 +402,7 @@ def test_names_are_tokens(headers: Headers, add: Callable[[Headers, str, str], N
     ["\r", "\n", "\0", "a\r\nB: c", "a\n", "\n a", "\x0b", "\x1f", "\x7f", "\u0100", "€", "\ud800"],
     ids=ascii,
 )
-def test_values_cannot_leave_their_line(
-    headers: Headers, add: Callable[[Headers, str, str], None], value: str
-) -> None:
+def test_values_cannot_leave_their_line(headers: Headers, add: Callable[[Headers, str, str], None], value: str) -> None:
     with pytest.raises(InvalidHeader) as caught:
         add(headers, "Name", value)
     assert (caught.value.name, caught.value.value) == ("Name", value)

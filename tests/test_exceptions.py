@@ -344,12 +344,8 @@ CLOSED = [ConnectionClosed, ConnectionClosedOK, ConnectionClosedError, Connectio
         pytest.param(None, None, None, 1006, "", ["lost"], id="neither"),
         pytest.param(BYE, None, None, 1000, "bye", ["received 1000", "bye", "lost"], id="received"),
         pytest.param(None, BYE, None, 1006, "", ["sent 1000", "bye", "lost"], id="sent"),
-        pytest.param(
-            BYE, GOING_AWAY, True, 1000, "bye", ["received 1000", "then sent 1001"], id="received, sent"
-        ),
-        pytest.param(
-            BYE, GOING_AWAY, False, 1000, "bye", ["sent 1001", "then received 1000"], id="sent, received"
-        ),
+        pytest.param(BYE, GOING_AWAY, True, 1000, "bye", ["received 1000", "then sent 1001"], id="received, sent"),
+        pytest.param(BYE, GOING_AWAY, False, 1000, "bye", ["sent 1001", "then received 1000"], id="sent, received"),
         pytest.param(Close(1005, ""), BYE, True, 1005, "", ["received 1005", "then sent 1000"], id="no code"),
     ],
 )

@@ -216,9 +216,7 @@ def test_close_parse_is_strict_and_total(data: bytes) -> None:
     assert close.serialize() == data
 
 
-@pytest.mark.parametrize(
-    "code, normal", [(1000, True), (1001, True), (1005, True), (1002, False), (4000, False)]
-)
+@pytest.mark.parametrize("code, normal", [(1000, True), (1001, True), (1005, True), (1002, False), (4000, False)])
 def test_close_is_normal(code: int, normal: bool) -> None:
     assert Close(code, "").is_normal is normal
 
@@ -315,11 +313,7 @@ def test_frame_fields_in_order() -> None:
 def test_frame_flags_are_independent(name: str) -> None:
     plain = Frame(Opcode.TEXT, b"")
     frame = attrs.evolve(plain, **{name: not getattr(plain, name)})
-    changed = [
-        field.name
-        for field in attrs.fields(Frame)
-        if getattr(plain, field.name) != getattr(frame, field.name)
-    ]
+    changed = [field.name for field in attrs.fields(Frame) if getattr(plain, field.name) != getattr(frame, field.name)]
     assert changed == [name]
 
 
@@ -482,9 +476,7 @@ def test_long_text_is_shortened(character: str) -> None:
     assert str(Frame(Opcode.TEXT, (character * 65).encode())).startswith(f"TEXT {character * 64!r}... [")
     assert str(Frame(Opcode.TEXT, (character * 10_000).encode())).startswith(f"TEXT {character * 64!r}... [")
     # Cut in the middle of a character.
-    assert str(Frame(Opcode.TEXT, ("x" + character * 1000).encode())).startswith(
-        f"TEXT {'x' + character * 63!r}... ["
-    )
+    assert str(Frame(Opcode.TEXT, ("x" + character * 1000).encode())).startswith(f"TEXT {'x' + character * 63!r}... [")
 
 
 def test_long_binary_is_shortened() -> None:

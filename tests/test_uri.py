@@ -281,7 +281,7 @@ def test_longest_host(dot: str) -> None:
     assert len(longest) == 253
     assert parse_uri(f"ws://{longest}{dot}/").host == longest + dot
     with pytest.raises(InvalidURI):
-        parse_uri(f"ws://{longest}a{dot}a/")
+        parse_uri(f"ws://{longest}a{dot}/")
 
 
 # -- Invalid URIs --------------------------------------------------------------------------------------------

@@ -114,9 +114,8 @@ class Inbox:
         await self.begin_turn()
         try:
             while not self._messages:
-                if self._is_over():
+                if not await self._ask_for_more():
                     return None
-                await self._wait()
             message = self._pop()
             assert not isinstance(message, LastPart)  # whoever took the first part has also had the last
             return message
@@ -148,9 +147,8 @@ class Inbox:
         """
         self._in_parts = True
         while not self._messages and not self._protocol.message_in_progress:
-            if self._is_over():
+            if not await self._ask_for_more():
                 return False
-            await self._wait()
         return True
 
     def next_is_text(self) -> bool:
@@ -168,14 +166,13 @@ class Inbox:
             if self._messages:
                 message = self._pop()
                 return (message.data if isinstance(message, LastPart) else message), True
-            if self._is_over():
-                return None
-            if self._protocol.held:
+            if self._protocol.held and not self._is_over():
                 part = self._protocol.take_part()
                 self._answering = True
                 self._wake_reader()
                 return part, False
-            await self._wait()
+            if not await self._ask_for_more():
+                return None
 
     def skip_parts(self) -> None:
         """Drop the rest of the message of which a part was taken, or the beginning was seen."""
@@ -210,10 +207,14 @@ class Inbox:
             self._wake_reader()
         return message
 
-    async def _wait(self) -> None:
+    async def _ask_for_more(self) -> bool:
+        """Wait until something has come. Return False at once if nothing more will."""
         self._answering = False
         self._wake_reader()
+        if self._is_over():
+            return False
         await self._waiting.park()
+        return True
 
     def _wake_reader(self) -> None:
         # It looks again whether it may go on.

@@ -188,8 +188,8 @@ def _parse_host(host: str) -> str:
             raise _Invalid(f"the host {host!r} has no IDNA encoding: {exc}") from exc
     if not _HOST_CHARACTERS.fullmatch(host):
         raise _Invalid(f"the host {host!r} has a character that no host has")
-    if any(len(label) > 63 for label in host.split(".")) or len(host) > 254:
-        raise _Invalid("a host has at most 254 characters, 63 between two dots")
+    if any(len(label) > 63 for label in host.split(".")) or len(host.removesuffix(".")) > 253:
+        raise _Invalid("a host has at most 253 characters, 63 between two dots")
     if host.startswith(".") or ".." in host:
         raise _Invalid(f"a label of the host {host!r} is empty")
     return host.lower()

@@ -76,9 +76,7 @@ class Counting:
         return bytes((len(self.sizes) + i) % 256 for i in range(size))
 
 
-def protocol(
-    role: Role, *, max_message_size: int | None = None, extensions: Sequence[Extension] = ()
-) -> Protocol:
+def protocol(role: Role, *, max_message_size: int | None = None, extensions: Sequence[Extension] = ()) -> Protocol:
     random = Counting() if role is Role.CLIENT else no_random
     return Protocol(role, random=random, max_message_size=max_message_size, extensions=extensions)
 
@@ -284,5 +282,3 @@ def split(data: bytes, positions: Iterable[int]) -> Iterator[tuple[bytes, bool]]
     borders = [0, *sorted(min(position, len(data)) for position in positions), len(data)]
     for i, (start, end) in enumerate(zip(borders, borders[1:], strict=False)):
         yield data[start:end], i == len(borders) - 2
-
-

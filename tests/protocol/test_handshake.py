@@ -294,9 +294,7 @@ def test_requests_that_are_in_order(name: str, values: list[str]) -> None:
     ],
 )
 def test_subprotocols(offered: list[str], supported: list[str], chosen: str | None) -> None:
-    answer, agreement = accept(
-        request(replace(REQUEST, "Sec-WebSocket-Protocol", *offered)), subprotocols=supported
-    )
+    answer, agreement = accept(request(replace(REQUEST, "Sec-WebSocket-Protocol", *offered)), subprotocols=supported)
     assert agreement.subprotocol == chosen
     assert answer.headers.get("Sec-WebSocket-Protocol") == chosen
 
@@ -484,9 +482,7 @@ def test_reject(exc: InvalidHandshake, status: int) -> None:
 
 @given(
     st.sampled_from([name for name, _ in REQUEST] + ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"]),
-    st.lists(
-        st.text(alphabet=st.characters(max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=8), max_size=3
-    ),
+    st.lists(st.text(alphabet=st.characters(max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=8), max_size=3),
 )
 def test_any_value_has_an_answer(name: str, values: list[str]) -> None:
     answer, failure = answer_to(to_bytes(replace(REQUEST, name, *values)))
@@ -496,17 +492,22 @@ def test_any_value_has_an_answer(name: str, values: list[str]) -> None:
         assert 400 <= answer.status_code < 500
 
 
-@pytest.mark.parametrize("value", ["," * 1_000_000, "a;" * 500_000, '"' * 1_000_000, "a; b=" + '"' + "\\" * 999_999])
-@pytest.mark.parametrize("name", [*dict(REQUEST), "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"])
+@pytest.mark.parametrize("value", ["," * 200_000, "a;" * 100_000, '"' * 200_000, 'a; b="' + "\\" * 200_000])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, _ in REQUEST if name != "Host"] + ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"],
+)
 def test_large_values(name: str, value: str) -> None:
-    if name == "Host":
-        accept(request(replace(REQUEST, name, value)))
-        return
+    # Finishing at all is the test: anything but linear time would take minutes.
     with pytest.raises(InvalidHeader) as caught:
-        accept(request(replace(REQUEST, name, value)))
+        accept(request(replace(REQUEST, name, value)), extensions=[AnswerReverse()])
     assert reject(caught.value).status_code in (400, 426)
-    with pytest.raises(InvalidHeader):
-        accept(request([*REQUEST, (name, value)]), extensions=[AnswerReverse()])
+
+
+def test_many_offers() -> None:
+    offers = ", ".join(["x-reverse; bad", "x-unknown"] * 20_000)
+    pairs = [*REQUEST, ("Sec-WebSocket-Extensions", offers), ("Sec-WebSocket-Protocol", "a, " * 50_000)]
+    assert accept(request(pairs), subprotocols=["b"], extensions=[AnswerReverse()])[1] == Agreement()
 
 
 # -- What a client makes of the answer -------------------------------------------------------------------------------
@@ -601,7 +602,10 @@ def test_accepted_extensions() -> None:
         replace(RESPONSE, "Sec-WebSocket-Extensions", 'x-repeat; times="2", x-reverse'),
         extensions=[OfferReverse(), Repeats()],
     )
-    assert [extension.rsv for extension in agreement.extensions] == [Repeats().accept((("times", "2"),)).rsv, Reverse.rsv]
+    assert [extension.rsv for extension in agreement.extensions] == [
+        Repeats().accept((("times", "2"),)).rsv,
+        Reverse.rsv,
+    ]
 
 
 @pytest.mark.parametrize("status", [100, 102, 200, 204, 301, 400, 401, 403, 404, 426, 500, 503])
@@ -672,9 +676,7 @@ def test_both_ends_are_ours(key: bytes) -> None:
     answer, theirs = accept(read, subprotocols=["b"], extensions=[AnswerReverse(), Repeats()])
     answered = ResponseParser().feed(answer.serialize())
     assert answered is not None
-    ours = check_response(
-        asked, answered, subprotocols=["a", "b"], extensions=[Repeats(), OfferReverse()]
-    )
+    ours = check_response(asked, answered, subprotocols=["a", "b"], extensions=[Repeats(), OfferReverse()])
     assert ours.subprotocol == theirs.subprotocol == "b"
     assert list(map(type, ours.extensions)) == list(map(type, theirs.extensions))
     # An answer to somebody else's key is none to ours.

@@ -1,0 +1,1093 @@
+"""Requests and responses: values that are valid, bytes in any pieces, limits that are exact."""
+
+from __future__ import annotations
+
+import copy
+import http
+import pickle
+import platform
+import re
+import string
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from trio_ws.datastructures import Headers
+from trio_ws.exceptions import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
+from trio_ws.http11 import (
+    MAX_BODY_SIZE,
+    MAX_CHUNK_HEADER_SIZE,
+    MAX_HEAD_SIZE,
+    MAX_HEADERS,
+    MAX_INTERIM_RESPONSES,
+    Request,
+    RequestParser,
+    Response,
+    ResponseParser,
+    reason_phrase,
+    software,
+)
+
+deterministic = settings(derandomize=True, deadline=None)
+
+REQUEST = (
+    b"GET /chat?room=1 HTTP/1.1\r\n"
+    b"Host: example.org\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: keep-alive, Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    b"Sec-WebSocket-Version: 13\r\n"
+    b"\r\n"
+)
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\n"
+    b"Upgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+    b"\r\n"
+)
+LENGTH = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"2\r\nhe\r\n3;name=value\r\nllo\r\n0\r\nTrailer: x\r\n\r\n"
+)
+UNTIL_EOF = b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\nhello"
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+OLD = b"HTTP/1.0 400 Bad Request\r\n\r\nbad"
+
+
+def one_by_one(data: bytes) -> list[bytes]:
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+def parse_request(data: bytes, **limits: int) -> Request:
+    request = RequestParser(**limits).feed(data)
+    assert request is not None
+    return request
+
+
+def parse_response(data: bytes, **limits: int) -> Response:
+    """Return the response that these bytes are, and then nothing."""
+    parser = ResponseParser(**limits)
+    response = parser.feed(data) or parser.feed(b"")
+    assert response is not None
+    return response
+
+
+def raw(message: Request | Response) -> list[tuple[str, str]]:
+    return list(message.headers.raw_items())
+
+
+# -- Request and Response as values --------------------------------------------------------------------------
+
+
+def test_request_fields_in_order() -> None:
+    error = ValueError("x")
+    request = Request("/chat", Headers(Host="a"), error)
+    assert request.path == "/chat"
+    assert request.headers == Headers(Host="a")
+    assert request._exception is error
+    assert request.method == "GET"
+    assert request.http_version == "1.1"
+    assert request == Request(
+        path="/chat", headers=Headers(Host="a"), _exception=error, method="GET", http_version="1.1"
+    )
+
+
+def test_response_fields_in_order() -> None:
+    error = ValueError("x")
+    response = Response(403, "Forbidden", Headers(Server="a"), b"no", error)
+    assert response.status_code == 403
+    assert response.reason_phrase == "Forbidden"
+    assert response.headers == Headers(Server="a")
+    assert response.body == b"no"
+    assert response._exception is error
+    assert response == Response(
+        status_code=403, reason_phrase="Forbidden", headers=Headers(Server="a"), body=b"no", _exception=error
+    )
+
+
+def test_optional_fields() -> None:
+    assert Request("/", Headers())._exception is None
+    assert Response(200, "OK", Headers()).body is None
+    assert Response(200, "OK", Headers())._exception is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda exception: Request("/", Headers(), exception),
+        lambda exception: Request("/", Headers(), _exception=exception),
+        lambda exception: Response(200, "OK", Headers(), None, exception),
+        lambda exception: Response(200, "OK", Headers(), _exception=exception),
+    ],
+    ids=["request positional", "request keyword", "response positional", "response keyword"],
+)
+def test_exception_takes_no_part_in_comparison(make: Callable[[Exception | None], Request | Response]) -> None:
+    error = ValueError("x")
+    assert make(error)._exception is error
+    assert make(error) == make(None) == make(KeyError("y"))
+    assert "ValueError" not in repr(make(error))
+
+
+MESSAGES: dict[str, tuple[Any, str, Any]] = {
+    "request": (Request("/", {"Host": "a"}), "path", "/other"),
+    "response": (Response(200, "OK", {"Server": "a"}, b"x"), "body", b"y"),
+}
+messages = pytest.mark.parametrize("message, name, value", MESSAGES.values(), ids=MESSAGES.keys())
+
+
+@messages
+def test_messages_compare_by_content(message: Any, name: str, value: Any) -> None:
+    same = attrs.evolve(message)
+    assert same is not message
+    assert same == message
+    assert attrs.evolve(message, **{name: value}) != message
+    assert attrs.evolve(message, headers=Headers(Other="x")) != message
+    assert message != None  # noqa: E711
+
+
+@messages
+def test_messages_are_immutable(message: Any, name: str, value: Any) -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(message, name, value)
+    with pytest.raises(AttributeError):
+        message.extra = 1
+    assert not hasattr(message, "__dict__")
+
+
+@messages
+def test_messages_are_not_hashable(message: Any, name: str, value: Any) -> None:
+    # Their headers can change.
+    with pytest.raises(TypeError):
+        hash(message)
+
+
+@messages
+def test_messages_can_be_pickled_and_copied(message: Any, name: str, value: Any) -> None:
+    assert pickle.loads(pickle.dumps(message)) == message
+    other = copy.deepcopy(message)
+    assert other == message
+    assert other.headers is not message.headers
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda headers: Request("/", headers), lambda headers: Response(200, "OK", headers)],
+    ids=["request", "response"],
+)
+def test_messages_copy_the_headers(make: Callable[[Any], Request | Response]) -> None:
+    headers = Headers([("Cookie", "a"), ("cookie", "b")])
+    message = make(headers)
+    assert message.headers is not headers
+    headers["Cookie"] = "c"
+    del message.headers["Cookie"]
+    message.headers["X"] = "y"
+    assert list(headers.raw_items()) == [("Cookie", "a"), ("cookie", "b"), ("Cookie", "c")]
+    assert raw(message) == [("X", "y")]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda headers: Request("/", headers), lambda headers: Response(200, "OK", headers)],
+    ids=["request", "response"],
+)
+def test_headers_are_made_from_anything(make: Callable[[Any], Request | Response]) -> None:
+    assert type(make({"A": "a"}).headers) is Headers
+    assert raw(make({"A": "a"})) == raw(make([("A", "a")])) == [("A", "a")]
+    with pytest.raises(InvalidHeader):
+        make({"A": "a\r\nB: b"})
+    with pytest.raises(TypeError):
+        make(None)
+
+
+@pytest.mark.parametrize("path", ["/", "/a?b", "*", "http://example.org/", "/%20"])
+def test_request_paths(path: str) -> None:
+    assert Request(path, []).path == path
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/a b", "/\r\n", "/\0", "/\x7f", "/é", "/\u2028", "/ HTTP/1.1\r\nX: y"], ids=ascii
+)
+def test_request_paths_that_would_break_the_request_line(path: str) -> None:
+    with pytest.raises(InvalidMessage):
+        Request(path, [])
+
+
+@pytest.mark.parametrize("method", ["", "G T", "GET\r\n", "GÉT", "G(T", "GET/"], ids=ascii)
+def test_request_methods_are_tokens(method: str) -> None:
+    assert Request("/", [], method="M-SEARCH").method == "M-SEARCH"
+    with pytest.raises(InvalidMessage):
+        Request("/", [], method=method)
+
+
+@pytest.mark.parametrize("version", ["", "1", "1.1\r\n", "1.10", "HTTP/1.1", "x.y", "1.²"], ids=ascii)
+def test_request_versions(version: str) -> None:
+    assert Request("/", [], http_version="1.0").http_version == "1.0"
+    with pytest.raises(InvalidMessage):
+        Request("/", [], http_version=version)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": b"/"},
+        {"path": None},
+        {"method": b"GET"},
+        {"method": None},
+        {"http_version": 1.1},
+    ],
+    ids=repr,
+)
+def test_request_fields_of_another_type(arguments: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        Request(**{"path": "/", "headers": [], **arguments})
+
+
+@pytest.mark.parametrize("status_code", [100, 101, 200, 599])
+def test_response_status_codes(status_code: int) -> None:
+    assert Response(status_code, "", []).status_code == status_code
+
+
+@pytest.mark.parametrize("status_code", [-1, 0, 99, 600, 1000, True])
+def test_response_status_codes_that_are_none(status_code: int) -> None:
+    with pytest.raises(InvalidMessage):
+        Response(status_code, "", [])
+
+
+def test_response_status_code_is_a_plain_int() -> None:
+    assert type(Response(http.HTTPStatus.OK, "", []).status_code) is int
+
+
+@pytest.mark.parametrize("phrase", ["", "OK", "I'm a teapot", "a\tb", "déjà vu", " OK "])
+def test_response_reason_phrases(phrase: str) -> None:
+    response = Response(200, phrase, [])
+    assert response.reason_phrase == phrase
+    assert parse_response(response.serialize()).reason_phrase == phrase
+
+
+@pytest.mark.parametrize("phrase", ["\r", "\n", "OK\r\nX: y", "\0", "\x1b", "\x7f", "€"], ids=ascii)
+def test_response_reason_phrases_that_would_break_the_status_line(phrase: str) -> None:
+    with pytest.raises(InvalidMessage):
+        Response(200, phrase, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"status_code": "200"},
+        {"status_code": 200.0},
+        {"status_code": None},
+        {"reason_phrase": b"OK"},
+        {"reason_phrase": None},
+        {"body": "text"},
+        {"body": 5},
+    ],
+    ids=repr,
+)
+def test_response_fields_of_another_type(arguments: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        Response(**{"status_code": 200, "reason_phrase": "OK", "headers": [], **arguments})
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_response_body_is_bytes(kind: Callable[[bytes], Any]) -> None:
+    body = kind(b"body")
+    response = Response(200, "OK", [], body)
+    assert type(response.body) is bytes
+    assert response.body == b"body"
+
+
+# -- Serializing ---------------------------------------------------------------------------------------------
+
+
+def test_serialize_request() -> None:
+    request = Request("/chat", [("Host", "example.org"), ("Cookie", "a"), ("cookie", "b")])
+    assert request.serialize() == b"GET /chat HTTP/1.1\r\nHost: example.org\r\nCookie: a\r\ncookie: b\r\n\r\n"
+
+
+def test_serialize_response_that_switches() -> None:
+    response = Response(101, "Switching Protocols", {"Upgrade": "websocket", "Connection": "Upgrade"})
+    data = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    assert response.serialize() == data
+
+
+def test_serialize_response_with_a_body() -> None:
+    response = Response(403, "Forbidden", {"Server": "x"}, b"no")
+    assert response.serialize() == b"HTTP/1.1 403 Forbidden\r\nServer: x\r\nContent-Length: 2\r\n\r\nno"
+
+
+@pytest.mark.parametrize("body", [None, b""])
+def test_serialize_response_without_a_body(body: bytes | None) -> None:
+    response = Response(403, "", [], body)
+    assert response.serialize() == b"HTTP/1.1 403 \r\nContent-Length: 0\r\n\r\n"
+
+
+def test_serialize_response_with_its_own_content_length() -> None:
+    response = Response(200, "OK", {"content-length": "2"}, b"hi")
+    assert response.serialize() == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+
+
+@pytest.mark.parametrize("body", [b"hello", b""])
+def test_serialize_response_that_is_chunked(body: bytes) -> None:
+    response = Response(200, "OK", {"Transfer-Encoding": "chunked"}, body)
+    assert b"Content-Length" not in response.serialize()
+    assert parse_response(response.serialize()).body == body
+
+
+@pytest.mark.parametrize("status_code", [100, 102, 204, 304])
+def test_serialize_response_that_has_no_body(status_code: int) -> None:
+    data = Response(status_code, "", []).serialize()
+    assert data == b"HTTP/1.1 %d \r\n\r\n" % status_code
+    with pytest.raises(InvalidMessage):
+        Response(status_code, "", [], b"body").serialize()
+
+
+@pytest.mark.parametrize(
+    "headers, body",
+    [
+        ({"Content-Length": "3"}, b"hi"),
+        ({"Content-Length": "1"}, b"hi"),
+        ({"Content-Length": "x"}, b"hi"),
+        ({"Transfer-Encoding": "gzip"}, b"hi"),
+    ],
+    ids=["body too short", "body too long", "no number", "unknown coding"],
+)
+def test_serialize_refuses_a_response(headers: dict[str, str], body: bytes) -> None:
+    response = Response(200, "OK", headers, body)
+    with pytest.raises(InvalidMessage) as caught:
+        response.serialize()
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("/", []),
+        Request("/", [("Host", "a"), ("Host", "b")]),
+        Request("/", [("Host", "a"), ("Content-Length", "x")]),
+        # We only speak 1.1, whatever someone else spoke.
+        Request("/", [("Host", "a")], http_version="1.0"),
+    ],
+    ids=["no Host", "two Hosts", "bad Content-Length", "HTTP/1.0"],
+)
+def test_serialize_refuses_a_request(request_: Request) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        request_.serialize()
+    assert caught.value.__cause__ is not None
+
+
+def test_serialize_other_methods() -> None:
+    data = b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"
+    assert Request("example.org:443", {"Host": "example.org:443"}, method="CONNECT").serialize() == data
+
+
+def test_serialize_headers_that_are_not_ascii() -> None:
+    assert b"\r\nX: d\xe9j\xe0\r\n" in Request("/", {"Host": "a", "X": "déjà"}).serialize()
+    assert b"\r\nX: d\xe9j\xe0\r\n" in Response(200, "OK", {"X": "déjà"}).serialize()
+    assert b"\r\nX: d\xe9j\xe0\r\n" in Response(101, "OK", {"X": "déjà"}).serialize()
+
+
+def test_serialize_trims_values() -> None:
+    assert b"\r\nX: a b\r\n" in Request("/", {"Host": "a", "X": " \ta b\t "}).serialize()
+
+
+# -- Parsing requests ----------------------------------------------------------------------------------------
+
+
+def test_parse_request() -> None:
+    parser = RequestParser()
+    request = parser.feed(REQUEST)
+    assert request == Request(
+        "/chat?room=1",
+        [
+            ("Host", "example.org"),
+            ("Upgrade", "websocket"),
+            ("Connection", "keep-alive, Upgrade"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("Sec-WebSocket-Version", "13"),
+        ],
+    )
+    assert request is not None
+    assert raw(request)[4] == ("Sec-WebSocket-Version", "13")
+    assert parser.unused == b""
+
+
+def test_parse_request_one_byte_at_a_time() -> None:
+    parser = RequestParser()
+    *earlier, last = [parser.feed(piece) for piece in one_by_one(REQUEST)]
+    assert set(map(type, earlier)) == {type(None)}
+    assert last == parse_request(REQUEST)
+
+
+@pytest.mark.parametrize("rest", [b"\x81\x85" + bytes(9), b"\r\n", REQUEST], ids=["frame", "CRLF", "request"])
+def test_what_follows_a_request_is_unused(rest: bytes) -> None:
+    parser = RequestParser()
+    assert parser.feed(REQUEST + rest) is not None
+    assert parser.unused == rest
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_feed_takes_other_bytes(kind: Callable[[bytes], bytes]) -> None:
+    assert RequestParser().feed(kind(REQUEST)) == parse_request(REQUEST)
+    assert ResponseParser().feed(kind(SWITCH)) == parse_response(SWITCH)
+
+
+def test_parse_request_without_upgrade() -> None:
+    request = parse_request(b"POST /x HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc")
+    assert request.method == "POST"
+    assert request.http_version == "1.0"
+    assert raw(request) == [("Content-Length", "3")]
+
+
+def test_parse_request_leaves_its_body_alone() -> None:
+    parser = RequestParser()
+    assert parser.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcdef") is not None
+    assert parser.unused == b"abcdef"
+
+
+def test_parse_request_of_another_version() -> None:
+    # It is for the handshake to answer 505.
+    assert parse_request(b"GET / HTTP/2.0\r\n\r\n").http_version == "2.0"
+
+
+def test_parse_request_values() -> None:
+    request = parse_request(b"GET / HTTP/1.1\r\nHost:a\r\nX: \t d\xe9j\xe0  vu \t\r\nEmpty:\r\nX:\ta\tb\r\n\r\n")
+    assert raw(request) == [("Host", "a"), ("X", "déjà  vu"), ("Empty", ""), ("X", "a\tb")]
+
+
+def test_parse_request_with_bare_newlines() -> None:
+    # RFC 9112, section 2.2, allows a recipient to take LF alone for a line end.
+    parser = RequestParser()
+    request = parser.feed(b"GET / HTTP/1.1\nHost: a\n\nrest")
+    assert request == Request("/", {"Host": "a"})
+    assert parser.unused == b"rest"
+
+
+def test_parse_request_with_folded_lines() -> None:
+    # RFC 9112, section 5.2: refuse it, or take each fold for a space.
+    request = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n  b\r\n\tc\r\n\r\n")
+    assert request.headers["X"] == "a b c"
+
+
+BAD_REQUESTS = {
+    "no request line": b"\r\n\r\n",
+    "no request line, LF": b"\n\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "NUL": b"\x00",
+    "space at the start": b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "one word": b"GET\r\n\r\n",
+    "no version": b"GET /\r\nHost: a\r\n\r\n",
+    "bad version": b"GET / HTTP/x\r\nHost: a\r\n\r\n",
+    "lower-case version": b"GET / http/1.1\r\nHost: a\r\n\r\n",
+    "version of three numbers": b"GET / HTTP/1.1.1\r\nHost: a\r\n\r\n",
+    "two spaces": b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "space in the path": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "path not ASCII": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "NUL in the path": b"GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "method no token": b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no Host": b"GET / HTTP/1.1\r\n\r\n",
+    "two Hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    "no colon": b"GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n",
+    "space before the colon": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+    "no name": b"GET / HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n",
+    "name no token": b"GET / HTTP/1.1\r\nHost: a\r\nX(: x\r\n\r\n",
+    "name not ASCII": b"GET / HTTP/1.1\r\nHost: a\r\n\xc3\xa9: x\r\n\r\n",
+    "fold before the first header": b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+    "NUL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+    "CR in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+    "CR twice": b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
+    "escape in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: \x1b[2J\r\n\r\n",
+    "DEL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: \x7f\r\n\r\n",
+    "Content-Length no number": b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+    "Content-Length signed": b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+    "Content-Length twice": b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", BAD_REQUESTS.values(), ids=BAD_REQUESTS.keys())
+@pytest.mark.parametrize("cut", [lambda data: [data], one_by_one], ids=["at once", "one by one"])
+def test_bad_requests(data: bytes, cut: Callable[[bytes], list[bytes]]) -> None:
+    parser = RequestParser()
+    with pytest.raises(InvalidMessage) as caught:
+        for piece in cut(data):
+            assert parser.feed(piece) is None
+    assert type(caught.value) is InvalidMessage
+    assert caught.value.status == 400
+
+
+def test_unknown_transfer_coding_is_501() -> None:
+    # RFC 9112, section 6.1.
+    with pytest.raises(InvalidMessage) as caught:
+        parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n")
+    assert caught.value.status == 501
+
+
+@pytest.mark.parametrize("size", [0, 1, 20, len(REQUEST) - 1])
+def test_request_that_ends_too_early(size: int) -> None:
+    parser = RequestParser()
+    if size:
+        assert parser.feed(REQUEST[:size]) is None
+    with pytest.raises(InvalidMessage) as caught:
+        parser.feed(b"")
+    assert type(caught.value) is InvalidMessage
+
+
+def test_reasons_do_not_quote_without_end() -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x" * 30_000 + b"\r\n\r\n")
+    assert len(caught.value.reason) <= 200
+
+
+# -- Parsing responses ---------------------------------------------------------------------------------------
+
+
+def test_parse_response_that_switches() -> None:
+    parser = ResponseParser()
+    response = parser.feed(SWITCH + b"\x81\x05hello")
+    assert response == Response(
+        101,
+        "Switching Protocols",
+        {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+        },
+    )
+    assert response is not None
+    assert response.body is None
+    assert parser.unused == b"\x81\x05hello"
+
+
+RESPONSES = {
+    "switch": (SWITCH, 101, None),
+    "length": (LENGTH, 403, b"hello"),
+    "length 0": (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 403, b""),
+    "length twice, the same": (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5, 5\r\n\r\nhello", 403, b"hello"),
+    "chunked": (CHUNKED, 503, b"hello"),
+    "chunked, empty": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, b""),
+    "chunked, upper case": (
+        b"HTTP/1.1 200 OK\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n",
+        200,
+        b"0123456789",
+    ),
+    "chunked beats length": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        200,
+        b"hi",
+    ),
+    "until EOF": (UNTIL_EOF, 200, b"hello"),
+    "until EOF, empty": (b"HTTP/1.1 200 OK\r\n\r\n", 200, b""),
+    "no content": (NO_CONTENT, 204, None),
+    "not modified": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", 304, None),
+    "HTTP/1.0": (OLD, 400, b"bad"),
+    "no reason phrase": (b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n", 500, b""),
+    "no reason phrase, no space": (b"HTTP/1.1 500\r\nContent-Length: 0\r\n\r\n", 500, b""),
+    "after an interim response": (CONTINUE + EARLY_HINTS + SWITCH, 101, None),
+    "body after an interim response": (EARLY_HINTS + CHUNKED, 503, b"hello"),
+}
+
+
+@pytest.mark.parametrize("data, status_code, body", RESPONSES.values(), ids=RESPONSES.keys())
+@pytest.mark.parametrize("cut", [lambda data: [data], one_by_one], ids=["at once", "one by one"])
+def test_parse_response(data: bytes, status_code: int, body: bytes | None, cut: Callable[[bytes], list[bytes]]) -> None:
+    parser = ResponseParser()
+    response = None
+    for piece in [*cut(data), b""]:
+        response = parser.feed(piece)
+        if response is not None:
+            break
+    assert response is not None
+    assert (response.status_code, response.body) == (status_code, body)
+    assert parser.unused == b""
+
+
+@pytest.mark.parametrize("name", [name for name in RESPONSES if "EOF" not in name and name != "HTTP/1.0"])
+def test_what_follows_a_response_is_unused(name: str) -> None:
+    data, status_code, body = RESPONSES[name]
+    for rest in [b"\x81\x05hello", b"x" * 10_000]:
+        parser = ResponseParser()
+        response = parser.feed(data + rest)
+        assert response is not None
+        assert (response.status_code, response.body) == (status_code, body)
+        assert parser.unused == rest
+
+
+def test_parse_response_headers_and_reason() -> None:
+    response = parse_response(b"HTTP/1.1 200 d\xe9j\xe0 vu\r\nSet-Cookie: a\r\nset-cookie: \xff\r\n\r\n")
+    assert response.reason_phrase == "déjà vu"
+    assert raw(response) == [("Set-Cookie", "a"), ("set-cookie", "\xff")]
+
+
+def test_headers_of_interim_responses_are_not_those_of_the_response() -> None:
+    assert "Link" not in parse_response(EARLY_HINTS + SWITCH).headers
+
+
+BAD_RESPONSES = {
+    "request": REQUEST,
+    "no status line": b"\r\n\r\n",
+    "TLS alert": b"\x15\x03\x01\x00\x02\x02\x0a",
+    "HTTP/0.9": b"<html>\r\n\r\n",
+    "other protocol": b"SSH-2.0-OpenSSH\r\n\r\n",
+    "lower-case version": b"http/1.1 200 OK\r\n\r\n",
+    "version 2.0": b"HTTP/2.0 200 OK\r\n\r\n",
+    "version 0.9": b"HTTP/0.9 200 OK\r\n\r\n",
+    "switching in version 1.0": b"HTTP/1.0 101 Switching Protocols\r\n\r\n",
+    "switching in version 2.0": b"HTTP/2.0 101 Switching Protocols\r\n\r\n",
+    "no status code": b"HTTP/1.1\r\n\r\n",
+    "status code of two digits": b"HTTP/1.1 99 x\r\n\r\n",
+    "status code of four digits": b"HTTP/1.1 1000 x\r\n\r\n",
+    "status code 000": b"HTTP/1.1 000 x\r\n\r\n",
+    "status code 099": b"HTTP/1.1 099 x\r\n\r\n",
+    "status code 600": b"HTTP/1.1 600 x\r\n\r\n",
+    "status code no number": b"HTTP/1.1 2x0 x\r\n\r\n",
+    "control character in the reason": b"HTTP/1.1 200 \x1b[2J\r\n\r\n",
+    "NUL in the reason": b"HTTP/1.1 200 \0\r\n\r\n",
+    "CR in the reason": b"HTTP/1.1 200 a\rb\r\n\r\n",
+    "space before the colon": b"HTTP/1.1 200 OK\r\nX : x\r\n\r\n",
+    "control character in a value": b"HTTP/1.1 101 OK\r\nX: \x01\r\n\r\n",
+    "NUL in an interim response": b"HTTP/1.1 100 OK\r\nX: \0\r\n\r\n" + SWITCH,
+    "empty line after an interim response": CONTINUE + b"\r\n" + SWITCH,
+    "Content-Length no number": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "Content-Length twice": b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n",
+    "Content-Length too long": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 21 + b"\r\n\r\n",
+    "unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "chunk size no number": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "chunk size negative": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+    "chunk size too long": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 21 + b"\r\n",
+    "chunk longer than it says": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxyz",
+    "bad trailer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx y\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", BAD_RESPONSES.values(), ids=BAD_RESPONSES.keys())
+@pytest.mark.parametrize("cut", [lambda data: [data], one_by_one], ids=["at once", "one by one"])
+def test_bad_responses(data: bytes, cut: Callable[[bytes], list[bytes]]) -> None:
+    parser = ResponseParser()
+    with pytest.raises(InvalidMessage) as caught:
+        for piece in cut(data):
+            assert parser.feed(piece) is None
+    assert type(caught.value) is InvalidMessage
+
+
+@pytest.mark.parametrize("data", [SWITCH, LENGTH, CHUNKED, EARLY_HINTS + SWITCH])
+@pytest.mark.parametrize("size", [0, 1, 30, -1])
+def test_response_that_ends_too_early(data: bytes, size: int) -> None:
+    parser = ResponseParser()
+    if size:
+        assert parser.feed(data[:size]) is None
+    with pytest.raises(InvalidMessage) as caught:
+        parser.feed(b"")
+    assert type(caught.value) is InvalidMessage
+
+
+def test_partial() -> None:
+    parser = ResponseParser()
+    assert parser.partial is None
+    parser.feed(LENGTH[:20])
+    assert parser.partial is None
+    parser.feed(LENGTH[20:-5])
+    assert parser.partial == Response(403, "Forbidden", {"Content-Length": "5"}, b"")
+    parser.feed(LENGTH[-5:-2])
+    assert parser.partial == Response(403, "Forbidden", {"Content-Length": "5"}, b"hel")
+    with pytest.raises(InvalidMessage):
+        parser.feed(b"")
+    assert parser.partial == Response(403, "Forbidden", {"Content-Length": "5"}, b"hel")
+
+
+def test_partial_is_the_response_in_the_end() -> None:
+    parser = ResponseParser()
+    assert parser.feed(LENGTH) == parser.partial
+
+
+# -- Limits --------------------------------------------------------------------------------------------------
+
+
+def test_default_limits() -> None:
+    assert MAX_BODY_SIZE == 1024 * 1024
+    assert 8 * 1024 <= MAX_HEAD_SIZE <= 64 * 1024
+    assert MAX_HEADERS >= 100
+
+
+def head(first_line: bytes, size: int) -> bytes:
+    """Return a head of so many bytes."""
+    start = first_line + b"\r\nHost: a\r\nX: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+HEADS: dict[str, tuple[type[RequestParser | ResponseParser], bytes, bytes]] = {
+    "request": (RequestParser, b"GET / HTTP/1.1", b""),
+    "switch": (ResponseParser, b"HTTP/1.1 101 OK", b""),
+    "no body": (ResponseParser, b"HTTP/1.1 204 OK", b""),
+    "body": (ResponseParser, b"HTTP/1.1 200 OK\r\nContent-Length: 5", b"hello"),
+    "chunked body": (ResponseParser, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("parser_type, first_line, body", HEADS.values(), ids=HEADS.keys())
+@pytest.mark.parametrize("cut", [lambda data: [data], one_by_one], ids=["at once", "one by one"])
+@pytest.mark.parametrize("limit", [100, MAX_HEAD_SIZE])
+def test_head_size(
+    parser_type: type[RequestParser | ResponseParser],
+    first_line: bytes,
+    body: bytes,
+    cut: Callable[[bytes], list[bytes]],
+    limit: int,
+) -> None:
+    limits = {} if limit == MAX_HEAD_SIZE else {"max_head_size": limit}
+    rest = b"\x81\x05hello"
+    longest = head(first_line, limit)
+    assert len(longest) == limit
+    parser = parser_type(**limits)
+    results = [parser.feed(piece) for piece in cut(longest + body)]
+    assert results[-1] is not None
+
+    # What follows does not count, however much it is.
+    parser = parser_type(**limits)
+    assert parser.feed(longest + body + rest * limit) == results[-1]
+    assert parser.unused == rest * limit
+
+    parser = parser_type(**limits)
+    with pytest.raises(HeadTooBig) as caught:
+        for piece in cut(head(first_line, limit + 1) + body):
+            assert parser.feed(piece) is None
+    assert (caught.value.limit, caught.value.status) == (limit, 431)
+
+
+@pytest.mark.parametrize("parser_type", [RequestParser, ResponseParser])
+def test_head_that_does_not_end(parser_type: type[RequestParser | ResponseParser]) -> None:
+    parser = parser_type(max_head_size=100)
+    for _ in range(100):
+        assert parser.feed(b"x") is None
+    with pytest.raises(HeadTooBig):
+        parser.feed(b"x")
+
+
+def test_heads_of_interim_responses_count_too() -> None:
+    data = CONTINUE + EARLY_HINTS + SWITCH
+    assert parse_response(data, max_head_size=len(data)).status_code == 101
+    for pieces in [data], one_by_one(data), [CONTINUE, EARLY_HINTS, SWITCH]:
+        parser = ResponseParser(max_head_size=len(data) - 1)
+        with pytest.raises(HeadTooBig):
+            for piece in pieces:
+                assert parser.feed(piece) is None
+
+
+def test_number_of_interim_responses() -> None:
+    data = CONTINUE * MAX_INTERIM_RESPONSES
+    assert parse_response(data + SWITCH).status_code == 101
+    with pytest.raises(InvalidMessage) as caught:
+        parse_response(data + CONTINUE + SWITCH)
+    assert type(caught.value) is InvalidMessage
+
+
+FIRST_LINES = [
+    (RequestParser, b"GET / HTTP/1.1\r\nHost: a\r\n", 1),
+    (ResponseParser, b"HTTP/1.1 101 OK\r\n", 0),
+    (ResponseParser, b"HTTP/1.1 204 OK\r\n", 0),
+]
+
+
+@pytest.mark.parametrize("parser_type, first_line, count", FIRST_LINES, ids=["request", "switch", "other response"])
+@pytest.mark.parametrize("limit", [3, MAX_HEADERS])
+def test_number_of_headers(
+    parser_type: type[RequestParser | ResponseParser], first_line: bytes, count: int, limit: int
+) -> None:
+    limits = {} if limit == MAX_HEADERS else {"max_headers": limit}
+    result = parser_type(**limits).feed(first_line + b"X: y\r\n" * (limit - count) + b"\r\n")
+    assert result is not None
+    assert len(raw(result)) == limit
+    with pytest.raises(TooManyHeaders) as caught:
+        parser_type(**limits).feed(first_line + b"X: y\r\n" * (limit - count + 1) + b"\r\n")
+    assert (caught.value.limit, caught.value.status) == (limit, 431)
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    parts = [body[i : i + size] for i in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+FRAMINGS: dict[str, Callable[[bytes], bytes]] = {
+    "Content-Length": lambda body: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body),
+    "one chunk": lambda body: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(body, len(body)),
+    "chunks": lambda body: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(body, 9000),
+    "until EOF": lambda body: b"HTTP/1.1 200 OK\r\n\r\n" + body,
+}
+
+
+@pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS.keys())
+@pytest.mark.parametrize("limit", [0, 10, MAX_BODY_SIZE])
+@pytest.mark.parametrize("piece_size", [1, 1000, 2**24], ids=["one by one", "1000 bytes", "at once"])
+def test_body_size(framing: Callable[[bytes], bytes], limit: int, piece_size: int) -> None:
+    if limit == MAX_BODY_SIZE and piece_size == 1:
+        piece_size = 50_000
+    limits = {} if limit == MAX_BODY_SIZE else {"max_body_size": limit}
+    body = (b"0123456789abcdef" * (limit // 16 + 1))[:limit]
+
+    def feed(parser: ResponseParser, data: bytes) -> Response | None:
+        for i in range(0, len(data), piece_size):
+            if (result := parser.feed(data[i : i + piece_size])) is not None:
+                return result
+        return parser.feed(b"")
+
+    if limit or framing is not FRAMINGS["one chunk"]:
+        response = feed(ResponseParser(**limits), framing(body))
+        assert response is not None
+        assert response.body == body
+
+    parser = ResponseParser(**limits)
+    with pytest.raises(BodyTooBig) as caught:
+        feed(parser, framing(body + b"x"))
+    assert caught.value.limit == limit
+    # What came first is there to look at.
+    assert parser.partial is not None
+    assert parser.partial.body == body
+
+
+@pytest.mark.parametrize("piece_size", [1, 100, 100_000])
+def test_size_of_a_chunk_header(piece_size: int) -> None:
+    def feed(size: int) -> Response | None:
+        parser = ResponseParser()
+        line = b"2;" + b"x" * (size - 4) + b"\r\n"
+        data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n" + line + b"hi\r\n0\r\n\r\n"
+        results = [parser.feed(data[i : i + piece_size]) for i in range(0, len(data), piece_size)]
+        return results[-1]
+
+    response = feed(MAX_CHUNK_HEADER_SIZE)
+    assert response is not None
+    assert response.body == b"xhi"
+    with pytest.raises(InvalidMessage):
+        feed(MAX_CHUNK_HEADER_SIZE + 1)
+
+
+@pytest.mark.parametrize("piece_size", [1, 100, 100_000])
+def test_size_of_trailers(piece_size: int) -> None:
+    def feed(size: int) -> Response | None:
+        parser = ResponseParser()
+        trailers = b"A: b\r\nX: " + b"x" * (size - 13) + b"\r\n\r\n"
+        data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n" + trailers
+        results = [parser.feed(data[i : i + piece_size]) for i in range(0, len(data), piece_size)]
+        return results[-1]
+
+    response = feed(MAX_CHUNK_HEADER_SIZE)
+    assert response is not None
+    assert response.body == b"hi"
+    with pytest.raises(InvalidMessage):
+        feed(MAX_CHUNK_HEADER_SIZE + 1)
+
+
+# Each of these took seconds, or would with a simpler regular expression.
+SLOW = {
+    "spaces and NUL": b"X:" + b" " * 32_000 + b"\0",
+    "spaces and vertical tab": b"X:" + b" \t" * 16_000 + b"\x0b",
+    "spaces and form feed": b"X: x" + b" " * 32_000 + b"\x0c",
+    "spaces and CR": b"X:" + b" " * 32_000 + b"\rx",
+    "words and NUL": b"X:" + b" x" * 16_000 + b"\0",
+    "folds and NUL": b"X:" + b"\r\n " * 10_000 + b"\0",
+    "name without end": b"x" * 32_000 + b" ",
+    "empty headers": b"\r\n".join([b"X:"] * 8_000),
+}
+
+
+@pytest.mark.parametrize("line", SLOW.values(), ids=SLOW.keys())
+@pytest.mark.parametrize(
+    "parser_type, first_line",
+    [(RequestParser, b"GET / HTTP/1.1\r\nHost: a\r\n"), (ResponseParser, b"HTTP/1.1 101 OK\r\n")],
+    ids=["request", "response"],
+)
+def test_a_hostile_head_costs_little(
+    parser_type: type[RequestParser | ResponseParser], first_line: bytes, line: bytes
+) -> None:
+    data = first_line + line + b"\r\n\r\n"
+    assert len(data) <= MAX_HEAD_SIZE
+    before = time.process_time()
+    with pytest.raises(InvalidMessage):
+        parser_type().feed(data)
+    assert time.process_time() - before < 0.5
+
+
+def test_hostile_trailers_cost_little() -> None:
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX:" + b" " * 32_000 + b"\0\r\n\r\n"
+    before = time.process_time()
+    with pytest.raises(InvalidMessage):
+        ResponseParser().feed(data)
+    assert time.process_time() - before < 0.5
+
+
+# -- Properties ----------------------------------------------------------------------------------------------
+
+
+def result_of(parser: RequestParser | ResponseParser, pieces: Iterable[bytes]) -> list[Any]:
+    """Return all there is to say about what becomes of these pieces, and then of nothing."""
+    pieces = iter(pieces)
+    outcome: list[Any] = ["nothing"]
+    try:
+        for piece in pieces:
+            if (message := parser.feed(piece)) is not None:
+                outcome = ["message", message, raw(message), parser.unused + b"".join(pieces)]
+                break
+        else:
+            if (message := parser.feed(b"")) is not None:
+                outcome = ["message", message, raw(message), parser.unused]
+    except InvalidMessage as exc:
+        outcome = ["error", type(exc), exc.status]
+    if isinstance(parser, ResponseParser):
+        outcome.append(parser.partial)
+    return outcome
+
+
+def cut_at(data: bytes, positions: Sequence[int]) -> list[bytes]:
+    borders = [0, *sorted({position % (len(data) + 1) for position in positions}), len(data)]
+    pieces = [data[start:end] for start, end in pairwise(borders)]
+    return [piece for piece in pieces if piece]
+
+
+positions = st.lists(st.integers(0, 10_000), max_size=10)
+
+GOOD_REQUESTS = [REQUEST, REQUEST + b"\x81\x80abcd", b"POST / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\nHost: a\n\n\n"]
+GOOD_RESPONSES = [data for data, _, _ in RESPONSES.values()] + [SWITCH + b"\x81\x00", LENGTH + b"more", CHUNKED + b"x"]
+ANY_LIMITS: list[dict[str, int]] = [{}, {"max_head_size": 60}, {"max_headers": 1}]
+
+
+@settings(deterministic, max_examples=200)
+@given(st.sampled_from([*GOOD_REQUESTS, *BAD_REQUESTS.values()]), st.sampled_from(ANY_LIMITS), positions)
+def test_any_cutting_of_a_request_gives_the_same(data: bytes, limits: dict[str, int], at: list[int]) -> None:
+    expected = result_of(RequestParser(**limits), [data])
+    assert result_of(RequestParser(**limits), cut_at(data, at)) == expected
+    assert result_of(RequestParser(**limits), one_by_one(data)) == expected
+
+
+@settings(deterministic, max_examples=300)
+@given(
+    st.sampled_from([*GOOD_RESPONSES, *BAD_RESPONSES.values()]),
+    st.sampled_from([*ANY_LIMITS, {"max_body_size": 3}, {"max_body_size": 5}]),
+    positions,
+)
+def test_any_cutting_of_a_response_gives_the_same(data: bytes, limits: dict[str, int], at: list[int]) -> None:
+    expected = result_of(ResponseParser(**limits), [data])
+    assert result_of(ResponseParser(**limits), cut_at(data, at)) == expected
+    assert result_of(ResponseParser(**limits), one_by_one(data)) == expected
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
+    """Messages with a piece that is missing, doubled, or from elsewhere."""
+    data = draw(st.sampled_from(whole))
+    start = draw(st.integers(0, len(data)))
+    end = draw(st.integers(start, min(len(data), start + 20)))
+    other = draw(
+        st.binary(max_size=4)
+        | st.sampled_from([b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\0", b" ", b":", b"0\r\n", data[:end]])
+    )
+    return data[:start] + other + data[end:]
+
+
+@settings(deterministic, max_examples=300)
+@given(damaged(GOOD_REQUESTS), positions)
+def test_damaged_requests(data: bytes, at: list[int]) -> None:
+    expected = result_of(RequestParser(), [data] if data else [])
+    assert result_of(RequestParser(), cut_at(data, at)) == expected
+
+
+@settings(deterministic, max_examples=400)
+@given(damaged(GOOD_RESPONSES), positions)
+def test_damaged_responses(data: bytes, at: list[int]) -> None:
+    expected = result_of(ResponseParser(), [data] if data else [])
+    assert result_of(ResponseParser(), cut_at(data, at)) == expected
+
+
+@deterministic
+@given(st.binary())
+@example(b"\r\n")
+def test_any_bytes(data: bytes) -> None:
+    for parser in RequestParser(), ResponseParser():
+        result_of(parser, [data])
+
+
+names = st.text(string.ascii_letters + "-", min_size=1, max_size=10).filter(
+    lambda name: name.lower() not in {"host", "content-length", "transfer-encoding"}
+)
+values = st.text([chr(i) for i in [9, *range(0x20, 0x7F), *range(0x80, 0x100)]], max_size=10)
+headers = st.lists(st.tuples(names, values.map(lambda value: value.strip(" \t"))), max_size=5)
+visible = st.text([chr(i) for i in range(0x21, 0x7F)], max_size=10)
+phrases = st.text([chr(i) for i in [9, *range(0x20, 0x7F), *range(0x80, 0x100)]], max_size=10)
+
+
+@deterministic
+@given(visible, headers)
+def test_request_round_trip(path: str, pairs: list[tuple[str, str]]) -> None:
+    request = Request(f"/{path}", [("Host", "example.org"), *pairs])
+    parser = RequestParser()
+    parsed = parser.feed(request.serialize())
+    assert parsed == request
+    assert parsed is not None
+    assert raw(parsed) == raw(request)
+    assert parser.unused == b""
+
+
+@deterministic
+@given(st.integers(100, 599), phrases, headers, st.none() | st.binary(max_size=20))
+@example(101, "Switching Protocols", [], None)
+@example(204, "No Content", [], None)
+def test_response_round_trip(status_code: int, phrase: str, pairs: list[tuple[str, str]], body: bytes | None) -> None:
+    bodiless = status_code < 200 or status_code in (204, 304)
+    response = Response(status_code, phrase, pairs, None if bodiless else body)
+    parser = ResponseParser()
+    parsed = parser.feed(response.serialize())
+    if status_code < 200 and status_code != 101:
+        assert parsed is None
+        return
+    assert parsed is not None
+    assert (parsed.status_code, parsed.reason_phrase) == (status_code, phrase)
+    assert parsed.body == (None if bodiless else body or b"")
+    extra = [] if bodiless else [("Content-Length", str(len(body or b"")))]
+    assert raw(parsed) == pairs + extra
+    assert parser.unused == b""
+
+
+@deterministic
+@given(st.text(), st.text(), st.text())
+def test_nothing_breaks_out_of_its_line(first: str, name: str, value: str) -> None:
+    for make in (
+        lambda: Request(first, [("Host", "a"), (name, value)]),
+        lambda: Request("/", [("Host", "a")], method=first),
+        lambda: Response(200, first, [(name, value)]),
+        lambda: Response(101, first, [(name, value)]),
+    ):
+        try:
+            data = make().serialize()
+        except (InvalidMessage, InvalidHeader):
+            continue
+        start_line, *lines, empty, body = data.split(b"\r\n")
+        assert empty == body == b""
+        assert b"\r" not in start_line
+        assert all(re.fullmatch(rb"[!#-'*+\-.0-9A-Z^-z|~]+: ?[^\r\n\0]*", line) for line in lines)
+
+
+# -- The rest ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status_code", list(http.HTTPStatus), ids=int)
+def test_reason_phrase(status_code: http.HTTPStatus) -> None:
+    phrase = reason_phrase(int(status_code))
+    assert phrase == status_code.phrase
+    assert Response(status_code, phrase, []).reason_phrase == phrase
+
+
+@pytest.mark.parametrize("status_code", [299, 499, 599])
+def test_reason_phrase_of_an_unusual_status(status_code: int) -> None:
+    assert reason_phrase(status_code) == ""
+
+
+def test_software() -> None:
+    name = software("1.2.3")
+    assert name == f"trio_ws/1.2.3 Python/{platform.python_version()}"
+    assert Headers(Server=name)["Server"] == name
