@@ -1,8 +1,8 @@
 """The inbox and the outbox of a connection: what joins its tasks to the calls of its user.
 
 They are to messages what memory channels are, with three differences that Trio's do not offer, which is why they are
-not those: the bound is in bytes of memory, not in messages; a message can be taken in parts while it is still coming in,
-or put in parts, and nothing of another message gets between them; and the end wakes everyone who waits.
+not those: the bound is in bytes of memory, not in messages; a message can be taken in parts while it is still coming
+in, or put in parts, and nothing of another message gets between them; and the end wakes everyone who waits.
 
 Bytes are counted as memory, as :func:`sys.getsizeof` does, so that a million empty messages are not free.
 
@@ -15,16 +15,13 @@ from __future__ import annotations
 
 from collections import deque
 from sys import getsizeof
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import attrs
 import trio
 
 from .frames import Close, Opcode
 from .protocol import LastPart, Message, Protocol
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
 
 __all__ = ["Inbox", "Outbox", "OutgoingFrame"]
 
@@ -272,10 +269,11 @@ class Outbox:
         Returns:
             False if the outbox is finished and the frame was not added. When cancelled, it was not added either.
         """
-        if not self.finished and stream is self.stream and self._fits(frame):
-            if stream is not None or not self._senders:
-                self._append(frame)
-                return True
+        # A part does not stand in line: those who wait, wait for the end of its message.
+        first = stream is not None or not self._senders
+        if first and stream is self.stream and not self.finished and self._fits(frame):
+            self._append(frame)
+            return True
         return await self._wait(frame, stream)
 
     async def begin_stream(self, stream: object) -> bool:

@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "connect",
         help="send lines, print messages",
-        description="Connect to a server. Each line of standard input is sent as a text message; each message that comes"
-        " in is printed. At the end of the input the connection is closed, and the last answers are waited for.",
+        description="Connect to a server. Each line of standard input is sent as a text message; each message that"
+        " comes in is printed. At the end of the input the connection is closed, and the last answers are waited for.",
     )
     command.add_argument("uri", metavar="URI", help="ws://... or wss://...")
     command.add_argument(

@@ -6,6 +6,7 @@ import os
 import ssl as ssl_module
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,9 @@ def connect(
     local_address: str | None = None,
     **options: Unpack[Options],
 ) -> Connecting:
-    """Connect to a WebSocket server, for as long as a block::
+    """Connect to a WebSocket server, for as long as a block.
+
+    ::
 
         async with trio_ws.connect("wss://example.org/feed") as ws:
             await ws.send("hello")
@@ -78,10 +81,18 @@ def connect(
         InvalidStatus: if the server answers with another HTTP status than 101; it has the response.
         InvalidHandshake: if the answer is not right in another way.
         TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range, or ``ssl`` is given for a ``ws://`` URI.
+        ValueError: if an option is out of range, ``ssl`` is given for a ``ws://`` URI or is not a context for clients, or
+            ``server_hostname`` cannot be the name of a server.
     """
     parsed = parse_uri(uri)
-    if ssl is not None and not parsed.secure:
+    start_tls = None
+    if parsed.secure:
+        context = ssl_module.create_default_context() if ssl is None else ssl
+        # The dot that ends a complete name is not part of it in a certificate.
+        name = parsed.host.rstrip(".") if server_hostname is None else server_hostname
+        _check_tls(context, name)
+        start_tls = partial(_start_tls, peer=parsed.host_header, context=context, name=name)
+    elif ssl is not None:
         raise ValueError(f"ssl is for wss:// URIs, and this is {uri!r}")
 
     async def dial() -> trio.abc.Stream:
@@ -92,9 +103,7 @@ def connect(
             )
         except OSError as exc:
             raise ConnectFailed(parsed.host_header, _explain(exc)) from exc
-        if parsed.secure:
-            stream = await _start_tls(stream, parsed, ssl, server_hostname)
-        return stream
+        return stream if start_tls is None else await start_tls(stream)
 
     settings = Settings(**options)
     return Connecting(parsed, dial, build_request_for(parsed, settings, user_agent, headers), settings)
@@ -131,9 +140,7 @@ def connect_over(
     return Connecting(parsed, dial, build_request_for(parsed, settings, user_agent, headers), settings)
 
 
-def build_request_for(
-    uri: WebSocketURI, settings: Settings, user_agent: str | None, headers: HeadersLike
-) -> Request:
+def build_request_for(uri: WebSocketURI, settings: Settings, user_agent: str | None, headers: HeadersLike) -> Request:
     """Return the request of a client with these settings."""
     return build_request(
         uri, random=os.urandom, subprotocols=settings.subprotocols, user_agent=user_agent, headers=headers
@@ -162,10 +169,13 @@ class Connecting:
             raise RuntimeError("a connection is entered once: call connect() again")
         self._used = True
         timeout = self._settings.open_timeout
+        parser = ResponseParser()
         ws = None
         with trio.move_on_after(float("inf") if timeout is None else timeout):
-            ws = await self._open()
+            ws = await self._open(parser)
         if ws is None:
+            if parser.partial is not None:
+                raise InvalidStatus(parser.partial)
             assert timeout is not None
             raise OpenTimeout(self._peer, timeout)
         self._session = Session(ws)
@@ -178,20 +188,20 @@ class Connecting:
             raise RuntimeError("this connection was not entered")
         await self._session.__aexit__(exc_type, exc, traceback)
 
-    async def _open(self) -> WebSocket:
+    async def _open(self, parser: ResponseParser) -> WebSocket:
         stream = await self._dial()
+        transport = Transport(stream)
         try:
-            response, received = await self._ask(Transport(stream))
+            response, received = await self._ask(transport, parser)
             agreement = check_response(self._request, response, subprotocols=self._settings.subprotocols)
         except BaseException:
-            await trio.aclose_forcefully(stream)
+            await transport.aclose(0)
             raise
         connection = Connection(Role.CLIENT, stream, self._settings, agreement.extensions, received)
         return WebSocket(connection, self._request, response, agreement.subprotocol)
 
-    async def _ask(self, transport: Transport) -> tuple[Response, bytes]:
+    async def _ask(self, transport: Transport, parser: ResponseParser) -> tuple[Response, bytes]:
         """Send the request. Return the response, and what was received after it."""
-        parser = ResponseParser()
         response = None
         try:
             await transport.send([self._request.serialize()])
@@ -210,30 +220,30 @@ class Connecting:
             if parser.partial is not None:
                 raise InvalidStatus(parser.partial) from exc
             if isinstance(exc, StreamBroken):
-                raise ConnectFailed(self._peer, str(exc)) from exc.__cause__
+                raise ConnectFailed(self._peer, _explain(exc)) from exc.__cause__
             raise
         raise InvalidStatus(response or parser.partial)
 
 
+def _check_tls(context: ssl_module.SSLContext, name: str) -> None:
+    """Raise now what would otherwise be raised when there is a connection, whoever the server is."""
+    try:
+        context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_hostname=name)
+    except ssl_module.SSLError as exc:
+        raise ValueError("ssl is not a context for clients") from exc
+
+
 async def _start_tls(
-    stream: trio.abc.Stream,
-    uri: WebSocketURI,
-    context: ssl_module.SSLContext | None,
-    server_hostname: str | None,
+    stream: trio.abc.Stream, *, peer: str, context: ssl_module.SSLContext, name: str
 ) -> trio.abc.Stream:
     # An end without the goodbye of TLS cannot deceive us: the frames and the closing handshake tell whether all has come.
-    tls = trio.SSLStream(
-        stream,
-        ssl_module.create_default_context() if context is None else context,
-        server_hostname=uri.host if server_hostname is None else server_hostname,
-        https_compatible=True,
-    )
+    tls = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
     try:
         await tls.do_handshake()
     except trio.BrokenResourceError as exc:
         await trio.aclose_forcefully(stream)
         cause = exc.__cause__ or exc
-        raise TLSFailed(uri.host_header, f"TLS: {_explain(cause)}") from cause
+        raise TLSFailed(peer, f"TLS: {_explain(cause)}") from cause
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise

@@ -28,9 +28,7 @@ class _SupportsKeysAndGetItem(Protocol):
 
 
 #: What :class:`Headers` can be made from.
-HeadersLike: TypeAlias = Union[
-    "Headers", Mapping[str, str], Iterable[tuple[str, str]], _SupportsKeysAndGetItem
-]
+HeadersLike: TypeAlias = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]], _SupportsKeysAndGetItem]
 
 #: A token (RFC 9110, section 5.6.2).
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -47,9 +45,7 @@ def _check(name: Any, value: Any) -> None:
     if not TOKEN.fullmatch(name):
         raise InvalidHeader(name, value, "the name is not a token (RFC 9110, section 5.1)")
     if not _VALUE.fullmatch(value):
-        raise InvalidHeader(
-            name, value, "the value has a character that is not allowed (RFC 9110, section 5.5)"
-        )
+        raise InvalidHeader(name, value, "the value has a character that is not allowed (RFC 9110, section 5.5)")
 
 
 def _fold(key: Any) -> Any:

@@ -179,9 +179,7 @@ class Response:
             if self.status_code < 200:
                 if self.body:
                     raise h11.LocalProtocolError(f"a {self.status_code} response has no body")
-                interim = h11.InformationalResponse(
-                    status_code=self.status_code, headers=headers, reason=reason
-                )
+                interim = h11.InformationalResponse(status_code=self.status_code, headers=headers, reason=reason)
                 return connection.send(interim) or b""
             body = self.body or b""
             has_body = self.status_code not in _BODILESS
@@ -206,9 +204,7 @@ def _to_h11(headers: Headers) -> list[tuple[bytes, bytes]]:
 class _Parser:
     """What reading a request and reading a response have in common."""
 
-    def __init__(
-        self, role: type[h11.CLIENT] | type[h11.SERVER], max_head_size: int, max_headers: int
-    ) -> None:
+    def __init__(self, role: type[h11.CLIENT] | type[h11.SERVER], max_head_size: int, max_headers: int) -> None:
         # Heads are whole when h11 sees them. What this limits is what else can be incomplete. See _read_body().
         self._connection = h11.Connection(role, max_incomplete_event_size=MAX_CHUNK_HEADER_SIZE - 1)
         self._max_head_size = max_head_size

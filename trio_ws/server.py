@@ -13,8 +13,7 @@ import os
 import ssl as ssl_module
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
@@ -33,7 +32,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeAlias, Unpack
+    from typing_extensions import Unpack
 
 __all__ = ["Handler", "Server", "serve", "serve_over"]
 
@@ -46,7 +45,7 @@ logger = logging.getLogger("trio_ws.server")
 Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
 
 _Listeners: TypeAlias = "Sequence[trio.abc.Listener[trio.abc.Stream]]"
-_Path: TypeAlias = Union[str, "os.PathLike[str]"]
+_Path: TypeAlias = "str | os.PathLike[str]"
 
 
 async def serve(
@@ -61,7 +60,9 @@ async def serve(
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
-    """Serve WebSocket connections, until cancelled or until :meth:`Server.aclose` has done its work::
+    """Serve WebSocket connections, until cancelled or until :meth:`Server.aclose` has done its work.
+
+    ::
 
         await trio_ws.serve(echo, 8765, host="localhost")
 
@@ -84,27 +85,32 @@ async def serve(
 
     Raises:
         OSError: if it cannot listen there.
-        TypeError: if not exactly one of ``port``, ``path`` and ``listeners`` is given, or an option is of the wrong type
-            or does not exist.
-        ValueError: if an option is out of range.
+        TypeError: if not exactly one of ``port``, ``path`` and ``listeners`` is given, or an option is of the wrong
+            type or does not exist.
+        ValueError: if an option is out of range, or ``ssl`` is not a context for servers.
     """
     if sum(each is not None for each in (port, path, listeners)) != 1:
         raise TypeError("exactly one of port, path and listeners says where to listen")
     if host is not None and port is None:
         raise TypeError("host goes with port")
     settings = Settings(**options)
+    if ssl is not None:
+        _check_tls(ssl)
     if port is not None:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     elif path is not None:
         listeners = [await _listen_unix(path, backlog)]
+        ours = os.stat(path)
     assert listeners is not None
     server = Server(listeners, handler, settings, ssl)
     try:
         await server._run(task_status)
     finally:
         if path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            # Somebody may have removed it, or have put another socket in its place to take over from us.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(path), ours):
+                    os.unlink(path)
 
 
 async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpack[Options]) -> None:
@@ -121,7 +127,7 @@ async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpac
         TypeError: if an option is of the wrong type or does not exist.
         ValueError: if an option is out of range.
     """
-    await _serve_connection(stream, handler, Settings(**options), None, set())
+    await Server([], handler, Settings(**options), None)._serve_connection(stream)
 
 
 class Server:
@@ -138,7 +144,11 @@ class Server:
         self._handler = handler
         self._settings = settings
         self._ssl = ssl
+        # The connections in their opening handshakes, and those that are open.
+        self._opening: set[trio.CancelScope] = set()
         self._open: set[WebSocket] = set()
+        # What they are closed with, once that has begun.
+        self._close: Close | None = None
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._stopped = trio.Event()
@@ -173,9 +183,10 @@ class Server:
         """Stop accepting, close all connections, wait for their handlers, and let ``serve`` return.
 
         Handlers can receive what their peers had sent before they close. After ``close_timeout`` seconds the handlers
-        that have not returned are cancelled.
+        that have not returned are cancelled. Connections in the middle of the opening handshake are cut.
 
-        When cancelled, it does not wait for that; the server goes on closing.
+        When cancelled, it does not wait for that; the server goes on closing. A handler that calls this waits for itself,
+        until it is cancelled: let another task do it.
 
         Args:
             code: The close code.
@@ -187,14 +198,21 @@ class Server:
         if code == CloseCode.NO_STATUS_RCVD:
             raise ValueError(f"{code} is not a close code that may be sent")
         close = Close(code, reason)
-        self._accepting.cancel()
-        for ws in self._open:
-            ws._connection.begin_closing(close)
-            ws._connection.inbox.shed()
+        if self._close is None:
+            self._close = close
+            self._accepting.cancel()
+            for scope in self._opening:
+                scope.cancel()
+            for ws in self._open:
+                self._begin_closing(ws, close)
         # The connections have their deadlines; the extra time is for handlers to see how it ended, and return.
         deadline = trio.current_time() + self._settings.close_timeout + GRACE
         self._serving.deadline = min(self._serving.deadline, deadline)
         await self._stopped.wait()
+
+    def _begin_closing(self, ws: WebSocket, close: Close) -> None:
+        ws._connection.begin_closing(close)
+        ws._connection.inbox.shed()
 
     async def _run(self, task_status: trio.TaskStatus[Server]) -> None:
         try:
@@ -203,63 +221,70 @@ class Server:
                     with self._accepting:
                         task_status.started(self)
                         await trio.serve_listeners(
-                            partial(
-                                _serve_connection,
-                                handler=self._handler,
-                                settings=self._settings,
-                                ssl=self._ssl,
-                                connections=self._open,
-                            ),
-                            list(self._listeners),
-                            handler_nursery=nursery,
+                            self._serve_connection, list(self._listeners), handler_nursery=nursery
                         )
         finally:
             self._stopped.set()
 
-
-async def _serve_connection(
-    stream: trio.abc.Stream,
-    handler: Handler,
-    settings: Settings,
-    ssl: ssl_module.SSLContext | None,
-    connections: set[WebSocket],
-) -> None:
-    """Serve a connection from beginning to end. Raises nothing but cancellation, and what is no ``Exception``."""
-    if ssl is not None:
-        # As on the client's side: frames and the closing handshake tell whether all has come.
-        stream = trio.SSLStream(stream, ssl, server_side=True, https_compatible=True)
-    ws = None
-    try:
-        with trio.move_on_after(float("inf") if settings.open_timeout is None else settings.open_timeout):
-            ws = await _open(stream, settings)
-    finally:
+    async def _serve_connection(self, stream: trio.abc.Stream) -> None:
+        """Serve a connection from beginning to end. Raises nothing but cancellation, and what is no ``Exception``."""
+        if self._ssl is not None:
+            # As on the client's side: frames and the closing handshake tell whether all has come.
+            stream = trio.SSLStream(stream, self._ssl, server_side=True, https_compatible=True)
+        ws = await self._open_in_time(stream)
         if ws is None:
-            await trio.aclose_forcefully(stream)
-    if ws is None:
-        return
-    try:
-        async with Session(ws):
-            connections.add(ws)
-            try:
-                await handler(ws)
-            finally:
-                connections.discard(ws)
-    except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
-        _log_failure(ws, exc)
-    except BaseExceptionGroup as group:
-        failures, rest = group.split(Exception)
-        if failures is not None:
-            _log_failure(ws, failures)
-        if rest is not None:
-            raise rest from None
+            return
+        lost = False
+        try:
+            async with Session(ws):
+                self._open.add(ws)
+                if self._close is not None:  # too late to be cut, too early to be told with the others
+                    self._begin_closing(ws, self._close)
+                try:
+                    await self._handler(ws)
+                finally:
+                    # Before the session closes it: was it lost already, when the handler ended?
+                    lost = ws._connection.settled.is_set()
+                    self._open.discard(ws)
+        except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
+            _log_failure(ws, exc, lost)
+        except BaseExceptionGroup as group:
+            failures, rest = group.split(Exception)
+            if failures is not None:
+                _log_failure(ws, failures, lost)
+            if rest is not None:
+                raise rest from None
+
+    async def _open_in_time(self, stream: trio.abc.Stream) -> WebSocket | None:
+        """Do the opening handshake. Return None, with the stream closed, if nothing comes of it."""
+        ws = None
+        timeout = self._settings.open_timeout
+        try:
+            with trio.move_on_after(float("inf") if timeout is None else timeout) as scope:
+                self._opening.add(scope)
+                try:
+                    ws = await _open(stream, self._settings)
+                finally:
+                    self._opening.discard(scope)
+        finally:
+            if ws is None:
+                await Transport(stream).aclose(0)
+        return ws
 
 
-def _log_failure(ws: WebSocket, exc: BaseException) -> None:
-    if isinstance(exc, ConnectionClosed) and ws._connection.closed.is_set():
+def _log_failure(ws: WebSocket, exc: BaseException, lost: bool) -> None:
+    if lost and _says_closed(exc):
         # That peers go away is no mistake of the handler.
         logger.info("connection from %s: %s", ws.remote_address, exc)
     else:
         logger.error("connection from %s: the handler failed", ws.remote_address, exc_info=exc)
+
+
+def _says_closed(exc: BaseException) -> bool:
+    """Whether all it says is that a connection is closed. Out of a nursery that comes in a group."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(_says_closed(each) for each in exc.exceptions)
+    return isinstance(exc, ConnectionClosed)
 
 
 async def _open(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None:
@@ -289,9 +314,17 @@ async def _open(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None
 async def _linger(transport: Transport) -> None:
     """Give the peer the time to read the answer: if we closed a socket with unread bytes in it, it would be reset."""
     with trio.move_on_after(GRACE):
-        if await transport.send_eof():
-            while await transport.receive():
-                pass
+        await transport.send_eof()
+        while await transport.receive():
+            pass
+
+
+def _check_tls(context: ssl_module.SSLContext) -> None:
+    """Raise now what would otherwise be raised when the first client comes."""
+    try:
+        context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_side=True)
+    except ssl_module.SSLError as exc:
+        raise ValueError("ssl is not a context for servers") from exc
 
 
 async def _listen_unix(path: _Path, backlog: int | None) -> trio.SocketListener:

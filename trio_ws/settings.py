@@ -56,7 +56,8 @@ class Options(TypedDict, total=False):
     Attributes:
         open_timeout: Seconds in which a connection must be open, opening handshakes of TLS and WebSocket included.
             None: no limit. Default: 10.
-        close_timeout: Seconds in which a connection must be closed once its closing handshake has begun; then it is cut.
+        close_timeout: Seconds in which a connection must be closed once its closing handshake has begun; then it is
+            cut.
             Default: 10.
         ping_interval: Seconds between two pings that keep the connection alive and measure its latency. None: no pings.
             Default: 20.

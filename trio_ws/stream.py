@@ -88,15 +88,15 @@ class Transport:
             return False
         return True
 
-    async def aclose(self, timeout: float) -> None:
-        """Close the stream: with the goodbye that it may have, such as that of TLS, if this takes no longer than allowed.
+    async def aclose(self, seconds: float) -> None:
+        """Close the stream, with the goodbye that it may have, such as that of TLS, if there is time.
 
         Cannot be cancelled; never raises.
 
         Args:
-            timeout: How long it may take, in seconds.
+            seconds: How long it may take.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + timeout):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
             with contextlib.suppress(StreamBroken), _translate_errors():
                 await self._stream.aclose()
                 return

@@ -31,8 +31,8 @@ The rules:
 What if it is cancelled? The scope of the tasks is shielded: cancelling the user's task does not stop them, so that what
 the user does to clean up still works. It is ``aclose()`` that is cancelled, on the way out, and then calls
 :meth:`Connection.abort`. So the tasks are cancelled by the deadline and by ``abort()`` alone. Every ``await`` in them
-can end that way, and all lead to the end of ``run()``: a Close frame if nothing is half-written and it takes no waiting,
-:meth:`Connection.settle`, the stream closed.
+can end that way, and all lead to the end of ``run()``: a Close frame if nothing is half-written and it takes no
+waiting, :meth:`Connection.settle`, the stream closed.
 """
 
 from __future__ import annotations
@@ -52,14 +52,13 @@ from .exceptions import (
     ConnectionClosedOK,
     ProtocolError,
 )
-from .frames import Close, CloseCode, Frame, Opcode
+from .frames import Close, CloseCode, Opcode
 from .protocol import LastPart, Protocol, Role
-from .protocol.closing import ClosingState
 from .protocol.extensions import Extension
 from .settings import Settings
 from .stream import StreamBroken, Transport
 
-__all__ = ["Connection", "run"]
+__all__ = ["Connection", "Ping", "run"]
 
 #: Seconds for what should take no time and may take forever: an application that comes back for the next message before
 #: the connection ends, a last Close frame, the last words of a peer that is gone.
@@ -378,16 +377,16 @@ async def keepalive(connection: Connection) -> None:
             return
 
 
-async def _is_alive(connection: Connection, ping: Ping, timeout: float) -> bool:
+async def _is_alive(connection: Connection, ping: Ping, allowed: float) -> bool:
     """Wait for a sign of life after a ping: a pong, or any other byte. Time in which we do not read does not count."""
     while connection.heard_at <= ping.sent_at:
         if connection.listening_since is None:
             waited = 0.0
         else:
             waited = trio.current_time() - max(ping.sent_at, connection.listening_since)
-        if waited >= timeout:
+        if waited >= allowed:
             return False
-        with trio.move_on_after(timeout - waited):
+        with trio.move_on_after(allowed - waited):
             await ping.done.wait()
             return True
     return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import trio
 
@@ -22,12 +22,12 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, TypeAlias
+    from typing_extensions import Self
 
 __all__ = ["ReceiveStream", "SendStream", "Session", "WebSocket"]
 
 #: What can be sent as one message.
-Sendable: TypeAlias = Union[str, bytes, bytearray, memoryview]
+Sendable: TypeAlias = str | bytes | bytearray | memoryview
 
 #: A call lets other tasks run at least once in so many calls.
 CALLS_PER_TURN = 32
@@ -41,8 +41,8 @@ class WebSocket(trio.abc.Channel[Message]):
     Get one from :func:`connect` or as the argument of a handler of :func:`serve`. Any number of tasks may use it at the
     same time: messages are neither mixed nor torn, and each is received once.
 
-    All methods marked ``async`` can be cancelled, and check for it on every call. They let other tasks run whenever they
-    wait, and at least once in 32 calls (that is the difference to Trio's own channels, where it is every call).
+    All methods marked ``async`` can be cancelled, and check for it on every call. They let other tasks run whenever
+    they wait, and at least once in 32 calls (that is the difference to Trio's own channels, where it is every call).
 
     When the connection is not open any more, they raise a :exc:`ConnectionClosed`: :exc:`ConnectionClosedOK` after a
     normal closure by the peer, :exc:`ConnectionClosedLocally` after one by this end, :exc:`ConnectionClosedError`
@@ -64,9 +64,7 @@ class WebSocket(trio.abc.Channel[Message]):
     local_address: Any
     remote_address: Any
 
-    def __init__(
-        self, connection: Connection, request: Request, response: Response, subprotocol: str | None
-    ) -> None:
+    def __init__(self, connection: Connection, request: Request, response: Response, subprotocol: str | None) -> None:
         self._connection = connection
         self.request = request
         self.response = response
@@ -177,7 +175,9 @@ class WebSocket(trio.abc.Channel[Message]):
             raise
 
     def send_stream(self, *, text: bool = False) -> SendStream:
-        """Send a message in parts, without knowing its end::
+        """Send a message in parts, without knowing its end.
+
+        ::
 
             async with ws.send_stream(text=True) as out:
                 await out.send("part")
@@ -193,14 +193,16 @@ class WebSocket(trio.abc.Channel[Message]):
         return SendStream(self, text)
 
     def receive_stream(self) -> ReceiveStream:
-        """Receive the next message in parts, as they come in, however large it is::
+        """Receive the next message in parts, as they come in, however large it is.
+
+        ::
 
             async with ws.receive_stream() as parts:
                 async for part in parts: ...
 
         ``parts.text`` tells whether it is text. Where one part ends and the next begins means nothing; none is empty.
-        Leaving the block early drops the rest of the message, and the next one can be received. Other tasks that receive
-        wait until the block is left.
+        Leaving the block early drops the rest of the message, and the next one can be received. Other tasks that
+        receive wait until the block is left.
         """
         return ReceiveStream(self)
 

@@ -12,10 +12,10 @@
     +-+-+-+-+-------+-+-------------+-------------------------------+
 
 Reading does not wait for the end of a data frame. A :class:`FrameDecoder` yields what has come of it as a *piece*, a
-plain tuple ``(first_byte, data, remaining)``: the first byte of the header as it stands above, some unmasked payload, and
-how many bytes of the payload are still to come. A frame that is there whole is one piece with nothing remaining, and so
-is every control frame. So nothing is looked at twice, a payload is copied once, and those above can judge a frame by its
-length before any memory is spent on it and its text before it is complete.
+plain tuple ``(first_byte, data, remaining)``: the first byte of the header as it stands above, some unmasked payload,
+and how many bytes of the payload are still to come. A frame that is there whole is one piece with nothing remaining,
+and so is every control frame. So nothing is looked at twice, a payload is copied once, and those above can judge a
+frame by its length before any memory is spent on it and its text before it is complete.
 
 Rules of a frame by itself are checked here: reserved bits, opcodes, masking, lengths, control frames. Those between
 frames are checked in :mod:`trio_ws.protocol.messages`.
@@ -27,14 +27,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
 from .masking import apply_mask
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
 
 __all__ = ["FIN", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "header", "serialize"]
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import Close, Frame, Opcode
@@ -30,13 +30,11 @@ from .masking import apply_mask
 from .messages import LastPart, Message, MessageDecoder
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
-
     from .extensions import Extension
 
 __all__ = ["Event", "Protocol"]
 
-Event: TypeAlias = Union[Message, LastPart, Frame, ProtocolError]
+Event: TypeAlias = Message | LastPart | Frame | ProtocolError
 
 # Masking keys are drawn so many at a time: asking the operating system for each would cost more than the masking.
 _KEYS = 256

@@ -8,10 +8,7 @@ reserved bits on the first frame; control frames are not its business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
+from typing import Protocol, TypeAlias
 
 __all__ = ["ClientExtension", "Extension", "Params", "ServerExtension"]
 

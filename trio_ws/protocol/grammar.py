@@ -1,6 +1,7 @@
 """The grammar of the header values of an opening handshake (RFC 6455, section 9.1; RFC 9110, section 5.6).
 
-One scanner that goes over a value from left to right once: its work grows with the length of the value and nothing else.
+One scanner that goes over a value from left to right once: its work grows with the length of the value and nothing
+else.
 """
 
 from __future__ import annotations

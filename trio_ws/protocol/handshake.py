@@ -110,7 +110,8 @@ def build_request(
         subprotocols: What to offer, in order of preference.
         extensions: What to offer, in order of preference.
         user_agent: The User-Agent header; None for none.
-        headers: More headers. They replace the Host, Authorization and User-Agent headers that would be there otherwise.
+        headers: More headers. They replace the Host, Authorization and User-Agent headers that would be there
+            otherwise.
 
     Raises:
         InvalidHeader: if one of ``headers`` is not valid, or is one that makes the handshake.
@@ -228,8 +229,8 @@ def accept(
     Raises:
         InvalidMessage: if the version of HTTP is not 1.1, or the request has a body.
         InvalidMethod: if the method is not GET.
-        InvalidHeader: if a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade to a version
-            of WebSocket that we speak.
+        InvalidHeader: if a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade to a
+            version of WebSocket that we speak.
     """
     if request.http_version != "1.1":
         raise InvalidMessage(f"HTTP/{request.http_version} cannot be upgraded, HTTP/1.1 can", 505)
@@ -273,9 +274,7 @@ def _choose_subprotocol(headers: Headers, supported: Sequence[str]) -> str | Non
     return next((subprotocol for subprotocol in supported if subprotocol in offered), None)
 
 
-def _answer_extensions(
-    headers: Headers, supported: Sequence[ServerExtension]
-) -> list[tuple[str, Params, Extension]]:
+def _answer_extensions(headers: Headers, supported: Sequence[ServerExtension]) -> list[tuple[str, Params, Extension]]:
     values = headers.get_all("Sec-WebSocket-Extensions")
     if not values:
         return []

@@ -1,8 +1,8 @@
 """The messages in the frames (RFC 6455, sections 5.4, 5.6 and 8.1).
 
 A message *is* a ``str`` or ``bytes``. One that comes in a single piece, as nearly all do, passes straight through. Any
-other is put together here, and is judged as it comes in: a frame is refused by the length in its header when the message
-would become too large, and text fails at the first byte that cannot be UTF-8.
+other is put together here, and is judged as it comes in: a frame is refused by the length in its header when the
+message would become too large, and text fails at the first byte that cannot be UTF-8.
 
 A message in progress can be handed out before it is complete. :meth:`MessageDecoder.take_part` returns what there is so
 far and *claims* the message: its end then comes out as a :class:`LastPart` instead of as a message.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -22,13 +22,11 @@ from ..frames import Frame, Opcode
 from .codec import FIN, FrameDecoder, Role
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
-
     from .extensions import Extension
 
 __all__ = ["LastPart", "Message", "MessageDecoder"]
 
-Message: TypeAlias = Union[str, bytes]
+Message: TypeAlias = str | bytes
 
 _TEXT = FIN | Opcode.TEXT
 _BINARY = FIN | Opcode.BINARY
@@ -60,9 +58,7 @@ class MessageDecoder:
         extensions: The extensions in use, in the order in which they were negotiated.
     """
 
-    def __init__(
-        self, role: Role, max_message_size: int | None = None, extensions: Sequence[Extension] = ()
-    ) -> None:
+    def __init__(self, role: Role, max_message_size: int | None = None, extensions: Sequence[Extension] = ()) -> None:
         rsv = 0
         for extension in extensions:
             rsv |= extension.rsv
@@ -131,7 +127,7 @@ class MessageDecoder:
                 There is no going on from there.
         """
         for first_byte, payload, remaining in self._frames.feed(data):
-            if (first_byte == _TEXT or first_byte == _BINARY) and not remaining and not self._opcode:
+            if first_byte in (_TEXT, _BINARY) and not remaining and not self._opcode:
                 if self._limit is not None and len(payload) > self._limit:
                     raise MessageTooBig(len(payload), self._limit)
                 yield payload if first_byte == _BINARY else _decode(payload)
