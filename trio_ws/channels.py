@@ -47,14 +47,15 @@ class Inbox:
         self._limit = limit
         self._messages: deque[Message | LastPart] = deque()
         self._size = 0
-        # Nothing more will be put. / What is put is dropped. / ... if it does not fit.
+        # Nothing more can be put. / What is there was dropped too. / What does not fit will be dropped.
         self._ended = False
         self._discarding = False
         self._shedding = False
         # Whose turn it is: a task, which may wait for a message, and the others in line. Nobody is in line without a
         # turn being taken.
         self._turn: trio.lowlevel.Task | None = None
-        self._in_parts = False
+        # Who takes a message in parts, in this turn.
+        self._stream: object | None = None
         self._waiting = trio.lowlevel.ParkingLot()
         self._line = trio.lowlevel.ParkingLot()
         # Whether the application has taken a message and not yet asked for the next: it may be about to answer.
@@ -64,8 +65,12 @@ class Inbox:
     # -- The reader's side -----------------------------------------------------------------------------------------
 
     def put(self, message: Message | LastPart) -> None:
-        """Add a message, however full the inbox is."""
-        if self._discarding or (self._shedding and self._is_full()):
+        """Add a message, however full the inbox is. After the end it is dropped."""
+        if self._shedding and self._is_full() and not isinstance(message, LastPart):
+            # All that follow are dropped too: nothing may be missing between two messages.
+            self.end()
+            self._drop_incomplete()
+        if self._is_over():
             return
         self._messages.append(message)
         self._size += getsizeof(message)
@@ -74,7 +79,9 @@ class Inbox:
 
     def progress(self) -> None:
         """Take note that more of the message in progress may be there."""
-        if self._in_parts and self._waiting and self._protocol.held:
+        if self._is_over():
+            self._drop_incomplete()
+        elif self._stream is not None and self._waiting and self._protocol.held:
             self._waiting.unpark()
 
     def end(self) -> None:
@@ -91,6 +98,10 @@ class Inbox:
         """Wait until everything was taken and the application is not busy with it: it asks for more, or never did."""
         while (self._messages or self._answering) and not self._discarding:
             await self._reader.park()
+
+    def _drop_incomplete(self) -> None:
+        if self._protocol.held:
+            self._protocol.skip_message()
 
     def _is_full(self) -> bool:
         size = self._size + self._protocol.held
@@ -132,18 +143,24 @@ class Inbox:
 
     def end_turn(self) -> None:
         """Let the next one have a turn."""
-        self._in_parts = False
+        self._stream = None
+        # That is a task that still waits for a part, if there is one: the parts are not for it any more.
+        self._waiting.unpark_all()
         passed_on = self._line.unpark()
         self._turn = passed_on[0] if passed_on else None
 
-    async def begin_parts(self) -> bool:
+    async def begin_parts(self, stream: object) -> bool:
         """Wait for the beginning of a message, in our turn.
 
+        Args:
+            stream: Stands for the message, until the end of the turn.
+
         Returns:
-            Whether the next thing is there: False at the end. When cancelled, it has taken nothing.
+            Whether it is there: False at the end. When cancelled, it has taken nothing.
         """
-        self._in_parts = True
-        while not self._messages and not self._protocol.message_in_progress:
+        self._stream = stream
+        # Of a message whose rest is being dropped nothing is held: that is not ours.
+        while not self._messages and not self._protocol.held:
             if not await self._ask_for_more():
                 return False
         return True
@@ -154,22 +171,26 @@ class Inbox:
             return isinstance(self._messages[0], str)
         return self._protocol.message_in_progress is Opcode.TEXT
 
-    async def get_part(self) -> tuple[Message, bool] | None:
+    async def get_part(self, stream: object) -> tuple[Message, bool] | None:
         """Return the next part of the message, and whether it was the last; None if the rest will never come.
 
         When cancelled, it has taken nothing.
+
+        Args:
+            stream: What stands for the message. When its turn is over, the rest will not come either.
         """
-        while True:
+        while self._stream is stream:
             if self._messages:
                 message = self._pop()
                 return (message.data if isinstance(message, LastPart) else message), True
-            if self._protocol.held and not self._is_over():
+            if self._protocol.held:
                 part = self._protocol.take_part()
                 self._answering = True
                 self._wake_reader()
                 return part, False
             if not await self._ask_for_more():
                 return None
+        return None
 
     def skip_parts(self) -> None:
         """Drop the rest of the message of which a part was taken, or the beginning was seen."""
@@ -184,12 +205,13 @@ class Inbox:
         self._discarding = True
         self._messages.clear()
         self._size = 0
+        self._drop_incomplete()
         self._waiting.unpark_all()
         self._line.unpark_all()
         self._wake_reader()
 
     def shed(self) -> None:
-        """From now on drop what does not fit, instead of making the peer wait."""
+        """From now on drop what does not fit, and all that follows, instead of making the peer wait."""
         self._shedding = True
         self._wake_reader()
 
@@ -250,7 +272,7 @@ class Outbox:
         self.stream: object | None = None
         self._writer = trio.lowlevel.ParkingLot()
         #: Whether nothing can be put any more.
-        self.finished = False
+        self.finished: bool = False
         #: What goes out after everything else.
         self.close: Close | None = None
 
@@ -287,17 +309,22 @@ class Outbox:
             return True
         return await self._wait(None, stream)
 
-    def end_stream(self, frame: OutgoingFrame | None) -> None:
+    def end_stream(self, frame: OutgoingFrame | None) -> bool:
         """Let others put messages again.
 
         Args:
             frame: The last part. It has no payload, so there is always room for it.
+
+        Returns:
+            Whether it was added: False if the outbox is finished, or if there is no last part.
         """
-        if frame is not None and not self.finished:
+        added = frame is not None and not self.finished
+        if frame is not None and added:
             self._append(frame)
         self._refuse([sender for sender in self._senders if sender.stream is self.stream])
         self.stream = None
         self._admit()
+        return added
 
     def put_ping(self, data: bytes) -> None:
         """Add a ping."""

@@ -32,7 +32,7 @@ if sys.version_info < (3, 11):
 
 __all__ = ["main"]
 
-logger = logging.getLogger("trio_ws.cli")
+logger: logging.Logger = logging.getLogger("trio_ws.cli")
 
 
 class _Failure(Exception):

@@ -81,8 +81,8 @@ def connect(
         InvalidStatus: if the server answers with another HTTP status than 101; it has the response.
         InvalidHandshake: if the answer is not right in another way.
         TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range, ``ssl`` is given for a ``ws://`` URI or is not a context for clients, or
-            ``server_hostname`` cannot be the name of a server.
+        ValueError: if an option is out of range, ``ssl`` is given for a ``ws://`` URI or is not a context for clients,
+            or ``server_hostname`` cannot be the name of a server.
     """
     parsed = parse_uri(uri)
     start_tls = None
@@ -236,7 +236,7 @@ def _check_tls(context: ssl_module.SSLContext, name: str) -> None:
 async def _start_tls(
     stream: trio.abc.Stream, *, peer: str, context: ssl_module.SSLContext, name: str
 ) -> trio.abc.Stream:
-    # An end without the goodbye of TLS cannot deceive us: the frames and the closing handshake tell whether all has come.
+    # An end without the goodbye of TLS cannot deceive us: frames and the closing handshake tell whether all has come.
     tls = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
     try:
         await tls.do_handshake()

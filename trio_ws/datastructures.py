@@ -172,8 +172,6 @@ class Headers(MutableMapping[str, str]):
             return NotImplemented
         return self._by_name == other._by_name
 
-    __hash__ = None  # type: ignore[assignment]  # mutable
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._pairs!r})"
 

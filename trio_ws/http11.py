@@ -92,8 +92,6 @@ class Request:
     method: str = attrs.field(default="GET", kw_only=True)
     http_version: str = attrs.field(default="1.1", kw_only=True)
 
-    __hash__ = None  # type: ignore[assignment]  # headers are mutable
-
     @path.validator
     def _check_path(self, _attribute: object, path: str) -> None:
         if not path or not _is_visible(path):
@@ -150,8 +148,6 @@ class Response:
     headers: Headers = attrs.field(converter=_copy_headers)
     body: bytes | None = attrs.field(default=None, converter=_to_body)
     _exception: Exception | None = attrs.field(default=None, alias="_exception", eq=False, repr=False)
-
-    __hash__ = None  # type: ignore[assignment]  # headers are mutable
 
     @status_code.validator
     def _check_status_code(self, _attribute: object, status_code: int) -> None:

@@ -39,7 +39,7 @@ __all__ = ["Handler", "Server", "serve", "serve_over"]
 #: The Server header.
 SERVER = software(__version__)
 
-logger = logging.getLogger("trio_ws.server")
+logger: logging.Logger = logging.getLogger("trio_ws.server")
 
 #: What is called for each connection. When it returns, the connection is closed.
 Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
@@ -94,6 +94,7 @@ async def serve(
     if host is not None and port is None:
         raise TypeError("host goes with port")
     settings = Settings(**options)
+    ours = None
     if ssl is not None:
         _check_tls(ssl)
     if port is not None:
@@ -106,7 +107,7 @@ async def serve(
     try:
         await server._run(task_status)
     finally:
-        if path is not None:
+        if path is not None and ours is not None:
             # Somebody may have removed it, or have put another socket in its place to take over from us.
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.stat(path), ours):
@@ -185,8 +186,8 @@ class Server:
         Handlers can receive what their peers had sent before they close. After ``close_timeout`` seconds the handlers
         that have not returned are cancelled. Connections in the middle of the opening handshake are cut.
 
-        When cancelled, it does not wait for that; the server goes on closing. A handler that calls this waits for itself,
-        until it is cancelled: let another task do it.
+        When cancelled, it does not wait for that; the server goes on closing. A handler that calls this waits for
+        itself until it is cancelled: let another task do it.
 
         Args:
             code: The close code.

@@ -42,7 +42,7 @@ class Transport:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self.poisoned = False
+        self.poisoned: bool = False
 
     async def receive(self) -> bytes:
         """Return what has arrived, or ``b""`` when nothing more will.

@@ -106,23 +106,23 @@ class Connection:
     ) -> None:
         self.role = role
         self.settings = settings
-        self.transport = Transport(stream)
-        self.protocol = Protocol(
+        self.transport: Transport = Transport(stream)
+        self.protocol: Protocol = Protocol(
             role, random=os.urandom, max_message_size=settings.max_message_size, extensions=extensions
         )
-        self.inbox = Inbox(self.protocol, settings.receive_buffer)
-        self.outbox = Outbox(settings.send_buffer)
+        self.inbox: Inbox = Inbox(self.protocol, settings.receive_buffer)
+        self.outbox: Outbox = Outbox(settings.send_buffer)
         self.received = received
         #: Around all the tasks. Its deadline is the one of rule 6.
-        self.scope = trio.CancelScope(shield=True)
+        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
         #: Set when the writer has written its last.
-        self.writing_over = trio.Event()
+        self.writing_over: trio.Event = trio.Event()
         #: Set when it is known how the connection ended.
-        self.settled = trio.Event()
+        self.settled: trio.Event = trio.Event()
         #: Set when the stream is closed.
-        self.closed = trio.Event()
+        self.closed: trio.Event = trio.Event()
         #: Whether the user has closed it, so that using it is a mistake.
-        self.closed_locally = False
+        self.closed_locally: bool = False
         #: What went wrong on our side, or came from below.
         self.cause: BaseException | None = None
         #: Pings whose pongs have not come, oldest first.
@@ -131,7 +131,7 @@ class Connection:
         #: The last round trip of a ping, in seconds.
         self.latency: float | None = None
         #: When something was last received; and since when the reader waits for more, None while it does not.
-        self.heard_at = trio.current_time()
+        self.heard_at: float = trio.current_time()
         self.listening_since: float | None = None
 
     # -- Closing ---------------------------------------------------------------------------------------------------
@@ -324,18 +324,19 @@ async def write_loop(connection: Connection) -> None:
     """Write what is in the outbox until there will be no more."""
     outbox, transport = connection.outbox, connection.transport
     try:
-        while True:
+        finished = False
+        while not finished:
             await outbox.wait()
             # When we are cancelled, let it be here, where nothing is encoded, and not in the write that comes next.
             await trio.lowlevel.checkpoint_if_cancelled()
+            # What is put while we write, be it the Close frame, is for the next round.
+            finished = outbox.finished
             chunks = _encode_waiting(connection)
             if outbox.close is not None:
                 chunks += connection.protocol.encode_close(outbox.close)
             if chunks:
                 await transport.send(chunks)
                 outbox.written()
-            if outbox.finished:
-                return
     except StreamBroken as exc:
         # Do not wait for anything more to be written. But the peer may have told us why before it went.
         connection.cause = connection.cause or exc.__cause__
@@ -356,7 +357,10 @@ def _encode_waiting(connection: Connection) -> list[bytes]:
 
 
 async def keepalive(connection: Connection) -> None:
-    """Ping the peer regularly, and fail the connection if it does not live."""
+    """Ping the peer regularly, and fail the connection if it does not live.
+
+    Once the connection is closing there are no more pings, and it is the deadline of rule 6 that counts.
+    """
     interval, timeout = connection.settings.ping_interval, connection.settings.ping_timeout
     if interval is None:
         return
@@ -366,6 +370,8 @@ async def keepalive(connection: Connection) -> None:
         await trio.sleep_until(next_at)
         if ping is not None:
             connection.forget_ping(ping)  # other bytes came instead of its pong
+        if connection.outbox.finished:
+            return
         ping = connection.send_ping(None)
         next_at = ping.sent_at + interval
         if timeout is not None and not await _is_alive(connection, ping, timeout):
@@ -379,14 +385,13 @@ async def keepalive(connection: Connection) -> None:
 
 async def _is_alive(connection: Connection, ping: Ping, allowed: float) -> bool:
     """Wait for a sign of life after a ping: a pong, or any other byte. Time in which we do not read does not count."""
-    while connection.heard_at <= ping.sent_at:
-        if connection.listening_since is None:
-            waited = 0.0
-        else:
-            waited = trio.current_time() - max(ping.sent_at, connection.listening_since)
-        if waited >= allowed:
+    while connection.heard_at <= ping.sent_at and not connection.outbox.finished:
+        now = trio.current_time()
+        listening_since = now if connection.listening_since is None else connection.listening_since
+        deadline = max(ping.sent_at, listening_since) + allowed
+        if now >= deadline:
             return False
-        with trio.move_on_after(allowed - waited):
+        with trio.CancelScope(deadline=deadline):
             await ping.done.wait()
             return True
     return True

@@ -185,7 +185,8 @@ class WebSocket(trio.abc.Channel[Message]):
         Parts go out as they come. Other tasks that send wait until the message is complete.
 
         Leaving the block with an exception abandons the message. There is no way to tell the peer so in the middle of a
-        message, so if a part was sent, the connection is closed with 1011; otherwise nothing happens.
+        message, so if a part was sent, the connection is closed with 1011; otherwise nothing happens. Leaving it after
+        the connection was closed raises a :exc:`ConnectionClosed`, as the message is not complete.
 
         Args:
             text: True for a text message, False for a binary one.
@@ -327,10 +328,10 @@ class SendStream:
     async def __aenter__(self) -> Self:
         if self.task is not None:
             raise RuntimeError("a send_stream() sends one message")
+        self.task = trio.lowlevel.current_task()
         ws = self._ws
         await ws._checkpoint()
         ws._check_not_streaming()
-        self.task = trio.lowlevel.current_task()
         if not await self._outbox.begin_stream(self):
             raise await ws._closed()
         self._active = True
@@ -350,7 +351,8 @@ class SendStream:
         if exc is not None:
             self._abandon(started)
             return
-        self._outbox.end_stream((self._opcode, b"", True))
+        if not self._outbox.end_stream((self._opcode, b"", True)):
+            raise await self._ws._closed()
         await self._ws._checkpoint()
 
     def _abandon(self, started: bool) -> None:
@@ -376,8 +378,7 @@ class SendStream:
             raise TypeError("a part of a binary message is bytes, not str")
         data = _prepare(part, None)[1]
         await self._ws._checkpoint()
-        if not self._active:
-            raise trio.ClosedResourceError("this message is not being sent any more, or not yet")
+        self._check_active()
         if self._busy:
             raise trio.BusyResourceError("another task is sending a part of this message")
         before = self._utf8.getstate()
@@ -398,8 +399,13 @@ class SendStream:
             if not sent:
                 self._utf8.setstate(before)
         if not sent:
+            self._check_active()
             raise await self._ws._closed()
         self._opcode = Opcode.CONT
+
+    def _check_active(self) -> None:
+        if not self._active:
+            raise trio.ClosedResourceError("this message is not being sent any more, or not yet")
 
 
 class ReceiveStream:
@@ -426,7 +432,7 @@ class ReceiveStream:
         await self._ws._checkpoint()
         await self._inbox.begin_turn()
         try:
-            if not await self._inbox.begin_parts():
+            if not await self._inbox.begin_parts(self):
                 raise await self._ws._closed()
         except BaseException:
             self._inbox.end_turn()
@@ -457,22 +463,26 @@ class ReceiveStream:
             trio.BusyResourceError: if another task is receiving a part.
         """
         await self._ws._checkpoint()
-        if not self._active:
-            raise trio.ClosedResourceError("this message is not being received any more, or not yet")
+        self._check_active()
         if self._busy:
             raise trio.BusyResourceError("another task is receiving a part of this message")
         while not self._complete:
             self._busy = True
             try:
-                part = await self._inbox.get_part()
+                part = await self._inbox.get_part(self)
             finally:
                 self._busy = False
             if part is None:
+                self._check_active()
                 raise await self._ws._closed()
             data, self._complete = part
             if data:
                 return data
         raise StopAsyncIteration
+
+    def _check_active(self) -> None:
+        if not self._active:
+            raise trio.ClosedResourceError("this message is not being received any more, or not yet")
 
 
 class Session:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from trio_ws.exceptions import MessageTooBig, NegotiationError, ProtocolError
-from trio_ws.frames import Frame
-from trio_ws.protocol import Event, LastPart, Protocol, Role
+from trio_ws.protocol import Event, Protocol, Role
 from trio_ws.protocol.codec import RSV2, RSV3
 from trio_ws.protocol.extensions import Extension, Params
 
@@ -54,7 +55,7 @@ def frame_to(
 def cut(data: bytes, positions: Iterable[int]) -> list[bytes]:
     """Return the pieces of ``data`` between these positions."""
     borders = [0, *sorted(position for position in positions if 0 < position < len(data)), len(data)]
-    return [data[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(borders)]
 
 
 def one_by_one(data: bytes) -> list[bytes]:
@@ -265,6 +266,8 @@ class Repeats:
 
 # -- Hypothesis ------------------------------------------------------------------------------------------------------
 
+deterministic = settings(derandomize=True, deadline=None)
+
 masking_keys = st.binary(min_size=4, max_size=4)
 
 #: Sizes of payloads around which the encoding of a length, or the way they are kept, changes.
@@ -280,5 +283,5 @@ positions = st.lists(st.integers(min_value=0, max_value=400), max_size=8)
 def split(data: bytes, positions: Iterable[int]) -> Iterator[tuple[bytes, bool]]:
     """Yield the fragments of a message and whether each is the last. Some may be empty."""
     borders = [0, *sorted(min(position, len(data)) for position in positions), len(data)]
-    for i, (start, end) in enumerate(zip(borders, borders[1:], strict=False)):
+    for i, (start, end) in enumerate(pairwise(borders)):
         yield data[start:end], i == len(borders) - 2

@@ -12,6 +12,8 @@ from trio_ws.exceptions import InvalidHeader
 from trio_ws.protocol.extensions import Params
 from trio_ws.protocol.grammar import build_extensions, build_list, is_token, parse_extensions, parse_tokens
 
+from .strategies import deterministic
+
 TOKEN_CHARACTERS = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SEPARATORS = '()<>@,;:\\"/[]?={} \t'
 
@@ -90,6 +92,7 @@ def test_separators_are_no_tokens() -> None:
                 parse_tokens("X", [value])
 
 
+@deterministic
 @given(st.lists(tokens, min_size=1, max_size=5), spaces, spaces)
 def test_built_lists_can_be_parsed(items: list[str], before: str, after: str) -> None:
     assert parse_tokens("X", [build_list(items)]) == items
@@ -212,18 +215,21 @@ def test_build_extensions(items: list[tuple[str, Params]], expected: str) -> Non
     assert build_extensions(items) == expected
 
 
+@deterministic
 @given(extensions)
 def test_built_extensions_can_be_parsed(items: list[tuple[str, Params]]) -> None:
     assert parse_extensions("X", [build_extensions(items)]) == items
     assert parse_extensions("X", [build_extensions([item]) for item in items]) == items
 
 
+@deterministic
 @given(extensions)
 def test_others_read_what_we_write(items: list[tuple[str, Params]]) -> None:
     theirs = websockets.headers.parse_extension(build_extensions(items))
     assert [(name, tuple(values)) for name, values in theirs] == items
 
 
+@deterministic
 @given(extensions)
 def test_quoted_values(items: list[tuple[str, Params]]) -> None:
     def quote(match: re.Match[str]) -> str:
@@ -233,6 +239,7 @@ def test_quoted_values(items: list[tuple[str, Params]]) -> None:
     assert parse_extensions("X", [quoted]) == items
 
 
+@deterministic
 @given(soup)
 def test_any_value_is_parsed_or_refused(values: list[str]) -> None:
     """And what is parsed says the same when it is written again."""
@@ -252,6 +259,7 @@ def test_any_value_is_parsed_or_refused(values: list[str]) -> None:
         assert all(is_token(name) for name in names)
 
 
+@deterministic
 @given(soup)
 def test_same_verdict_as_others(values: list[str]) -> None:
     # Theirs expects no white space around the list, where HTTP has removed it.

@@ -34,7 +34,7 @@ from trio_ws.protocol.handshake import (
 )
 from trio_ws.uri import parse_uri
 
-from .strategies import AnswerReverse, Counting, OfferReverse, Repeats, Reverse
+from .strategies import AnswerReverse, Counting, OfferReverse, Repeats, Reverse, deterministic
 
 # RFC 6455, section 1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -321,6 +321,16 @@ def test_extensions(offered: list[str], accepted: str | None) -> None:
     assert len(agreement.extensions) == (accepted.count("x-") if accepted else 0)
 
 
+def test_extensions_that_use_the_same_bit() -> None:
+    answer, agreement = accept(
+        request([*REQUEST, ("Sec-WebSocket-Extensions", "x-reverse, x-repeat; times=2")]),
+        extensions=[Repeats(2, Reverse.rsv), AnswerReverse()],
+    )
+    # The client's preference counts.
+    assert answer.headers["Sec-WebSocket-Extensions"] == "x-reverse"
+    assert [type(extension) for extension in agreement.extensions] == [Reverse]
+
+
 # -- The answer of a server: rejected --------------------------------------------------------------------------------
 
 
@@ -480,6 +490,7 @@ def test_reject(exc: InvalidHandshake, status: int) -> None:
     assert (read.status_code, read.body) == (status, answer.body)
 
 
+@deterministic
 @given(
     st.sampled_from([name for name, _ in REQUEST] + ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"]),
     st.lists(st.text(alphabet=st.characters(max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=8), max_size=3),
@@ -663,6 +674,7 @@ def test_another_client_reads_our_refusal() -> None:
     assert isinstance(client.handshake_exc, TheirInvalidHandshake)
 
 
+@deterministic
 @given(st.binary(min_size=16, max_size=16))
 def test_both_ends_are_ours(key: bytes) -> None:
     asked = build_request(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterable, Sequence
-from typing import Union
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,6 +30,7 @@ from .strategies import (
     Repeat,
     Reverse,
     cut,
+    deterministic,
     frame_to,
     one_by_one,
     payloads,
@@ -39,7 +40,7 @@ from .strategies import (
     texts,
 )
 
-Item = Union[Message, LastPart, Frame]
+Item = Message | LastPart | Frame
 
 
 def read(decoder: MessageDecoder, chunks: Iterable[bytes]) -> tuple[list[Item], ProtocolError | None]:
@@ -84,7 +85,7 @@ def bad(role: Role, data: bytes, limit: int | None = None) -> tuple[list[Item], 
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 5000])
 def test_whole_messages(role: Role, size: int) -> None:
     data = frame_to(role, FIN | TEXT, b"x" * size) + frame_to(role, FIN | BINARY, b"x" * size)
     assert good(role, data) == ["x" * size, b"x" * size]
@@ -154,6 +155,7 @@ def test_close_frames_are_judged() -> None:
         assert type(error) is type_
 
 
+@deterministic
 @given(roles, st.lists(st.tuples(st.one_of(texts, payloads), positions), max_size=4), positions)
 def test_same_messages_however_fragmented_and_cut(
     role: Role, messages: list[tuple[str | bytes, list[int]]], where: list[int]
@@ -320,22 +322,22 @@ def test_the_limit_holds_for_claimed_messages(claim: str | None) -> None:
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("payload", [b"", b"ab"])
 def test_many_fragments_take_little_memory(opcode: int, payload: bytes) -> None:
-    # 50,000 objects of two bytes would take more than 2,000,000.
+    # 20,000 objects of two bytes would take more than 800,000.
     decoder = MessageDecoder(Role.CLIENT)
     list(decoder.feed(frame_to(Role.CLIENT, opcode)))
     chunk = frame_to(Role.CLIENT, CONT, payload) * 100
     tracemalloc.start()
     try:
-        for _ in range(500):
+        for _ in range(200):
             assert list(decoder.feed(chunk)) == []
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 200_000
-    assert decoder.held == 50_000 * len(payload)
-    message: Message = payload * 50_000
+    assert held < 150_000
+    assert decoder.held == 20_000 * len(payload)
+    message: Message = payload * 20_000
     if opcode == TEXT:
-        message = payload.decode() * 50_000
+        message = payload.decode() * 20_000
     assert list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT))) == [message]
 
 
@@ -396,7 +398,7 @@ def test_claim_at_every_point(role: Role, text: bool) -> None:
         opcode = CONT if i else TEXT if text else BINARY
         data += frame_to(role, (FIN if final else 0) | opcode, fragment) + frame_to(role, FIN | PING)
     message: Message = payload.decode() if text else payload
-    nothing: Message = "" if text else b""
+    nothing: Any = "" if text else b""
     after = frame_to(role, FIN | TEXT, b"next") + frame_to(role, TEXT, b"a") + frame_to(role, FIN | CONT, b"b")
     claimed = 0
     for at in range(len(data)):
@@ -415,7 +417,7 @@ def test_claim_at_every_point(role: Role, text: bool) -> None:
             items += decoder.feed(data[again:] + after)
             ends = [item for item in items if isinstance(item, LastPart)]
             assert len(ends) == 1
-            assert nothing.__class__().join([*parts, ends[0].data]) == message  # type: ignore[arg-type]
+            assert nothing.join([*parts, ends[0].data]) == message
             items.remove(ends[0])
             assert items == [*[Frame(Opcode.PING, b"")] * 4, "next", "ab"]
     assert claimed > 300
@@ -495,7 +497,7 @@ def test_extensions_are_undone_the_other_way_round() -> None:
             assert data.endswith(b"!")
             return data[:-1]
 
-    extensions = [Reverse(), Suffix(1)]
+    extensions: list[Extension] = [Reverse(), Suffix(1)]
     wire = frame_to(Role.CLIENT, FIN | RSV2 | RSV3 | TEXT, b"cba!")
     assert list(MessageDecoder(Role.CLIENT, None, extensions).feed(wire)) == ["abc"]
     # A message that only one of them has transformed.

@@ -82,7 +82,7 @@ class Closing:
     """
 
     def __init__(self) -> None:
-        self.state = ClosingState.OPEN
+        self.state: ClosingState = ClosingState.OPEN
         self.rcvd: Close | None = None
         self.sent: Close | None = None
         self.rcvd_then_sent: bool | None = None

@@ -62,7 +62,7 @@ class Protocol:
         max_message_size: int | None = None,
         extensions: Sequence[Extension] = (),
     ) -> None:
-        self.closing = Closing()
+        self.closing: Closing = Closing()
         self._messages = MessageDecoder(role, max_message_size, extensions)
         self._events: deque[Event] = deque()
         self._failed = False

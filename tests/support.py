@@ -1,0 +1,446 @@
+"""What the tests over in-memory streams share: peers that follow a script, streams like sockets, streams that fail.
+
+The peer reads frames with a parser of its own, which knows nothing of the package: what goes out on the wire is judged
+by the RFC.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+import trio.testing
+import trustme
+
+import trio_ws
+from trio_ws.exceptions import ProtocolError
+from trio_ws.frames import Close, Frame, Opcode
+from trio_ws.http11 import Request, RequestParser, Response, ResponseParser
+from trio_ws.protocol import Message, Role
+from trio_ws.protocol.codec import serialize
+from trio_ws.protocol.handshake import accept, build_request, check_response
+from trio_ws.settings import Options, Settings
+from trio_ws.tasks import Connection
+from trio_ws.uri import parse_uri
+from trio_ws.websocket import Session, WebSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+ROLES = [Role.CLIENT, Role.SERVER]
+OTHER = {Role.CLIENT: Role.SERVER, Role.SERVER: Role.CLIENT}
+URI = "ws://example.org/"
+KEY = b"\x37\xfa\x21\x3d"
+
+Streams = tuple[trio.abc.Stream, trio.abc.Stream]
+
+
+# -- Frames ----------------------------------------------------------------------------------------------------------
+
+
+def text(data: str | bytes, fin: bool = True) -> Frame:
+    return Frame(Opcode.TEXT, data.encode() if isinstance(data, str) else data, fin)
+
+
+def binary(data: bytes, fin: bool = True) -> Frame:
+    return Frame(Opcode.BINARY, data, fin)
+
+
+def cont(data: bytes, fin: bool = False) -> Frame:
+    return Frame(Opcode.CONT, data, fin)
+
+
+def ping(data: bytes = b"") -> Frame:
+    return Frame(Opcode.PING, data)
+
+
+def pong(data: bytes = b"") -> Frame:
+    return Frame(Opcode.PONG, data)
+
+
+def close(code: int = 1000, reason: str = "") -> Frame:
+    return Frame(Opcode.CLOSE, Close(code, reason).serialize())
+
+
+def parse_frames(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
+    """Return the frames in what came over the wire, and the beginning of one more (RFC 6455, section 5.2)."""
+    frames = []
+    while len(data) >= 2:
+        first, second = data[0], data[1]
+        assert bool(second & 0x80) is masked
+        width = {126: 2, 127: 8}.get(second & 0x7F, 0)
+        start = 2 + width + (4 if masked else 0)
+        if len(data) < start:
+            break
+        size = int.from_bytes(data[2 : 2 + width], "big") if width else second & 0x7F
+        assert size >= {0: 0, 2: 126, 8: 0x10000}[width]
+        payload = data[start : start + size]
+        if len(payload) < size:
+            break
+        if masked:
+            pad = (data[start - 4 : start] * (size // 4 + 1))[:size]
+            payload = (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(size, "big")
+        assert not first & 0x70
+        frames.append(Frame(Opcode(first & 0x0F), payload, bool(first & 0x80)))
+        data = data[start + size :]
+    return frames, data
+
+
+def read_messages(frames: Iterable[Frame]) -> tuple[list[Message], Frame | None, bytes | None]:
+    """Check the order of frames, and return the messages in them.
+
+    Returns:
+        The messages, the Close frame if there is one, and what there is of a message that is not complete.
+    """
+    messages: list[Message] = []
+    opcode = Opcode.CONT
+    data = b""
+    closed = None
+    for frame in frames:
+        assert closed is None, "nothing follows a Close frame"
+        if frame.opcode is Opcode.CLOSE:
+            closed = frame
+        elif frame.opcode < Opcode.CLOSE:
+            assert (frame.opcode is Opcode.CONT) is (opcode is not Opcode.CONT)
+            opcode = frame.opcode or opcode
+            data += frame.data
+            if frame.fin:
+                messages.append(data.decode() if opcode is Opcode.TEXT else data)
+                opcode, data = Opcode.CONT, b""
+    return messages, closed, None if opcode is Opcode.CONT else data
+
+
+# -- Streams ---------------------------------------------------------------------------------------------------------
+
+
+class _Pipe:
+    """One direction: at most ``capacity`` bytes wait in it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.data = bytearray()
+        self.ended = False
+        self.broken = False
+        self.changed = trio.lowlevel.ParkingLot()
+
+
+class PipeStream(trio.abc.HalfCloseableStream):
+    """A stream like a socket: a write waits while the buffer is full, and may have been done in part when cancelled.
+
+    Args:
+        incoming: What the other end writes.
+        outgoing: What it reads.
+        step: How many bytes one call of ``receive_some`` returns at most.
+    """
+
+    def __init__(self, incoming: _Pipe, outgoing: _Pipe, step: int | None) -> None:
+        self.incoming = incoming
+        self.outgoing = outgoing
+        self.step = step
+        self.closed = False
+        #: How often it was written to and closed.
+        self.writes = 0
+        self.closings = 0
+        self._sending = trio.testing.MemorySendStream()
+        self._busy_sending = False
+        self._busy_receiving = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._busy_sending:
+            raise trio.BusyResourceError("another task is sending")
+        self._busy_sending = True
+        try:
+            await trio.lowlevel.checkpoint()
+            self.writes += 1
+            pipe = self.outgoing
+            rest = bytes(data)
+            while True:
+                if self.closed or pipe.ended:
+                    raise trio.ClosedResourceError
+                if pipe.broken:
+                    raise trio.BrokenResourceError
+                room = pipe.capacity - len(pipe.data)
+                pipe.data += rest[:room]
+                rest = rest[room:]
+                pipe.changed.unpark_all()
+                if not rest:
+                    return
+                await pipe.changed.park()
+        finally:
+            self._busy_sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        while len(self.outgoing.data) >= self.outgoing.capacity:
+            await self.outgoing.changed.park()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._busy_receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        self._busy_receiving = True
+        try:
+            await trio.lowlevel.checkpoint()
+            pipe = self.incoming
+            while not pipe.data:
+                if self.closed:
+                    raise trio.ClosedResourceError
+                if pipe.broken:
+                    raise trio.BrokenResourceError
+                if pipe.ended:
+                    return b""
+                await pipe.changed.park()
+            size = min(each for each in (len(pipe.data), max_bytes, self.step) if each is not None)
+            data = bytes(pipe.data[:size])
+            del pipe.data[:size]
+            pipe.changed.unpark_all()
+            return data
+        finally:
+            self._busy_receiving = False
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.outgoing.ended = True
+        self.outgoing.changed.unpark_all()
+
+    def reset(self) -> None:
+        """Break both directions, as a TCP reset does. What was on its way is lost."""
+        for pipe in (self.incoming, self.outgoing):
+            pipe.data.clear()
+            pipe.broken = True
+            pipe.changed.unpark_all()
+
+    async def aclose(self) -> None:
+        self.closings += 1
+        if not self.closed:
+            self.closed = True
+            self.outgoing.ended = True
+            self.incoming.broken = True
+            self.incoming.data.clear()
+            self.outgoing.changed.unpark_all()
+            self.incoming.changed.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+
+def pipe_pair(capacity: int = 65536, *, step: int | None = None) -> tuple[PipeStream, PipeStream]:
+    """Return two ends of a connection that holds so many bytes each way, and hands over ``step`` of them at a time."""
+    there, back = _Pipe(capacity), _Pipe(capacity)
+    return PipeStream(back, there, step), PipeStream(there, back, step)
+
+
+def memory_pair() -> Streams:
+    return trio.testing.memory_stream_pair()
+
+
+def lockstep_pair() -> Streams:
+    return trio.testing.lockstep_stream_pair()
+
+
+def one_byte_pair() -> Streams:
+    return pipe_pair(1, step=1)
+
+
+@lru_cache
+def _contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("example.org").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return client, server
+
+
+def tls_pair() -> Streams:
+    """Return a client's and a server's end of TLS over memory. The handshake takes place with the first use."""
+    client, server = _contexts()
+    ours, theirs = trio.testing.memory_stream_pair()
+    return (
+        trio.SSLStream(ours, client, server_hostname="example.org", https_compatible=True),
+        trio.SSLStream(theirs, server, server_side=True, https_compatible=True),
+    )
+
+
+#: All kinds of streams that a connection has to work over, by name.
+PAIRS: dict[str, Callable[[], Streams]] = {
+    "memory": memory_pair,
+    "lockstep": lockstep_pair,
+    "pipe": pipe_pair,
+    "one byte": one_byte_pair,
+    "tls": tls_pair,
+}
+
+
+@attrs.define(eq=False)
+class Faulty(trio.abc.Stream):
+    """A stream that fails when it is told to.
+
+    Attributes:
+        stream: What works below.
+        send_error: What ``send_all`` raises from now on, after it has written the first ``sent_before`` bytes.
+        receive_error: What ``receive_some`` raises from now on.
+        close_error: What ``aclose`` raises, after it has closed.
+        closing: What ``aclose`` waits for.
+        on_receive: Called with each ``receive_some``.
+    """
+
+    stream: trio.abc.Stream
+    send_error: BaseException | None = None
+    sent_before: int = 0
+    receive_error: BaseException | None = None
+    close_error: BaseException | None = None
+    closing: trio.Event | None = None
+    on_receive: Callable[[], object] | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.send_error is not None:
+            if self.sent_before:
+                await self.stream.send_all(data[: self.sent_before])
+            raise self.send_error
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self.on_receive is not None:
+            self.on_receive()
+        if self.receive_error is not None:
+            raise self.receive_error
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        try:
+            if self.closing is not None:
+                await self.closing.wait()
+        finally:
+            await self.stream.aclose()
+        if self.close_error is not None:
+            raise self.close_error
+
+
+# -- Peers -----------------------------------------------------------------------------------------------------------
+
+
+class Peer:
+    """The other end of a connection. It does what the test says, be it right or wrong, and nothing else.
+
+    Args:
+        stream: The stream to the connection that is tested.
+        role: Which end this is.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, role: Role = Role.SERVER) -> None:
+        self.stream = stream
+        self.role = role
+        self._frames: list[Frame] = []
+        self._rest = b""
+
+    async def handshake(self, **headers: str) -> None:
+        """Do the opening handshake."""
+        if self.role is Role.SERVER:
+            requests = RequestParser()
+            request = None
+            while request is None:
+                request = requests.feed(await self._receive_some())
+            response, _ = accept(request)
+            await self.stream.send_all(response.serialize())
+        else:
+            request = build_request(parse_uri(URI), random=os.urandom)
+            await self.stream.send_all(request.serialize())
+            responses = ResponseParser()
+            answer = None
+            while answer is None:
+                answer = responses.feed(await self._receive_some())
+            check_response(request, answer)
+            self._rest = responses.unused
+
+    async def send(self, *frames: Frame | bytes) -> None:
+        """Send frames, or bytes as they are, in one write."""
+        key = KEY if self.role is Role.CLIENT else None
+        await self.stream.send_all(
+            b"".join(frame if isinstance(frame, bytes) else serialize(frame, key) for frame in frames)
+        )
+
+    async def receive(self) -> Frame | None:
+        """Return the next frame, or None at the end."""
+        while not self._frames:
+            data = await self._receive_some()
+            if not data:
+                assert not self._rest, "the last frame was cut"
+                return None
+            self._frames, self._rest = parse_frames(self._rest + data, masked=self.role is Role.SERVER)
+        return self._frames.pop(0)
+
+    async def receive_all(self) -> list[Frame]:
+        """Return all frames until the end."""
+        frames = []
+        while (frame := await self.receive()) is not None:
+            frames.append(frame)
+        return frames
+
+    async def receive_bytes(self) -> bytes:
+        """Return all bytes until the end."""
+        received = bytearray()
+        while data := await self._receive_some():
+            received += data
+        return bytes(received)
+
+    async def drain(self) -> list[Frame]:
+        """Return the frames that have arrived by now."""
+        frames = []
+        with trio.move_on_after(0):
+            while (frame := await self.receive()) is not None:
+                frames.append(frame)
+        return frames
+
+    async def behave(self) -> list[Frame]:
+        """Answer pings and the Close frame, as a good peer does, until the end. Return all frames."""
+        frames = []
+        while True:
+            try:
+                frame = await self.receive()
+                if frame is None:
+                    return frames
+                frames.append(frame)
+                if frame.opcode is Opcode.PING:
+                    await self.send(pong(frame.data))
+                elif frame.opcode is Opcode.CLOSE:
+                    await self.send(frame)
+                    if self.role is Role.SERVER:
+                        await self.stream.aclose()
+                        return frames
+            except trio.BrokenResourceError:
+                return frames
+
+    async def _receive_some(self) -> bytes:
+        return bytes(await self.stream.receive_some(65536))
+
+
+def born_open(stream: trio.abc.Stream, role: Role = Role.CLIENT, **options: Unpack[Options]) -> Session:
+    """Return a session on an open connection, without an opening handshake."""
+    connection = Connection(role, stream, Settings(**options))
+    return Session(WebSocket(connection, Request("/", {"Host": "example.org"}), Response(101, "", {}), None))
+
+
+class opened:  # noqa: N801
+    """``async with opened() as (ws, peer)``: an open WebSocket over memory, and the peer at its other end."""
+
+    def __init__(
+        self, role: Role = Role.CLIENT, streams: Streams | None = None, **options: Unpack[Options]
+    ) -> None:
+        ours, theirs = streams or memory_pair()
+        self._peer = Peer(theirs, OTHER[role])
+        self._session = born_open(ours, role, **options)
+
+    async def __aenter__(self) -> tuple[WebSocket, Peer]:
+        return await self._session.__aenter__(), self._peer
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._session.__aexit__(exc_type, exc, traceback)

@@ -1,0 +1,827 @@
+"""Opening connections: what goes over the wire, every way in which it can fail, and what is left behind (nothing).
+
+Logic and timeouts are tested over memory streams and on a virtual clock, sockets and TLS over loopback.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import datetime
+import errno
+import gc
+import hashlib
+import os
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trio_ws
+from trio_ws.client import BODY_TIMEOUT
+from trio_ws.datastructures import HeadersLike
+from trio_ws.exceptions import (
+    ConnectFailed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    HeadTooBig,
+    InvalidHandshake,
+    InvalidHeader,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidUpgrade,
+    InvalidURI,
+    NegotiationError,
+    OpenTimeout,
+    ProtocolError,
+    TLSFailed,
+    TooManyHeaders,
+)
+from trio_ws.http11 import MAX_BODY_SIZE, MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES, Request, RequestParser
+
+URI = "ws://example.org/"
+TEXT_HI = b"\x81\x02hi"
+CLOSE_1000 = b"\x88\x02\x03\xe8"
+
+Stream = trio.abc.Stream
+
+
+# -- Scripted servers ----------------------------------------------------------------------------------------------
+
+
+async def read_request(stream: Stream) -> Request:
+    parser = RequestParser()
+    request = None
+    while request is None:
+        request = parser.feed(bytes(await stream.receive_some()))
+    assert parser.unused == b""
+    return request
+
+
+def accept_key(request: Request) -> str:
+    digest = hashlib.sha1(request.headers["Sec-WebSocket-Key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
+    return base64.b64encode(digest.digest()).decode()
+
+
+def switch(request: Request, *more: str, without: str | None = None) -> bytes:
+    """The right answer to a request, as far as the test does not want it otherwise."""
+    headers = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept_key(request)}"]
+    lines = [line for line in headers if without is None or not line.startswith(f"{without}:")]
+    return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, *more, "", ""]).encode("iso-8859-1")
+
+
+async def in_one_piece(stream: Stream, data: bytes) -> None:
+    await stream.send_all(data)
+
+
+async def in_bytes(stream: Stream, data: bytes) -> None:
+    for i in range(len(data)):
+        await stream.send_all(data[i : i + 1])
+
+
+Answer = Callable[[Request], bytes]
+Send = Callable[[Stream, bytes], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def scripted_server(answer: Answer, send: Send = in_one_piece) -> AsyncIterator[tuple[Stream, Stream]]:
+    """Yield both ends of a stream, the client's first; the server answers one request and then leaves it alone."""
+    client, server = trio.testing.memory_stream_pair()
+
+    async def run() -> None:
+        request = await read_request(server)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await send(server, answer(request))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield client, server
+        nursery.cancel_scope.cancel()
+
+
+async def is_closed(peer: Stream) -> bool:
+    """Whether the other end of a memory stream is closed, in both directions."""
+    with trio.move_on_after(1):
+        while await peer.receive_some():
+            pass
+        try:
+            await peer.send_all(b"x")
+        except trio.BrokenResourceError:
+            return True
+    return False
+
+
+async def expect_failure(connecting: trio_ws.Connecting) -> BaseException:
+    """Return what is raised on entering."""
+    with pytest.raises(trio_ws.WebSocketException) as caught:
+        async with connecting:
+            pytest.fail("the connection was opened")
+    return caught.value
+
+
+async def failure_of(answer: Answer, send: Send = in_one_piece, **options: Any) -> BaseException:
+    """Return what connect_over() raises when that is the answer; the stream is closed then."""
+    async with scripted_server(answer, send) as (client, server):
+        exc = await expect_failure(trio_ws.connect_over(client, URI, **options))
+        assert await is_closed(server)
+    return exc
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+# -- Sockets, TLS, and what they leave behind ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[Callable[[], None]]:
+    """Returns a function that checks that no file descriptor was opened and not closed since the fixture's setup."""
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        pytest.skip("this system does not tell which file descriptors are open")
+
+    def count() -> int:
+        gc.collect()
+        return len(os.listdir(folder))
+
+    before = count()
+
+    def check() -> None:
+        assert count() == before
+
+    yield check
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*(names or ("localhost", "127.0.0.1")), **options).configure_cert(context)
+    return context
+
+
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def start_server(nursery: trio.Nursery, handler: trio_ws.Handler = echo, **options: Any) -> trio_ws.Server:
+    server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1", **options))
+    assert isinstance(server, trio_ws.Server)
+    return server
+
+
+async def start_tcp(nursery: trio.Nursery, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> int:
+    """Let a function talk to every client that connects; return the port."""
+
+    async def serve_one(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await talk(stream)
+
+    listeners = await nursery.start(partial(trio.serve_tcp, serve_one, 0, host="127.0.0.1"))
+    port = listeners[0].socket.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close a socket with a RST instead of a FIN."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+# -- A connection that works ---------------------------------------------------------------------------------------
+
+
+async def test_connect(nursery: trio.Nursery) -> None:
+    seen: list[trio_ws.WebSocket] = []
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        seen.append(ws)
+        await echo(ws)
+
+    server = await start_server(nursery, handler)
+    with trio.fail_after(30):
+        async with trio_ws.connect(f"ws://127.0.0.1:{server.port}/path?query=1") as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+            assert ws.remote_address == ("127.0.0.1", server.port)
+            assert ws.local_address == seen[0].remote_address
+            assert seen[0].local_address == ("127.0.0.1", server.port)
+            assert ws.request == seen[0].request
+            assert ws.request.path == "/path?query=1"
+            assert ws.request.headers["Host"] == f"127.0.0.1:{server.port}"
+            assert ws.response == seen[0].response
+            assert ws.response.status_code == 101
+            assert ws.subprotocol is None
+        assert (ws.close_code, seen[0].close_code) == (1000, 1000)
+
+
+async def test_connect_from_a_local_address(nursery: trio.Nursery) -> None:
+    server = await start_server(nursery)
+    with trio.fail_after(30):
+        async with trio_ws.connect(f"ws://localhost:{server.port}", local_address="127.0.0.1") as ws:
+            assert ws.local_address[0] == "127.0.0.1"
+        exc = await expect_failure(trio_ws.connect(f"ws://127.0.0.1:{server.port}", local_address="203.0.113.1"))
+    assert isinstance(exc, ConnectFailed)
+    assert "203.0.113.1" in exc.reason
+
+
+async def test_connect_over(nursery: trio.Nursery) -> None:
+    seen: list[trio_ws.WebSocket] = []
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        seen.append(ws)
+        await echo(ws)
+
+    client, server = trio.testing.memory_stream_pair()
+    nursery.start_soon(trio_ws.serve_over, server, handler)
+    async with trio_ws.connect_over(client, "wss://any.example/chat?x#y".partition("#")[0]) as ws:
+        await ws.send(b"\x00")
+        assert await ws.receive() == b"\x00"
+        assert (ws.local_address, ws.remote_address) == (None, None)
+        assert ws.request == seen[0].request
+        assert ws.request.path == "/chat?x"
+        assert ws.request.headers["Host"] == "any.example"
+        assert ws.response == seen[0].response
+
+
+@pytest.mark.parametrize("uri", ["ws://[::1]:8080/", "ws://[2001:db8::1]"])
+async def test_ipv6_host_header(uri: str) -> None:
+    requests: list[Request] = []
+
+    def answer(request: Request) -> bytes:
+        requests.append(request)
+        return b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n"
+
+    async with scripted_server(answer) as (client, _):
+        await expect_failure(trio_ws.connect_over(client, uri))
+    assert requests[0].headers["Host"] == uri[5:].rstrip("/")
+
+
+async def requested(uri: str = URI, **options: Any) -> Request:
+    """Return the request that a server gets to see."""
+    requests: list[Request] = []
+
+    def answer(request: Request) -> bytes:
+        requests.append(request)
+        return switch(request) + CLOSE_1000
+
+    async with scripted_server(answer) as (client, _):
+        async with trio_ws.connect_over(client, uri, **options) as ws:
+            assert ws.request == requests[0]
+    return requests[0]
+
+
+async def test_request(autojump_clock: trio.testing.MockClock) -> None:
+    request = await requested("ws://example.org:81/a?b")
+    assert request.path == "/a?b"
+    key = request.headers["Sec-WebSocket-Key"]
+    assert len(binascii.a2b_base64(key)) == 16
+    assert list(request.headers.raw_items()) == [
+        ("Host", "example.org:81"),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", key),
+        ("Sec-WebSocket-Version", "13"),
+        ("User-Agent", request.headers["User-Agent"]),
+    ]
+    assert request.headers["User-Agent"].startswith(f"trio_ws/{trio_ws.__version__} ")
+
+
+async def test_the_key_is_another_one_each_time(autojump_clock: trio.testing.MockClock) -> None:
+    keys = {(await requested()).headers["Sec-WebSocket-Key"] for _ in range(8)}
+    assert len(keys) == 8
+
+
+async def test_user_agent(autojump_clock: trio.testing.MockClock) -> None:
+    assert (await requested(user_agent="me/1")).headers.get_all("User-Agent") == ["me/1"]
+    assert "User-Agent" not in (await requested(user_agent=None)).headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Cookie": "a=b", "X-Y": "é"}, [("Cookie", "a=b"), ("X-Y", "é")], trio_ws.Headers({"Cookie": "a=b", "X-Y": "é"})],
+    ids=["mapping", "pairs", "Headers"],
+)
+async def test_headers(headers: HeadersLike, autojump_clock: trio.testing.MockClock) -> None:
+    request = await requested(headers=headers)
+    assert request.headers["cookie"] == "a=b"
+    assert request.headers["x-y"] == "é"
+
+
+async def test_headers_replace_ours(autojump_clock: trio.testing.MockClock) -> None:
+    headers = {"host": "other.example", "authorization": "Bearer x", "user-agent": "me/2"}
+    request = await requested("ws://user:pass@example.org/", headers=headers)
+    assert request.headers.get_all("Host") == ["other.example"]
+    assert request.headers.get_all("Authorization") == ["Bearer x"]
+    assert request.headers.get_all("User-Agent") == ["me/2"]
+
+
+async def test_credentials(autojump_clock: trio.testing.MockClock) -> None:
+    request = await requested("ws://us%C3%A9r:p%3Aw@example.org/")
+    scheme, _, credentials = request.headers["Authorization"].partition(" ")
+    assert scheme == "Basic"
+    assert binascii.a2b_base64(credentials).decode() == "usér:p:w"
+    assert request.headers["Host"] == "example.org"
+
+
+@pytest.mark.parametrize("connect", [trio_ws.connect, partial(trio_ws.connect_over, None)])
+@pytest.mark.parametrize(
+    "headers",
+    [{"X": "a\r\nY: b"}, {"X\r\nY": "b"}, {"X": "\0"}, {"Sec-WebSocket-Key": "x"}, {"upgrade": "h2c"}, {"Connection": "close"}],
+    ids=["newline", "name", "NUL", "key", "upgrade", "connection"],
+)
+def test_headers_that_are_not_sent(connect: Callable[..., Any], headers: HeadersLike) -> None:
+    with pytest.raises(InvalidHeader):
+        connect(URI, headers=headers)
+
+
+@pytest.mark.parametrize("connect", [trio_ws.connect, partial(trio_ws.connect_over, None)])
+@pytest.mark.parametrize(
+    "uri, options, error",
+    [
+        ("http://example.org/", {}, InvalidURI),
+        ("ws://user@example.org/", {}, InvalidURI),
+        (b"ws://example.org/", {}, InvalidURI),
+        (URI, {"open_timeout": -1}, ValueError),
+        (URI, {"open_timeout": "1"}, TypeError),
+        (URI, {"close_timeout": None}, TypeError),
+        (URI, {"subprotocols": "chat"}, TypeError),
+        (URI, {"subprotocols": ["a b"]}, ValueError),
+        (URI, {"nonsense": 1}, TypeError),
+        (URI, {"user_agent": "a\nb"}, InvalidHeader),
+    ],
+)
+def test_arguments(connect: Callable[..., Any], uri: Any, options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        connect(uri, **options)
+
+
+def test_ssl_is_for_wss() -> None:
+    with pytest.raises(ValueError, match="wss"):
+        trio_ws.connect(URI, ssl=ssl.create_default_context())
+
+
+@pytest.mark.parametrize("server_hostname", ["", ".example.org"])
+def test_server_hostname_that_is_none(server_hostname: str) -> None:
+    # Before there is a socket that would be left open.
+    with pytest.raises(ValueError):
+        trio_ws.connect("wss://example.org/", server_hostname=server_hostname)
+
+
+def test_ssl_context_for_servers() -> None:
+    with pytest.raises(ValueError, match="client"):
+        trio_ws.connect("wss://example.org/", ssl=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+async def test_a_connection_is_entered_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with scripted_server(lambda request: switch(request) + CLOSE_1000) as (client, _):
+        connecting = trio_ws.connect_over(client, URI)
+        async with connecting:
+            with pytest.raises(RuntimeError):
+                await connecting.__aenter__()
+        with pytest.raises(RuntimeError):
+            await connecting.__aenter__()
+
+
+async def test_a_connection_is_left_after_it_is_entered() -> None:
+    client, _ = trio.testing.memory_stream_pair()
+    connecting = trio_ws.connect_over(client, URI)
+    with pytest.raises(RuntimeError):
+        await connecting.__aexit__(None, None, None)
+
+
+# -- Subprotocols --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "offered, supported, agreed",
+    [
+        ([], [], None),
+        (["a"], [], None),
+        ([], ["a"], None),
+        (["a"], ["b"], None),
+        (["a", "b"], ["b", "a"], "b"),
+        (["b", "a"], ["c", "a"], "a"),
+    ],
+)
+async def test_subprotocols(
+    offered: list[str],
+    supported: list[str],
+    agreed: str | None,
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    seen: list[str | None] = []
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        seen.append(ws.subprotocol)
+
+    client, server = trio.testing.memory_stream_pair()
+    nursery.start_soon(partial(trio_ws.serve_over, server, handler, subprotocols=supported))
+    async with trio_ws.connect_over(client, URI, subprotocols=offered) as ws:
+        assert ws.subprotocol == agreed
+        assert ws.request.headers.get("Sec-WebSocket-Protocol") == (", ".join(offered) or None)
+        with pytest.raises(ConnectionClosedOK):
+            await ws.receive()
+    assert seen == [agreed]
+
+
+# -- Answers that are right ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * MAX_INTERIM_RESPONSES])
+async def test_frames_right_behind_the_answer(
+    send: Send, interim: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    frames = TEXT_HI + b"\x82\x01\x00" + b"\x88\x05\x03\xe8bye"
+    async with scripted_server(lambda request: interim + switch(request) + frames, send) as (client, server):
+        async with trio_ws.connect_over(client, URI) as ws:
+            assert await ws.receive() == "hi"
+            assert await ws.receive() == b"\x00"
+            with pytest.raises(ConnectionClosedOK) as caught:
+                await ws.receive()
+            assert caught.value.rcvd == trio_ws.Close(1000, "bye")
+            await server.aclose()
+
+
+async def test_a_violation_right_behind_the_answer(autojump_clock: trio.testing.MockClock) -> None:
+    async with scripted_server(lambda request: switch(request) + TEXT_HI + b"\x83\x00") as (client, server):
+        async with trio_ws.connect_over(client, URI) as ws:
+            assert await ws.receive() == "hi"
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.receive()
+            assert isinstance(caught.value.__cause__, ProtocolError)
+            assert caught.value.sent is not None
+            assert caught.value.sent.code == 1002
+            await server.aclose()
+
+
+async def test_the_end_right_behind_the_answer(autojump_clock: trio.testing.MockClock) -> None:
+    async def answer_and_hang_up(stream: Stream, data: bytes) -> None:
+        await stream.send_all(data)
+        await stream.aclose()
+
+    async with scripted_server(lambda request: switch(request) + TEXT_HI, answer_and_hang_up) as (client, _):
+        async with trio_ws.connect_over(client, URI) as ws:
+            assert await ws.receive() == "hi"
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.receive()
+            assert caught.value.code == 1006
+
+
+@pytest.mark.parametrize(
+    "upgrade, connection", [("WebSocket", "upgrade"), ("websocket", "keep-alive, UPGRADE"), (" websocket ", "Upgrade,")]
+)
+async def test_answers_in_other_words(
+    upgrade: str, connection: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    def answer(request: Request) -> bytes:
+        lines = [
+            "HTTP/1.1 101 ",
+            f"upgrade:{upgrade}",
+            f"CONNECTION: {connection}",
+            f"sec-websocket-accept:\t{accept_key(request)} ",
+            "X-Other: 1",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + CLOSE_1000
+
+    async with scripted_server(answer) as (client, _):
+        async with trio_ws.connect_over(client, URI) as ws:
+            assert ws.response.reason_phrase == ""
+            assert ws.response.headers["X-Other"] == "1"
+
+
+# -- Answers that are wrong ----------------------------------------------------------------------------------------
+
+
+def with_accept(change: Callable[[str], str]) -> Answer:
+    return lambda request: switch(
+        request, f"Sec-WebSocket-Accept: {change(accept_key(request))}", without="Sec-WebSocket-Accept"
+    )
+
+
+WRONG_ANSWERS: dict[str, tuple[Answer, type[InvalidHandshake], dict[str, Any]]] = {
+    "no accept": (
+        partial(switch, without="Sec-WebSocket-Accept"),
+        InvalidHeader,
+        {"name": "Sec-WebSocket-Accept", "value": None},
+    ),
+    "accept of another key": (
+        with_accept(lambda key: "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        InvalidHeader,
+        {"name": "Sec-WebSocket-Accept", "value": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="},
+    ),
+    "accept in another case": (with_accept(str.swapcase), InvalidHeader, {"name": "Sec-WebSocket-Accept"}),
+    "empty accept": (with_accept(lambda key: ""), InvalidHeader, {"name": "Sec-WebSocket-Accept", "value": ""}),
+    "two accepts": (
+        lambda request: switch(request, f"Sec-WebSocket-Accept: {accept_key(request)}"),
+        InvalidHeader,
+        {"name": "Sec-WebSocket-Accept"},
+    ),
+    "no upgrade": (partial(switch, without="Upgrade"), InvalidUpgrade, {"name": "Upgrade", "value": None}),
+    "other upgrade": (
+        lambda request: switch(request, "Upgrade: h2c", without="Upgrade"),
+        InvalidUpgrade,
+        {"name": "Upgrade", "value": "h2c"},
+    ),
+    "two upgrades": (
+        lambda request: switch(request, "Upgrade: h2c, websocket", without="Upgrade"),
+        InvalidUpgrade,
+        {"name": "Upgrade", "value": "h2c, websocket"},
+    ),
+    "no connection": (partial(switch, without="Connection"), InvalidUpgrade, {"name": "Connection", "value": None}),
+    "other connection": (
+        lambda request: switch(request, "Connection: notupgrade", without="Connection"),
+        InvalidUpgrade,
+        {"name": "Connection", "value": "notupgrade"},
+    ),
+    "subprotocol not offered": (
+        lambda request: switch(request, "Sec-WebSocket-Protocol: chat"),
+        NegotiationError,
+        {},
+    ),
+    "subprotocol in another case": (lambda request: switch(request, "Sec-WebSocket-Protocol: A"), NegotiationError, {}),
+    "two subprotocols": (
+        lambda request: switch(request, "Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b"),
+        InvalidHeader,
+        {"name": "Sec-WebSocket-Protocol", "value": "a, b"},
+    ),
+    "no subprotocol": (
+        lambda request: switch(request, "Sec-WebSocket-Protocol: "),
+        InvalidHeader,
+        {"name": "Sec-WebSocket-Protocol"},
+    ),
+    "extension not offered": (
+        lambda request: switch(request, "Sec-WebSocket-Extensions: x-unheard-of; a=1"),
+        NegotiationError,
+        {},
+    ),
+    "malformed extension": (
+        lambda request: switch(request, "Sec-WebSocket-Extensions: ;"),
+        InvalidHeader,
+        {"name": "Sec-WebSocket-Extensions"},
+    ),
+    "HTTP/1.0": (
+        lambda request: switch(request).replace(b"HTTP/1.1", b"HTTP/1.0"),
+        InvalidMessage,
+        {},
+    ),
+    "HTTP/2.0": (lambda request: switch(request).replace(b"HTTP/1.1", b"HTTP/2.0"), InvalidMessage, {}),
+    "a TLS alert": (lambda request: b"\x15\x03\x01\x00\x02\x02\x46", InvalidMessage, {}),
+    "an SSH banner": (lambda request: b"SSH-2.0-OpenSSH_9.6\r\n\r\n", InvalidMessage, {}),
+    "a status of two digits": (lambda request: b"HTTP/1.1 10 Hm\r\n\r\n", InvalidMessage, {}),
+    "a control character": (lambda request: switch(request, "X: a\0b"), InvalidMessage, {}),
+    "a large head": (
+        lambda request: switch(request, "X: " + MAX_HEAD_SIZE * "x"),
+        HeadTooBig,
+        {"limit": MAX_HEAD_SIZE},
+    ),
+    "a head without end": (lambda request: b"HTTP/1.1 101 " + MAX_HEAD_SIZE * b"x", HeadTooBig, {}),
+    "many headers": (
+        lambda request: switch(request, *(MAX_HEADERS - 2) * ["X: x"]),
+        TooManyHeaders,
+        {"limit": MAX_HEADERS},
+    ),
+    "many interim responses": (
+        lambda request: (MAX_INTERIM_RESPONSES + 1) * b"HTTP/1.1 100 Continue\r\n\r\n" + switch(request),
+        InvalidMessage,
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
+@pytest.mark.parametrize("name", WRONG_ANSWERS)
+async def test_wrong_answers(name: str, send: Send, autojump_clock: trio.testing.MockClock) -> None:
+    answer, kind, attributes = WRONG_ANSWERS[name]
+    exc = await failure_of(answer, send, subprotocols=["a", "b"])
+    assert type(exc) is kind
+    assert isinstance(exc, InvalidHandshake)
+    assert {attribute: getattr(exc, attribute) for attribute in attributes} == attributes
+
+
+# -- Refusals ------------------------------------------------------------------------------------------------------
+
+
+def refusal(*headers: str, body: bytes = b"", status: str = "403 Forbidden") -> Answer:
+    return lambda request: "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body
+
+
+async def refused(answer: Answer, send: Send = in_one_piece, **options: Any) -> trio_ws.Response:
+    """Return the response that InvalidStatus has. Reporting it takes no time, unless the body keeps us waiting."""
+    start = trio.current_time()
+    async with scripted_server(answer, send) as (client, server):
+        exc = await expect_failure(trio_ws.connect_over(client, URI, **options))
+        assert trio.current_time() - start <= BODY_TIMEOUT <= 1
+        assert await is_closed(server)
+    assert type(exc) is InvalidStatus
+    return exc.response
+
+
+async def and_eof(stream: Stream, data: bytes) -> None:
+    await stream.send_all(data)
+    await stream.aclose()
+
+
+async def and_reset(stream: Stream, data: bytes) -> None:
+    await stream.send_all(data)
+    # The client has read that and waits for more. Then reading fails.
+    await trio.testing.wait_all_tasks_blocked()
+    raise Reset
+
+
+class Reset(Exception):
+    pass
+
+
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes, and_eof])
+@pytest.mark.parametrize(
+    "headers, body",
+    [
+        (["Content-Length: 5"], b"hello"),
+        (["Transfer-Encoding: chunked"], b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"),
+    ],
+    ids=["Content-Length", "chunked"],
+)
+async def test_refusal(
+    headers: list[str], body: bytes, send: Send, autojump_clock: trio.testing.MockClock
+) -> None:
+    start = trio.current_time()
+    answer = refusal(*headers, "WWW-Authenticate: Basic", body=body, status="401 Who are you?")
+    response = await refused(answer, send)
+    assert (response.status_code, response.reason_phrase) == (401, "Who are you?")
+    assert response.headers["WWW-Authenticate"] == "Basic"
+    assert response.body == b"hello"
+    assert trio.current_time() == start
+
+
+async def test_refusal_until_eof(autojump_clock: trio.testing.MockClock) -> None:
+    start = trio.current_time()
+    response = await refused(refusal(body=b"hello"), and_eof)
+    assert response.body == b"hello"
+    assert trio.current_time() == start
+
+
+@pytest.mark.parametrize(
+    "status, body",
+    [("200 OK", b""), ("204 No Content", None), ("304 Not Modified", None), ("426 Upgrade Required", b""), ("599 ", b"")],
+)
+async def test_refusal_without_body(
+    status: str, body: bytes | None, autojump_clock: trio.testing.MockClock
+) -> None:
+    response = await refused(refusal("Content-Length: 0", status=status))
+    assert response.status_code == int(status[:3])
+    assert response.body == body
+
+
+async def test_redirect_is_a_refusal(autojump_clock: trio.testing.MockClock) -> None:
+    response = await refused(refusal("Location: ws://other.example/", "Content-Length: 0", status="301 Moved"))
+    assert response.headers["Location"] == "ws://other.example/"
+
+
+async def test_refusal_by_http_1_0(autojump_clock: trio.testing.MockClock) -> None:
+    response = await refused(lambda request: b"HTTP/1.0 400 Bad Request\r\n\r\nbad", and_eof)
+    assert (response.status_code, response.body) == (400, b"bad")
+
+
+@pytest.mark.parametrize("options", [{}, {"open_timeout": None}, {"open_timeout": BODY_TIMEOUT / 2}])
+@pytest.mark.parametrize(
+    "headers, body",
+    [([], b"he"), (["Content-Length: 5"], b"he"), (["Transfer-Encoding: chunked"], b"2\r\nhe\r\n3\r\n")],
+    ids=["until EOF", "Content-Length", "chunked"],
+)
+async def test_refusal_whose_body_stalls(
+    headers: list[str], body: bytes, options: dict[str, Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    response = await refused(refusal(*headers, body=body), **options)
+    assert response.status_code == 403
+    assert response.body == b"he"
+
+
+async def test_refusal_late(autojump_clock: trio.testing.MockClock) -> None:
+    """The server took nearly all of the time that there is, and then its body stalls."""
+
+    async def after_a_while(stream: Stream, data: bytes) -> None:
+        await trio.sleep(9.5)
+        await stream.send_all(data)
+
+    async with scripted_server(refusal("Content-Length: 5", body=b"he"), after_a_while) as (client, _):
+        exc = await expect_failure(trio_ws.connect_over(client, URI, open_timeout=10))
+    assert type(exc) is InvalidStatus
+    assert exc.response.body == b"he"
+    assert trio.current_time() == pytest.approx(autojump_clock_start(autojump_clock) + 10, abs=1e-6)
+
+
+def autojump_clock_start(clock: trio.testing.MockClock) -> float:
+    # A mock clock begins at 0.
+    return 0.0
+
+
+async def test_refusal_whose_body_trickles(autojump_clock: trio.testing.MockClock) -> None:
+    async def trickle(stream: Stream, data: bytes) -> None:
+        await stream.send_all(data)
+        while True:
+            await trio.sleep(0.3)
+            await stream.send_all(b"x")
+
+    response = await refused(refusal(), trickle)
+    assert response.body == b"xxx"
+
+
+async def test_refusal_whose_body_does_not_end(autojump_clock: trio.testing.MockClock) -> None:
+    async def flood(stream: Stream, data: bytes) -> None:
+        await stream.send_all(data)
+        while True:
+            await stream.send_all(65536 * b"x")
+
+    start = trio.current_time()
+    response = await refused(refusal(), flood)
+    assert response.body == MAX_BODY_SIZE * b"x"
+    assert MAX_BODY_SIZE == 1024 * 1024
+    assert trio.current_time() == start
+
+
+@pytest.mark.parametrize("size", [MAX_BODY_SIZE - 1, MAX_BODY_SIZE, MAX_BODY_SIZE + 1])
+async def test_refusal_with_a_large_body(size: int, autojump_clock: trio.testing.MockClock) -> None:
+    response = await refused(refusal(f"Content-Length: {size}", body=size * b"x"))
+    assert response.body == min(size, MAX_BODY_SIZE) * b"x"
+
+
+@pytest.mark.parametrize(
+    "headers, body",
+    [(["Content-Length: 5"], b"he"), (["Transfer-Encoding: chunked"], b"2\r\nhe\r\n")],
+    ids=["Content-Length", "chunked"],
+)
+async def test_refusal_whose_body_is_cut(
+    headers: list[str], body: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    start = trio.current_time()
+    response = await refused(refusal(*headers, body=body), and_eof)
+    assert response.body == b"he"
+    assert trio.current_time() == start
+
+
+async def test_refusal_whose_body_is_nonsense(autojump_clock: trio.testing.MockClock) -> None:
+    response = await refused(refusal("Transfer-Encoding: chunked", body=b"2\r\nhe\r\nzz\r\n"))
+    assert response.body == b"he"
+
+
+async def test_refusal_whose_body_is_reset(nursery: trio.Nursery) -> None:
+    read = trio.Event()
+
+    async def talk(stream: trio.SocketStream) -> None:
+        await read_request(stream)
+        await stream.send_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\nhe")
+        await read.wait()
+        reset(stream)
+
+    class Watching(Wrapped):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+            data = await super().receive_some(max_bytes)
+            read.set()
+            return data
+
+    port = await start_tcp(nursery, talk)
+    with trio.fail_after(30):
+        stream = Watching(await trio.open_tcp_stream("127.0.0.1", port))
+        exc = await expect_failure(trio_ws.connect_over(stream, URI))
+    assert isinstance(exc, InvalidStatus)
+    assert exc.response.body == b"he"
+    assert isinstance(exc.__cause__, Exception)
+
+
+class Wrapped(trio.abc.Stream):
+    """Another stream, for tests to change one thing about it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
