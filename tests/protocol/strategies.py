@@ -181,8 +181,7 @@ class Reverse:
         if first:
             self._sending = []
         self._sending.insert(0, data[::-1])
-        # Marked at first only: what it says later must not count.
-        return (b"".join(self._sending) if final else b""), first
+        return (b"".join(self._sending) if final else b""), True
 
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
         self._receiving.insert(0, data[::-1])

@@ -130,6 +130,15 @@ def test_whole_frames_are_one_piece_each(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_pieces_are_bytes_whatever_comes_in(role: Role) -> None:
+    decoder = FrameDecoder(role)
+    data = bytearray(frame_to(role, FIN | PING, b"p") + frame_to(role, FIN | BINARY, b"abcd"))
+    pieces = list(decoder.feed(data[:-1])) + list(decoder.feed(data[-1:]))
+    assert pieces == [(FIN | PING, b"p", 0), (FIN | BINARY, b"abc", 1), (FIN | BINARY, b"d", 0)]
+    assert {type(payload) for _, payload, _ in pieces} == {bytes}
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_data_frame_comes_as_it_comes_in(role: Role) -> None:
     decoder = FrameDecoder(role)
     data = frame_to(role, FIN | BINARY, b"0123456789")

@@ -321,6 +321,16 @@ def test_extensions(offered: list[str], accepted: str | None) -> None:
     assert len(agreement.extensions) == (accepted.count("x-") if accepted else 0)
 
 
+def test_no_extension_twice() -> None:
+    # Of one that used a bit, the second would be refused for that.
+    twice = ("Sec-WebSocket-Extensions", "x-repeat; times=2, x-repeat; times=2")
+    answer, agreement = accept(request([*REQUEST, twice]), extensions=[Repeats(2, rsv=0)])
+    assert answer.headers["Sec-WebSocket-Extensions"] == "x-repeat; times=2"
+    assert len(agreement.extensions) == 1
+    with pytest.raises(NegotiationError):
+        check([*RESPONSE, twice], extensions=[Repeats(2, rsv=0)])
+
+
 def test_extensions_that_use_the_same_bit() -> None:
     answer, agreement = accept(
         request([*REQUEST, ("Sec-WebSocket-Extensions", "x-reverse, x-repeat; times=2")]),
@@ -665,6 +675,17 @@ def test_with_another_client(subprotocols: list[str] | None, chosen: str | None)
     client.receive_data(answer.serialize())
     assert client.handshake_exc is None
     assert client.subprotocol == chosen
+
+
+def test_reject_does_not_send_back_all_that_came() -> None:
+    response = reject(InvalidHeader("Name", "x" * 10_000, "reason"))
+    assert response.body is not None
+    assert len(response.body) < 1000
+
+
+@pytest.mark.parametrize("method, has_body", [("HEAD", False), ("POST", True)])
+def test_reject_has_no_body_for_head(method: str, has_body: bool) -> None:
+    assert (reject(InvalidMethod(method)).body is not None) is has_body
 
 
 def test_another_client_reads_our_refusal() -> None:

@@ -38,6 +38,9 @@ VERSION = "13"
 # What the accept key is derived with (RFC 6455, section 1.3).
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
+# Most characters of an explanation of what is wrong with a request.
+_MAX_EXPLANATION = 500
+
 # Sixteen bytes in base64.
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
@@ -315,7 +318,11 @@ def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
     headers["Content-Type"] = "text/plain; charset=utf-8"
     if server is not None:
         headers["Server"] = server
-    return Response(status, reason_phrase(status), headers, f"{exc}.\n".encode(errors="replace"), exc)
+    # What the peer sent may be quoted in it, and need not come back in full. No body answers HEAD (RFC 9110, 9.3.2).
+    text = None if isinstance(exc, InvalidMethod) and exc.method == "HEAD" else f"{str(exc)[:_MAX_EXPLANATION]}\n"
+    return Response(
+        status, reason_phrase(status), headers, None if text is None else text.encode(errors="replace"), exc
+    )
 
 
 # -- Both ----------------------------------------------------------------------------------------------------------

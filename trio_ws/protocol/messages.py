@@ -30,6 +30,7 @@ Message: TypeAlias = str | bytes
 
 _TEXT = FIN | Opcode.TEXT
 _BINARY = FIN | Opcode.BINARY
+_WHOLE = (_TEXT, _BINARY)
 _CONTROL = 0x08
 
 # Pieces smaller than this are put together in batches as they come, so that a message in a million fragments costs
@@ -127,7 +128,7 @@ class MessageDecoder:
                 There is no going on from there.
         """
         for first_byte, payload, remaining in self._frames.feed(data):
-            if first_byte in (_TEXT, _BINARY) and not remaining and not self._opcode:
+            if first_byte in _WHOLE and not remaining and not self._opcode:
                 if self._limit is not None and len(payload) > self._limit:
                     raise MessageTooBig(len(payload), self._limit)
                 yield payload if first_byte == _BINARY else _decode(payload)
