@@ -8,6 +8,7 @@ import pydoc
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -31,6 +32,7 @@ html_theme = "furo"
 html_title = f"trio_ws {release}"
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -96,9 +98,7 @@ def canonical(name: str) -> str:
     return name
 
 
-def resolve(
-    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
-) -> nodes.Element | None:
+def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element) -> nodes.Element | None:
     """Resolve a reference to a Python object for which Sphinx finds no target.
 
     - A name of ours may be short, as in the code: ``Close``, ``Close.parse``.
@@ -117,9 +117,7 @@ def resolve(
         for listed in names:
             if listed in objects:
                 entry = objects[listed]
-                return make_refnode(
-                    app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, listed
-                )
+                return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, listed)
     for name, found in located:
         parent, _, last = name.rpartition(".")
         ours = canonical(name).partition(".")[0] == "trio_ws"
@@ -135,9 +133,7 @@ def resolve(
 COLON = "\ue000"
 
 
-def hide_colons(
-    _app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]
-) -> None:
+def hide_colons(_app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
     """Before Napoleon: replace the colons that it would misread."""
     for number, line in enumerate(lines):
         if number == 0:
@@ -148,11 +144,32 @@ def hide_colons(
             lines[number] = re.sub(r"(?<!:):(?=\s|$)", COLON, line)
 
 
-def show_colons(
-    _app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]
-) -> None:
+def show_colons(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
     """After Napoleon: put them back."""
     lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
+# Users get these from a function and do not make them.
+NOT_CONSTRUCTED = {f"trio_ws.{name}" for name in ("Connecting", "ReceiveStream", "SendStream", "Server", "WebSocket")}
+
+
+def hide_constructor(
+    _app: Sphinx, _what: str, name: str, _object: object, _options: object, _signature: str, _returned: str
+) -> tuple[str, str] | None:
+    """Show no arguments where there are none to give."""
+    return ("", "") if name in NOT_CONSTRUCTED else None
+
+
+def convert_markdown(_app: Sphinx, path: Path, _parent: str, content: list[str]) -> None:
+    """Turn the Markdown that CHANGELOG.md uses into reStructuredText: headings, links, code. Lists are the same."""
+    if path.suffix == ".md":
+        text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", content[0])
+        text = re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", text)
+        content[0] = re.sub(r"^(#+) (.*)$", underline, text, flags=re.MULTILINE)
+
+
+def underline(heading: re.Match[str]) -> str:
+    return f"{heading[2]}\n{'=-~'[len(heading[1]) - 1] * len(heading[2])}"
 
 
 def setup(app: Sphinx) -> None:
@@ -160,3 +177,5 @@ def setup(app: Sphinx) -> None:
     app.connect("missing-reference", resolve, priority=600)
     app.connect("autodoc-process-docstring", hide_colons, priority=400)
     app.connect("autodoc-process-docstring", show_colons, priority=600)
+    app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("include-read", convert_markdown)

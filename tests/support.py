@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import pytest
 import trio
 import trio.testing
 import trustme
 
-import trio_ws
-from trio_ws.exceptions import ProtocolError
+from trio_ws.exceptions import ConnectionClosed
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import Request, RequestParser, Response, ResponseParser
 from trio_ws.protocol import Message, Role
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ROLES = [Role.CLIENT, Role.SERVER]
 OTHER = {Role.CLIENT: Role.SERVER, Role.SERVER: Role.CLIENT}
+each_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.value)
+
 URI = "ws://example.org/"
 KEY = b"\x37\xfa\x21\x3d"
 
@@ -121,11 +123,12 @@ def read_messages(frames: Iterable[Frame]) -> tuple[list[Message], Frame | None,
 
 
 class _Pipe:
-    """One direction: at most ``capacity`` bytes wait in it."""
+    """One direction: at most ``capacity`` bytes wait in it. ``log`` is all that has ever been written to it."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.data = bytearray()
+        self.log = bytearray()
         self.ended = False
         self.broken = False
         self.changed = trio.lowlevel.ParkingLot()
@@ -148,7 +151,6 @@ class PipeStream(trio.abc.HalfCloseableStream):
         #: How often it was written to and closed.
         self.writes = 0
         self.closings = 0
-        self._sending = trio.testing.MemorySendStream()
         self._busy_sending = False
         self._busy_receiving = False
 
@@ -160,7 +162,7 @@ class PipeStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             self.writes += 1
             pipe = self.outgoing
-            rest = bytes(data)
+            rest = memoryview(data)
             while True:
                 if self.closed or pipe.ended:
                     raise trio.ClosedResourceError
@@ -168,6 +170,7 @@ class PipeStream(trio.abc.HalfCloseableStream):
                     raise trio.BrokenResourceError
                 room = pipe.capacity - len(pipe.data)
                 pipe.data += rest[:room]
+                pipe.log += rest[:room]
                 rest = rest[room:]
                 pipe.changed.unpark_all()
                 if not rest:
@@ -275,6 +278,9 @@ PAIRS: dict[str, Callable[[], Streams]] = {
 }
 
 
+each_pair = pytest.mark.parametrize("kind", PAIRS)
+
+
 @attrs.define(eq=False)
 class Faulty(trio.abc.Stream):
     """A stream that fails when it is told to.
@@ -326,6 +332,10 @@ class Faulty(trio.abc.Stream):
 # -- Peers -----------------------------------------------------------------------------------------------------------
 
 
+class FrameCut(Exception):
+    """The connection has ended in the middle of a frame."""
+
+
 class Peer:
     """The other end of a connection. It does what the test says, be it right or wrong, and nothing else.
 
@@ -339,6 +349,7 @@ class Peer:
         self.role = role
         self._frames: list[Frame] = []
         self._rest = b""
+        self._sending = trio.Lock()
 
     async def handshake(self, **headers: str) -> None:
         """Do the opening handshake."""
@@ -362,16 +373,17 @@ class Peer:
     async def send(self, *frames: Frame | bytes) -> None:
         """Send frames, or bytes as they are, in one write."""
         key = KEY if self.role is Role.CLIENT else None
-        await self.stream.send_all(
-            b"".join(frame if isinstance(frame, bytes) else serialize(frame, key) for frame in frames)
-        )
+        data = b"".join(frame if isinstance(frame, bytes) else serialize(frame, key) for frame in frames)
+        async with self._sending:
+            await self.stream.send_all(data)
 
     async def receive(self) -> Frame | None:
         """Return the next frame, or None at the end."""
         while not self._frames:
             data = await self._receive_some()
             if not data:
-                assert not self._rest, "the last frame was cut"
+                if self._rest:
+                    raise FrameCut
                 return None
             self._frames, self._rest = parse_frames(self._rest + data, masked=self.role is Role.SERVER)
         return self._frames.pop(0)
@@ -390,31 +402,23 @@ class Peer:
             received += data
         return bytes(received)
 
-    async def drain(self) -> list[Frame]:
-        """Return the frames that have arrived by now."""
-        frames = []
-        with trio.move_on_after(0):
-            while (frame := await self.receive()) is not None:
-                frames.append(frame)
-        return frames
-
-    async def behave(self) -> list[Frame]:
-        """Answer pings and the Close frame, as a good peer does, until the end. Return all frames."""
-        frames = []
+    async def behave(self, *, pongs: bool = True) -> list[Frame]:
+        """Answer pings, if not told otherwise, and the Close frame until the end. Return all frames."""
+        frames: list[Frame] = []
         while True:
             try:
                 frame = await self.receive()
                 if frame is None:
                     return frames
                 frames.append(frame)
-                if frame.opcode is Opcode.PING:
+                if frame.opcode is Opcode.PING and pongs:
                     await self.send(pong(frame.data))
                 elif frame.opcode is Opcode.CLOSE:
                     await self.send(frame)
                     if self.role is Role.SERVER:
                         await self.stream.aclose()
                         return frames
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, FrameCut):
                 return frames
 
     async def _receive_some(self) -> bytes:
@@ -427,12 +431,14 @@ def born_open(stream: trio.abc.Stream, role: Role = Role.CLIENT, **options: Unpa
     return Session(WebSocket(connection, Request("/", {"Host": "example.org"}), Response(101, "", {}), None))
 
 
-class opened:  # noqa: N801
-    """``async with opened() as (ws, peer)``: an open WebSocket over memory, and the peer at its other end."""
+class opened:
+    """``async with opened() as (ws, peer)``: an open WebSocket over memory, and the peer at its other end.
 
-    def __init__(
-        self, role: Role = Role.CLIENT, streams: Streams | None = None, **options: Unpack[Options]
-    ) -> None:
+    At the end of the block the peer hangs up first, so that nothing has to be waited for. How a block is left is tested
+    with the sessions themselves.
+    """
+
+    def __init__(self, role: Role = Role.CLIENT, streams: Streams | None = None, **options: Unpack[Options]) -> None:
         ours, theirs = streams or memory_pair()
         self._peer = Peer(theirs, OTHER[role])
         self._session = born_open(ours, role, **options)
@@ -443,4 +449,62 @@ class opened:  # noqa: N801
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._session.__aexit__(exc_type, exc, traceback)
+        try:
+            await trio.aclose_forcefully(self._peer.stream)
+        finally:
+            await self._session.__aexit__(exc_type, exc, traceback)
+
+
+@asynccontextmanager
+async def both(
+    streams: Streams | None = None, **options: Unpack[Options]
+) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
+    """Two WebSockets, a client and a server, that are connected with each other."""
+    ours, theirs = streams or memory_pair()
+    async with born_open(theirs, Role.SERVER, **options) as server:
+        async with born_open(ours, Role.CLIENT, **options) as client:
+            yield client, server
+
+
+# -- Calls -----------------------------------------------------------------------------------------------------------
+
+
+async def attempt(call: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """Call something, and cancel it when nothing moves any more. Return the result, or nothing."""
+    results = []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def give_up() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+        results.append(await call())
+        nursery.cancel_scope.cancel()
+    return results
+
+
+async def cancelled(call: Callable[[], Awaitable[object]]) -> bool:
+    """Call something in a cancelled scope. Return whether it was cancelled."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await call()
+    return scope.cancelled_caught
+
+
+async def stream_parts(ws: WebSocket, *parts: bytes) -> None:
+    async with ws.send_stream() as out:
+        for part in parts:
+            await out.send(part)
+
+
+async def settle_and_cancel(scope: trio.CancelScope) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()
+
+
+async def ignore_closed(function: Callable[..., Awaitable[object]], *args: object) -> None:
+    try:
+        await function(*args)
+    except ConnectionClosed:
+        pass

@@ -69,6 +69,13 @@ class Alike:
         return key.lower()
 
 
+class Repetitive(UserDict[str, str]):
+    """A mapping that has several values for a key, as those of other libraries."""
+
+    def items(self) -> Any:
+        return [("A", "a"), ("A", "b")]
+
+
 @pytest.mark.parametrize(
     "source, expected",
     [
@@ -80,6 +87,7 @@ class Alike:
         pytest.param({"A": "a"}.items(), [("A", "a")], id="items"),
         pytest.param(UserDict({"A": "a"}), [("A", "a")], id="UserDict"),
         pytest.param(types.MappingProxyType({"A": "a"}), [("A", "a")], id="proxy"),
+        pytest.param(Repetitive({"A": "a"}), [("A", "a"), ("A", "b")], id="several items"),
         pytest.param(Alike(), [("A", "a"), ("B", "b")], id="keys and getitem"),
         pytest.param(Headers([("A", "a"), ("a", "b")]), [("A", "a"), ("a", "b")], id="Headers"),
         pytest.param([], [], id="nothing in it"),

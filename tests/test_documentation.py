@@ -1,20 +1,20 @@
 """The documentation, tried out: every sample in README.md and in docs/ runs here, and so does docs/examples/.
 
-A page is run like a notebook. Its ``python`` blocks are executed in order, in one namespace. A ``text`` block shows what
-has been printed since the one before; ``...`` at the end of a line stands for the rest of it. Where a program would only
-hide the point, a block uses ``await`` outside of a function, as ``python -m asyncio`` allows; and a page whose blocks
-define tests is run by pytest.
+A page is run like a notebook. Its ``python`` blocks are executed in order, in one namespace. A ``text`` block shows
+what has been printed since the one before; ``...`` at the end of a line stands for the rest of it. Where a program
+would only hide the point, a block uses ``await`` outside of a function, as ``python -m asyncio`` allows. A page whose
+blocks define tests is run by pytest. In ``console`` blocks, the commands of ours are run, see ``Console``.
 
 Nothing is skipped and nothing is hidden in the pages. Instead, what is around the samples is not what it is elsewhere:
 
 - All programs of a page run in one run of Trio, so that the client in one block meets the server in another.
-- The clock is a mock clock, so that waiting takes no time. A program that has not ended after a minute must be a server.
-  It goes on in the background until the end of the page.
+- The clock is a mock clock, so that waiting takes no time. A program that has not ended after a minute must be a
+  server. It goes on in the background until the end of the page.
 - Threads run at once, because that clock does not see them.
 - ``trio.open_tcp_listeners`` listens on a free port instead, and ``trio.open_tcp_stream`` finds it. So ports are always
   free, and nothing leaves this machine.
-- ``wss://example.org`` is an echo server in there, which hangs up when nothing has come for ten seconds. Its certificate
-  is issued by an authority that the test makes, and that the environment says to trust.
+- ``wss://example.org`` is an echo server in there, which hangs up when nothing has come for ten seconds. Its
+  certificate is issued by an authority that the test makes, and that the environment says to trust.
 - The current directory is a new one. It has a certificate for ``localhost`` in cert.pem and key.pem, and the
   certificate of the authority in ca.pem.
 """
@@ -25,16 +25,18 @@ import ast
 import contextlib
 import inspect
 import io
+import os
 import re
 import shlex
 import ssl
 import subprocess
 import sys
+import textwrap
 import types
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import pytest
 import trio
@@ -48,6 +50,9 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.rst") if "_build" not in path.parts)]
+
+#: That of a process that is to find the package, even where it is not installed.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
 
 #: Seconds after which a program that has not ended is taken for a server, on the mock clock.
 A_MINUTE = 60.0
@@ -83,7 +88,7 @@ def blocks(path: Path) -> list[Block]:
     found = []
     for match in (MD_BLOCK if path.suffix == ".md" else RST_BLOCK).finditer(page):
         line = page.count("\n", 0, match.start("text")) + 1
-        found.append(Block(match["language"], inspect.cleandoc(match["text"]) + "\n", path, line))
+        found.append(Block(match["language"], textwrap.dedent(match["text"]).strip("\n") + "\n", path, line))
     return found
 
 
@@ -186,8 +191,12 @@ async def echo_until_idle(ws: trio_ws.WebSocket) -> None:
             scope.deadline = trio.current_time() + 10
 
 
+Play: TypeAlias = Callable[[Stage], Awaitable[None]]
+Perform: TypeAlias = Callable[[Play], None]
+
+
 @pytest.fixture
-def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Stage], Awaitable[None]]], None]:
+def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Perform:
     """Call an async function with a stage."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -199,7 +208,7 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     output = io.StringIO()
 
-    async def main(play: Callable[[Stage], Awaitable[None]]) -> None:
+    async def main(play: Play) -> None:
         async with trio.open_nursery() as nursery:
             stage = Stage(nursery, output)
             for function in (stage.open_tcp_listeners, stage.open_tcp_stream, stage.run):
@@ -212,7 +221,7 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
             await play(stage)
             nursery.cancel_scope.cancel()
 
-    def run(play: Callable[[Stage], Awaitable[None]]) -> None:
+    def run(play: Play) -> None:
         clock = trio.testing.MockClock(autojump_threshold=A_MOMENT)
         with contextlib.redirect_stdout(output):
             trio_run(main, play, clock=clock)
@@ -222,7 +231,9 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
 
 def matches(shown: str, printed: str) -> bool:
     """Whether this is what a ``text`` block shows."""
-    lines = (re.escape(line.removesuffix("...")) + (".*" if line.endswith("...") else "") for line in shown.splitlines())
+    lines = (
+        re.escape(line.removesuffix("...")) + (".*" if line.endswith("...") else "") for line in shown.splitlines()
+    )
     return re.fullmatch("\n".join(lines), printed.rstrip("\n")) is not None
 
 
@@ -252,6 +263,209 @@ def test_samples_that_are_tests(path: Path, tmp_path: Path) -> None:
     (tmp_path / "test_samples.py").write_text(source, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cov"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout
     assert f"{len(re.findall(r'def test_', source))} passed" in done.stdout
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_all_code_is_tried_out(path: Path) -> None:
+    languages = {block.language for block in blocks(path)}
+    assert languages <= {"python", "text", "console", "none"}  # "none" is for diagrams
+    if path.suffix == ".rst":
+        # No literal blocks but those, and none that blocks() does not see.
+        page = path.read_text(encoding="utf-8")
+        assert page.count(".. code-block::") == len(blocks(path))
+        assert not re.search(r"^(?! *\.\. ).*::$", page, re.MULTILINE)
+        for included in re.findall(r"literalinclude:: *(.*)", page):
+            assert (path.parent / included).resolve().parent == EXAMPLES
+
+
+# -- Examples ------------------------------------------------------------------------------------------------------
+
+
+async def run_example(stage: Stage, filename: str) -> None:
+    path = EXAMPLES / filename
+    await stage.perform(path.read_text(encoding="utf-8"), str(path))
+
+
+def test_echo_example(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "echo_server.py")
+        await run_example(stage, "client.py")
+        assert stage.new_output() == "hello\n"
+
+    perform(play)
+
+
+def test_the_readme_shows_the_echo_example() -> None:
+    shown = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
+    files = [(EXAMPLES / filename).read_text(encoding="utf-8") for filename in ("echo_server.py", "client.py")]
+    assert shown == [source.partition('"""\n\n')[2] for source in files]
+
+
+def test_chat_example(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "chat_server.py")
+        uri = "ws://localhost:8765"
+        async with trio_ws.connect(f"{uri}/ann") as ann:
+            async with trio_ws.connect(f"{uri}/bob") as bob:
+                assert await ann.receive() == "bob has come in"
+                await ann.send("hello")
+                assert await bob.receive() == "ann: hello"
+                await bob.send(b"\x00")
+                await bob.send("hello yourself")
+                assert await ann.receive() == "bob: hello yourself"
+            assert await ann.receive() == "bob has left"
+            async with trio_ws.connect(uri):
+                assert await ann.receive() == "somebody has come in"
+
+    perform(play)
+
+
+def test_chat_example_with_a_client_that_does_not_read(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "chat_server.py")
+        uri = "ws://localhost:8765"
+        async with trio_ws.connect(f"{uri}/ann") as ann:
+            async with trio_ws.connect(f"{uri}/deaf") as deaf, trio_ws.connect(f"{uri}/bob") as bob:
+                for _ in range(2):
+                    await ann.receive()
+                await deaf.send("I talk")
+                for ws in (ann, bob):
+                    assert await ws.receive() == "deaf: I talk"
+                # More than all buffers between two ends hold.
+                async with trio.open_nursery() as nursery:
+                    for _ in range(100):
+                        nursery.start_soon(ann.send, "x" * 500_000)
+                    for _ in range(100):
+                        await bob.receive()
+                with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+                    while True:
+                        await deaf.receive()
+                assert caught.value.rcvd == trio_ws.Close(1008, "you do not read")
+
+    perform(play)
+
+
+def test_file_example(perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "sent").write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["send_file.py", "sent"])
+
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "receive_files.py")
+        await run_example(stage, "send_file.py")
+        assert stage.new_output() == "received 2560000 bytes\n"
+        assert (tmp_path / "received-1").read_bytes() == content
+        async with trio_ws.connect("ws://localhost:8765") as ws:
+            await ws.send("text")
+            assert await ws.receive() == "received 4 bytes"
+
+    perform(play)
+
+
+def test_every_example_is_tried_out() -> None:
+    tests = "".join(inspect.getsource(value) for key, value in globals().items() if key.startswith("test_"))
+    for path in EXAMPLES.iterdir():
+        assert path.name in tests or path.suffix != ".py"
+
+
+# -- Commands ------------------------------------------------------------------------------------------------------
+
+
+def commands(block: Block) -> list[tuple[str, str]]:
+    """Return the commands in a ``console`` block, and what they print."""
+    return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE)
+
+
+class Console:
+    """Runs commands, and compares what they print with what a page shows.
+
+    Servers run in the background, at any free port instead of the one in the page. What is to be installed is not.
+    """
+
+    def __init__(self) -> None:
+        self.servers: list[subprocess.Popen[str]] = []
+        self.ports: dict[str, str] = {}
+
+    def run(self, command: str, shown: str) -> None:
+        for part in command.split(" && "):
+            text, pipe, part = part.rpartition(" | ")
+            python, dash, module, *arguments = shlex.split(part)
+            assert (python, dash) == ("python", "-m")
+            if module == "trio_ws":
+                cli._parser().parse_args(arguments)
+                stdin = " ".join(shlex.split(text)[1:]) + "\n" if pipe else ""
+                self.run_command(arguments, stdin, shown)
+            elif module == "nox":
+                assert arguments[0] == "-s"
+                assert re.search(rf"^def {arguments[1]}\(", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+            else:
+                assert (module, *arguments) in [("pip", "install", "."), ("pip", "install", "nox")]
+
+    def run_command(self, arguments: list[str], stdin: str, shown: str) -> None:
+        if arguments[0] == "serve":
+            place = arguments.index("--port") + 1
+            port, arguments[place] = arguments[place], "0"
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trio_ws", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=ENVIRONMENT,
+            )
+            self.servers.append(process)
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            real_port = re.findall(r":(\d+)", line)[0]
+            self.ports[port] = real_port
+            assert line.replace(real_port, port) == shown
+        elif arguments[0] == "demo":
+            printed = self.output_of(arguments)
+            assert not shown or re.sub(r" *\d+", "#", printed) == re.sub(r" *\d+", "#", shown)
+        elif shown:
+            port = re.findall(r":(\d+)", arguments[-1])[0]
+            arguments[-1] = arguments[-1].replace(port, self.ports[port])
+            assert self.output_of(arguments, stdin).replace(self.ports[port], port) == shown
+
+    def output_of(self, arguments: list[str], stdin: str = "") -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_ws", *arguments],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            env=ENVIRONMENT,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def close(self) -> None:
+        for process in self.servers:
+            process.kill()
+            with process:
+                pass
+
+
+@pytest.mark.parametrize("path", pages_with("console"), ids=name)
+@pytest.mark.usefixtures("perform")  # for the current directory
+def test_commands(path: Path) -> None:
+    with contextlib.closing(Console()) as console:
+        for block in blocks(path):
+            if block.language == "console":
+                found = commands(block)
+                assert found, f"line {block.line}: no command"
+                for command, shown in found:
+                    console.run(command, shown)
+
+
+# -- The reference -------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    listed: list[str] = []
+    for path in (DOCS / "reference").glob("*.rst"):
+        page = path.read_text(encoding="utf-8")
+        listed += re.findall(r"^\.\. (?:auto|py:)(?!module)\w+:: trio_ws\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(trio_ws.__all__)

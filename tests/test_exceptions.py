@@ -307,6 +307,14 @@ def test_limits_are_attributes(cls: type[HeadTooBig | TooManyHeaders | BodyTooBi
     assert exc.reason == str(exc)
 
 
+@pytest.mark.parametrize("cls, count", [(HeadTooBig, 1), (TooManyHeaders, 1), (BodyTooBig, 1), (MessageTooBig, 2)])
+def test_reasons_of_limits_are_not_arguments(cls: Any, count: int) -> None:
+    with pytest.raises(TypeError):
+        cls(*[1] * count, "reason")
+    with pytest.raises(TypeError):
+        cls(*[1] * count, status=400)
+
+
 def test_message_too_big_has_a_reason() -> None:
     exc = MessageTooBig(size=11, limit=10)
     assert (exc.size, exc.limit, exc.reason) == (11, 10, str(exc))

@@ -115,6 +115,12 @@ def test_response_fields_in_order() -> None:
     )
 
 
+def test_what_the_specification_does_not_have_is_keyword_only() -> None:
+    arguments: tuple[Any, ...] = ("/", [], None, "GET")
+    with pytest.raises(TypeError):
+        Request(*arguments)
+
+
 def test_optional_fields() -> None:
     assert Request("/", Headers())._exception is None
     assert Response(200, "OK", Headers()).body is None
@@ -278,6 +284,16 @@ def test_response_reason_phrases(phrase: str) -> None:
 def test_response_reason_phrases_that_would_break_the_status_line(phrase: str) -> None:
     with pytest.raises(InvalidMessage):
         Response(200, phrase, [])
+
+
+def test_every_character_of_a_reason_phrase() -> None:
+    accepted = []
+    for character in map(chr, [*range(0x180), 0x2028, 0x1F600]):
+        try:
+            accepted.append(Response(200, character, []).reason_phrase)
+        except InvalidMessage:
+            pass
+    assert accepted == ["\t", *map(chr, range(0x20, 0x7F)), *map(chr, range(0x80, 0x100))]
 
 
 @pytest.mark.parametrize(
@@ -454,6 +470,19 @@ def test_parse_request_leaves_its_body_alone() -> None:
     assert parser.unused == b"abcdef"
 
 
+def test_parse_request_with_an_unusual_method() -> None:
+    assert parse_request(b"!#$ / HTTP/1.1\r\nHost: a\r\n\r\n").method == "!#$"
+
+
+@pytest.mark.parametrize("first", [b"\x16", b"\0", b"\r", b"\n", b" "], ids=repr)
+@pytest.mark.parametrize("parser_type", [RequestParser, ResponseParser])
+def test_what_cannot_be_http_is_refused_at_once(
+    parser_type: type[RequestParser | ResponseParser], first: bytes
+) -> None:
+    with pytest.raises(InvalidMessage):
+        parser_type().feed(first)
+
+
 def test_parse_request_of_another_version() -> None:
     # It is for the handshake to answer 505.
     assert parse_request(b"GET / HTTP/2.0\r\n\r\n").http_version == "2.0"
@@ -592,6 +621,7 @@ RESPONSES = {
     "no reason phrase": (b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n", 500, b""),
     "no reason phrase, no space": (b"HTTP/1.1 500\r\nContent-Length: 0\r\n\r\n", 500, b""),
     "after an interim response": (CONTINUE + EARLY_HINTS + SWITCH, 101, None),
+    "shorter than the interim response": (EARLY_HINTS + b"HTTP/1.1 204\r\n\r\n", 204, None),
     "body after an interim response": (EARLY_HINTS + CHUNKED, 503, b"hello"),
 }
 
@@ -864,8 +894,9 @@ def test_size_of_a_chunk_header(piece_size: int) -> None:
     response = feed(MAX_CHUNK_HEADER_SIZE)
     assert response is not None
     assert response.body == b"xhi"
-    with pytest.raises(InvalidMessage):
+    with pytest.raises(InvalidMessage) as caught:
         feed(MAX_CHUNK_HEADER_SIZE + 1)
+    assert "closed" not in caught.value.reason
 
 
 @pytest.mark.parametrize("piece_size", [1, 100, 100_000])
@@ -880,8 +911,9 @@ def test_size_of_trailers(piece_size: int) -> None:
     response = feed(MAX_CHUNK_HEADER_SIZE)
     assert response is not None
     assert response.body == b"hi"
-    with pytest.raises(InvalidMessage):
+    with pytest.raises(InvalidMessage) as caught:
         feed(MAX_CHUNK_HEADER_SIZE + 1)
+    assert "closed" not in caught.value.reason
 
 
 # Each of these took seconds, or would with a simpler regular expression.

@@ -423,6 +423,33 @@ def test_invalid(text: str) -> None:
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("example.org", "scheme"),
+        ("http://example.org/", "http"),
+        ("ws:///path", "host"),
+        ("ws://example.org/#a", "fragment"),
+        ("ws://example.org/a b", "' '"),
+        ("ws://example.org/\x7f", "'\\x7f'"),
+        ("ws://exam\nple.org/", "'\\n'"),
+        ("ws://example.org:65536/", "'65536'"),
+        ("ws://[::x]/", "IPv6"),
+        ("ws://user@example.org/", "password"),
+        ("ws://us%er:password@example.org/", "user information"),
+        ("ws://example.org/%", "path"),
+        ("ws://example.org/?%", "query"),
+        ("ws://ex%zzample.org/", "host"),
+        ("ws://\u0301.example/", "IDNA"),
+    ],
+    ids=ascii,
+)
+def test_the_reason_says_where(text: str, word: str) -> None:
+    with pytest.raises(InvalidURI) as caught:
+        parse_uri(text)
+    assert word in caught.value.reason
+
+
 @pytest.mark.parametrize("value", [b"ws://example.org/", None, 1, ["ws://example.org/"]], ids=repr)
 def test_not_a_str(value: Any) -> None:
     with pytest.raises(InvalidURI) as caught:

@@ -318,9 +318,10 @@ class Outbox:
         Returns:
             Whether it was added: False if the outbox is finished, or if there is no last part.
         """
-        added = frame is not None and not self.finished
-        if frame is not None and added:
+        added = False
+        if frame is not None and not self.finished:
             self._append(frame)
+            added = True
         self._refuse([sender for sender in self._senders if sender.stream is self.stream])
         self.stream = None
         self._admit()

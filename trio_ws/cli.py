@@ -109,10 +109,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is not a port from 0 to 65535")
-    return port
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -130,14 +129,16 @@ async def _serve(options: argparse.Namespace) -> int:
     context = _server_context(options.tls_cert, options.tls_key)
     try:
         listeners = await trio.open_tcp_listeners(options.port, host=options.host)
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # the latter when the name of the host is none
         raise _Failure(f"cannot listen on {options.host}:{options.port}: {_one_line(exc)}") from exc
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(serve, _echo_and_log, listeners=listeners, ssl=context))
-        scheme = "ws" if context is None else "wss"
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        print(f"listening on {scheme}://{host}:{server.port}/ (Ctrl-C stops)", flush=True)
-        await _close_on_signal(server)
+    # The signals first: whoever reads that we are listening may send one.
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(serve, _echo_and_log, listeners=listeners, ssl=context))
+            scheme = "ws" if context is None else "wss"
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            print(f"listening on {scheme}://{host}:{server.port}/ (Ctrl-C stops)", flush=True)
+            await _close_on_signal(server, signals)
     return 0
 
 
@@ -154,24 +155,18 @@ def _server_context(certificate: str | None, key: str | None) -> ssl.SSLContext 
     return context
 
 
-async def _close_on_signal(server: Server) -> None:
+async def _close_on_signal(server: Server, signals: AsyncIterator[int]) -> None:
     """Close the server at the first signal, and stop at once at the second."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        await _next_signal(signals)
-        print("closing", flush=True)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_raise_at_next_signal, signals)
-            await server.aclose()
-            nursery.cancel_scope.cancel()
-
-
-async def _next_signal(signals: AsyncIterator[int]) -> None:
-    async for _ in signals:
-        return
+    await signals.__anext__()
+    print("closing", flush=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_raise_at_next_signal, signals)
+        await server.aclose()
+        nursery.cancel_scope.cancel()
 
 
 async def _raise_at_next_signal(signals: AsyncIterator[int]) -> None:
-    await _next_signal(signals)
+    await signals.__anext__()
     raise KeyboardInterrupt
 
 
@@ -208,7 +203,7 @@ async def _connect(options: argparse.Namespace) -> int:
         connection = connect(options.uri, ssl=context, headers=options.header, subprotocols=options.subprotocol)
     except ValueError as exc:
         raise _Failure(str(exc)) from exc
-    interactive = sys.stdin.isatty()
+    interactive = sys.stdin is not None and sys.stdin.isatty()
     async with connection as ws:
         subprotocol = "" if ws.subprotocol is None else f", subprotocol {ws.subprotocol}"
         print(f"connected to {options.uri}{subprotocol}", file=sys.stderr)
@@ -216,7 +211,8 @@ async def _connect(options: argparse.Namespace) -> int:
             nursery.start_soon(_send_lines, ws, "> " if interactive else "")
             outcome = await _print_messages(ws, "\r< {}\n> " if interactive else "{}\n")
             nursery.cancel_scope.cancel()
-    print(f"connection closed: {outcome}", file=sys.stderr)
+    overwrite = "\r" if interactive else ""  # the prompt
+    print(f"{overwrite}connection closed: {outcome}", file=sys.stderr)
     return 1 if isinstance(outcome, ConnectionClosedError) else 0
 
 
@@ -235,13 +231,14 @@ class _Lines:
 
     Read by a thread, because no system can wait for a terminal, a pipe and a file alike; and from the file descriptor,
     because a thread that is left behind in ``sys.stdin`` would hold a lock that the exit of the interpreter needs.
+    Where the standard input is closed, there are none.
     """
 
     def __init__(self, prompt: str) -> None:
         self._prompt = prompt
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
-        self._eof = False
+        self._eof = sys.stdin is None
 
     def __aiter__(self) -> _Lines:
         return self
@@ -290,7 +287,9 @@ async def _demo(_options: argparse.Namespace) -> int:
                 await ws.send(message)
                 say(f"sent      {_describe(message)}")
                 answer = await ws.receive()
-                say(f"received  {_describe(answer)}{'' if answer == message else ', WHICH IS NOT WHAT WAS SENT'}")
+                say(f"received  {_describe(answer)}")
+                if answer != message:
+                    raise _Failure("this is not what was sent")
             seconds = await ws.ping()
             say(f"ping      round trip of {seconds * 1e6:.0f} µs")
             await ws.aclose(1000, "bye")

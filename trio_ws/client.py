@@ -241,11 +241,11 @@ async def _start_tls(
     try:
         await tls.do_handshake()
     except trio.BrokenResourceError as exc:
-        await trio.aclose_forcefully(stream)
+        await Transport(stream).aclose(0)
         cause = exc.__cause__ or exc
         raise TLSFailed(peer, f"TLS: {_explain(cause)}") from cause
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        await Transport(stream).aclose(0)
         raise
     return tls
 

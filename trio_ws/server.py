@@ -93,6 +93,8 @@ async def serve(
         raise TypeError("exactly one of port, path and listeners says where to listen")
     if host is not None and port is None:
         raise TypeError("host goes with port")
+    if listeners is not None and not listeners:
+        raise ValueError("there is nothing to listen on: listeners is empty")
     settings = Settings(**options)
     ours = None
     if ssl is not None:
@@ -267,6 +269,9 @@ class Server:
                     ws = await _open(stream, self._settings)
                 finally:
                     self._opening.discard(scope)
+            if scope.cancelled_caught and self._close is None:
+                address = Transport(stream).remote_address
+                logger.info("opening handshake with %s not complete after %g seconds", address, timeout)
         finally:
             if ws is None:
                 await Transport(stream).aclose(0)

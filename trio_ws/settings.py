@@ -19,12 +19,15 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def _number(*, minimum: float, none: bool, finite: bool = False) -> Callable[[Any, Attribute[Any], Any], None]:
+def _number(
+    *, minimum: float, none: bool, finite: bool = False, whole: bool = False
+) -> Callable[[Any, Attribute[Any], Any], None]:
     def check(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
         if value is None and none:
             return
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{attribute.name} is a number{' or None' if none else ''}, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            kind = "whole number" if whole else "number"
+            raise TypeError(f"{attribute.name} is a {kind}{' or None' if none else ''}, not {value!r}")
         if not value >= minimum or (finite and math.isinf(value)):
             raise ValueError(f"{attribute.name} is at least {minimum}{' and finite' if finite else ''}, not {value!r}")
 
@@ -44,9 +47,9 @@ class Settings:
     close_timeout: float = attrs.field(default=10, validator=_number(minimum=0, none=False, finite=True))
     ping_interval: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
     ping_timeout: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
-    max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True))
-    receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False))
-    send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False))
+    max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
+    receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
+    send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
 
 

@@ -33,6 +33,9 @@ the user does to clean up still works. It is ``aclose()`` that is cancelled, on 
 :meth:`Connection.abort`. So the tasks are cancelled by the deadline and by ``abort()`` alone. Every ``await`` in them
 can end that way, and all lead to the end of ``run()``: a Close frame if nothing is half-written and it takes no
 waiting, :meth:`Connection.settle`, the stream closed.
+
+And Ctrl-C? It raises ``KeyboardInterrupt`` in whichever task runs, unless that one is protected. These are, because of
+rule 8: so it goes to the main task.
 """
 
 from __future__ import annotations
@@ -204,6 +207,7 @@ class Connection:
                 return
 
 
+@trio.lowlevel.enable_ki_protection
 async def run(connection: Connection) -> None:
     """Run a connection until its stream is closed. Cannot be cancelled but by the connection itself; never raises."""
     try:
@@ -237,6 +241,7 @@ async def _say_goodbye(connection: Connection) -> None:
 # -- Reading -------------------------------------------------------------------------------------------------------
 
 
+@trio.lowlevel.enable_ki_protection
 async def read_loop(connection: Connection) -> None:
     """Read until the connection ends: by a Close frame, a violation, or the end of the stream."""
     try:
@@ -320,6 +325,7 @@ def _shorten(reason: str) -> str:
 # -- Writing -------------------------------------------------------------------------------------------------------
 
 
+@trio.lowlevel.enable_ki_protection
 async def write_loop(connection: Connection) -> None:
     """Write what is in the outbox until there will be no more."""
     outbox, transport = connection.outbox, connection.transport
@@ -334,9 +340,8 @@ async def write_loop(connection: Connection) -> None:
             chunks = _encode_waiting(connection)
             if outbox.close is not None:
                 chunks += connection.protocol.encode_close(outbox.close)
-            if chunks:
-                await transport.send(chunks)
-                outbox.written()
+            await transport.send(chunks)
+            outbox.written()
     except StreamBroken as exc:
         # Do not wait for anything more to be written. But the peer may have told us why before it went.
         connection.cause = connection.cause or exc.__cause__
@@ -356,6 +361,7 @@ def _encode_waiting(connection: Connection) -> list[bytes]:
 # -- Keepalive -----------------------------------------------------------------------------------------------------
 
 
+@trio.lowlevel.enable_ki_protection
 async def keepalive(connection: Connection) -> None:
     """Ping the peer regularly, and fail the connection if it does not live.
 

@@ -6,6 +6,7 @@ What happens between the calls here and the peer is in :mod:`trio_ws.tasks`.
 from __future__ import annotations
 
 import codecs
+import math
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
@@ -212,6 +213,9 @@ class WebSocket(trio.abc.Channel[Message]):
     async def ping(self, data: str | bytes | None = None) -> float:
         """Send a ping and wait for its pong. When cancelled, the pong is ignored.
 
+        The pong comes after what the peer has sent before it. So when messages fill the inbox, another task has to
+        receive them meanwhile.
+
         Args:
             data: What the ping carries, at most 125 bytes. None: something that no other ping carries.
 
@@ -261,6 +265,9 @@ class WebSocket(trio.abc.Channel[Message]):
         connection.closed_locally = True
         connection.begin_closing(close)
         connection.inbox.discard()
+        if trio.current_effective_deadline() == -math.inf:
+            # We are cancelled already. Say so before the writer begins, or it may be cut off in the middle of a write.
+            connection.abort()
         try:
             await connection.closed.wait()
         except BaseException:

@@ -1,0 +1,143 @@
+"""The options: their defaults, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any, get_type_hints
+
+import attrs
+import pytest
+
+from trio_ws.settings import Options, Settings
+
+DEFAULTS = {
+    "open_timeout": 10,
+    "close_timeout": 10,
+    "ping_interval": 20,
+    "ping_timeout": 20,
+    "max_message_size": 1024 * 1024,
+    "receive_buffer": 64 * 1024,
+    "send_buffer": 64 * 1024,
+    "subprotocols": (),
+}
+TIMES = ["open_timeout", "close_timeout", "ping_interval", "ping_timeout"]
+SIZES = ["max_message_size", "receive_buffer", "send_buffer"]
+NUMBERS = TIMES + SIZES
+OPTIONAL = ["open_timeout", "ping_interval", "ping_timeout", "max_message_size"]
+
+
+def make(**options: Any) -> Settings:
+    return Settings(**options)
+
+
+def test_defaults() -> None:
+    assert attrs.asdict(Settings()) == DEFAULTS
+
+
+def test_options_are_the_settings() -> None:
+    # Everything that can be set can be given as a keyword argument, and the other way round.
+    assert list(get_type_hints(Options)) == [field.name for field in attrs.fields(Settings)] == list(DEFAULTS)
+    assert Options.__total__ is False
+
+
+def test_frozen() -> None:
+    settings = Settings()
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        settings.ping_interval = 1  # type: ignore[misc]  # that is the point
+    assert settings == Settings()
+    assert hash(settings) == hash(Settings())
+
+
+def test_keywords_only() -> None:
+    with pytest.raises(TypeError):
+        Settings(1)  # type: ignore[call-arg]  # that is the point
+    with pytest.raises(TypeError):
+        make(ping_internal=1)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [True, False, "1", b"1", 1j, Fraction(1), [1]])
+def test_not_a_number(name: str, value: object) -> None:
+    with pytest.raises(TypeError):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", [1.0, 0.5, math.inf, math.nan])
+def test_sizes_are_whole(name: str, value: float) -> None:
+    with pytest.raises(TypeError):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_none(name: str) -> None:
+    if name in OPTIONAL:
+        assert getattr(make(**{name: None}), name) is None
+    else:
+        with pytest.raises(TypeError):
+            make(**{name: None})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [-1, -(10**400)])
+def test_negative(name: str, value: float) -> None:
+    with pytest.raises(ValueError):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", [math.nan, -math.inf, -0.001])
+def test_not_a_time(name: str, value: float) -> None:
+    with pytest.raises(ValueError):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_zero(name: str) -> None:
+    if name.startswith("ping"):
+        with pytest.raises(ValueError):
+            make(**{name: 0})
+    else:
+        assert getattr(make(**{name: 0}), name) == 0
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("value", [0.001, 1, 1.5, 10**6])
+def test_times(name: str, value: float) -> None:
+    assert getattr(make(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_forever(name: str) -> None:
+    # Closing has a deadline, always.
+    if name == "close_timeout":
+        with pytest.raises(ValueError):
+            make(**{name: math.inf})
+    else:
+        assert getattr(make(**{name: math.inf}), name) == math.inf
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", [1, 125, 2**63])
+def test_sizes(name: str, value: int) -> None:
+    assert getattr(make(**{name: value}), name) == value
+
+
+def test_subprotocols() -> None:
+    names = ["chat", "superchat"]
+    settings = Settings(subprotocols=names)
+    names.append("more")
+    assert settings.subprotocols == ("chat", "superchat")
+
+
+@pytest.mark.parametrize("value", ["chat", b"chat", [b"chat"], [1], 1, None])
+def test_subprotocols_of_wrong_type(value: object) -> None:
+    with pytest.raises(TypeError):
+        make(subprotocols=value)
+
+
+@pytest.mark.parametrize("value", [[""], ["a b"], ["a", "a"], ["é"]])
+def test_subprotocols_that_are_none(value: object) -> None:
+    with pytest.raises(ValueError):
+        make(subprotocols=value)

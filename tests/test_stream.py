@@ -1,0 +1,357 @@
+"""The transport: one exception for all that goes wrong, poisoned by what is not written whole, closed in any case."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+
+import pytest
+import trio
+import trio.testing
+
+from trio_ws.stream import RECEIVE_SIZE, StreamBroken, Transport
+
+from .support import PAIRS, Faulty, lockstep_pair, memory_pair, pipe_pair, tls_pair
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+LARGE = 64 * 1024
+
+
+class Recorder(trio.abc.Stream):
+    """A stream that keeps what is written, as it is written."""
+
+    def __init__(self) -> None:
+        self.writes: list[object] = []
+        self.asked: list[int | None] = []
+        self.closed = 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self.writes.append(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(max_bytes)
+        return bytearray(b"data")
+
+    async def aclose(self) -> None:
+        self.closed += 1
+        await trio.lowlevel.checkpoint()
+
+
+# -- Receiving -------------------------------------------------------------------------------------------------------
+
+
+async def test_receive() -> None:
+    stream = Recorder()
+    data = await Transport(stream).receive()
+    assert (type(data), data) == (bytes, b"data")
+    assert stream.asked == [RECEIVE_SIZE]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_both_ways_until_the_end(kind: str, nursery: trio.Nursery) -> None:
+    ours, theirs = map(Transport, PAIRS[kind]())
+
+    async def say(transport: Transport, *chunks: bytes) -> None:
+        for chunk in chunks:
+            await transport.send([chunk, b"", chunk])
+        await transport.aclose(1)
+
+    async def listen(transport: Transport) -> bytes:
+        received = b""
+        while data := await transport.receive():
+            received += data
+        return received
+
+    nursery.start_soon(say, theirs, b"abc", b"de")
+    assert await listen(ours) == b"abcabcdede"
+    await ours.aclose(1)
+
+
+async def test_cancelled_receive_loses_nothing() -> None:
+    ours, theirs = pipe_pair()
+    transport = Transport(ours)
+    for data in (b"1", b"2"):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await transport.receive()
+        await theirs.send_all(data)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await transport.receive()
+        assert scope.cancelled_caught
+    assert await transport.receive() == b"12"
+
+
+# -- Errors ----------------------------------------------------------------------------------------------------------
+
+ERRORS = [
+    trio.BrokenResourceError("broken"),
+    trio.ClosedResourceError(),
+    trio.BusyResourceError("busy"),
+    OSError(5, "EIO"),
+    ValueError("by a stream of anybody's making"),
+    ExceptionGroup("several", [OSError(), KeyError()]),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_errors_become_one(error: Exception) -> None:
+    stream = Faulty(memory_pair()[0], send_error=error, receive_error=error)
+    transport = Transport(stream)
+    with pytest.raises(StreamBroken) as raised:
+        await transport.receive()
+    assert raised.value.__cause__ is error
+    assert str(raised.value)
+    with pytest.raises(StreamBroken) as raised:
+        await transport.send([b"a"])
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)], ids=["KeyboardInterrupt", "SystemExit"])
+async def test_what_is_no_error_goes_through(error: BaseException) -> None:
+    transport = Transport(Faulty(memory_pair()[0], send_error=error, receive_error=error))
+    with pytest.raises(type(error)) as raised:
+        await transport.receive()
+    assert raised.value is error
+    with pytest.raises(type(error)):
+        await transport.send([b"a"])
+    assert transport.poisoned
+
+
+# -- Sending ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_small_goes_out_in_one_write() -> None:
+    stream = Recorder()
+    await Transport(stream).send([b"ab", b"", b"c" * 1000, b"d"])
+    assert stream.writes == [b"ab" + b"c" * 1000 + b"d"]
+
+
+async def test_what_is_large_is_not_copied() -> None:
+    stream = Recorder()
+    large = [b"x" * LARGE, b"y" * (LARGE + 1)]
+    await Transport(stream).send([b"a", b"b", large[0], b"c", large[1], b"d", b"e"])
+    assert stream.writes == [b"ab", large[0], b"c", large[1], b"de"]
+    assert stream.writes[1] is large[0]
+    assert stream.writes[3] is large[1]
+
+
+async def test_large_ones_next_to_each_other_and_at_the_ends() -> None:
+    stream = Recorder()
+    large = b"x" * LARGE
+    await Transport(stream).send([large, large])
+    await Transport(stream).send([b"y" * (LARGE - 1), b"z"])
+    assert stream.writes == [large, large, b"y" * (LARGE - 1) + b"z"]
+
+
+# -- Poisoned --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_write_poisons() -> None:
+    ours, theirs = memory_pair()
+    stream = Faulty(ours, send_error=OSError(5, "EIO"), sent_before=2)
+    transport = Transport(stream)
+    assert not transport.poisoned
+    with pytest.raises(StreamBroken):
+        await transport.send([b"abcd"])
+    assert transport.poisoned
+    stream.send_error = None
+    with pytest.raises(StreamBroken) as raised:
+        await transport.send([b"efgh"])
+    assert raised.value.__cause__ is None
+    assert not await transport.send_eof()
+    await transport.aclose(1)
+    assert await theirs.receive_some() == b"ab"
+    assert await theirs.receive_some() == b""
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_cancelled_write_poisons(large: bool) -> None:
+    ours, theirs = pipe_pair(10)
+    transport = Transport(ours)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.send, [b"header", b"x" * (LARGE if large else 100)])
+            await trio.testing.wait_all_tasks_blocked()
+            assert transport.poisoned
+            scope.cancel()
+    assert scope.cancelled_caught
+    with pytest.raises(StreamBroken):
+        await transport.send([b"more"])
+    assert await theirs.receive_some() == b"headerxxxx"
+
+
+async def test_a_write_cancelled_at_once_poisons_too() -> None:
+    # Nobody knows what a stream has done by then.
+    transport = Transport(memory_pair()[0])
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transport.send([b"a"])
+    assert transport.poisoned
+
+
+async def test_reading_goes_on_when_writing_is_poisoned() -> None:
+    ours, theirs = memory_pair()
+    transport = Transport(Faulty(ours, send_error=OSError(5, "EIO")))
+    with pytest.raises(StreamBroken):
+        await transport.send([b"a"])
+    await theirs.send_all(b"why")
+    assert await transport.receive() == b"why"
+
+
+# -- Half-close ------------------------------------------------------------------------------------------------------
+
+
+async def test_send_eof() -> None:
+    ours, theirs = memory_pair()
+    transport = Transport(ours)
+    await transport.send([b"a"])
+    assert await transport.send_eof()
+    assert await theirs.receive_some() == b"a"
+    assert await theirs.receive_some() == b""
+    await theirs.send_all(b"b")
+    assert await transport.receive() == b"b"
+    with pytest.raises(StreamBroken):
+        await transport.send([b"more"])
+    assert not await transport.send_eof()
+
+
+async def test_send_eof_with_a_stream_that_cannot() -> None:
+    transport = Transport(Recorder())
+    assert not await transport.send_eof()
+    # It has not been tried, so it can still be written to.
+    await transport.send([b"a"])
+    assert not transport.poisoned
+
+
+async def test_tls_cannot_be_closed_by_half(nursery: trio.Nursery) -> None:
+    ours, theirs = tls_pair()
+    nursery.start_soon(theirs.receive_some, 1)
+    transport = Transport(ours)
+    assert not await transport.send_eof()
+    await transport.send([b"a"])
+    assert not transport.poisoned
+
+
+class FailingEof(Recorder, trio.abc.HalfCloseableStream):
+    async def send_eof(self) -> None:
+        raise OSError(107, "ENOTCONN")
+
+
+async def test_send_eof_that_fails() -> None:
+    transport = Transport(FailingEof())
+    assert not await transport.send_eof()
+    assert transport.poisoned
+
+
+async def test_send_eof_that_is_cancelled() -> None:
+    transport = Transport(memory_pair()[0])
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transport.send_eof()
+    assert transport.poisoned
+
+
+# -- Closing ---------------------------------------------------------------------------------------------------------
+
+
+async def test_aclose() -> None:
+    stream = Recorder()
+    await Transport(stream).aclose(1)
+    assert stream.closed == 1
+
+
+async def test_aclose_is_not_cancelled() -> None:
+    ours, theirs = memory_pair()
+    transport = Transport(Faulty(ours, closing=trio.Event()))
+    start = trio.current_time()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transport.aclose(0)
+        assert trio.current_time() - start < 1
+    assert not scope.cancelled_caught
+    assert await theirs.receive_some() == b""
+
+
+async def test_aclose_that_does_not_end(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = memory_pair()
+    transport = Transport(Faulty(ours, closing=trio.Event()))
+    start = trio.current_time()
+    await transport.aclose(0.25)
+    assert trio.current_time() - start == 0.25
+    assert await theirs.receive_some() == b""
+
+
+async def test_aclose_in_time(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    # The peer has until then to take the goodbye.
+    ours, theirs = lockstep_pair()
+    closing = trio.Event()
+    transport = Transport(Faulty(ours, closing=closing))
+    nursery.start_soon(transport.aclose, 0.25)
+    await trio.sleep(0.2)
+    closing.set()
+    assert await theirs.receive_some() == b""
+    assert trio.current_time() < 0.25
+
+
+async def test_aclose_that_raises() -> None:
+    ours, theirs = memory_pair()
+    await Transport(Faulty(ours, close_error=OSError(5, "EIO"))).aclose(1)
+    assert await theirs.receive_some() == b""
+
+
+class Stubborn(Recorder):
+    """Raises on the first attempt to close it, and is open then."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if self.closed == 1:
+            raise RuntimeError("not now")
+
+
+async def test_aclose_that_closes_on_the_second_attempt() -> None:
+    stream = Stubborn()
+    await Transport(stream).aclose(1)
+    assert stream.closed == 2
+
+
+# -- Addresses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+async def test_no_addresses_without_sockets(kind: str) -> None:
+    transport = Transport(PAIRS[kind]()[0])
+    assert transport.local_address is None
+    assert transport.remote_address is None
+
+
+async def test_addresses_of_sockets() -> None:
+    listener = trio.socket.socket()
+    await listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    address = listener.getsockname()
+    ours = await trio.open_tcp_stream(*address)
+    theirs = trio.SocketStream((await listener.accept())[0])
+    with listener:
+        transport = Transport(ours)
+        assert transport.remote_address == address
+        assert transport.local_address == Transport(theirs).remote_address
+        await transport.aclose(1)
+        await theirs.aclose()
+        assert transport.remote_address is None
+
+
+async def test_addresses_below_tls() -> None:
+    left, right = trio.socket.socketpair()
+    context = ssl.create_default_context()
+    with left, right:
+        below = trio.SocketStream(left)
+        stream = trio.SSLStream(trio.SSLStream(below, context, server_hostname="a"), context, server_hostname="a")
+        assert Transport(stream).local_address == left.getsockname()
