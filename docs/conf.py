@@ -26,6 +26,8 @@ version = release = trio_ws.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 nitpicky = True
+# The typing module of Python 3.10 has none.
+nitpick_ignore = [("py:class", "Unpack")]
 default_role = "py:obj"
 
 html_theme = "furo"

@@ -78,9 +78,7 @@ def main(names: list[str]) -> int:
         for (module, test_file), problem in zip(modules.items(), problems, strict=True):
             if problem is not None:
                 failed += 1
-                print(
-                    f"{module.relative_to(ROOT)} is not covered by {test_file.relative_to(ROOT)}:\n{problem}"
-                )
+                print(f"{module.relative_to(ROOT)} is not covered by {test_file.relative_to(ROOT)}:\n{problem}")
     print(f"{len(modules) - failed} of {len(modules)} modules are completely covered by their own test files")
     return 1 if failed else 0
 

@@ -123,12 +123,12 @@ def read_messages(frames: Iterable[Frame]) -> tuple[list[Message], Frame | None,
 
 
 class _Pipe:
-    """One direction: at most ``capacity`` bytes wait in it. ``log`` is all that has ever been written to it."""
+    """One direction: at most ``capacity`` bytes wait in it. ``log`` is all that was ever written, if it is kept."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, logged: bool) -> None:
         self.capacity = capacity
         self.data = bytearray()
-        self.log = bytearray()
+        self.log = bytearray() if logged else None
         self.ended = False
         self.broken = False
         self.changed = trio.lowlevel.ParkingLot()
@@ -170,7 +170,8 @@ class PipeStream(trio.abc.HalfCloseableStream):
                     raise trio.BrokenResourceError
                 room = pipe.capacity - len(pipe.data)
                 pipe.data += rest[:room]
-                pipe.log += rest[:room]
+                if pipe.log is not None:
+                    pipe.log += rest[:room]
                 rest = rest[room:]
                 pipe.changed.unpark_all()
                 if not rest:
@@ -230,9 +231,9 @@ class PipeStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
 
-def pipe_pair(capacity: int = 65536, *, step: int | None = None) -> tuple[PipeStream, PipeStream]:
+def pipe_pair(capacity: int = 65536, *, step: int | None = None, logged: bool = False) -> tuple[PipeStream, PipeStream]:
     """Return two ends of a connection that holds so many bytes each way, and hands over ``step`` of them at a time."""
-    there, back = _Pipe(capacity), _Pipe(capacity)
+    there, back = _Pipe(capacity, logged), _Pipe(capacity, logged)
     return PipeStream(back, there, step), PipeStream(there, back, step)
 
 

@@ -382,3 +382,14 @@ def test_peer_cannot_break_the_message_into_lines() -> None:
     exc = ConnectionClosedError(Close(4000, "first\r\nsecond \x1b[31m"), None)
     assert str(exc).isprintable()
     assert exc.reason == "first\r\nsecond \x1b[31m"
+
+
+def test_invalid_uri_does_not_show_the_password() -> None:
+    exc = InvalidURI("http://user:pa@ss:word@example.org/", "reason")
+    assert "word" not in str(exc)
+    assert "user" in str(exc)
+    assert exc.uri == "http://user:pa@ss:word@example.org/"
+
+
+def test_invalid_uri_that_is_no_string() -> None:
+    assert "42" in str(InvalidURI(42, "reason"))  # type: ignore[arg-type]

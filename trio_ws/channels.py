@@ -70,7 +70,7 @@ class Inbox:
             # All that follow are dropped too: nothing may be missing between two messages.
             self.end()
             self._drop_incomplete()
-        if self._is_over():
+        if self._ended or self._discarding:
             return
         self._messages.append(message)
         self._size += getsizeof(message)
@@ -144,8 +144,9 @@ class Inbox:
     def end_turn(self) -> None:
         """Let the next one have a turn."""
         self._stream = None
-        # That is a task that still waits for a part, if there is one: the parts are not for it any more.
-        self._waiting.unpark_all()
+        if self._waiting:
+            # For a part, and the parts are not for it any more.
+            self._waiting.unpark_all()
         passed_on = self._line.unpark()
         self._turn = passed_on[0] if passed_on else None
 

@@ -31,6 +31,7 @@ written for any Trio channel handles a WebSocket too.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import attrs
@@ -89,7 +90,9 @@ class InvalidURI(WebSocketException, ValueError):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.uri!r} is not a WebSocket URI: {self.reason}"
+        # A message ends up in logs, where a password has no place.
+        shown = re.sub(r"(//[^/?#@]*:)[^/?#]*@", r"\1***@", self.uri) if isinstance(self.uri, str) else self.uri
+        return f"{shown!r} is not a WebSocket URI: {self.reason}"
 
 
 # -- Frames and messages -------------------------------------------------------------------------------------

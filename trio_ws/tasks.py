@@ -199,9 +199,10 @@ class Connection:
         """Find the ping that it answers. It also answers those before it (RFC 6455, section 5.5.3)."""
         for index, ping in enumerate(self.pings):
             if ping.data == data:
-                self.latency = trio.current_time() - ping.sent_at
+                now = trio.current_time()
+                self.latency = now - ping.sent_at
                 for answered in self.pings[: index + 1]:
-                    answered.round_trip = trio.current_time() - answered.sent_at
+                    answered.round_trip = now - answered.sent_at
                     answered.done.set()
                 del self.pings[: index + 1]
                 return
