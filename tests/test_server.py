@@ -364,6 +364,11 @@ class TestUnixSocket:
         assert path.read_text() == "mine"
         nothing_left()
 
+    async def test_not_in_the_file_system(self, nothing_left: Callable[[], None]) -> None:
+        with pytest.raises(ValueError):
+            await trio_ws.serve(echo, path=f"\0trio_ws {os.getpid()}")
+        nothing_left()
+
     async def test_removed_meanwhile(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         async with trio.open_nursery() as nursery:

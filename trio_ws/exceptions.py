@@ -91,7 +91,7 @@ class InvalidURI(WebSocketException, ValueError):
 
     def __str__(self) -> str:
         # A message ends up in logs, where a password has no place.
-        shown = re.sub(r"(//[^/?#@]*:)[^/?#]*@", r"\1***@", self.uri) if isinstance(self.uri, str) else self.uri
+        shown = re.sub(r"(//[^/?#@]*:)[^/?#]*@", r"\1***@", str(self.uri))
         return f"{shown!r} is not a WebSocket URI: {self.reason}"
 
 

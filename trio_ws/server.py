@@ -102,8 +102,8 @@ async def serve(
     if port is not None:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     elif path is not None:
-        listeners = [await _listen_unix(path, backlog)]
-        ours = os.stat(path)
+        listener, ours = await _listen_unix(path, backlog)
+        listeners = [listener]
     assert listeners is not None
     server = Server(listeners, handler, settings, ssl)
     try:
@@ -333,15 +333,17 @@ def _check_tls(context: ssl_module.SSLContext) -> None:
         raise ValueError("ssl is not a context for servers") from exc
 
 
-async def _listen_unix(path: _Path, backlog: int | None) -> trio.SocketListener:
+async def _listen_unix(path: _Path, backlog: int | None) -> tuple[trio.SocketListener, os.stat_result]:
+    """Return a listener, and what tells the file that it has made from any other."""
     sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     try:
         await sock.bind(os.fspath(path))
         sock.listen(min(backlog or 0xFFFF, 0xFFFF))
+        ours = os.stat(path)
     except BaseException:
         sock.close()
         raise
-    return trio.SocketListener(sock)
+    return trio.SocketListener(sock), ours
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Any:

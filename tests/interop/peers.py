@@ -1,0 +1,451 @@
+"""Other WebSocket implementations, remote-controlled, and what each of them is tried with.
+
+A :class:`Library` is one of them, running elsewhere: in an event loop in a thread of its own, or in another process. It
+makes :class:`Peer` objects, which are its ends of connections. :class:`Scenarios` are the tests that all go through;
+a module for each library adds what is special about it.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import attrs
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trio_ws
+from trio_ws import Close
+from trio_ws.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedLocally,
+    ConnectionClosedOK,
+    InvalidStatus,
+)
+
+T = TypeVar("T")
+
+MIB = 1024 * 1024
+LARGE = 8 * MIB
+
+#: All that may be sent (RFC 6455, section 7.4; 1012 to 1014 are in the registry of IANA).
+CLOSE_CODES = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999]
+
+
+async def result_of(future: Future[T]) -> T:
+    """Wait for something that happens in another thread."""
+    done = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def wake(_: object) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(done.set)
+
+    future.add_done_callback(wake)
+    await done.wait()
+    return future.result()
+
+
+class EventLoop:
+    """An asyncio event loop in a thread of its own, for as long as a block."""
+
+    def __enter__(self) -> EventLoop:
+        self._started: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=asyncio.run, args=[self._main()], name="asyncio")
+        self._thread.start()
+        self._loop = self._started.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _main(self) -> None:
+        self._stop = asyncio.Event()
+        self._started.set_result(asyncio.get_running_loop())
+        await self._stop.wait()
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there and return its result here."""
+        return await result_of(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Do the same where there is no Trio."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+@attrs.frozen
+class Certificates:
+    """An authority and a certificate of this host, as contexts and as PEM."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    authority: str
+    chain: str
+    key: str
+
+    @classmethod
+    def make(cls) -> Certificates:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(server)
+        client = ssl.create_default_context()
+        authority.configure_trust(client)
+        return cls(
+            server,
+            client,
+            authority.cert_pem.bytes().decode(),
+            "".join(blob.bytes().decode() for blob in certificate.cert_chain_pems),
+            certificate.private_key_pem.bytes().decode(),
+        )
+
+
+class End(NamedTuple):
+    """How a connection ended, as the other end saw it: 1005 for a Close frame without a code, 1006 for none."""
+
+    code: int
+    reason: str
+
+
+@attrs.define
+class Peer(abc.ABC):
+    """The other end of a connection.
+
+    Attributes:
+        subprotocol: What was agreed on.
+        header: The X-Interop header of our request; None when we are the server.
+    """
+
+    subprotocol: str | None
+    header: str | None
+
+    @abc.abstractmethod
+    async def send(self, message: str | bytes) -> None: ...
+
+    @abc.abstractmethod
+    async def send_parts(self, parts: Sequence[str] | Sequence[bytes]) -> None:
+        """Send a message as fragments."""
+
+    @abc.abstractmethod
+    async def receive(self) -> str | bytes | End:
+        """Return the next message, or at the end how it ended."""
+
+    @abc.abstractmethod
+    async def ping(self) -> None:
+        """Return when the pong is there."""
+
+    @abc.abstractmethod
+    async def close(self, code: int, reason: str = "") -> None: ...
+
+    @abc.abstractmethod
+    async def kill(self) -> None:
+        """Cut the connection below."""
+
+
+class Listening(abc.ABC):
+    """A server of a library.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    port: int
+
+    @abc.abstractmethod
+    async def accept(self) -> Peer:
+        """Return the next connection."""
+
+
+class Library(abc.ABC):
+    """Another WebSocket implementation."""
+
+    #: Whether it answers a Close frame with the same code; otherwise with 1000.
+    echoes_codes = True
+
+    @abc.abstractmethod
+    async def connect(self, uri: str, tls: Certificates | None, subprotocols: Sequence[str], limit: int) -> Peer:
+        """Connect, with an X-Interop header that says ``hello``."""
+
+    @abc.abstractmethod
+    def listen(
+        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int
+    ) -> AbstractAsyncContextManager[Listening]:
+        """Listen on 127.0.0.1. Answers have an X-Interop header that says ``hello``; that to /refuse is a 403."""
+
+
+Connect = Callable[..., AbstractAsyncContextManager[tuple[trio_ws.WebSocket, Peer]]]
+
+
+class Scenarios:
+    """What is tried with each library, with both in both roles. Its module has it as the fixture ``library``."""
+
+    @pytest.fixture(params=["client", "server"])
+    def role(self, request: pytest.FixtureRequest) -> str:
+        """Which end is ours."""
+        return str(request.param)
+
+    @pytest.fixture
+    def connected(self, library: Library, role: str) -> Connect:
+        """Opens a connection, without TLS."""
+        return partial(connect_with, library, role)
+
+    # -- Messages --------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+    async def test_messages(self, library: Library, role: str, tls: bool, certificates: Certificates) -> None:
+        messages: list[str | bytes] = [
+            "hello",
+            b"\x00\xff",
+            "",
+            b"",
+            "héllo \N{SNOWMAN} \U0001f680",
+            125 * "x",
+            126 * b"x",
+            65536 * "é",
+        ]
+        async with connect_with(library, role, certificates if tls else None) as (ws, peer):
+            for message in messages:
+                await ws.send(message)
+                assert await peer.receive() == message
+            for message in messages:
+                await peer.send(message)
+                assert await ws.receive() == message
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+    @pytest.mark.parametrize("message", [LARGE * "x", LARGE * b"\xff"], ids=["text", "binary"])
+    async def test_large_messages(
+        self, library: Library, role: str, tls: bool, message: str | bytes, certificates: Certificates
+    ) -> None:
+        async with connect_with(library, role, certificates if tls else None, limit=LARGE) as (ws, peer):
+            await ws.send(message)
+            # Not in the assertion: what it says when it fails would take for ever.
+            same = await peer.receive() == message
+            assert same
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.send, message)
+                same = await ws.receive() == message
+            assert same
+
+    async def test_many_messages(self, connected: Connect) -> None:
+        messages = [f"message {n}" for n in range(1000)]
+        async with connected() as (ws, peer):
+
+            async def send() -> None:
+                for message in messages:
+                    await ws.send(message)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                for message in messages:
+                    assert await peer.receive() == message
+                    await peer.send(message)
+            for message in messages:
+                assert await ws.receive() == message
+
+    @pytest.mark.parametrize("parts", [["hé", "", "llo"], [b"\x00", b"", b"\xff\xfe"], ["one"], 100 * ["é"]], ids=str)
+    async def test_fragments(self, connected: Connect, parts: list[Any]) -> None:
+        message = parts[0][:0].join(parts)
+        async with connected() as (ws, peer):
+            async with ws.send_stream(text=isinstance(message, str)) as out:
+                for part in parts:
+                    await out.send(part)
+            assert await peer.receive() == message
+            await peer.send_parts(parts)
+            assert await ws.receive() == message
+            await peer.send_parts(parts)
+            async with ws.receive_stream() as received:
+                assert parts[0][:0].join([part async for part in received]) == message
+
+    async def test_fragments_that_cut_a_character(self, connected: Connect) -> None:
+        async with connected() as (ws, peer):
+            async with ws.send_stream(text=True) as out:
+                await out.send(b"sn\xe2\x98")
+                await ws.ping()
+                await out.send(b"\x83wman")
+            assert await peer.receive() == "sn\N{SNOWMAN}wman"
+
+    async def test_message_that_is_too_big_for_us(self, connected: Connect) -> None:
+        async with connected(limit=100) as (ws, peer):
+            await peer.send(100 * "x")
+            assert await ws.receive() == 100 * "x"
+            await peer.send(101 * "x")
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.receive()
+            assert caught.value.sent is not None
+            assert caught.value.sent.code == 1009
+            end = await peer.receive()
+            assert isinstance(end, End)
+            assert end.code == 1009
+
+    async def test_message_that_is_too_big_for_the_peer(self, connected: Connect) -> None:
+        async with connected(limit=100) as (ws, peer):
+            await ws.send(99 * "x")
+            assert await peer.receive() == 99 * "x"
+            await ws.send(1000 * "x")
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.receive()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1009
+
+    # -- Control ---------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("data", [None, "", b"\xff", 125 * "x"])
+    async def test_our_pings(self, connected: Connect, data: str | bytes | None) -> None:
+        async with connected() as (ws, _):
+            round_trip = await ws.ping(data)
+            assert 0 < round_trip < 60
+            assert ws.latency == round_trip
+
+    async def test_pings_of_the_peer(self, connected: Connect) -> None:
+        async with connected() as (ws, peer):
+            await peer.ping()
+            await peer.send("hello")
+            assert await ws.receive() == "hello"
+            await peer.ping()
+
+    # -- The opening handshake -------------------------------------------------------------------------------------
+
+    async def test_headers(self, connected: Connect, role: str) -> None:
+        async with connected() as (ws, peer):
+            theirs = ws.response if role == "client" else ws.request
+            assert theirs.headers["X-Interop"] == "hello"
+            assert peer.header == ("hello" if role == "client" else None)
+
+    @pytest.mark.parametrize(
+        "client, server, agreed", [(["a", "b"], ["b"], "b"), (["b"], ["a", "b"], "b"), ([], ["a"], None)]
+    )
+    async def test_subprotocols(
+        self, connected: Connect, role: str, client: list[str], server: list[str], agreed: str | None
+    ) -> None:
+        ours, theirs = (client, server) if role == "client" else (server, client)
+        async with connected(ours=ours, theirs=theirs) as (ws, peer):
+            assert ws.subprotocol == agreed
+            assert peer.subprotocol == agreed
+
+    async def test_no_subprotocol_in_common(self, library: Library, role: str) -> None:
+        ours, theirs = (["a"], ["b"]) if role == "client" else (["b"], ["a"])
+        async with connect_with(library, role, ours=ours, theirs=theirs) as (ws, peer):
+            assert ws.subprotocol is None
+            assert peer.subprotocol is None
+
+    async def test_refusal(self, library: Library) -> None:
+        async with library.listen(None, [], MIB) as listening:
+            with pytest.raises(InvalidStatus) as caught:
+                async with trio_ws.connect(f"ws://127.0.0.1:{listening.port}/refuse"):
+                    pytest.fail("the connection was opened")
+        assert caught.value.response.status_code == 403
+        assert caught.value.response.body == b"no"
+
+    # -- The closing handshake -------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("code", CLOSE_CODES)
+    async def test_we_close(self, library: Library, connected: Connect, code: int) -> None:
+        async with connected() as (ws, peer):
+            await ws.aclose(code, "bye é")
+            assert await peer.receive() == End(code, "bye é")
+            with pytest.raises(ConnectionClosedLocally) as caught:
+                await ws.receive()
+            assert caught.value.sent == Close(code, "bye é")
+            assert caught.value.rcvd_then_sent is False
+            assert ws.close_code == (code if library.echoes_codes else 1000)
+
+    @pytest.mark.parametrize("code", CLOSE_CODES)
+    async def test_the_peer_closes(self, connected: Connect, code: int) -> None:
+        async with connected() as (ws, peer), trio.open_nursery() as nursery:
+            nursery.start_soon(peer.close, code, "bye é")
+            with pytest.raises(ConnectionClosedOK if code in (1000, 1001) else ConnectionClosedError) as caught:
+                await ws.receive()
+            assert isinstance(caught.value, ConnectionClosed)
+            assert caught.value.rcvd == Close(code, "bye é")
+            assert caught.value.rcvd_then_sent is True
+            # Our answer.
+            end = await peer.receive()
+            assert isinstance(end, End)
+            assert end.code == code
+
+    async def test_the_end_of_the_block(self, connected: Connect) -> None:
+        async with connected() as (ws, peer):
+            await ws.send("last words")
+        assert await peer.receive() == "last words"
+        assert await peer.receive() == End(1000, "")
+
+    async def test_cancelled(self, connected: Connect) -> None:
+        with trio.CancelScope() as scope:
+            async with connected() as (ws, peer):
+                await ws.send("last words")
+                scope.cancel()
+                await trio.sleep_forever()
+        assert await peer.receive() == "last words"
+        end = await peer.receive()
+        assert isinstance(end, End)
+        assert end.code == 1001
+
+    async def test_messages_before_the_peer_closes(self, connected: Connect) -> None:
+        async with connected() as (ws, peer), trio.open_nursery() as nursery:
+            await peer.send("one")
+            await peer.send(b"two")
+            nursery.start_soon(peer.close, 1000)
+            assert [message async for message in ws] == ["one", b"two"]
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+    async def test_the_peer_is_killed(self, library: Library, role: str, tls: bool, certificates: Certificates) -> None:
+        async with connect_with(library, role, certificates if tls else None) as (ws, peer):
+            await peer.kill()
+            with pytest.raises(ConnectionClosedError) as caught:
+                await ws.receive()
+            assert caught.value.code == 1006
+            assert (caught.value.rcvd, ws.close_code) == (None, 1006)
+
+
+@contextlib.asynccontextmanager
+async def connect_with(
+    library: Library,
+    role: str,
+    tls: Certificates | None = None,
+    *,
+    ours: Sequence[str] = (),
+    theirs: Sequence[str] = (),
+    limit: int = MIB,
+    **options: Any,
+) -> AsyncIterator[tuple[trio_ws.WebSocket, Peer]]:
+    """Open a connection with a library; ours is the client or the server, as ``role`` says."""
+    scheme = "ws" if tls is None else "wss"
+    options = {**options, "subprotocols": ours, "max_message_size": limit}
+    if role == "client":
+        async with library.listen(tls, theirs, limit) as listening:
+            uri = f"{scheme}://127.0.0.1:{listening.port}/path"
+            context = None if tls is None else tls.client
+            async with trio_ws.connect(uri, ssl=context, headers={"X-Interop": "hello"}, **options) as ws:
+                yield ws, await listening.accept()
+        return
+
+    opened: trio.MemorySendChannel[trio_ws.WebSocket]
+    opened, accepted = trio.open_memory_channel(1)
+    left = trio.Event()
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        opened.send_nowait(ws)
+        await left.wait()
+
+    async with trio.open_nursery() as nursery:
+        context = None if tls is None else tls.server
+        serve = partial(trio_ws.serve, handler, 0, host="127.0.0.1", ssl=context, **options)
+        server = await nursery.start(serve)
+        peer = await library.connect(f"{scheme}://127.0.0.1:{server.port}/path", tls, theirs, limit)
+        yield await accepted.receive(), peer
+        left.set()
+        # The connection is for the handler to close, by returning.
+        await trio.testing.wait_all_tasks_blocked()
+        await server.aclose()

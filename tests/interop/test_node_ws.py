@@ -1,0 +1,222 @@
+"""Interoperability with ``ws``, the WebSocket library of Node.
+
+It runs in a process of its own, see ``node_peer.mjs``. The package is installed once, into ``node_modules`` next to
+this file. Without Node these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+import trio_ws
+from trio_ws.exceptions import ConnectionClosedOK
+
+from .peers import MIB, Certificates, Connect, End, Library, Listening, Peer, Scenarios, result_of
+
+HERE = Path(__file__).parent
+
+
+def install(npm: str) -> Path:
+    """Return a folder that has in it what ``package.json`` asks for, installed now if it was not yet."""
+    package = HERE / "package.json"
+    version: str = json.loads(package.read_text())["dependencies"]["ws"]
+    folder = HERE / "node_modules" / version
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(exist_ok=True)
+    # Elsewhere first, so that it is never there in part, also when several test runs do this at the same time.
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        staging = Path(temporary) / "package"
+        staging.mkdir()
+        shutil.copy(package, staging)
+        command = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+        done = subprocess.run(
+            command,
+            cwd=staging,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        if done.returncode != 0:
+            pytest.fail(f"npm cannot install ws:\n{done.stdout}{done.stderr}")
+        try:
+            staging.rename(folder)
+        except OSError:
+            assert folder.exists()  # another one was faster
+    return folder
+
+
+class Node:
+    """The process."""
+
+    def __init__(self, node: str, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [node, str(HERE / "node_peer.mjs"), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.ids = itertools.count()
+        self.futures: dict[int, Future[Any]] = {}
+        self.reader = threading.Thread(target=self.read, name="node")
+        self.reader.start()
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            outcome = json.loads(line)
+            future = self.futures.pop(outcome["id"])
+            if "error" in outcome:
+                future.set_exception(RuntimeError(outcome["error"]))
+            else:
+                future.set_result(outcome["result"])
+        for future in self.futures.values():
+            future.set_exception(RuntimeError("Node has ended"))
+
+    async def call(self, name: str, **parameters: Any) -> Any:
+        assert self.process.stdin is not None
+        number = next(self.ids)
+        future = self.futures[number] = Future()
+        line = json.dumps({"id": number, "call": name, **parameters}).encode() + b"\n"
+        # In a thread: it may read slower than we write.
+        await trio.to_thread.run_sync(self.write, line)
+        return await result_of(future)
+
+    def write(self, line: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+
+    def stop(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.reader.join()
+        self.process.stdout.close()
+        assert self.process.wait() == 0
+
+
+def encode(message: str | bytes) -> dict[str, str]:
+    return {"text": message} if isinstance(message, str) else {"binary": base64.b64encode(message).decode()}
+
+
+@attrs.define
+class NodePeer(Peer):
+    node: Node
+    connection: int
+
+    async def send(self, message: str | bytes) -> None:
+        await self.node.call("send", connection=self.connection, message=encode(message))
+
+    async def send_parts(self, parts: Sequence[str] | Sequence[bytes]) -> None:
+        await self.node.call("send_parts", connection=self.connection, parts=[encode(part) for part in parts])
+
+    async def receive(self) -> str | bytes | End:
+        received = await self.node.call("receive", connection=self.connection)
+        if "close" in received:
+            return End(*received["close"])
+        return received["text"] if "text" in received else base64.b64decode(received["binary"])
+
+    async def ping(self) -> None:
+        await self.node.call("ping", connection=self.connection)
+
+    async def close(self, code: int | None, reason: str = "") -> None:
+        await self.node.call("close", connection=self.connection, code=code, reason=reason)
+
+    async def kill(self) -> None:
+        await self.node.call("kill", connection=self.connection)
+
+
+class NodeListening(Listening):
+    def __init__(self, node: Node, server: int, port: int) -> None:
+        self.node = node
+        self.server = server
+        self.port = port
+
+    async def accept(self) -> Peer:
+        return make_peer(self.node, await self.node.call("accept", server=self.server))
+
+
+def make_peer(node: Node, answer: dict[str, Any]) -> Peer:
+    return NodePeer(answer["subprotocol"], answer["header"], node, answer["connection"])
+
+
+class NodeWs(Library):
+    """It offers permessage-deflate by default; as a server it accepts it here."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    async def connect(self, uri: str, tls: Certificates | None, subprotocols: Sequence[str], limit: int) -> Peer:
+        ca = None if tls is None else tls.authority
+        return make_peer(
+            self.node,
+            await self.node.call("connect", uri=uri, ca=ca, subprotocols=list(subprotocols), limit=limit),
+        )
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int
+    ) -> AsyncIterator[Listening]:
+        pem = None if tls is None else {"cert": tls.chain, "key": tls.key}
+        answer = await self.node.call("listen", tls=pem, subprotocols=list(subprotocols), limit=limit)
+        try:
+            yield NodeListening(self.node, **answer)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.node.call("stop", server=answer["server"])
+
+
+@pytest.fixture(scope="module")
+def library() -> Iterator[Library]:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("Node is not installed: there is no `node` or no `npm`")
+    process = Node(node, install(npm))
+    yield NodeWs(process)
+    process.stop()
+
+
+class TestNodeWs(Scenarios):
+    async def test_its_offer_of_compression(self, connected: Connect, role: str) -> None:
+        async with connected() as (ws, _):
+            offered = "Sec-WebSocket-Extensions" in ws.request.headers
+            assert offered is (role == "server")
+            assert "Sec-WebSocket-Extensions" not in ws.response.headers
+
+    async def test_no_subprotocol_in_common(self, library: Library, role: str) -> None:
+        if role == "client":
+            await super().test_no_subprotocol_in_common(library, role)
+            return
+        # This client does not do without, though it may (RFC 6455, section 4.2.2).
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio_ws.serve, trio_ws.WebSocket.receive, 0, host="127.0.0.1", subprotocols=["b"])
+            server = await nursery.start(serve)
+            with pytest.raises(RuntimeError, match="no subprotocol"):
+                await library.connect(f"ws://127.0.0.1:{server.port}/path", None, ["a"], MIB)
+            await server.aclose()
+
+    async def test_close_frame_without_a_code(self, connected: Connect) -> None:
+        async with connected() as (ws, peer), trio.open_nursery() as nursery:
+            assert isinstance(peer, NodePeer)
+            nursery.start_soon(peer.close, None)
+            with pytest.raises(ConnectionClosedOK) as caught:
+                await ws.receive()
+            assert caught.value.code == 1005
+            # It gets the same from us.
+            assert await peer.receive() == End(1005, "")
