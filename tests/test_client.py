@@ -1120,6 +1120,22 @@ async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
         assert ws.request.headers["Host"] == f"two.example:{server.port}"
 
 
+async def test_how_to_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, Any]] = []
+
+    async def open_tcp_stream(*arguments: Any, **options: Any) -> trio.SocketStream:
+        calls.append((arguments, options))
+        raise OSError("enough")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    await expect_failure(trio_ws.connect(URI))
+    await expect_failure(trio_ws.connect("wss://[::1]", happy_eyeballs_delay=3, local_address="::1"))
+    assert calls == [
+        (("example.org", 80), {"happy_eyeballs_delay": 0.25, "local_address": None}),
+        (("::1", 443), {"happy_eyeballs_delay": 3, "local_address": "::1"}),
+    ]
+
+
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("when", ["at once", "before", "in"])
 async def test_dropped_by_the_server(when: str, how: str, nothing_left: Callable[[], None]) -> None:
@@ -1329,6 +1345,24 @@ async def test_plain_with_a_tls_server(authority: trustme.CA, nothing_left: Call
     # It depends on the version of OpenSSL whether the server sends an alert before it hangs up.
     assert isinstance(exc, (ConnectFailed, InvalidMessage))
     nothing_left()
+
+
+async def test_end_of_stream_without_the_goodbye_of_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    """Many servers end that way. It is the end, and no error of the stream."""
+    context = server_context(authority)
+
+    async def talk(stream: trio.SocketStream) -> None:
+        tls = trio.SSLStream(stream, context, server_side=True)
+        await tls.send_all(switch(await read_request(tls)) + TEXT_HI)
+        await stream.aclose()
+
+    port = await start_tcp(nursery, talk)
+    async with trio_ws.connect(f"wss://localhost:{port}", ssl=client_context(authority)) as ws:
+        assert await ws.receive() == "hi"
+        with pytest.raises(ConnectionClosedError) as caught:
+            await ws.receive()
+    assert caught.value.code == 1006
+    assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("how", ["FIN", "RST"])

@@ -281,9 +281,10 @@ async def test_serve(nursery: trio.Nursery) -> None:
             assert len(server.connections) == 2
             before = server.connections
     await server.aclose()
-    # What it returned stays as it was.
+    # What it returned stays as it was, and is not its own.
     assert len(before) == 2
     assert server.connections == frozenset()
+    server.addresses.clear()
     assert len(server.addresses) == 1
 
 
@@ -756,6 +757,7 @@ async def test_clients_that_do_not_get_far(
         await trio.testing.wait_all_tasks_blocked()
         assert server.connections == frozenset()
         await server.aclose()
+        assert len(server._opening) == 0
         await stream.aclose()
     assert caplog.records == []
     nothing_left()
@@ -1004,6 +1006,28 @@ async def test_client_that_goes_away(
     nothing_left()
 
 
+async def test_end_of_stream_without_the_goodbye_of_tls(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, nursery: trio.Nursery
+) -> None:
+    """Many clients end that way. It is the end, and no error of the stream."""
+    ends: list[ConnectionClosed] = []
+    over = trio.Event()
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        ends.append(await closing_of(ws))
+        over.set()
+
+    server = await start_tcp(nursery, handler, ssl=server_context)
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    tls = trio.SSLStream(stream, client_context, server_hostname="localhost")
+    await tls.send_all(request())
+    await read_response(tls)
+    await stream.aclose()
+    await over.wait()
+    assert ends[0].code == 1006
+    assert ends[0].__cause__ is None
+
+
 async def test_handler_whose_other_connection_goes_away(
     caplog: Logs, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
@@ -1203,6 +1227,24 @@ async def test_close_with_handlers_that_ignore_it(
     assert cancelled_at == [close_timeout + GRACE]
     assert trio.current_time() - begin == close_timeout + GRACE
     assert caplog.records == []
+
+
+async def test_close_with_more_than_the_handler_receives(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """What the client had sent before it answers does not keep the server from seeing the answer."""
+    server, listener = await start_in_memory(nursery, ignore, close_timeout=3, receive_buffer=1000)
+    client = listener.connect()
+    await client.send_all(request())
+    await read_response(client)
+    for _ in range(1000):
+        await client.send_all(TEXT_HI)
+    begin = trio.current_time()
+    nursery.start_soon(server.aclose)
+    assert await client.receive_some() == b"\x88\x02\x03\xe9"
+    await client.send_all(b"\x88\x82" + MASK + b"\x03\xe9")
+    assert await read_to_end(client) == b""
+    assert trio.current_time() == begin
 
 
 async def test_close_with_a_stubborn_client(autojump_clock: trio.testing.MockClock) -> None:
