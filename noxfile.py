@@ -82,6 +82,20 @@ def find_interpreters() -> list[str]:
     return sorted(found, key=lambda version: int(version.partition(".")[2]))
 
 
+def find_python27() -> Path | None:
+    """Return the path of a Python 2.7 that runs here; None if there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    for command in ("python2.7", *map(str, sorted(pyenv.glob("versions/2.7*/bin/python2.7")))):
+        try:
+            done = subprocess.run(
+                [command, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return Path(done.stdout.strip())
+    return None
+
+
 INTERPRETERS = find_interpreters()
 
 
@@ -124,6 +138,26 @@ def types(session: nox.Session) -> None:
         # Otherwise it asks the network for a newer pyright.
         env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
     )
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Run the Autobahn test suite. What follows ``--`` goes to tests/conformance/run.py.
+
+    The suite needs Python 2.7, for itself only.
+    """
+    python = find_python27()
+    if python is None:
+        session.skip("The Autobahn test suite runs on Python 2.7, and there is none: try `pyenv install 2.7.18`.")
+    # The last virtualenv that can make an environment for Python 2.7.
+    session.install("virtualenv<20.22")
+    suite = Path(session.create_tmp()).resolve() / "autobahn"
+    scripts = suite / ("Scripts" if sys.platform == "win32" else "bin")
+    if not (scripts / "wstest").exists():
+        session.run("virtualenv", "--quiet", "--python", str(python), str(suite))
+        session.run(str(scripts / "pip"), "install", "--quiet", "autobahntestsuite==0.8.2", external=True)
+    session.install(".")
+    session.run("python", "tests/conformance/run.py", "--wstest", str(scripts / "wstest"), *session.posargs)
 
 
 @nox.session

@@ -1,17 +1,22 @@
-"""What the tests of the protocol share: frames made by hand, text that is not UTF-8, two small extensions."""
+"""What the tests of the protocol share: frames made by hand, text that is not UTF-8, small extensions, compression."""
 
 from __future__ import annotations
 
+import random
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from trio_ws.exceptions import MessageTooBig, NegotiationError, ProtocolError
-from trio_ws.protocol import Event, Protocol, Role
+from trio_ws.protocol import Event, Protocol, Role, deflate
 from trio_ws.protocol.codec import RSV2, RSV3
+from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate
 from trio_ws.protocol.extensions import Extension, Params
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -284,3 +289,59 @@ def split(data: bytes, positions: Iterable[int]) -> Iterator[tuple[bytes, bool]]
     borders = [0, *sorted(min(position, len(data)) for position in positions), len(data)]
     for i, (start, end) in enumerate(pairwise(borders)):
         yield data[start:end], i == len(borders) - 2
+
+
+# -- Compression -----------------------------------------------------------------------------------------------------
+
+BACK_ENDS = ["zlib", "zlib-ng"]
+
+
+def back_end(name: str) -> Any:
+    """Return a library that compresses. Not every environment has zlib-ng: without it, the test is skipped."""
+    if name == "zlib":
+        return zlib
+    return pytest.importorskip("zlib_ng.zlib_ng", reason="zlib-ng is not installed")
+
+
+@contextmanager
+def compressing_with(module: Any) -> Iterator[None]:
+    """What deflate.py does meanwhile, it does with this library."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deflate, "zlib", module)
+        yield
+
+
+def agree(client: Deflate, server: Deflate) -> tuple[PerMessageDeflate, PerMessageDeflate]:
+    """Return what a client and a server use that negotiate with these settings."""
+    (offer,) = DeflateClient(client).offers()
+    answer = DeflateServer(server).answer(offer)
+    assert answer is not None
+    params, of_server = answer
+    return DeflateClient(client).accept(params), of_server
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Return bytes that cannot be compressed."""
+    return random.Random(seed).randbytes(size)
+
+
+window_bits = st.none() | st.integers(min_value=8, max_value=15)
+deflates = st.builds(
+    Deflate,
+    level=st.sampled_from([1, 2, 4, 6, 9]),
+    mem_level=st.integers(min_value=1, max_value=9),
+    server_max_window_bits=window_bits,
+    client_max_window_bits=window_bits,
+    server_no_context_takeover=st.booleans(),
+    client_no_context_takeover=st.booleans(),
+    min_size=st.sampled_from([0, 1, 64, 1000]),
+)
+
+_WORDS = [b'{"id": ', b"null, ", b'"price": 3.14', b"}\r\n", b"\x00" * 40, bytes(range(256)), noise(1, 100)]
+#: Messages that are long, short, empty, and worth compressing or not.
+compressible = st.one_of(
+    st.lists(st.sampled_from(_WORDS), max_size=100).map(b"".join),
+    st.builds(bytes.__mul__, st.binary(min_size=1, max_size=30), st.sampled_from([1, 10, 1000])),
+    st.builds(noise, st.integers(0, 9), st.sampled_from([100, 5000, 40_000])),
+    payloads,
+)

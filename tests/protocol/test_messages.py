@@ -540,3 +540,27 @@ def test_transformed_messages_can_be_claimed(rsv: int) -> None:
     part = decoder.take_part()
     (end,) = decoder.feed(frame_to(Role.CLIENT, FIN | CONT, b"cd"))
     assert (part, end) == (("", LastPart("dcba")) if rsv else ("ab", LastPart("cd")))
+
+
+class _Doubling:
+    """An extension whose messages become twice as large."""
+
+    rsv = 0x40
+
+    def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+        return data[::2], True
+
+    def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+        return data * 2
+
+
+@pytest.mark.parametrize("size, passes", [(5, True), (6, False)])
+def test_limit_after_decoding(size: int, passes: bool) -> None:
+    decoder = MessageDecoder(Role.CLIENT, 10, [_Doubling()])
+    pieces = decoder.feed(bytes((0x80 | 0x40 | Opcode.BINARY, size)) + b"x" * size)
+    if passes:
+        assert list(pieces) == [b"x" * 2 * size]
+    else:
+        with pytest.raises(MessageTooBig) as caught:
+            list(pieces)
+        assert (caught.value.size, caught.value.limit) == (12, 10)

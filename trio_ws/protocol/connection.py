@@ -67,8 +67,9 @@ class Protocol:
         self._events: deque[Event] = deque()
         self._failed = False
         self._extensions = extensions
-        # Whether a fragmented message is being sent.
+        # Whether a fragmented message is being sent; and what transforms it.
         self._sending = False
+        self._transforms: Sequence[Extension] = ()
         self._random = random if role is Role.CLIENT else None
         self._keys = b""
 
@@ -124,13 +125,14 @@ class Protocol:
 
     # -- Sending ---------------------------------------------------------------------------------------------------
 
-    def encode(self, opcode: Opcode, data: bytes, fin: bool = True) -> list[bytes]:
+    def encode(self, opcode: Opcode, data: bytes, fin: bool = True, *, transform: bool = True) -> list[bytes]:
         """Return the bytes of a frame to send, in order, in chunks. A large payload is not copied to join its header.
 
         Args:
             opcode: TEXT or BINARY for a message, CONT to continue one, PING or PONG.
             data: The payload. Text is UTF-8 already.
             fin: Whether the message ends with this.
+            transform: Whether the extensions may transform the message that begins with this.
 
         Raises:
             ProtocolError: if no such frame may be sent now.
@@ -141,7 +143,9 @@ class Protocol:
         if opcode < Opcode.CLOSE:
             if (opcode is Opcode.CONT) is not self._sending:
                 raise ProtocolError(f"a {opcode.name} frame {'within' if self._sending else 'without'} a message")
-            for extension in self._extensions:
+            if not self._sending:
+                self._transforms = self._extensions if transform else ()
+            for extension in self._transforms:
                 data, marked = extension.encode(data, first=not self._sending, final=fin)
                 if marked and not self._sending:
                     first_byte |= extension.rsv

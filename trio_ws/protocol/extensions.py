@@ -41,10 +41,11 @@ class Extension(Protocol):
         Args:
             data: The next piece of the message.
             final: Whether it is the last.
-            limit: How many bytes may come out at most; None for any number.
+            limit: How many bytes the message may still have; None for any number. When more would come out, one more is
+                enough: the message is refused then.
 
         Raises:
-            ProtocolError: if the data are not what a peer may send; :exc:`MessageTooBig` past the limit.
+            ProtocolError: if the data are not what a peer may send.
         """
 
 

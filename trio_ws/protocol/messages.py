@@ -166,6 +166,8 @@ class MessageDecoder:
             room = None if self._limit is None else self._limit - self._size
             data = extension.decode(data, final=final, limit=room)
         self._size += len(data)
+        if self._limit is not None and self._size > self._limit:
+            raise MessageTooBig(self._size, self._limit)
         part: Message = data
         if self._opcode is Opcode.TEXT:
             try:

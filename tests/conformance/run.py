@@ -1,0 +1,180 @@
+"""Run the Autobahn test suite against our server and our client, and compare each case with ``expected.txt``.
+
+``nox -s conformance`` installs the suite and calls this; by hand::
+
+    python tests/conformance/run.py --wstest path/to/wstest [--role server] [--rst FILE] [CASE ...]
+
+The suite plays the peer: a fuzzing client for our server, a fuzzing server for our client. Ours does nothing but echo.
+Exit status 1 if any case is not as expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import trio_ws
+
+HERE = Path(__file__).parent
+EXPECTED = dict(line.split() for line in (HERE / "expected.txt").read_text().splitlines())
+
+#: What is run by default: all but compression (12 and 13), which clients and servers do not negotiate yet.
+DEFAULT = [f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 9, 10)]
+
+SECTIONS = {
+    "1": "Framing",
+    "2": "Pings and pongs",
+    "3": "Reserved bits",
+    "4": "Opcodes",
+    "5": "Fragmentation",
+    "6": "UTF-8",
+    "7": "Closing handshake",
+    "9": "Limits and performance",
+    "10": "Automatic fragmentation",
+    "12": "Compression: payloads",
+    "13": "Compression: parameters",
+}
+
+AGENT = "trio_ws"
+# The largest messages of section 9 have 16 MiB.
+OPTIONS: trio_ws.Options = {"max_message_size": 2**25, "open_timeout": 30}
+
+Result = dict[str, Any]
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    """Send back every message as it came."""
+    async for message in ws:
+        await ws.send(message)
+
+
+async def test_server(wstest: str, cases: list[str], folder: Path) -> None:
+    """Let the suite's client run its cases against our server."""
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(trio_ws.serve, echo, 0, host="127.0.0.1", **OPTIONS))
+        url = f"ws://127.0.0.1:{server.port}"
+        spec = {"servers": [{"agent": AGENT, "url": url, "options": {"version": 18}}]}
+        command = prepare(wstest, "fuzzingclient", spec, cases, folder)
+        await trio.run_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        nursery.cancel_scope.cancel()
+
+
+async def test_client(wstest: str, cases: list[str], folder: Path) -> None:
+    """Run the cases of the suite's server with our client."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"ws://127.0.0.1:{free.getsockname()[1]}"
+    command = prepare(wstest, "fuzzingserver", {"url": url}, cases, folder)
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        count = int(await ask(f"{url}/getCaseCount"))
+        for number in range(1, count + 1):
+            await run_case(f"{url}/runCase?case={number}&agent={AGENT}")
+        await run_case(f"{url}/updateReports?agent={AGENT}")
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def ask(uri: str) -> str:
+    """Ask the suite's server, which may still be starting."""
+    with trio.fail_after(60):
+        while True:
+            try:
+                async with trio_ws.connect(uri) as ws:
+                    return await ws.receive(decode=True)
+            except trio_ws.ConnectFailed:
+                await trio.sleep(0.1)
+
+
+async def run_case(uri: str) -> None:
+    """Echo until the suite has seen enough. How that ends is what it judges."""
+    try:
+        async with trio_ws.connect(uri, **OPTIONS) as ws:
+            await echo(ws)
+    except trio_ws.ConnectionClosed:
+        pass
+
+
+def prepare(wstest: str, mode: str, spec: dict[str, Any], cases: list[str], folder: Path) -> list[str]:
+    """Write the specification of a run. Return the command for it."""
+    common = {"outdir": str(folder), "cases": cases, "exclude-cases": [], "exclude-agent-cases": {}}
+    file = folder / "spec.json"
+    file.write_text(json.dumps({**spec, **common}))
+    return [wstest, "-m", mode, "-s", str(file), "-u", "0"]
+
+
+def judge(results: Result, patterns: Iterable[str]) -> list[str]:
+    """Return a line for each case that is not as expected, and for each that was to be run and was not."""
+    wanted = {case for case in EXPECTED for pattern in patterns if fnmatch.fnmatchcase(case, pattern)}
+    lines = [f"{case}: not run" for case in sorted(wanted - set(results))]
+    for case, result in results.items():
+        expected = EXPECTED.get(case, "unknown to expected.txt")
+        got = {result["behavior"], result["behaviorClose"]}
+        if got != {expected}:
+            lines.append(f"{case}: {' / '.join(sorted(got))}, expected {expected}")
+    return lines
+
+
+def summarize(results: dict[str, Result]) -> Iterable[str]:
+    """Yield the lines of an RST table: cases as expected, of those run, for each section and role."""
+    rule = "=" * 28 + " " + " ".join("=" * 12 for _ in results)
+    yield from (rule, f"{'Section':28} " + " ".join(f"{role:12}" for role in results), rule)
+    for section, title in SECTIONS.items():
+        cells = []
+        for result in results.values():
+            of_section = {case: each for case, each in result.items() if case.split(".")[0] == section}
+            cells.append(f"{len(of_section) - len(judge(of_section, ()))} of {len(of_section)}")
+        yield f"{section:>2} {title:25} " + " ".join(f"{cell:12}" for cell in cells)
+    cells = [f"{len(result) - len(judge(result, ()))} of {len(result)}" for result in results.values()]
+    yield f"{'All':28} " + " ".join(f"{cell:12}" for cell in cells)
+    yield rule
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=DEFAULT, metavar="CASE", help="such as 7.* (default: 1.* to 10.*)")
+    parser.add_argument("--wstest", default="wstest", help="the command of autobahntestsuite 0.8.2")
+    parser.add_argument("--role", choices=["server", "client"], action="append", help="default: both")
+    parser.add_argument("--rst", type=Path, help="write the summary to this file")
+    options = parser.parse_args()
+
+    tests = {"server": test_server, "client": test_client}
+    results: dict[str, Result] = {}
+    unexpected = 0
+    for role in options.role or tests:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            trio.run(tests[role], options.wstest, options.cases, folder)
+            results[role] = json.loads((folder / "index.json").read_text())[AGENT]
+        wrong = judge(results[role], options.cases)
+        unexpected += len(wrong)
+        as_expected = len(results[role]) - len(judge(results[role], ()))
+        seconds = time.monotonic() - started
+        print(f"{role}: {as_expected} of {len(results[role])} cases as expected, {seconds:.0f} s", flush=True)
+        for line in wrong:
+            print(f"    {line}", flush=True)
+    table = "\n".join(summarize(results))
+    print(table)
+    if options.rst is not None:
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        options.rst.write_text(f"trio_ws {trio_ws.__version__}, {python}:\n\n{table}\n")
+    return 1 if unexpected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,349 @@
+"""permessage-deflate (RFC 7692): negotiation, and the transform of messages.
+
+A message is compressed as one run of DEFLATE blocks that ends with an empty block, of which the last four bytes are
+left out (section 7.2). Compressor and decompressor keep their windows from message to message, unless it was agreed
+that they start anew for each ("no context takeover"). Both are made when the first message needs them: a connection
+that carries no compressed message pays nothing.
+
+Each direction has a window of 2 to the power of 8 to 15 bytes, and what the server compresses with is what the client
+must be ready to decompress, hence ``server_max_window_bits`` and ``client_max_window_bits``. Either end may use less
+than was agreed on.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..exceptions import InvalidData, NegotiationError
+from .codec import RSV1
+from .extensions import Params
+
+if TYPE_CHECKING:
+    import zlib
+else:
+    try:
+        from zlib_ng import zlib_ng as zlib
+    except ImportError:
+        import zlib
+
+__all__ = ["Deflate", "DeflateClient", "DeflateServer", "PerMessageDeflate"]
+
+NAME = "permessage-deflate"
+
+#: The library that compresses: ``zlib`` or ``zlib_ng``.
+BACK_END: str = zlib.__name__.partition(".")[0]
+
+#: What ends each message and does not travel (RFC 7692, section 7.2.1).
+_TAIL = b"\x00\x00\xff\xff"
+#: An empty last block.
+_LAST_BLOCK = b"\x01\x00\x00\xff\xff"
+
+#: How much is decompressed at a time once the peer has ended a run of blocks. A run may take two bytes, and at its end
+#: zlib copies all that follows: in a message made of such runs, that would be the whole rest each time.
+_CHUNK = 4 * 1024
+#: The largest limit that zlib can be given, less the one byte more that we ask for.
+_MAX_LIMIT = sys.maxsize - 1
+
+#: How large our window is where nobody asks for another: it has most of the benefit, and an eighth of the memory.
+_WINDOW_BITS = 12
+_MAX_WINDOW_BITS = 15
+
+_WINDOW_BITS_VALUE = re.compile(r"[89]|1[0-5]")
+
+
+def _window_bits(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{attribute.name} is an int or None, not {value!r}")
+    if not 8 <= value <= _MAX_WINDOW_BITS:
+        raise ValueError(f"{attribute.name} is from 8 to {_MAX_WINDOW_BITS}, not {value}")
+
+
+def _integer(minimum: int, maximum: float) -> Any:
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{attribute.name} is an int, not {value!r}")
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{attribute.name} is from {minimum} to {maximum}, not {value}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Deflate:
+    """How to compress messages.
+
+    Where the two ends differ, the smaller window is agreed on, and no context takeover if either wants none.
+
+    Attributes:
+        level: How hard to try, from 1, the fastest, to 9, the smallest.
+        mem_level: Memory for the compressor besides its window: 2 to the power of this plus 9, in bytes; from 1 to 9.
+        server_max_window_bits: The window of what the server sends, from 8 to 15. A client that sets it goes without
+            compression when the server does not agree.
+        client_max_window_bits: The window of what the client sends, from 8 to 15. A server can only ask for it when the
+            client says that it understands.
+        server_no_context_takeover: Whether the server compresses each message by itself: less memory, less compression.
+        client_no_context_takeover: The same for the client.
+        min_size: Messages of fewer bytes are not compressed.
+    """
+
+    level: int = attrs.field(default=6, validator=_integer(1, 9))
+    mem_level: int = attrs.field(default=5, validator=_integer(1, 9))
+    server_max_window_bits: int | None = attrs.field(default=None, validator=_window_bits)
+    client_max_window_bits: int | None = attrs.field(default=None, validator=_window_bits)
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    min_size: int = attrs.field(default=64, validator=_integer(0, float("inf")))
+
+
+# -- Negotiation ---------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class _Parameters:
+    """The four parameters (RFC 7692, section 7.1). Without window bits the window is the largest.
+
+    ``client_max_window_bits`` is True when it is there without a value, which only an offer may have.
+    """
+
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    server_max_window_bits: int | None = None
+    client_max_window_bits: int | bool | None = None
+
+    @classmethod
+    def parse(cls, params: Params, *, offer: bool) -> _Parameters:
+        values: dict[str, Any] = {}
+        for name, value in params:
+            if name in values:
+                raise NegotiationError(f"the parameter {name!r} of {NAME} occurs twice")
+            if name in ("server_no_context_takeover", "client_no_context_takeover"):
+                if value is not None:
+                    raise NegotiationError(f"the parameter {name!r} of {NAME} has no value")
+                values[name] = True
+            elif name in ("server_max_window_bits", "client_max_window_bits"):
+                if value is None and offer and name == "client_max_window_bits":
+                    values[name] = True
+                elif value is None or not _WINDOW_BITS_VALUE.fullmatch(value):
+                    raise NegotiationError(f"the parameter {name!r} of {NAME} is from 8 to 15, not {value!r}")
+                else:
+                    values[name] = int(value)
+            else:
+                raise NegotiationError(f"{NAME} has no parameter {name!r}")
+        return cls(**values)
+
+    def build(self) -> Params:
+        params: list[tuple[str, str | None]] = []
+        for field in attrs.fields(_Parameters):
+            value = getattr(self, field.name)
+            if value is True:
+                params.append((field.name, None))
+            elif value:
+                params.append((field.name, str(value)))
+        return tuple(params)
+
+
+@attrs.frozen
+class DeflateClient:
+    """The client's side of the negotiation: a :class:`~trio_ws.protocol.extensions.ClientExtension`."""
+
+    settings: Deflate
+    name: str = attrs.field(default=NAME, init=False)
+
+    def offers(self) -> list[Params]:
+        """Offer it once (RFC 7692, section 7.1)."""
+        settings = self.settings
+        return [
+            _Parameters(
+                server_no_context_takeover=settings.server_no_context_takeover,
+                client_no_context_takeover=settings.client_no_context_takeover,
+                server_max_window_bits=settings.server_max_window_bits,
+                client_max_window_bits=settings.client_max_window_bits or True,
+            ).build()
+        ]
+
+    def accept(self, params: Params) -> PerMessageDeflate:
+        """Take the server's answer.
+
+        Raises:
+            NegotiationError: if it is malformed, or not what was asked for.
+        """
+        settings = self.settings
+        answer = _Parameters.parse(params, offer=False)
+        if settings.server_no_context_takeover and not answer.server_no_context_takeover:
+            raise NegotiationError(f"the server does not agree to 'server_no_context_takeover' of {NAME}")
+        wanted, answered = settings.server_max_window_bits, answer.server_max_window_bits
+        if wanted is not None and (answered is None or answered > wanted):
+            raise NegotiationError(f"the server does not agree to 'server_max_window_bits={wanted}' of {NAME}")
+        return PerMessageDeflate(
+            settings,
+            send_bits=min(
+                answer.client_max_window_bits or _MAX_WINDOW_BITS, settings.client_max_window_bits or _WINDOW_BITS
+            ),
+            receive_bits=answered or _MAX_WINDOW_BITS,
+            send_takeover=not (settings.client_no_context_takeover or answer.client_no_context_takeover),
+            receive_takeover=not answer.server_no_context_takeover,
+        )
+
+
+@attrs.frozen
+class DeflateServer:
+    """The server's side of the negotiation: a :class:`~trio_ws.protocol.extensions.ServerExtension`."""
+
+    settings: Deflate
+    name: str = attrs.field(default=NAME, init=False)
+
+    def answer(self, params: Params) -> tuple[Params, PerMessageDeflate] | None:
+        """Answer one offer; decline it if it is malformed (RFC 7692, section 7)."""
+        settings = self.settings
+        try:
+            offer = _Parameters.parse(params, offer=True)
+        except NegotiationError:
+            return None
+        send_bits = min(
+            offer.server_max_window_bits or _MAX_WINDOW_BITS, settings.server_max_window_bits or _WINDOW_BITS
+        )
+        # True stands for any size, and for the number 15 here. Without it we must not ask for less.
+        receive_bits = None
+        if offer.client_max_window_bits:
+            offered = _MAX_WINDOW_BITS if offer.client_max_window_bits is True else offer.client_max_window_bits
+            receive_bits = min(offered, settings.client_max_window_bits or _WINDOW_BITS)
+        answer = _Parameters(
+            server_no_context_takeover=offer.server_no_context_takeover or settings.server_no_context_takeover,
+            client_no_context_takeover=offer.client_no_context_takeover or settings.client_no_context_takeover,
+            server_max_window_bits=send_bits,
+            client_max_window_bits=receive_bits,
+        )
+        return answer.build(), PerMessageDeflate(
+            settings,
+            send_bits=send_bits,
+            receive_bits=receive_bits or _MAX_WINDOW_BITS,
+            send_takeover=not answer.server_no_context_takeover,
+            receive_takeover=not answer.client_no_context_takeover,
+        )
+
+
+# -- Transform -----------------------------------------------------------------------------------------------------
+
+
+class PerMessageDeflate:
+    """The transform that was agreed on: an :class:`~trio_ws.protocol.extensions.Extension`.
+
+    Args:
+        settings: Level, memory and smallest message.
+        send_bits: The window of what we send.
+        receive_bits: The window of what we receive.
+        send_takeover: Whether our compressor keeps its window from message to message.
+        receive_takeover: Whether the peer's does.
+    """
+
+    def __init__(
+        self,
+        settings: Deflate,
+        *,
+        send_bits: int,
+        receive_bits: int,
+        send_takeover: bool = True,
+        receive_takeover: bool = True,
+    ) -> None:
+        self.rsv: int = RSV1
+        self.send_bits: int = send_bits
+        self.receive_bits: int = receive_bits
+        self.send_takeover: bool = send_takeover
+        self.receive_takeover: bool = receive_takeover
+        self._settings = settings
+        self._compressor: Any = None
+        self._decompressor: Any = None
+        # Whether the message that is being sent is compressed.
+        self._compressing = False
+
+    def __repr__(self) -> str:
+        send = f"{self.send_bits} bits{'' if self.send_takeover else ' without context takeover'}"
+        receive = f"{self.receive_bits} bits{'' if self.receive_takeover else ' without context takeover'}"
+        return f"<{type(self).__name__} sends {send}, receives {receive}>"
+
+    # -- Sending ---------------------------------------------------------------------------------------------------
+
+    def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+        """Compress a message, or a part of one (RFC 7692, section 7.2.1). Each part can be read when it has arrived."""
+        if first:
+            self._compressing = not final or len(data) >= self._settings.min_size
+        if not self._compressing:
+            return data, False
+        if self._compressor is None:
+            self._compressor = self._new_compressor()
+        compressed = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+        if final:
+            # Nothing comes out where a part ended just before: that is an empty block, too.
+            compressed = compressed[: -len(_TAIL)] or b"\x00"
+            if not self.send_takeover:
+                self._compressor = None
+        return compressed, True
+
+    def _new_compressor(self) -> Any:
+        settings = self._settings
+        if self.send_bits == 8:
+            # zlib cannot compress with so small a window. With this strategy it never looks back further than one byte.
+            return zlib.compressobj(settings.level, zlib.DEFLATED, -9, settings.mem_level, zlib.Z_RLE)
+        return zlib.compressobj(settings.level, zlib.DEFLATED, -self.send_bits, settings.mem_level)
+
+    # -- Receiving -------------------------------------------------------------------------------------------------
+
+    def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+        """Decompress a piece of a message (RFC 7692, section 7.2.2).
+
+        Raises:
+            InvalidData: if it is not DEFLATE, or if the message is not complete at its end.
+        """
+        try:
+            decompressed = self._decompress(data, limit)
+            if final and (limit is None or len(decompressed) <= limit):
+                self._end_message()
+        except zlib.error as exc:
+            raise InvalidData(f"a compressed message is corrupt: {exc}") from exc
+        return decompressed
+
+    def _decompress(self, data: bytes, limit: int | None) -> bytes:
+        parts: list[bytes] = []
+        position, size = 0, len(data)
+        while position < len(data):
+            if self._decompressor is None:
+                self._decompressor = zlib.decompressobj(-self.receive_bits)
+            chunk = data[position : position + size]
+            # 0 is "no limit" to zlib. The one byte more tells whether the limit was passed.
+            part = self._decompressor.decompress(chunk, 0 if limit is None else min(limit, _MAX_LIMIT) + 1)
+            position += len(chunk)
+            if part:
+                parts.append(part)
+            if limit is not None:
+                limit -= len(part)
+                if limit < 0:
+                    break
+            if self._decompressor.eof:
+                # The peer has ended the run of blocks (section 7.2.3.4): what follows is a new one.
+                position -= len(self._decompressor.unused_data)
+                size = _CHUNK
+                self._decompressor = None
+        return b"".join(parts)
+
+    def _end_message(self) -> None:
+        """Put back what did not travel, and check that the message ended with it.
+
+        That is so if nothing more comes out, and if we are between two blocks then: there, and only there, an empty
+        last block can be read.
+        """
+        complete = not self._decompress(_TAIL, 0)
+        decompressor = self._decompressor
+        if not self.receive_takeover:
+            self._decompressor = None
+        # Without a decompressor the peer's last block ended the run, which is as good.
+        if complete and decompressor is not None:
+            probe = decompressor.copy() if self.receive_takeover else decompressor
+            complete = not probe.decompress(_LAST_BLOCK, 1) and probe.eof and not probe.unused_data
+        if not complete:
+            raise InvalidData("a compressed message ends too early")
