@@ -650,11 +650,11 @@ async def test_nobody_waits_for_a_turn_when_all_is_discarded(nursery: trio.Nurse
 
 
 def frame(data: bytes, fin: bool = True, opcode: Opcode = Opcode.BINARY) -> OutgoingFrame:
-    return (opcode, data, fin)
+    return (opcode, data, fin, True)
 
 
 def payloads(outbox: Outbox) -> list[bytes]:
-    return [data for _, data, _ in outbox.take()]
+    return [data for _, data, _, _ in outbox.take()]
 
 
 #: A payload of 100 bytes of memory.
@@ -670,12 +670,12 @@ async def test_frames_go_out_in_order() -> None:
     outbox.put_ping(b"ping 2")
     outbox.put_pong(b"pong 2")
     assert outbox.take() == [
-        (Opcode.PONG, b"pong 1", True),
-        (Opcode.PONG, b"pong 2", True),
-        (Opcode.PING, b"ping 1", True),
-        (Opcode.PING, b"ping 2", True),
-        (Opcode.BINARY, b"a", True),
-        (Opcode.BINARY, b"b", True),
+        (Opcode.PONG, b"pong 1", True, False),
+        (Opcode.PONG, b"pong 2", True, False),
+        (Opcode.PING, b"ping 1", True, False),
+        (Opcode.PING, b"ping 2", True, False),
+        (Opcode.BINARY, b"a", True, True),
+        (Opcode.BINARY, b"b", True, True),
     ]
     assert outbox.take() == []
 

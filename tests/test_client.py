@@ -350,6 +350,7 @@ async def test_request(autojump_clock: trio.testing.MockClock) -> None:
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Key", key),
         ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"),
         ("User-Agent", request.headers["User-Agent"]),
     ]
     assert request.headers["User-Agent"].startswith(f"trio_ws/{trio_ws.__version__} ")

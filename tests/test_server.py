@@ -463,7 +463,7 @@ async def test_opening_handshake(send: Send, autojump_clock: trio.testing.MockCl
         {"Upgrade": "WebSocket"},
         {"Upgrade": "h2c, websocket"},
         {"Content_Length": "0"},
-        {"Sec_WebSocket_Extensions": "permessage-deflate; client_max_window_bits, x-unheard-of"},
+        {"Sec_WebSocket_Extensions": "x-unheard-of, permessage-deflate; x-unheard-of"},
         {"Sec_WebSocket_Protocol": "a, b"},
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import attrs
 import pytest
 
+from trio_ws import Deflate
 from trio_ws.settings import Options, Settings
 
 DEFAULTS = {
@@ -19,6 +20,7 @@ DEFAULTS = {
     "max_message_size": 1024 * 1024,
     "receive_buffer": 64 * 1024,
     "send_buffer": 64 * 1024,
+    "compression": Deflate(),
     "subprotocols": (),
 }
 TIMES = ["open_timeout", "close_timeout", "ping_interval", "ping_timeout"]
@@ -32,7 +34,7 @@ def make(**options: Any) -> Settings:
 
 
 def test_defaults() -> None:
-    assert attrs.asdict(Settings()) == DEFAULTS
+    assert attrs.asdict(Settings(), recurse=False) == DEFAULTS
 
 
 def test_options_are_the_settings() -> None:
@@ -122,6 +124,19 @@ def test_forever(name: str) -> None:
 @pytest.mark.parametrize("value", [1, 125, 2**63])
 def test_sizes(name: str, value: int) -> None:
     assert getattr(make(**{name: value}), name) == value
+
+
+def test_compression() -> None:
+    deflate = Deflate(level=1)
+    assert Settings(compression="deflate").compression == Deflate()
+    assert Settings(compression=deflate).compression is deflate
+    assert Settings(compression=None).compression is None
+
+
+@pytest.mark.parametrize("value", [True, False, 6, "zlib", "", b"deflate", Deflate, {}])
+def test_compression_of_wrong_type(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^compression is 'deflate', a Deflate or None, not "):
+        make(compression=value)
 
 
 def test_subprotocols() -> None:

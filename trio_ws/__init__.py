@@ -47,6 +47,7 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
+from .protocol.deflate import Deflate
 from .server import Handler, Server, serve, serve_over
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
@@ -63,6 +64,7 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedLocally",
     "ConnectionClosedOK",
+    "Deflate",
     "Frame",
     "Handler",
     "HeadTooBig",

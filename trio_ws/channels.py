@@ -25,8 +25,8 @@ from .protocol import LastPart, Message, Protocol
 
 __all__ = ["Inbox", "Outbox", "OutgoingFrame"]
 
-#: ``(opcode, payload, fin)``: a frame to be sent, not yet encoded.
-OutgoingFrame: TypeAlias = "tuple[Opcode, bytes, bool]"
+#: ``(opcode, payload, fin, transform)``: a frame to be sent, not yet encoded; see :meth:`Protocol.encode`.
+OutgoingFrame: TypeAlias = "tuple[Opcode, bytes, bool, bool]"
 
 #: How many pongs wait to be written at most. Past that only the latest is kept (RFC 6455, section 5.5.3).
 MAX_PONGS = 64
@@ -368,8 +368,8 @@ class Outbox:
 
     def take(self) -> list[OutgoingFrame]:
         """Return all frames that wait to be written, in the order in which they go out, but not the Close frame."""
-        frames = [(Opcode.PONG, data, True) for data in self._pongs]
-        frames += [(Opcode.PING, data, True) for data in self._pings]
+        frames = [(Opcode.PONG, data, True, False) for data in self._pongs]
+        frames += [(Opcode.PING, data, True, False) for data in self._pings]
         frames += self._frames
         self._pongs.clear()
         self._pings.clear()

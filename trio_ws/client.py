@@ -16,6 +16,8 @@ from .datastructures import HeadersLike
 from .exceptions import ConnectFailed, InvalidMessage, InvalidStatus, OpenTimeout, TLSFailed
 from .http11 import Request, Response, ResponseParser, software
 from .protocol import Role
+from .protocol.deflate import DeflateClient
+from .protocol.extensions import ClientExtension
 from .protocol.handshake import build_request, check_response
 from .settings import Options, Settings
 from .stream import StreamBroken, Transport
@@ -143,8 +145,17 @@ def connect_over(
 def build_request_for(uri: WebSocketURI, settings: Settings, user_agent: str | None, headers: HeadersLike) -> Request:
     """Return the request of a client with these settings."""
     return build_request(
-        uri, random=os.urandom, subprotocols=settings.subprotocols, user_agent=user_agent, headers=headers
+        uri,
+        random=os.urandom,
+        subprotocols=settings.subprotocols,
+        extensions=_extensions(settings),
+        user_agent=user_agent,
+        headers=headers,
     )
+
+
+def _extensions(settings: Settings) -> list[ClientExtension]:
+    return [] if settings.compression is None else [DeflateClient(settings.compression)]
 
 
 class Connecting:
@@ -193,7 +204,12 @@ class Connecting:
         transport = Transport(stream)
         try:
             response, received = await self._ask(transport, parser)
-            agreement = check_response(self._request, response, subprotocols=self._settings.subprotocols)
+            agreement = check_response(
+                self._request,
+                response,
+                subprotocols=self._settings.subprotocols,
+                extensions=_extensions(self._settings),
+            )
         except BaseException:
             await transport.aclose(0)
             raise

@@ -21,6 +21,7 @@ from .exceptions import ConnectionClosed, InvalidHandshake
 from .frames import Close, CloseCode
 from .http11 import RequestParser, software
 from .protocol import Role
+from .protocol.deflate import DeflateServer
 from .protocol.handshake import accept, reject
 from .settings import Options, Settings
 from .stream import StreamBroken, Transport
@@ -303,7 +304,10 @@ async def _open(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None
             while request is None:
                 data = await transport.receive()
                 request = parser.feed(data)
-            response, agreement = accept(request, subprotocols=settings.subprotocols, server=SERVER)
+            extensions = [] if settings.compression is None else [DeflateServer(settings.compression)]
+            response, agreement = accept(
+                request, subprotocols=settings.subprotocols, extensions=extensions, server=SERVER
+            )
         except InvalidHandshake as exc:
             logger.info("opening handshake with %s failed: %s", transport.remote_address, exc)
             await transport.send([reject(exc, server=SERVER).serialize()])

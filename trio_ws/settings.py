@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 
+from .protocol.deflate import Deflate
 from .protocol.handshake import check_subprotocols
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ def _number(
     return check
 
 
+def _to_deflate(value: Any) -> Deflate | None:
+    if value == "deflate":
+        return Deflate()
+    if value is None or isinstance(value, Deflate):
+        return value
+    raise TypeError(f"compression is 'deflate', a Deflate or None, not {value!r}")
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """What ``connect`` and ``serve`` accept as keyword arguments, checked. See :class:`Options` for the meaning.
@@ -50,6 +59,7 @@ class Settings:
     max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
     receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
+    compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
 
 
@@ -72,6 +82,8 @@ class Options(TypedDict, total=False):
             more is read from the peer. There is always room for one message. Default: 64 KiB.
         send_buffer: Bytes of memory for messages that were given to ``send`` and are not yet written. When they take
             more, ``send`` waits. There is always room for one message. Default: 64 KiB.
+        compression: ``"deflate"`` to compress messages with permessage-deflate (RFC 7692) if the peer agrees, a
+            :class:`Deflate` to say how, None not to compress. Default: ``"deflate"``.
         subprotocols: The subprotocols that this end speaks, in order of preference. Default: none.
     """
 
@@ -82,4 +94,5 @@ class Options(TypedDict, total=False):
     max_message_size: int | None
     receive_buffer: int
     send_buffer: int
+    compression: Literal["deflate"] | Deflate | None
     subprotocols: Sequence[str]

@@ -47,7 +47,7 @@ from collections.abc import Sequence
 import attrs
 import trio
 
-from .channels import Inbox, Outbox
+from .channels import Inbox, Outbox, OutgoingFrame
 from .exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -67,8 +67,20 @@ __all__ = ["Connection", "Ping", "run"]
 #: the connection ends, a last Close frame, the last words of a peer that is gone.
 GRACE = 0.5
 
+#: Payloads of at least so many bytes are compressed in a thread, so that other tasks go on meanwhile. Below, the thread
+#: costs more than it is worth; ``tests/benchmarks/compression.py`` measures it.
+THREAD_SIZE = 64 * 1024
+
+#: What is received compressed is handled so many bytes at a time, and other tasks run in between. A thread would be
+#: wrong here: the user's tasks look at the message in progress, and what comes out, which may be a thousand times as
+#: much, has to fill the inbox before more is decompressed.
+SLICE_SIZE = 1024
+
 #: Seconds that saying goodbye may take once there is no more time, because of cancellation or the deadline.
 GOODBYE_TIMEOUT = 0.1
+
+#: How many threads compress at once, at most, in one run of Trio.
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("trio_ws.limiter")
 
 
 @attrs.define(eq=False)
@@ -116,6 +128,10 @@ class Connection:
         self.inbox: Inbox = Inbox(self.protocol, settings.receive_buffer)
         self.outbox: Outbox = Outbox(settings.send_buffer)
         self.received = received
+        #: Whether extensions are in use, so that encoding and decoding may take long.
+        self.transforms: bool = bool(extensions)
+        #: Whether messages are being encoded. When this is interrupted, no more of them can be.
+        self.encoding: bool = False
         #: Around all the tasks. Its deadline is the one of rule 6.
         self.scope: trio.CancelScope = trio.CancelScope(shield=True)
         #: Set when the writer has written its last.
@@ -234,7 +250,9 @@ async def _say_goodbye(connection: Connection) -> None:
         return
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
         try:
-            await connection.transport.send([*_encode_waiting(connection), *connection.protocol.encode_close(close)])
+            # Where encoding was interrupted, the peer could not decode what came after it.
+            chunks = [] if connection.encoding else await _encode_waiting(connection)
+            await connection.transport.send([*chunks, *connection.protocol.encode_close(close)])
         except StreamBroken as exc:
             connection.cause = connection.cause or exc.__cause__
 
@@ -246,7 +264,7 @@ async def _say_goodbye(connection: Connection) -> None:
 async def read_loop(connection: Connection) -> None:
     """Read until the connection ends: by a Close frame, a violation, or the end of the stream."""
     try:
-        ending = _process(connection, connection.received)
+        ending = await _process(connection, connection.received)
         while ending is None:
             await connection.inbox.wait_for_room()
             data = await _listen(connection)
@@ -255,7 +273,7 @@ async def read_loop(connection: Connection) -> None:
                 connection.settle()
                 connection.abort()
                 return
-            ending = _process(connection, data)
+            ending = await _process(connection, data)
         await _end(connection, ending)
     except StreamBroken as exc:
         connection.cause = connection.cause or exc.__cause__
@@ -272,8 +290,21 @@ async def _listen(connection: Connection) -> bytes:
     return data
 
 
-def _process(connection: Connection, data: bytes) -> Close | ProtocolError | None:
+async def _process(connection: Connection, data: bytes) -> Close | ProtocolError | None:
     """Hand on what has come. Return what ends the connection, if that was the last of it."""
+    if not connection.transforms:
+        return _process_now(connection, data)
+    ending = _process_now(connection, data[:SLICE_SIZE])
+    for start in range(SLICE_SIZE, len(data), SLICE_SIZE):
+        if ending is not None:
+            break
+        await connection.inbox.wait_for_room()
+        await trio.lowlevel.checkpoint()
+        ending = _process_now(connection, data[start : start + SLICE_SIZE])
+    return ending
+
+
+def _process_now(connection: Connection, data: bytes) -> Close | ProtocolError | None:
     protocol, inbox = connection.protocol, connection.inbox
     protocol.receive(data)
     while (event := protocol.next_event()) is not None:
@@ -336,10 +367,10 @@ async def write_loop(connection: Connection) -> None:
             await outbox.wait()
             # When we are cancelled, let it be here, where nothing is encoded, and not in the write that comes next.
             await trio.lowlevel.checkpoint_if_cancelled()
-            # What is put while we write, be it the Close frame, is for the next round.
+            # What is put while we encode and write, be it the Close frame, is for the next round.
             finished = outbox.finished
-            chunks = _encode_waiting(connection)
-            if outbox.close is not None:
+            chunks = await _encode_waiting(connection)
+            if finished and outbox.close is not None:
                 chunks += connection.protocol.encode_close(outbox.close)
             await transport.send(chunks)
             outbox.written()
@@ -352,10 +383,35 @@ async def write_loop(connection: Connection) -> None:
         connection.writing_over.set()
 
 
-def _encode_waiting(connection: Connection) -> list[bytes]:
+async def _encode_waiting(connection: Connection) -> list[bytes]:
+    frames = connection.outbox.take()
+    connection.encoding = True
+    if connection.transforms and sum(len(data) for _, data, _, transform in frames if transform) >= THREAD_SIZE:
+        chunks = await _encode_in_thread(connection.protocol, frames)
+    else:
+        chunks = _encode(connection.protocol, frames)
+    connection.encoding = False
+    return chunks
+
+
+async def _encode_in_thread(protocol: Protocol, frames: list[OutgoingFrame]) -> list[bytes]:
+    # Not Trio's own limiter: all its threads might be waiting for us, in ``trio.from_thread.run(ws.send, ...)``.
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(os.cpu_count() or 1)
+        _limiter.set(limiter)
+    try:
+        # When we are cancelled, nobody wants what the thread is working on, and only a Close frame may follow.
+        return await trio.to_thread.run_sync(_encode, protocol, frames, abandon_on_cancel=True, limiter=limiter)
+    except RuntimeError:  # no thread can be started
+        return _encode(protocol, frames)
+
+
+def _encode(protocol: Protocol, frames: list[OutgoingFrame]) -> list[bytes]:
     chunks: list[bytes] = []
-    for opcode, data, fin in connection.outbox.take():
-        chunks += connection.protocol.encode(opcode, data, fin)
+    for opcode, data, fin, transform in frames:
+        chunks += protocol.encode(opcode, data, fin, transform=transform)
     return chunks
 
 

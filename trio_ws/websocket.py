@@ -100,7 +100,7 @@ class WebSocket(trio.abc.Channel[Message]):
 
     # -- Messages --------------------------------------------------------------------------------------------------
 
-    async def send(self, message: Sendable, *, text: bool | None = None) -> None:
+    async def send(self, message: Sendable, *, text: bool | None = None, compress: bool = True) -> None:
         """Send a message.
 
         It returns when the message is in the outbox of the connection, which has room for 64 KiB (see ``send_buffer``)
@@ -111,6 +111,7 @@ class WebSocket(trio.abc.Channel[Message]):
             message: A ``str`` goes out as text, bytes as binary. The content of a ``bytearray`` or ``memoryview`` is
                 copied.
             text: True to send bytes that are UTF-8 as text, False to send the UTF-8 of a ``str`` as binary.
+            compress: False not to compress this message, where compression is in use.
 
         Raises:
             ConnectionClosed: if the connection is closed, or closing.
@@ -118,7 +119,7 @@ class WebSocket(trio.abc.Channel[Message]):
             ValueError: if it is to be text and cannot be.
         """
         opcode, data = _prepare(message, text)
-        frame = (opcode, data, True)
+        frame = (opcode, data, True, compress)
         await self._checkpoint()
         outbox = self._connection.outbox
         if not outbox.put_nowait(frame):
@@ -175,7 +176,7 @@ class WebSocket(trio.abc.Channel[Message]):
                 raise StopAsyncIteration from None
             raise
 
-    def send_stream(self, *, text: bool = False) -> SendStream:
+    def send_stream(self, *, text: bool = False, compress: bool = True) -> SendStream:
         """Send a message in parts, without knowing its end.
 
         ::
@@ -191,8 +192,9 @@ class WebSocket(trio.abc.Channel[Message]):
 
         Args:
             text: True for a text message, False for a binary one.
+            compress: False not to compress it, where compression is in use.
         """
-        return SendStream(self, text)
+        return SendStream(self, text, compress)
 
     def receive_stream(self) -> ReceiveStream:
         """Receive the next message in parts, as they come in, however large it is.
@@ -321,10 +323,11 @@ class WebSocket(trio.abc.Channel[Message]):
 class SendStream:
     """A message that is sent in parts; see :meth:`WebSocket.send_stream`."""
 
-    def __init__(self, ws: WebSocket, text: bool) -> None:
+    def __init__(self, ws: WebSocket, text: bool, compress: bool) -> None:
         self._ws = ws
         self._outbox = ws._connection.outbox
         self._text = text
+        self._compress = compress
         self._opcode = Opcode.TEXT if text else Opcode.BINARY
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._active = False
@@ -358,7 +361,7 @@ class SendStream:
         if exc is not None:
             self._abandon(started)
             return
-        if not self._outbox.end_stream((self._opcode, b"", True)):
+        if not self._outbox.end_stream((self._opcode, b"", True, self._compress)):
             raise await self._ws._closed()
         await self._ws._checkpoint()
 
@@ -400,7 +403,7 @@ class SendStream:
         self._busy = True
         sent = False
         try:
-            sent = await self._outbox.put((self._opcode, data, False), self)
+            sent = await self._outbox.put((self._opcode, data, False, self._compress), self)
         finally:
             self._busy = False
             if not sent:

@@ -998,7 +998,11 @@ def too_big(events: Sequence[Event], limit: int) -> bool:
 
 def fragments(message: bytes, count: int) -> list[bytes]:
     """Return a message in this many fragments, as a server sends it."""
-    pieces = compress(transform(), *cut(message, range(0, len(message), -(-len(message) // count))))
+    return frames_of(compress(transform(), *cut(message, range(0, len(message), -(-len(message) // count)))))
+
+
+def frames_of(pieces: Sequence[bytes]) -> list[bytes]:
+    """Return a frame for each piece of a compressed message."""
     last = len(pieces) - 1
     return [
         frame_to(Role.CLIENT, (0 if at else BINARY | RSV1) | (FIN if at == last else 0), piece)
@@ -1032,6 +1036,17 @@ def test_a_small_limit(limit: int) -> None:
             for pieces in (data, one_by_one(b"".join(data))):
                 message = decompress(transform(), *pieces, limit=limit)
                 assert message == bytes(min(size, limit + 1))
+
+
+def test_the_limit_is_not_for_the_compressed_size() -> None:
+    # A peer that flushes after each byte sends several times as much as it had to say.
+    compressor = zlib.compressobj(wbits=-15)
+    pieces = [compressor.compress(b"%c" % i) + compressor.flush(zlib.Z_SYNC_FLUSH) for i in range(100)]
+    pieces[-1] = pieces[-1].removesuffix(b"\x00\x00\xff\xff")
+    for wire in (frames_of([b"".join(pieces)]), frames_of(pieces)):
+        assert sum(map(len, wire)) > 500
+        assert receive(*wire, limit=100) == [bytes(range(100))]
+        assert too_big(receive(*wire, limit=99), 99)
 
 
 def test_every_message_has_the_whole_limit() -> None:

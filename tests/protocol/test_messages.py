@@ -527,10 +527,18 @@ def test_extensions_without_a_limit() -> None:
     assert extension.limits == [None]
 
 
-def test_what_is_on_the_wire_is_limited_too() -> None:
-    decoder = MessageDecoder(Role.CLIENT, 3, [Reverse()])
+def test_what_is_transformed_may_be_larger_on_the_wire() -> None:
+    class Half(Reverse):
+        def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+            return data[::2]
+
+    decoder = MessageDecoder(Role.CLIENT, 2, [Half()])
+    assert list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"abcd"))) == [b"ac"]
+    wire = frame_to(Role.CLIENT, RSV2 | BINARY, b"ab") + frame_to(Role.CLIENT, FIN | CONT, b"cd")
+    assert list(decoder.feed(wire)) == [b"ac"]
+    # The header of one that is not transformed is enough to refuse it, before and after.
     with pytest.raises(MessageTooBig):
-        list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"abcd")[:2]))
+        list(decoder.feed(frame_to(Role.CLIENT, FIN | BINARY, b"abc")[:2]))
 
 
 @pytest.mark.parametrize("rsv", [0, RSV2])

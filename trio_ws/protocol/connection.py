@@ -19,7 +19,8 @@ After a Close frame or a violation, further input is ignored (RFC 6455, sections
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from struct import iter_unpack
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..exceptions import ProtocolError
@@ -71,7 +72,7 @@ class Protocol:
         self._sending = False
         self._transforms: Sequence[Extension] = ()
         self._random = random if role is Role.CLIENT else None
-        self._keys = b""
+        self._keys: Iterator[tuple[bytes]] = iter(())
 
     # -- Receiving -------------------------------------------------------------------------------------------------
 
@@ -171,7 +172,12 @@ class Protocol:
     def _frame(self, first_byte: int, data: bytes) -> list[bytes]:
         if self._random is None:
             return [header(first_byte, len(data)), data]
-        if not self._keys:
-            self._keys = self._random(4 * _KEYS)
-        key, self._keys = self._keys[:4], self._keys[4:]
+        key = self._next_key(self._random)
         return [header(first_byte, len(data), key), apply_mask(data, key)]
+
+    def _next_key(self, random: Callable[[int], bytes]) -> bytes:
+        # Right even while another thread is in here: each step of the iterator is atomic.
+        for (key,) in self._keys:
+            return key
+        self._keys = iter_unpack("4s", random(4 * _KEYS))
+        return self._next_key(random)

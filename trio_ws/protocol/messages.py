@@ -2,7 +2,8 @@
 
 A message *is* a ``str`` or ``bytes``. One that comes in a single piece, as nearly all do, passes straight through. Any
 other is put together here, and is judged as it comes in: a frame is refused by the length in its header when the
-message would become too large, and text fails at the first byte that cannot be UTF-8.
+message would become too large, or where an extension transforms it, at the first byte too many; and text fails at the
+first byte that cannot be UTF-8.
 
 A message in progress can be handed out before it is complete. :meth:`MessageDecoder.take_part` returns what there is so
 far and *claims* the message: its end then comes out as a :class:`LastPart` instead of as a message.
@@ -55,7 +56,7 @@ class MessageDecoder:
 
     Args:
         role: Which end we are.
-        max_message_size: How large a message may be, in bytes, on the wire and decoded; None for any size.
+        max_message_size: How large a message may be, in bytes, after the extensions; None for any size.
         extensions: The extensions in use, in the order in which they were negotiated.
     """
 
@@ -69,8 +70,8 @@ class MessageDecoder:
         # The message in progress: its opcode, or CONT if there is none; whether one of its frames is in progress; ...
         self._opcode = Opcode.CONT
         self._in_frame = False
-        # ... its size so far in bytes, on the wire (counting a frame from its header on) and decoded; ...
-        self._wire_size = 0
+        # ... its size so far in bytes, announced in the headers of its frames and come; ...
+        self._announced = 0
         self._size = 0
         # ... what transforms it; and how it is delivered.
         self._transforms: list[Extension] = []
@@ -154,12 +155,14 @@ class MessageDecoder:
             if opcode is Opcode.CONT:
                 raise ProtocolError("a CONT frame without a message to continue")
             self._opcode = opcode
-            self._wire_size = self._size = 0
+            self._announced = self._size = 0
             # Received messages go back through the extensions the other way round.
             self._transforms = [each for each in reversed(self._extensions) if first_byte & each.rsv]
-        self._wire_size += size
-        if self._limit is not None and self._wire_size > self._limit:
-            raise MessageTooBig(self._wire_size, self._limit)
+        if self._transforms:
+            return  # how large it is on the wire says nothing: what comes out is judged as it comes
+        self._announced += size
+        if self._limit is not None and self._announced > self._limit:
+            raise MessageTooBig(self._announced, self._limit)
 
     def _add(self, data: bytes, final: bool) -> None:
         for extension in self._transforms:
