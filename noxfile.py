@@ -141,8 +141,9 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
-def conformance(session: nox.Session) -> None:
-    """Run the Autobahn test suite. What follows ``--`` goes to tests/conformance/run.py.
+@nox.parametrize("back_end", ["zlib", "zlib-ng"])
+def conformance(session: nox.Session, back_end: str) -> None:
+    """Run the Autobahn test suite, with each library that compresses. After ``--`` follow its cases: ``all``, ``7.*``.
 
     The suite needs Python 2.7, for itself only.
     """
@@ -151,12 +152,12 @@ def conformance(session: nox.Session) -> None:
         session.skip("The Autobahn test suite runs on Python 2.7, and there is none: try `pyenv install 2.7.18`.")
     # The last virtualenv that can make an environment for Python 2.7.
     session.install("virtualenv<20.22")
-    suite = Path(session.create_tmp()).resolve() / "autobahn"
+    suite = session.cache_dir.resolve() / "autobahn"
     scripts = suite / ("Scripts" if sys.platform == "win32" else "bin")
     if not (scripts / "wstest").exists():
         session.run("virtualenv", "--quiet", "--python", str(python), str(suite))
         session.run(str(scripts / "pip"), "install", "--quiet", "autobahntestsuite==0.8.2", external=True)
-    session.install(".")
+    session.install("." if back_end == "zlib" else ".[speedups]")
     session.run("python", "tests/conformance/run.py", "--wstest", str(scripts / "wstest"), *session.posargs)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from types import TracebackType
@@ -25,6 +25,7 @@ from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import Request, RequestParser, Response, ResponseParser
 from trio_ws.protocol import Message, Role
 from trio_ws.protocol.codec import serialize
+from trio_ws.protocol.extensions import Extension
 from trio_ws.protocol.handshake import accept, build_request, check_response
 from trio_ws.settings import Options, Settings
 from trio_ws.tasks import Connection
@@ -71,8 +72,11 @@ def close(code: int = 1000, reason: str = "") -> Frame:
     return Frame(Opcode.CLOSE, Close(code, reason).serialize())
 
 
-def parse_frames(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
-    """Return the frames in what came over the wire, and the beginning of one more (RFC 6455, section 5.2)."""
+def split_frames(data: bytes, *, masked: bool) -> tuple[list[tuple[int, bytes]], bytes]:
+    """Return what came over the wire as first bytes and payloads, and the beginning of one more frame.
+
+    This is RFC 6455, section 5.2.
+    """
     frames = []
     while len(data) >= 2:
         first, second = data[0], data[1]
@@ -89,10 +93,16 @@ def parse_frames(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
         if masked:
             pad = (data[start - 4 : start] * (size // 4 + 1))[:size]
             payload = (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(size, "big")
-        assert not first & 0x70
-        frames.append(Frame(Opcode(first & 0x0F), payload, bool(first & 0x80)))
+        frames.append((first, payload))
         data = data[start + size :]
     return frames, data
+
+
+def parse_frames(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
+    """Return the frames in what came over the wire, which have no extensions, and the beginning of one more."""
+    frames, rest = split_frames(data, masked=masked)
+    assert not any(first & 0x70 for first, _ in frames)
+    return [Frame(Opcode(first & 0x0F), payload, bool(first & 0x80)) for first, payload in frames], rest
 
 
 def read_messages(frames: Iterable[Frame]) -> tuple[list[Message], Frame | None, bytes | None]:
@@ -426,9 +436,11 @@ class Peer:
         return bytes(await self.stream.receive_some(65536))
 
 
-def born_open(stream: trio.abc.Stream, role: Role = Role.CLIENT, **options: Unpack[Options]) -> Session:
+def born_open(
+    stream: trio.abc.Stream, role: Role = Role.CLIENT, extensions: Sequence[Extension] = (), **options: Unpack[Options]
+) -> Session:
     """Return a session on an open connection, without an opening handshake."""
-    connection = Connection(role, stream, Settings(**options))
+    connection = Connection(role, stream, Settings(**options), extensions)
     return Session(WebSocket(connection, Request("/", {"Host": "example.org"}), Response(101, "", {}), None))
 
 
@@ -439,10 +451,16 @@ class opened:
     with the sessions themselves.
     """
 
-    def __init__(self, role: Role = Role.CLIENT, streams: Streams | None = None, **options: Unpack[Options]) -> None:
+    def __init__(
+        self,
+        role: Role = Role.CLIENT,
+        streams: Streams | None = None,
+        extensions: Sequence[Extension] = (),
+        **options: Unpack[Options],
+    ) -> None:
         ours, theirs = streams or memory_pair()
         self._peer = Peer(theirs, OTHER[role])
-        self._session = born_open(ours, role, **options)
+        self._session = born_open(ours, role, extensions, **options)
 
     async def __aenter__(self) -> tuple[WebSocket, Peer]:
         return await self._session.__aenter__(), self._peer
