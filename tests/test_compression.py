@@ -25,6 +25,7 @@ from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Message, Role
 from trio_ws.protocol.codec import FIN, RSV1
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
+from trio_ws.protocol.messages import _STEP as STEP
 from trio_ws.settings import Options
 from trio_ws.websocket import WebSocket
 
@@ -295,7 +296,7 @@ async def test_a_bomb_fills_the_inbox_and_no_more() -> None:
     async with opened(Role.CLIENT, None, [transform()], **options) as (ws, peer):
         await peer.send(bomb)
         await settle()
-        assert 64 * KIB <= ws._connection.protocol.held <= 64 * KIB + 1032 * tasks.SLICE_SIZE
+        assert 64 * KIB <= ws._connection.protocol.held <= 64 * KIB + 1032 * STEP
         # It is all there for somebody who does receive, and no part is larger than that.
         sizes = []
         async with ws.receive_stream() as parts:
@@ -303,7 +304,7 @@ async def test_a_bomb_fills_the_inbox_and_no_more() -> None:
                 sizes.append(len(part))
                 await settle()
         assert sum(sizes) == 64 * KIB * KIB
-        assert max(sizes) <= 64 * KIB + 1032 * tasks.SLICE_SIZE
+        assert max(sizes) <= 64 * KIB + 1032 * STEP
 
 
 # -- Other tasks go on -----------------------------------------------------------------------------------------------
@@ -483,8 +484,8 @@ async def test_a_thread_that_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_others_run_while_much_is_decompressed() -> None:
-    # As often as a slice comes, and not only when all is there.
-    message = random.Random(2).randbytes(20 * tasks.SLICE_SIZE)
+    # Each few steps, and not only when all is there.
+    message = random.Random(2).randbytes(40 * STEP)
     turns = 0
 
     async def count_turns() -> None:
@@ -499,12 +500,12 @@ async def test_others_run_while_much_is_decompressed() -> None:
             nursery.start_soon(count_turns)
             assert await ws.receive() == message
             nursery.cancel_scope.cancel()
-    assert turns >= 20
+    assert turns >= 10
 
 
-async def test_a_violation_between_two_slices() -> None:
+async def test_a_violation_between_two_steps() -> None:
     # What came before it is delivered, what comes after it is not.
-    messages = [random.Random(seed).randbytes(3 * tasks.SLICE_SIZE) for seed in range(2)]
+    messages = [random.Random(seed).randbytes(3 * STEP) for seed in range(2)]
     first, last = map(compressed, messages)
     received = []
     async with opened(Role.CLIENT, None, [transform()]) as (ws, peer):
@@ -515,8 +516,8 @@ async def test_a_violation_between_two_slices() -> None:
     assert received == messages[:1]
 
 
-async def test_a_close_frame_between_two_slices(autojump_clock: MockClock) -> None:
-    message = random.Random(1).randbytes(3 * tasks.SLICE_SIZE)
+async def test_a_close_frame_between_two_steps(autojump_clock: MockClock) -> None:
+    message = random.Random(1).randbytes(3 * STEP)
     async with opened(Role.CLIENT, None, [transform()]) as (ws, peer):
         await peer.send(compressed(message) + frame_of(b"\x03\xe8", FIN | Opcode.CLOSE) + compressed(message))
         assert [message async for message in ws] == [message]

@@ -71,11 +71,6 @@ GRACE = 0.5
 #: costs more than it is worth; ``tests/benchmarks/compression.py`` measures it.
 THREAD_SIZE = 64 * 1024
 
-#: What is received compressed is handled so many bytes at a time, and other tasks run in between. A thread would be
-#: wrong here: the user's tasks look at the message in progress, and what comes out, which may be a thousand times as
-#: much, has to fill the inbox before more is decompressed.
-SLICE_SIZE = 1024
-
 #: Seconds that saying goodbye may take once there is no more time, because of cancellation or the deadline.
 GOODBYE_TIMEOUT = 0.1
 
@@ -292,21 +287,17 @@ async def _listen(connection: Connection) -> bytes:
 
 async def _process(connection: Connection, data: bytes) -> Close | ProtocolError | None:
     """Hand on what has come. Return what ends the connection, if that was the last of it."""
-    if not connection.transforms:
-        return _process_now(connection, data)
-    ending = _process_now(connection, data[:SLICE_SIZE])
-    for start in range(SLICE_SIZE, len(data), SLICE_SIZE):
-        if ending is not None:
-            break
+    # Not in a thread: the user's tasks look at the message in progress, and what comes out, which may be a thousand
+    # times as much, has to fill the inbox before more is decompressed.
+    for _ in connection.protocol.receive_in_steps(data):
+        _hand_on(connection)  # what ends the connection is always the last
         await connection.inbox.wait_for_room()
         await trio.lowlevel.checkpoint()
-        ending = _process_now(connection, data[start : start + SLICE_SIZE])
-    return ending
+    return _hand_on(connection)
 
 
-def _process_now(connection: Connection, data: bytes) -> Close | ProtocolError | None:
+def _hand_on(connection: Connection) -> Close | ProtocolError | None:
     protocol, inbox = connection.protocol, connection.inbox
-    protocol.receive(data)
     while (event := protocol.next_event()) is not None:
         if isinstance(event, (str, bytes, LastPart)):
             inbox.put(event)

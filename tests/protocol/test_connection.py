@@ -30,6 +30,7 @@ from .strategies import (
     TEXT,
     VALID_TEXTS,
     Counting,
+    Repeat,
     Reverse,
     comparable,
     control_payloads,
@@ -658,6 +659,32 @@ def test_extensions_mark_the_first_frame(role: Role) -> None:
     marked = [RSV2 | BINARY, FIN | PING, CONT, FIN | CONT, FIN | TEXT, FIN | RSV2 | TEXT]
     assert first_bytes == marked
     assert drain(receiver) == [ping(b"ping"), b"abcdef", "x", "xyz"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_receive_in_steps(role: Role) -> None:
+    receiver = protocol(role, extensions=[Repeat(1000)])
+    wire = frame_to(role, FIN | BINARY, b"before") + frame_to(role, FIN | RSV3 | BINARY, b"abc" * 1000)
+    steps = receiver.receive_in_steps(wire + frame_to(role, FIN | PING))
+    next(steps)
+    # What there is so far can be had between two steps.
+    assert drain(receiver) == [b"before"]
+    assert receiver.held >= 64 * 1024
+    assert receiver.take_part() == b"".join(bytes([octet]) * 1000 for octet in (b"abc" * 1000)[:1024])
+    assert len(list(steps)) >= 1
+    last, control = drain(receiver)
+    assert isinstance(last, LastPart)
+    assert control == ping()
+
+
+def test_receive_in_steps_until_a_violation() -> None:
+    receiver = protocol(Role.CLIENT, max_message_size=10**6, extensions=[Repeat(1000)])
+    steps = receiver.receive_in_steps(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"abc" * 1000))
+    for _ in steps:
+        assert receiver.next_event() is None
+    (error,) = drain(receiver)
+    assert isinstance(error, MessageTooBig)
+    assert list(receiver.receive_in_steps(frame_to(Role.CLIENT, FIN | PING))) == drain(receiver) == []
 
 
 # -- Closing ---------------------------------------------------------------------------------------------------------

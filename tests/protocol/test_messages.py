@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import tracemalloc
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ from .strategies import (
     texts,
 )
 
-Item = Message | LastPart | Frame
+Item = Message | LastPart | Frame | None
 
 
 def read(decoder: MessageDecoder, chunks: Iterable[bytes]) -> tuple[list[Item], ProtocolError | None]:
@@ -539,6 +540,42 @@ def test_what_is_transformed_may_be_larger_on_the_wire() -> None:
     # The header of one that is not transformed is enough to refuse it, before and after.
     with pytest.raises(MessageTooBig):
         list(decoder.feed(frame_to(Role.CLIENT, FIN | BINARY, b"abc")[:2]))
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_pauses(count: int) -> None:
+    # What becomes a hundred times as large is handled a KiB at a time, however it comes in.
+    payload = random.Random(1).randbytes(10_000)
+    extension = Repeat(100)
+    wire = frame_to(Role.CLIENT, FIN | RSV3 | BINARY, payload)
+    decoder = MessageDecoder(Role.CLIENT, None, [extension])
+    parts: list[Message] = []
+    for chunk in cut(wire, range(0, len(wire), -(-len(wire) // count))):
+        for item in decoder.feed(chunk):
+            # In a pause the message can be claimed.
+            parts.append(decoder.take_part() if item is None else item.data if isinstance(item, LastPart) else b"?")
+    assert b"".join(map(bytes, parts)) == Repeat(100).decode(payload, final=True, limit=None)  # type: ignore[arg-type]
+    assert max(map(len, parts)) < 64 * 1024 + 2 * 1024 * 100
+
+
+def test_pauses_when_nothing_comes_out() -> None:
+    def feed(extension: Extension, rsv: int) -> list[Item]:
+        decoder = MessageDecoder(Role.CLIENT, None, [extension])
+        return list(decoder.feed(frame_to(Role.CLIENT, FIN | rsv | BINARY, bytes(20_480))))
+
+    *pauses, message = feed(Repeat(0), RSV3)
+    assert pauses == [None] * 5
+    assert message == b""
+    # Nothing takes long here.
+    assert feed(Repeat(0), 0) == [bytes(20_480)]
+
+
+def test_no_pauses_for_little() -> None:
+    extension = Repeat(3)
+    decoder = MessageDecoder(Role.CLIENT, None, [extension])
+    items = list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"a" * 1000) * 30))
+    # 3000 bytes come out of each, and 16000 count for what went in.
+    assert items == 3 * [b"a" * 3000] + ([None] + 4 * [b"a" * 3000]) * 6 + [None] + 3 * [b"a" * 3000]
 
 
 @pytest.mark.parametrize("rsv", [0, RSV2])

@@ -82,11 +82,27 @@ class Protocol:
         Args:
             data: The bytes, in order, in portions of any size.
         """
+        for _ in self.receive_in_steps(data):
+            pass
+
+    def receive_in_steps(self, data: bytes | bytearray) -> Iterator[None]:
+        """Take bytes from the peer, and yield each time that a millisecond or two may have passed.
+
+        Compressed bytes can take long and become many. Between two steps there is time for something else: for other
+        connections, for the events so far, or to wait until there is room for more. Iterate to the end before more is
+        received.
+
+        Args:
+            data: The bytes, in order, in portions of any size.
+        """
         if self._failed or not self.closing.can_receive:
             return
         events = self._events
         try:
             for event in self._messages.feed(data):
+                if event is None:
+                    yield
+                    continue
                 events.append(event)
                 if type(event) is Frame and event.opcode is Opcode.CLOSE:
                     self.closing.receive(Close.parse(event.data))

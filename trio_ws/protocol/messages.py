@@ -5,6 +5,10 @@ other is put together here, and is judged as it comes in: a frame is refused by 
 message would become too large, or where an extension transforms it, at the first byte too many; and text fails at the
 first byte that cannot be UTF-8.
 
+What an extension transforms back is handled in small steps, and :meth:`MessageDecoder.feed` pauses between them by
+yielding None, because a few bytes may become a thousand times as many: whoever iterates can do something else, hand out
+what there is, or wait until there is room.
+
 A message in progress can be handed out before it is complete. :meth:`MessageDecoder.take_part` returns what there is so
 far and *claims* the message: its end then comes out as a :class:`LastPart` instead of as a message.
 :meth:`MessageDecoder.skip` claims it too, and drops the rest.
@@ -38,6 +42,12 @@ _CONTROL = 0x08
 # about as much memory as in one.
 _SMALL = 4096
 _BATCH = 256
+
+# An extension gets at most so many bytes at a time: a KiB can become a MiB, which takes 2 or 3 milliseconds.
+_STEP = 1024
+# It is time for a pause after so many bytes have come out, where each that went in counts for 16 more: what takes the
+# longest may not come to anything.
+_PAUSE = 64 * 1024
 
 
 @attrs.frozen
@@ -75,6 +85,7 @@ class MessageDecoder:
         self._size = 0
         # ... what transforms it; and how it is delivered.
         self._transforms: list[Extension] = []
+        self._since_pause = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._parts: list[Message] = []
         self._small: list[Message] = []
@@ -116,8 +127,8 @@ class MessageDecoder:
         if not self._opcode:
             raise ProtocolError("no message is in progress")
 
-    def feed(self, data: bytes | bytearray) -> Iterator[Message | LastPart | Frame]:
-        """Yield the messages, and the control frames between them and between their fragments.
+    def feed(self, data: bytes | bytearray) -> Iterator[Message | LastPart | Frame | None]:
+        """Yield the messages, and the control frames between them and between their fragments; and None for a pause.
 
         Iterate to the end before feeding more.
 
@@ -140,7 +151,10 @@ class MessageDecoder:
                     self._start_frame(first_byte, len(payload) + remaining)
                 self._in_frame = remaining > 0
                 final = first_byte >= FIN and not remaining
-                self._add(payload, final)
+                if self._transforms:
+                    yield from self._transform(payload, final)
+                else:
+                    self._add(payload, final)
                 if final:
                     message = self._finish()
                     if message is not None:
@@ -164,10 +178,22 @@ class MessageDecoder:
         if self._limit is not None and self._announced > self._limit:
             raise MessageTooBig(self._announced, self._limit)
 
+    def _transform(self, data: bytes, final: bool) -> Iterator[None]:
+        """Add what extensions have to transform back. Yield when it is time for a pause."""
+        for start in range(0, len(data) or 1, _STEP):
+            piece = data[start : start + _STEP]
+            last = final and start + _STEP >= len(data)
+            self._since_pause += 16 * len(piece)
+            for extension in self._transforms:
+                room = None if self._limit is None else self._limit - self._size
+                piece = extension.decode(piece, final=last, limit=room)
+            self._add(piece, last)
+            self._since_pause += len(piece)
+            if self._since_pause >= _PAUSE:
+                self._since_pause = 0
+                yield
+
     def _add(self, data: bytes, final: bool) -> None:
-        for extension in self._transforms:
-            room = None if self._limit is None else self._limit - self._size
-            data = extension.decode(data, final=final, limit=room)
         self._size += len(data)
         if self._limit is not None and self._size > self._limit:
             raise MessageTooBig(self._size, self._limit)
