@@ -677,6 +677,12 @@ def test_receive_in_steps(role: Role) -> None:
     assert control == ping()
 
 
+def test_receive_all_steps_at_once() -> None:
+    receiver = protocol(Role.CLIENT, extensions=[Repeat(1000)])
+    receiver.receive(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"a" * 3000))
+    assert drain(receiver) == [b"a" * 3_000_000]
+
+
 def test_receive_in_steps_until_a_violation() -> None:
     receiver = protocol(Role.CLIENT, max_message_size=10**6, extensions=[Repeat(1000)])
     steps = receiver.receive_in_steps(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"abc" * 1000))
