@@ -155,8 +155,8 @@ def conformance(session: nox.Session, back_end: str) -> None:
     suite = session.cache_dir.resolve() / "autobahn"
     scripts = suite / ("Scripts" if sys.platform == "win32" else "bin")
     if not (scripts / "wstest").exists():
-        session.run("virtualenv", "--quiet", "--python", str(python), str(suite))
-        session.run(str(scripts / "pip"), "install", "--quiet", "autobahntestsuite==0.8.2", external=True)
+        session.run_install("virtualenv", "--quiet", "--python", str(python), str(suite))
+        session.run_install(str(scripts / "pip"), "install", "--quiet", "autobahntestsuite==0.8.2", external=True)
     session.install("." if back_end == "zlib" else ".[speedups]")
     session.run("python", "tests/conformance/run.py", "--wstest", str(scripts / "wstest"), *session.posargs)
 

@@ -14,7 +14,8 @@
 The rules:
 
 1. **The outbox carries messages, never bytes.** Only the writer encodes, when it takes a message out. A ``send()`` that
-   is cancelled before its message is in the outbox sends nothing; after that the message goes out whole.
+   is cancelled before its message is in the outbox sends nothing; after that the message goes out whole. So what an
+   extension remembers of the messages before is always what the peer has got of them.
 2. **Only the writer writes**, and gathers all that waits into one write. A write that fails or is cancelled poisons the
    transport.
 3. **The reader never waits for the writer.** It hands pongs and the answer to a Close frame to the outbox, which takes
@@ -32,7 +33,8 @@ What if it is cancelled? The scope of the tasks is shielded: cancelling the user
 the user does to clean up still works. It is ``aclose()`` that is cancelled, on the way out, and then calls
 :meth:`Connection.abort`. So the tasks are cancelled by the deadline and by ``abort()`` alone. Every ``await`` in them
 can end that way, and all lead to the end of ``run()``: a Close frame if nothing is half-written and it takes no
-waiting, :meth:`Connection.settle`, the stream closed.
+waiting, :meth:`Connection.settle`, the stream closed. A thread that compresses is left alone then; only a Close frame
+may follow, because of what the compressor remembers now.
 
 And Ctrl-C? It raises ``KeyboardInterrupt`` in whichever task runs, unless that one is protected. These are, because of
 rule 8: so it goes to the main task.
