@@ -356,6 +356,25 @@ async def peak_memory(call: Callable[[], Awaitable[object]]) -> int:
         tracemalloc.stop()
 
 
+async def test_an_idle_connection_keeps_no_message() -> None:
+    async def exchange(ws: WebSocket, peer: Peer) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ws.send, bytes(10**6))
+            nursery.start_soon(peer.send, binary(bytes(10**6)))
+            assert len(await ws.receive()) == 10**6
+            assert await peer.receive()
+        await settle()
+
+    async with opened() as (ws, peer):
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            await exchange(ws, peer)
+            assert tracemalloc.get_traced_memory()[0] - before < 100_000
+        finally:
+            tracemalloc.stop()
+
+
 async def test_a_flood_of_pings_from_a_peer_that_does_not_read() -> None:
     ours, theirs = pipe_pair(100)
     async with opened(streams=(ours, theirs)) as (_, peer):

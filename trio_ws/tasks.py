@@ -261,16 +261,18 @@ async def _say_goodbye(connection: Connection) -> None:
 async def read_loop(connection: Connection) -> None:
     """Read until the connection ends: by a Close frame, a violation, or the end of the stream."""
     try:
-        ending = await _process(connection, connection.received)
+        received, connection.received = connection.received, b""
+        ending = await _process(connection, received)
         while ending is None:
+            del received  # not to be kept while nothing comes
             await connection.inbox.wait_for_room()
-            data = await _listen(connection)
-            if not data:
+            received = await _listen(connection)
+            if not received:
                 connection.protocol.receive_eof()
                 connection.settle()
                 connection.abort()
                 return
-            ending = await _process(connection, data)
+            ending = await _process(connection, received)
         await _end(connection, ending)
     except StreamBroken as exc:
         connection.cause = connection.cause or exc.__cause__
@@ -366,6 +368,7 @@ async def write_loop(connection: Connection) -> None:
             if finished and outbox.close is not None:
                 chunks += connection.protocol.encode_close(outbox.close)
             await transport.send(chunks)
+            del chunks  # not to be kept while there is nothing to do
             outbox.written()
     except StreamBroken as exc:
         # Do not wait for anything more to be written. But the peer may have told us why before it went.

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-# Before it is imported: its assertions are those of the tests.
-pytest.register_assert_rewrite("tests.interop.peers")
+# Before they are imported: their assertions are those of the tests.
+pytest.register_assert_rewrite("tests.interop.compression", "tests.interop.peers")
 
 from .peers import Certificates  # noqa: E402
 

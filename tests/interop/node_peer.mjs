@@ -56,11 +56,12 @@ class Connection {
 const decode = (message) => ("text" in message ? message.text : Buffer.from(message.binary, "base64"));
 
 const calls = {
-  connect({ uri, ca, subprotocols, limit }) {
+  connect({ uri, ca, subprotocols, limit, deflate }) {
     return new Promise((resolve, reject) => {
       const ws = new WebSocket(uri, subprotocols, {
         ca: ca ?? undefined,
         maxPayload: limit,
+        perMessageDeflate: deflate,
         headers: { "X-Interop": "hello" },
       });
       const connection = new Connection(ws);
@@ -69,12 +70,12 @@ const calls = {
     });
   },
 
-  listen({ tls, subprotocols, limit }) {
+  listen({ tls, subprotocols, limit, deflate }) {
     const server = tls ? https.createServer(tls) : http.createServer();
     const sockets = new WebSocketServer({
       noServer: true,
       maxPayload: limit,
-      perMessageDeflate: true,
+      perMessageDeflate: deflate,
       handleProtocols: (offered) => subprotocols.find((each) => offered.has(each)) ?? false,
     });
     const accepted = new Queue();
@@ -106,8 +107,8 @@ const calls = {
     return new Promise((resolve) => listening.server.close(() => resolve(null)));
   },
 
-  send({ connection, message }) {
-    return new Promise((resolve) => objects[connection].ws.send(decode(message), () => resolve(null)));
+  send({ connection, message, compress }) {
+    return new Promise((resolve) => objects[connection].ws.send(decode(message), { compress }, () => resolve(null)));
   },
 
   async send_parts({ connection, parts }) {
@@ -117,6 +118,12 @@ const calls = {
 
   receive({ connection }) {
     return objects[connection].received.get();
+  },
+
+  async echo({ connection, count }) {
+    const { ws, received } = objects[connection];
+    for (let i = 0; i < count; i++) ws.send(decode(await received.get()));
+    return null;
   },
 
   ping({ connection }) {

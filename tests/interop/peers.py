@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 import attrs
@@ -34,10 +35,21 @@ from trio_ws.exceptions import (
     InvalidStatus,
 )
 
+from .compression import HEADER, Answer, Direction, Negotiation, Theirs, Wire
+
 T = TypeVar("T")
 
 MIB = 1024 * 1024
 LARGE = 8 * MIB
+
+#: Messages that have much in common, as most messages do.
+SIMILAR = [
+    f'{{"id": {n}, "type": "quote", "symbol": "ACME", "bid": {1 + n / 7:.4f}, "ask": {1 + n / 6:.4f}}}'
+    for n in range(20)
+]
+#: Both so large that we compress them in a thread.
+TEXT = " ".join(Random(1).choices(["é" + Random(n).randbytes(4).hex() for n in range(30)], k=27_500))
+NOISE = Random(2).randbytes(70_000)
 
 #: All that may be sent (RFC 6455, section 7.4; 1012 to 1014 are in the registry of IANA).
 CLOSE_CODES = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999]
@@ -143,6 +155,10 @@ class Peer(abc.ABC):
         """Return the next message, or at the end how it ended."""
 
     @abc.abstractmethod
+    async def echo(self, count: int) -> None:
+        """Send back the next messages, so many of them."""
+
+    @abc.abstractmethod
     async def ping(self) -> None:
         """Return when the pong is there."""
 
@@ -173,23 +189,40 @@ class Library(abc.ABC):
 
     #: Whether it answers a Close frame with the same code; otherwise with 1000.
     echoes_codes = True
+    #: Whether it compresses messages that it sends as fragments.
+    compresses_fragments = True
 
     @abc.abstractmethod
-    async def connect(self, uri: str, tls: Certificates | None, subprotocols: Sequence[str], limit: int) -> Peer:
+    async def connect(
+        self,
+        uri: str,
+        tls: Certificates | None,
+        subprotocols: Sequence[str],
+        limit: int,
+        compression: Theirs = "default",
+    ) -> Peer:
         """Connect, with an X-Interop header that says ``hello``."""
 
     @abc.abstractmethod
     def listen(
-        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int
+        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int, compression: Theirs = "default"
     ) -> AbstractAsyncContextManager[Listening]:
         """Listen on 127.0.0.1. Answers have an X-Interop header that says ``hello``; that to /refuse is a 403."""
 
 
 Connect = Callable[..., AbstractAsyncContextManager[tuple[trio_ws.WebSocket, Peer]]]
 
+#: For what is special to messages. All else is tried with compression agreed on, as is the default.
+with_and_without_compression = pytest.mark.parametrize(
+    "compression", ["deflate", None], ids=["deflate", "uncompressed"]
+)
+
 
 class Scenarios:
-    """What is tried with each library, with both in both roles. Its module has it as the fixture ``library``."""
+    """What is tried with each library, with both in both roles. Its module has it as the fixture ``library``.
+
+    The module also has the fixture ``negotiation``, with what is tried of compression.
+    """
 
     @pytest.fixture(params=["client", "server"])
     def role(self, request: pytest.FixtureRequest) -> str:
@@ -197,14 +230,20 @@ class Scenarios:
         return str(request.param)
 
     @pytest.fixture
-    def connected(self, library: Library, role: str) -> Connect:
+    def compression(self) -> Any:
+        """What we are told about compression, which the library is willing to do."""
+        return "deflate"
+
+    @pytest.fixture
+    def connected(self, library: Library, role: str, compression: Any) -> Connect:
         """Opens a connection, without TLS."""
-        return partial(connect_with, library, role)
+        return partial(connect_with, library, role, compression=compression)
 
     # -- Messages --------------------------------------------------------------------------------------------------
 
+    @with_and_without_compression
     @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-    async def test_messages(self, library: Library, role: str, tls: bool, certificates: Certificates) -> None:
+    async def test_messages(self, connected: Connect, tls: bool, certificates: Certificates) -> None:
         messages: list[str | bytes] = [
             "hello",
             b"\x00\xff",
@@ -215,7 +254,7 @@ class Scenarios:
             126 * b"x",
             65536 * "é",
         ]
-        async with connect_with(library, role, certificates if tls else None) as (ws, peer):
+        async with connected(certificates if tls else None) as (ws, peer):
             for message in messages:
                 await ws.send(message)
                 assert await peer.receive() == message
@@ -223,12 +262,15 @@ class Scenarios:
                 await peer.send(message)
                 assert await ws.receive() == message
 
-    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+    # Compressed they would not be large for TLS.
+    @pytest.mark.parametrize(
+        "tls, compression", [(False, "deflate"), (False, None), (True, None)], ids=["deflate", "plain", "TLS"]
+    )
     @pytest.mark.parametrize("message", [LARGE * "x", LARGE * b"\xff"], ids=["text", "binary"])
     async def test_large_messages(
-        self, library: Library, role: str, tls: bool, message: str | bytes, certificates: Certificates
+        self, connected: Connect, tls: bool, message: str | bytes, certificates: Certificates
     ) -> None:
-        async with connect_with(library, role, certificates if tls else None, limit=LARGE) as (ws, peer):
+        async with connected(certificates if tls else None, limit=LARGE) as (ws, peer):
             await ws.send(message)
             # Not in the assertion: what it says when it fails would take for ever.
             same = await peer.receive() == message
@@ -238,8 +280,10 @@ class Scenarios:
                 same = await ws.receive() == message
             assert same
 
+    @with_and_without_compression
     async def test_many_messages(self, connected: Connect) -> None:
-        messages = [f"message {n}" for n in range(1000)]
+        # As long as it takes to be compressed.
+        messages = [f"message {n} {64 * 'x'}" for n in range(1000)]
         async with connected() as (ws, peer):
 
             async def send() -> None:
@@ -248,19 +292,16 @@ class Scenarios:
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
+                nursery.start_soon(peer.echo, len(messages))
                 for message in messages:
-                    assert await peer.receive() == message
-                    await peer.send(message)
-            for message in messages:
-                assert await ws.receive() == message
+                    assert await ws.receive() == message
 
+    @with_and_without_compression
     @pytest.mark.parametrize("parts", [["hé", "", "llo"], [b"\x00", b"", b"\xff\xfe"], ["one"], 100 * ["é"]], ids=str)
     async def test_fragments(self, connected: Connect, parts: list[Any]) -> None:
         message = parts[0][:0].join(parts)
         async with connected() as (ws, peer):
-            async with ws.send_stream(text=isinstance(message, str)) as out:
-                for part in parts:
-                    await out.send(part)
+            await send_parts(ws, parts)
             assert await peer.receive() == message
             await peer.send_parts(parts)
             assert await ws.receive() == message
@@ -268,6 +309,7 @@ class Scenarios:
             async with ws.receive_stream() as received:
                 assert parts[0][:0].join([part async for part in received]) == message
 
+    @with_and_without_compression
     async def test_fragments_that_cut_a_character(self, connected: Connect) -> None:
         async with connected() as (ws, peer):
             async with ws.send_stream(text=True) as out:
@@ -276,6 +318,7 @@ class Scenarios:
                 await out.send(b"\x83wman")
             assert await peer.receive() == "sn\N{SNOWMAN}wman"
 
+    @with_and_without_compression
     async def test_message_that_is_too_big_for_us(self, connected: Connect) -> None:
         async with connected(limit=100) as (ws, peer):
             await peer.send(100 * "x")
@@ -289,6 +332,7 @@ class Scenarios:
             assert isinstance(end, End)
             assert end.code == 1009
 
+    @with_and_without_compression
     async def test_message_that_is_too_big_for_the_peer(self, connected: Connect) -> None:
         async with connected(limit=100) as (ws, peer):
             await ws.send(99 * "x")
@@ -298,6 +342,75 @@ class Scenarios:
                 await ws.receive()
             assert caught.value.rcvd is not None
             assert caught.value.rcvd.code == 1009
+
+    # -- Compression -----------------------------------------------------------------------------------------------
+
+    async def test_windows(self, library: Library, negotiation: Negotiation) -> None:
+        # How far back the ends look shows in the sizes, and whether they look into earlier messages.
+        random = Random(3)
+        async with negotiated(library, negotiation) as (ws, peer, *directions):
+            for direction in directions:
+                # zlib looks back 262 bytes less than its window has, and has one of 9 bits where 8 were agreed on.
+                near = 3 * random.randbytes(2 ** max(direction.bits, 9) - 300)
+                far = 3 * random.randbytes(2**direction.bits + 1)
+                once = random.randbytes(200)
+                messages = [near, far, once, once]
+                passed = await direction.exchange(*messages)
+                shrunk = [each.size < 0.8 * len(message) for message, each in zip(messages, passed, strict=True)]
+                assert shrunk == [direction.finds, False, False, direction.finds and direction.takeover]
+        assert ws.close_code == 1000
+        assert await peer.receive() == End(1000, "")
+
+    async def test_compressed_messages(self, library: Library, negotiation: Negotiation) -> None:
+        async with negotiated(library, negotiation) as (ws, peer, *directions):
+            for direction in directions:
+                first, *others = await direction.exchange(*SIMILAR)
+                if first.compressed:
+                    pays = direction.finds and direction.takeover
+                    average = sum(each.size for each in others) / len(others)
+                    assert (average < 0.8 * first.size) is pays
+                await direction.exchange("", b"", "", "é", 100 * "héllo \N{SNOWMAN} \U0001f680", b"\x00\xff")
+                compressed, incompressible = await direction.exchange(TEXT, NOISE)
+                assert (compressed.size < 0.8 * len(TEXT.encode())) is direction.compresses
+                assert 1 <= incompressible.size / len(NOISE) < 1.1
+                await direction.exchange(SIMILAR[0], "", SIMILAR[0])
+            # What is not compressed does not enter the window.
+            ours = directions[0]
+            plain = attrs.evolve(ours, send=partial(ws.send, compress=False), compresses=False)
+            for direction in plain, ours, plain, ours:
+                await direction.exchange(*SIMILAR[:3], "", 100 * SIMILAR[0].encode())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.close, 1000)
+                with pytest.raises(ConnectionClosedOK):
+                    await ws.receive()
+            assert await peer.receive() == End(1000, "")
+        assert ws.close_code == 1000
+
+    async def test_compressed_fragments(self, library: Library, negotiation: Negotiation) -> None:
+        async with negotiated(library, negotiation) as (ws, peer, ours, theirs):
+            parts: Any
+            for parts in [SIMILAR[0], "", "hé"], [SIMILAR[1].encode(), b"", b"\xff"]:
+                message = parts[0][:0].join(parts)
+                for compress in True, False:
+                    await send_parts(ws, parts, compress=compress)
+                    assert await peer.receive() == message
+                    [passed] = ours.wire.take(ours.sender)
+                    assert passed.compressed is (ours.compresses and compress)
+                    assert len(passed.sizes) > 1
+                await peer.send_parts(parts)
+                assert await ws.receive() == message
+                [passed] = theirs.wire.take(theirs.sender)
+                # What comes after the first one does not count.
+                large_enough = len(parts[0]) >= theirs.min_size
+                assert passed.compressed is (theirs.compresses and large_enough and library.compresses_fragments)
+                assert len(passed.sizes) > 1
+                for direction in ours, theirs:
+                    await direction.exchange(message, message)
+            await send_parts(ws, [NOISE, b"", NOISE])
+            same = await peer.receive() == NOISE + NOISE
+            assert same
+        assert ws.close_code == 1000
+        assert await peer.receive() == End(1000, "")
 
     # -- Control ---------------------------------------------------------------------------------------------------
 
@@ -409,6 +522,12 @@ class Scenarios:
             assert (caught.value.rcvd, ws.close_code) == (None, 1006)
 
 
+async def send_parts(ws: trio_ws.WebSocket, parts: Sequence[str] | Sequence[bytes], *, compress: bool = True) -> None:
+    async with ws.send_stream(text=isinstance(parts[0], str), compress=compress) as out:
+        for part in parts:
+            await out.send(part)
+
+
 @contextlib.asynccontextmanager
 async def connect_with(
     library: Library,
@@ -418,14 +537,17 @@ async def connect_with(
     ours: Sequence[str] = (),
     theirs: Sequence[str] = (),
     limit: int = MIB,
+    their_compression: Theirs = "default",
+    wire: Wire | None = None,
     **options: Any,
 ) -> AsyncIterator[tuple[trio_ws.WebSocket, Peer]]:
-    """Open a connection with a library; ours is the client or the server, as ``role`` says."""
+    """Open a connection with a library; ours is the client or the server, as ``role`` says. The wire is in between."""
     scheme = "ws" if tls is None else "wss"
     options = {**options, "subprotocols": ours, "max_message_size": limit}
+    tap = contextlib.nullcontext if wire is None else wire.tap
     if role == "client":
-        async with library.listen(tls, theirs, limit) as listening:
-            uri = f"{scheme}://127.0.0.1:{listening.port}/path"
+        async with library.listen(tls, theirs, limit, their_compression) as listening, tap(listening.port) as port:
+            uri = f"{scheme}://127.0.0.1:{port}/path"
             context = None if tls is None else tls.client
             async with trio_ws.connect(uri, ssl=context, headers={"X-Interop": "hello"}, **options) as ws:
                 yield ws, await listening.accept()
@@ -443,9 +565,27 @@ async def connect_with(
         context = None if tls is None else tls.server
         serve = partial(trio_ws.serve, handler, 0, host="127.0.0.1", ssl=context, **options)
         server = await nursery.start(serve)
-        peer = await library.connect(f"{scheme}://127.0.0.1:{server.port}/path", tls, theirs, limit)
-        yield await accepted.receive(), peer
-        left.set()
-        # The connection is for the handler to close, by returning.
-        await trio.testing.wait_all_tasks_blocked()
-        await server.aclose()
+        async with tap(server.port) as port:
+            peer = await library.connect(f"{scheme}://127.0.0.1:{port}/path", tls, theirs, limit, their_compression)
+            yield await accepted.receive(), peer
+            left.set()
+            # The connection is for the handler to close, by returning.
+            await trio.testing.wait_all_tasks_blocked()
+            await server.aclose()
+
+
+@contextlib.asynccontextmanager
+async def negotiated(
+    library: Library, negotiation: Negotiation
+) -> AsyncIterator[tuple[trio_ws.WebSocket, Peer, Direction, Direction]]:
+    """Open a connection, check what is agreed on, and give it with its directions, ours and theirs."""
+    wire = Wire()
+    connecting = connect_with(
+        library, negotiation.role, compression=negotiation.ours, their_compression=negotiation.theirs, wire=wire
+    )
+    async with connecting as (ws, peer):
+        assert (HEADER in ws.request.headers) is negotiation.offered
+        assert Answer.parse(ws.response.headers.get(HEADER)) == negotiation.answer
+        ours = Direction.make(negotiation, wire, True, ws.send, peer.receive)
+        theirs = Direction.make(negotiation, wire, False, peer.send, ws.receive)
+        yield ws, peer, ours, theirs

@@ -15,7 +15,10 @@ import trio
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMessage, WSMsgType, web
 from aiohttp.typedefs import Handler
 
-from .peers import Certificates, Connect, End, EventLoop, Library, Listening, Peer, Scenarios, connect_with
+from trio_ws import Deflate
+
+from .compression import OUR_ANSWERS, Answer, Negotiation, Theirs, ours, theirs
+from .peers import Certificates, End, EventLoop, Library, Listening, Peer, Scenarios, connect_with
 
 #: Its ends of connections, as a client and as a server.
 AiohttpWebSocket: TypeAlias = "ClientWebSocketResponse | web.WebSocketResponse"
@@ -65,7 +68,7 @@ class Connection:
         await (self.ws.send_str(message) if isinstance(message, str) else self.ws.send_bytes(message))
 
     async def send_parts(self, parts: Sequence[str] | Sequence[bytes]) -> None:
-        # It has no call for that.
+        # It has no call for that. So they are not compressed, either.
         opcode = 1 if isinstance(parts[0], str) else 2
         frames = b""
         payloads = [part.encode() if isinstance(part, str) else part for part in parts]
@@ -79,6 +82,12 @@ class Connection:
             else:
                 frames += struct.pack("BB", first, len(data)) + data
         self.transport.write(frames)
+
+    async def echo(self, count: int) -> None:
+        for _ in range(count):
+            message = await self.received.get()
+            assert not isinstance(message, End)
+            await self.send(message)
 
     async def kill(self) -> None:
         self.transport.abort()
@@ -105,6 +114,9 @@ class AiohttpPeer(Peer):
     async def receive(self) -> str | bytes | End:
         return await self.loop.run(self.connection.received.get())
 
+    async def echo(self, count: int) -> None:
+        await self.loop.run(self.connection.echo(count))
+
     async def ping(self) -> None:
         await self.loop.run(self.connection.ping())
 
@@ -116,13 +128,14 @@ class AiohttpPeer(Peer):
 
 
 class AiohttpListening(Listening):
-    def __init__(self, library: Aiohttp, subprotocols: Sequence[str], limit: int) -> None:
+    def __init__(self, library: Aiohttp, subprotocols: Sequence[str], limit: int, compression: Theirs) -> None:
         self.library = library
         self.options: dict[str, Any] = {
             "protocols": subprotocols,
             # It refuses messages of this size already.
             "max_msg_size": limit + 1,
             "autoping": library.autoping,
+            **compress(compression, {}),
         }
         self.accepted: asyncio.Queue[tuple[Connection, str]] = asyncio.Queue()
 
@@ -159,6 +172,13 @@ def ws_protocol(ws: AiohttpWebSocket) -> str | None:
     return ws.protocol if isinstance(ws, ClientWebSocketResponse) else ws.ws_protocol
 
 
+def compress(compression: Theirs, default: dict[str, Any]) -> dict[str, Any]:
+    """Return what to tell it."""
+    if compression == "default":
+        return default
+    return {"compress": 0} if compression is None else dict(compression)
+
+
 class Aiohttp(Library):
     """As a server it accepts permessage-deflate by default; as a client it offers it here.
 
@@ -169,13 +189,21 @@ class Aiohttp(Library):
     """
 
     echoes_codes = False
+    compresses_fragments = False
 
     def __init__(self, loop: EventLoop, session: ClientSession, autoping: bool = False) -> None:
         self.loop = loop
         self.session = session
         self.autoping = autoping
 
-    async def connect(self, uri: str, tls: Certificates | None, subprotocols: Sequence[str], limit: int) -> Peer:
+    async def connect(
+        self,
+        uri: str,
+        tls: Certificates | None,
+        subprotocols: Sequence[str],
+        limit: int,
+        compression: Theirs = "default",
+    ) -> Peer:
         async def open_connection() -> Connection:
             ws = await self.session.ws_connect(
                 uri,
@@ -183,8 +211,8 @@ class Aiohttp(Library):
                 protocols=subprotocols,
                 max_msg_size=limit + 1,
                 headers={"X-Interop": "hello"},
-                compress=15,
                 autoping=self.autoping,
+                **compress(compression, {"compress": 15}),
             )
             return Connection(ws)
 
@@ -193,9 +221,9 @@ class Aiohttp(Library):
 
     @contextlib.asynccontextmanager
     async def listen(
-        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int
+        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int, compression: Theirs = "default"
     ) -> AsyncIterator[Listening]:
-        listening = AiohttpListening(self, subprotocols, limit)
+        listening = AiohttpListening(self, subprotocols, limit, compression)
         await self.loop.run(listening.start(tls))
         try:
             yield listening
@@ -215,13 +243,46 @@ def library() -> Iterator[Aiohttp]:
         loop.call(session.close())
 
 
-class TestAiohttp(Scenarios):
-    async def test_its_offer_of_compression(self, connected: Connect, role: str) -> None:
-        async with connected() as (ws, _):
-            offered = "Sec-WebSocket-Extensions" in ws.request.headers
-            assert offered is (role == "server")
-            assert "Sec-WebSocket-Extensions" not in ws.response.headers
+NEGOTIATIONS = [
+    # As a server it agrees to what is asked of itself, and says nothing of the rest: we do it all the same.
+    *ours(
+        "client",
+        {
+            "off": None,
+            "default": Answer(),
+            "every size": Answer(),
+            "server alone": Answer(server_takeover=False),
+            "client alone": Answer(),
+            "both alone": Answer(server_takeover=False),
+            "9 and 10 bits": Answer(9),
+            "10 and 9 bits": Answer(10),
+            # It cannot compress with so few.
+            "8 bits for the server": None,
+            "8 bits for the client": Answer(),
+            # It agrees without saying so, though one who asks has to be answered (RFC 7692, section 7.1.2.1).
+            "15 bits": Answer(),
+        },
+    ),
+    # As a client it fails when it is to compress with 8 bits.
+    *ours("server", OUR_ANSWERS),
+    # All that it can be told besides is the window of the server; and a server does not listen.
+    *theirs("client", ("off", None, None)),
+    *theirs(
+        "server",
+        ("off", None, None),
+        ("9 bits", {"compress": 9}, Answer(9, 12)),
+        ("10 bits", {"compress": 10}, Answer(10, 12)),
+    ),
+    Negotiation("server", "both less", Deflate(client_max_window_bits=9), {"compress": 10}, Answer(10, 9)),
+]
 
+
+@pytest.fixture(params=NEGOTIATIONS, ids=str)
+def negotiation(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+class TestAiohttp(Scenarios):
     async def test_pings_that_it_answers_itself(self, library: Aiohttp, role: str) -> None:
         library = Aiohttp(library.loop, library.session, autoping=True)
         async with connect_with(library, role) as (ws, peer):

@@ -25,9 +25,23 @@ import pytest
 import trio
 
 import trio_ws
-from trio_ws.exceptions import ConnectionClosedOK
+from trio_ws import Deflate
+from trio_ws.exceptions import ConnectionClosedOK, InvalidStatus
 
-from .peers import MIB, Certificates, Connect, End, Library, Listening, Peer, Scenarios, result_of
+from .compression import OUR_ANSWERS, Answer, Negotiation, Theirs, ours, theirs
+from .peers import (
+    MIB,
+    SIMILAR,
+    Certificates,
+    Connect,
+    End,
+    Library,
+    Listening,
+    Peer,
+    Scenarios,
+    negotiated,
+    result_of,
+)
 
 HERE = Path(__file__).parent
 
@@ -120,8 +134,8 @@ class NodePeer(Peer):
     node: Node
     connection: int
 
-    async def send(self, message: str | bytes) -> None:
-        await self.node.call("send", connection=self.connection, message=encode(message))
+    async def send(self, message: str | bytes, *, compress: bool = True) -> None:
+        await self.node.call("send", connection=self.connection, message=encode(message), compress=compress)
 
     async def send_parts(self, parts: Sequence[str] | Sequence[bytes]) -> None:
         await self.node.call("send_parts", connection=self.connection, parts=[encode(part) for part in parts])
@@ -131,6 +145,9 @@ class NodePeer(Peer):
         if "close" in received:
             return End(*received["close"])
         return received["text"] if "text" in received else base64.b64decode(received["binary"])
+
+    async def echo(self, count: int) -> None:
+        await self.node.call("echo", connection=self.connection, count=count)
 
     async def ping(self) -> None:
         await self.node.call("ping", connection=self.connection)
@@ -156,25 +173,45 @@ def make_peer(node: Node, answer: dict[str, Any]) -> Peer:
     return NodePeer(answer["subprotocol"], answer["header"], node, answer["connection"])
 
 
+def compress(compression: Theirs) -> Any:
+    """Return what to tell it: by default, without a threshold to respect, nothing but to do it."""
+    if compression is None:
+        return False
+    return {"threshold": 0, **({} if compression == "default" else compression)}
+
+
 class NodeWs(Library):
     """It offers permessage-deflate by default; as a server it accepts it here."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
 
-    async def connect(self, uri: str, tls: Certificates | None, subprotocols: Sequence[str], limit: int) -> Peer:
-        ca = None if tls is None else tls.authority
-        return make_peer(
-            self.node,
-            await self.node.call("connect", uri=uri, ca=ca, subprotocols=list(subprotocols), limit=limit),
+    async def connect(
+        self,
+        uri: str,
+        tls: Certificates | None,
+        subprotocols: Sequence[str],
+        limit: int,
+        compression: Theirs = "default",
+    ) -> Peer:
+        answer = await self.node.call(
+            "connect",
+            uri=uri,
+            ca=None if tls is None else tls.authority,
+            subprotocols=list(subprotocols),
+            limit=limit,
+            deflate=compress(compression),
         )
+        return make_peer(self.node, answer)
 
     @contextlib.asynccontextmanager
     async def listen(
-        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int
+        self, tls: Certificates | None, subprotocols: Sequence[str], limit: int, compression: Theirs = "default"
     ) -> AsyncIterator[Listening]:
         pem = None if tls is None else {"cert": tls.chain, "key": tls.key}
-        answer = await self.node.call("listen", tls=pem, subprotocols=list(subprotocols), limit=limit)
+        answer = await self.node.call(
+            "listen", tls=pem, subprotocols=list(subprotocols), limit=limit, deflate=compress(compression)
+        )
         try:
             yield NodeListening(self.node, **answer)
         finally:
@@ -192,13 +229,91 @@ def library() -> Iterator[Library]:
     process.stop()
 
 
-class TestNodeWs(Scenarios):
-    async def test_its_offer_of_compression(self, connected: Connect, role: str) -> None:
-        async with connected() as (ws, _):
-            offered = "Sec-WebSocket-Extensions" in ws.request.headers
-            assert offered is (role == "server")
-            assert "Sec-WebSocket-Extensions" not in ws.response.headers
+BOTH_ALONE = {"serverNoContextTakeover": True, "clientNoContextTakeover": True}
+SMALL = {"serverMaxWindowBits": 9, "clientMaxWindowBits": 10}
 
+NEGOTIATIONS = [
+    # As a server it agrees to what it is asked for. It leaves our window to us.
+    *ours(
+        "client",
+        {
+            "off": None,
+            "default": Answer(),
+            "every size": Answer(),
+            "server alone": Answer(server_takeover=False),
+            "client alone": Answer(client_takeover=False),
+            "both alone": Answer(server_takeover=False, client_takeover=False),
+            "9 and 10 bits": Answer(9, 10),
+            "10 and 9 bits": Answer(10, 9),
+            "8 bits for the server": Answer(8),
+            "8 bits for the client": Answer(None, 8),
+            "15 bits": Answer(15, 15),
+        },
+    ),
+    *ours("server", {**OUR_ANSWERS, "8 bits for the client": Answer(12, 8)}),
+    *theirs(
+        "client",
+        ("off", None, None),
+        ("server alone", {"serverNoContextTakeover": True}, Answer(server_takeover=False)),
+        ("client alone", {"clientNoContextTakeover": True}, Answer(client_takeover=False)),
+        ("both alone", BOTH_ALONE, Answer(server_takeover=False, client_takeover=False)),
+        ("9 and 10 bits", SMALL, Answer(9, 10)),
+        ("8 bits", {"serverMaxWindowBits": 8, "clientMaxWindowBits": 8}, Answer(8, 8)),
+        ("15 bits", {"serverMaxWindowBits": 15, "clientMaxWindowBits": 15}, Answer(15, 15)),
+    ),
+    *theirs(
+        "server",
+        ("off", None, None),
+        # Then we may not choose its window.
+        ("own window", {"clientMaxWindowBits": False}, Answer(12, None)),
+        ("server alone", {"serverNoContextTakeover": True}, Answer(12, 12, server_takeover=False)),
+        ("client alone", {"clientNoContextTakeover": True}, Answer(12, 12, client_takeover=False)),
+        ("both alone", BOTH_ALONE, Answer(12, 12, server_takeover=False, client_takeover=False)),
+        ("9 and 10 bits", SMALL, Answer(9, 10)),
+        ("8 bits", {"serverMaxWindowBits": 8, "clientMaxWindowBits": 8}, Answer(8, 8)),
+        ("15 bits", {"serverMaxWindowBits": 15, "clientMaxWindowBits": 15}, Answer(12, 12)),
+    ),
+    # Both want something.
+    Negotiation(
+        "client",
+        "both less",
+        Deflate(server_max_window_bits=10, client_max_window_bits=10, server_no_context_takeover=True),
+        {"serverMaxWindowBits": 9, "clientMaxWindowBits": 9, "clientNoContextTakeover": True},
+        Answer(9, 9, server_takeover=False, client_takeover=False),
+    ),
+    Negotiation(
+        "server",
+        "both less",
+        Deflate(server_max_window_bits=10, client_max_window_bits=9, server_no_context_takeover=True),
+        {"serverMaxWindowBits": 9, "clientMaxWindowBits": 10, "clientNoContextTakeover": True},
+        Answer(9, 9, server_takeover=False, client_takeover=False),
+    ),
+    # It has a threshold too, but only where it has no context takeover.
+    Negotiation(
+        "client",
+        "their threshold",
+        "deflate",
+        {"serverNoContextTakeover": True, "threshold": 1000},
+        Answer(server_takeover=False),
+        threshold=1000,
+    ),
+    Negotiation(
+        "server",
+        "their threshold",
+        "deflate",
+        {"clientNoContextTakeover": True, "threshold": 1000},
+        Answer(12, 12, client_takeover=False),
+        threshold=1000,
+    ),
+]
+
+
+@pytest.fixture(params=NEGOTIATIONS, ids=str)
+def negotiation(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+class TestNodeWs(Scenarios):
     async def test_no_subprotocol_in_common(self, library: Library, role: str) -> None:
         if role == "client":
             await super().test_no_subprotocol_in_common(library, role)
@@ -210,6 +325,25 @@ class TestNodeWs(Scenarios):
             with pytest.raises(RuntimeError, match="no subprotocol"):
                 await library.connect(f"ws://127.0.0.1:{server.port}/path", None, ["a"], MIB)
             await server.aclose()
+
+    async def test_window_that_is_too_small_for_its_server(self, library: Library) -> None:
+        # It could do without compression, and refuses instead.
+        compression = Deflate(server_max_window_bits=9)
+        async with library.listen(None, [], MIB, {"serverMaxWindowBits": 10}) as listening:
+            with pytest.raises(InvalidStatus) as caught:
+                async with trio_ws.connect(f"ws://127.0.0.1:{listening.port}/path", compression=compression):
+                    pytest.fail("the connection was opened")
+        assert caught.value.response.status_code == 400
+
+    async def test_messages_that_it_does_not_compress(self, library: Library, negotiation: Negotiation) -> None:
+        async with negotiated(library, negotiation) as (ws, peer, _, theirs):
+            assert isinstance(peer, NodePeer)
+            plain = attrs.evolve(theirs, send=partial(peer.send, compress=False), compresses=False)
+            # Those in between do not enter the window.
+            for direction in theirs, plain, theirs:
+                await direction.exchange(*SIMILAR[:3], 100 * SIMILAR[0].encode())
+        assert ws.close_code == 1000
+        assert await peer.receive() == End(1000, "")
 
     async def test_close_frame_without_a_code(self, connected: Connect) -> None:
         async with connected() as (ws, peer), trio.open_nursery() as nursery:

@@ -82,12 +82,14 @@ class Deflate:
 
     Attributes:
         level: How hard to try, from 1, the fastest, to 9, the smallest.
-        mem_level: Memory for the compressor besides its window: 2 to the power of this plus 9, in bytes; from 1 to 9.
-        server_max_window_bits: The window of what the server sends, from 8 to 15. A client that sets it goes without
-            compression when the server does not agree.
+        mem_level: Memory for the compressor besides its window, from 1, the least, to 9. With zlib each step doubles
+            it; zlib-ng takes more, and hardly minds this.
+        server_max_window_bits: The window of what the server sends, from 8 to 15. A client that sets it refuses a
+            server that compresses without agreeing to it.
         client_max_window_bits: The window of what the client sends, from 8 to 15. A server can only ask for it when the
             client says that it understands.
         server_no_context_takeover: Whether the server compresses each message by itself: less memory, less compression.
+            A client that sets it refuses a server that does not agree to it.
         client_no_context_takeover: The same for the client.
         min_size: Messages of fewer bytes are not compressed.
     """
@@ -177,15 +179,16 @@ class DeflateClient:
         answer = _Parameters.parse(params, offer=False)
         if settings.server_no_context_takeover and not answer.server_no_context_takeover:
             raise NegotiationError(f"the server does not agree to 'server_no_context_takeover' of {NAME}")
-        wanted, answered = settings.server_max_window_bits, answer.server_max_window_bits
-        if wanted is not None and (answered is None or answered > wanted):
+        # Some servers leave out what is the largest anyway.
+        wanted, answered = settings.server_max_window_bits, answer.server_max_window_bits or _MAX_WINDOW_BITS
+        if wanted is not None and answered > wanted:
             raise NegotiationError(f"the server does not agree to 'server_max_window_bits={wanted}' of {NAME}")
         return PerMessageDeflate(
             settings,
             send_bits=min(
                 answer.client_max_window_bits or _MAX_WINDOW_BITS, settings.client_max_window_bits or _WINDOW_BITS
             ),
-            receive_bits=answered or _MAX_WINDOW_BITS,
+            receive_bits=answered,
             send_takeover=not (settings.client_no_context_takeover or answer.client_no_context_takeover),
             receive_takeover=not answer.server_no_context_takeover,
         )
