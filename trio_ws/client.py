@@ -170,12 +170,17 @@ class Connecting:
     ) -> None:
         self._peer = uri.host_header
         self._dial = dial
-        self._request = request
+        self.request = request
         self._settings = settings
         self._used = False
         self._session: Session | None = None
 
     async def __aenter__(self) -> WebSocket:
+        self._session = Session(await self.open())
+        return await self._session.__aenter__()
+
+    async def open(self) -> WebSocket:
+        """Connect. Nothing runs yet: a session must follow."""
         if self._used:
             raise RuntimeError("a connection is entered once: call connect() again")
         self._used = True
@@ -183,14 +188,13 @@ class Connecting:
         parser = ResponseParser()
         ws = None
         with trio.move_on_after(float("inf") if timeout is None else timeout):
-            ws = await self._open(parser)
+            ws = await self._shake_hands(parser)
         if ws is None:
             if parser.partial is not None:
                 raise InvalidStatus(parser.partial)
             assert timeout is not None
             raise OpenTimeout(self._peer, timeout)
-        self._session = Session(ws)
-        return await self._session.__aenter__()
+        return ws
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -199,28 +203,29 @@ class Connecting:
             raise RuntimeError("this connection was not entered")
         await self._session.__aexit__(exc_type, exc, traceback)
 
-    async def _open(self, parser: ResponseParser) -> WebSocket:
+    async def _shake_hands(self, parser: ResponseParser) -> WebSocket:
         stream = await self._dial()
         transport = Transport(stream)
         try:
             response, received = await self._ask(transport, parser)
-            agreement = check_response(
-                self._request,
-                response,
-                subprotocols=self._settings.subprotocols,
-                extensions=_extensions(self._settings),
-            )
+            return self.upgrade(stream, response, received)
         except BaseException:
             await transport.aclose(0)
             raise
+
+    def upgrade(self, stream: trio.abc.Stream, response: Response, received: bytes = b"") -> WebSocket:
+        """Return the connection that a stream becomes with this response, and what was received after it."""
+        agreement = check_response(
+            self.request, response, subprotocols=self._settings.subprotocols, extensions=_extensions(self._settings)
+        )
         connection = Connection(Role.CLIENT, stream, self._settings, agreement.extensions, received)
-        return WebSocket(connection, self._request, response, agreement.subprotocol)
+        return WebSocket(connection, self.request, response, agreement.subprotocol)
 
     async def _ask(self, transport: Transport, parser: ResponseParser) -> tuple[Response, bytes]:
         """Send the request. Return the response, and what was received after it."""
         response = None
         try:
-            await transport.send([self._request.serialize()])
+            await transport.send([self.request.serialize()])
             while parser.partial is None:
                 data = await transport.receive()
                 if not data:

@@ -19,7 +19,7 @@ import trio
 
 from .exceptions import ConnectionClosed, InvalidHandshake
 from .frames import Close, CloseCode
-from .http11 import RequestParser, software
+from .http11 import Request, RequestParser, software
 from .protocol import Role
 from .protocol.deflate import DeflateServer
 from .protocol.handshake import accept, reject
@@ -267,7 +267,7 @@ class Server:
             with trio.move_on_after(float("inf") if timeout is None else timeout) as scope:
                 self._opening.add(scope)
                 try:
-                    ws = await _open(stream, self._settings)
+                    ws = await open_connection(stream, self._settings)
                 finally:
                     self._opening.discard(scope)
             if scope.cancelled_caught and self._close is None:
@@ -294,7 +294,7 @@ def _says_closed(exc: BaseException) -> bool:
     return isinstance(exc, ConnectionClosed)
 
 
-async def _open(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None:
+async def open_connection(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None:
     """Do the opening handshake. Return None if there is nothing to serve; the peer has been told why."""
     transport = Transport(stream)
     parser = RequestParser()
@@ -304,20 +304,28 @@ async def _open(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None
             while request is None:
                 data = await transport.receive()
                 request = parser.feed(data)
-            extensions = [] if settings.compression is None else [DeflateServer(settings.compression)]
-            response, agreement = accept(
-                request, subprotocols=settings.subprotocols, extensions=extensions, server=SERVER
-            )
+            ws = upgrade(stream, request, settings, parser.unused)
         except InvalidHandshake as exc:
             logger.info("opening handshake with %s failed: %s", transport.remote_address, exc)
             await transport.send([reject(exc, server=SERVER).serialize()])
             await _linger(transport)
             return None
-        await transport.send([response.serialize()])
+        await transport.send([ws.response.serialize()])
     except StreamBroken as exc:
         logger.info("connection from %s lost during the opening handshake: %s", transport.remote_address, exc)
         return None
-    connection = Connection(Role.SERVER, stream, settings, agreement.extensions, parser.unused)
+    return ws
+
+
+def upgrade(stream: trio.abc.Stream, request: Request, settings: Settings, received: bytes = b"") -> WebSocket:
+    """Return the connection that a stream becomes with this request, and what was received after it.
+
+    Raises:
+        InvalidHandshake: if the request is refused.
+    """
+    extensions = [] if settings.compression is None else [DeflateServer(settings.compression)]
+    response, agreement = accept(request, subprotocols=settings.subprotocols, extensions=extensions, server=SERVER)
+    connection = Connection(Role.SERVER, stream, settings, agreement.extensions, received)
     return WebSocket(connection, request, response, agreement.subprotocol)
 
 
