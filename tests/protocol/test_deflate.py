@@ -82,10 +82,20 @@ def test_integers(name: str, minimum: int, maximum: int | None) -> None:
     settings_with(name, maximum or 10**30)
     for out_of_range in (minimum - 1, maximum and maximum + 1):
         if out_of_range is not None:
-            with pytest.raises(ValueError):
+            allowed = "at least 0" if maximum is None else f"from {minimum} to {maximum}"
+            with pytest.raises(ValueError, match=f"^{name} is {allowed}, not {out_of_range}$"):
                 settings_with(name, out_of_range)
     for wrong in (None, True, 6.0, "6"):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=f"^{name} is an int, not {wrong!r}$"):
+            settings_with(name, wrong)
+
+
+@pytest.mark.parametrize("name", ["server_no_context_takeover", "client_no_context_takeover"])
+def test_flags(name: str) -> None:
+    for value in (True, False):
+        settings_with(name, value)
+    for wrong in (None, 1, "no"):
+        with pytest.raises(TypeError, match=f"^{name} is True or False, not {wrong!r}$"):
             settings_with(name, wrong)
 
 

@@ -55,23 +55,27 @@ _MAX_WINDOW_BITS = 15
 _WINDOW_BITS_VALUE = re.compile(r"[89]|1[0-5]")
 
 
-def _window_bits(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{attribute.name} is an int or None, not {value!r}")
-    if not 8 <= value <= _MAX_WINDOW_BITS:
-        raise ValueError(f"{attribute.name} is from 8 to {_MAX_WINDOW_BITS}, not {value}")
+def _integer(minimum: int, maximum: int | None = None, *, optional: bool = False) -> Any:
+    kind = "an int or None" if optional else "an int"
+    allowed = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
-
-def _integer(minimum: int, maximum: float) -> Any:
     def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and optional:
+            return
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{attribute.name} is an int, not {value!r}")
-        if not minimum <= value <= maximum:
-            raise ValueError(f"{attribute.name} is from {minimum} to {maximum}, not {value}")
+            raise TypeError(f"{attribute.name} is {kind}, not {value!r}")
+        if value < minimum or (maximum is not None and value > maximum):
+            raise ValueError(f"{attribute.name} is {allowed}, not {value}")
 
     return check
+
+
+_bits = _integer(8, _MAX_WINDOW_BITS, optional=True)
+
+
+def _flag(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{attribute.name} is True or False, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -90,17 +94,21 @@ class Deflate:
             client says that it understands.
         server_no_context_takeover: Whether the server compresses each message by itself: less memory, less compression.
             A client that sets it refuses a server that does not agree to it.
-        client_no_context_takeover: The same for the client.
+        client_no_context_takeover: The same for the client, which can do so by itself.
         min_size: Messages of fewer bytes are not compressed.
+
+    Raises:
+        TypeError: if a value is of the wrong type.
+        ValueError: if it is out of range.
     """
 
     level: int = attrs.field(default=6, validator=_integer(1, 9))
     mem_level: int = attrs.field(default=5, validator=_integer(1, 9))
-    server_max_window_bits: int | None = attrs.field(default=None, validator=_window_bits)
-    client_max_window_bits: int | None = attrs.field(default=None, validator=_window_bits)
-    server_no_context_takeover: bool = False
-    client_no_context_takeover: bool = False
-    min_size: int = attrs.field(default=64, validator=_integer(0, float("inf")))
+    server_max_window_bits: int | None = attrs.field(default=None, validator=_bits)
+    client_max_window_bits: int | None = attrs.field(default=None, validator=_bits)
+    server_no_context_takeover: bool = attrs.field(default=False, validator=_flag)
+    client_no_context_takeover: bool = attrs.field(default=False, validator=_flag)
+    min_size: int = attrs.field(default=64, validator=_integer(0))
 
 
 # -- Negotiation ---------------------------------------------------------------------------------------------------
