@@ -201,6 +201,11 @@ class Inbox:
             self._protocol.skip_message()
             self._wake_reader()
 
+    def stop_answering(self) -> None:
+        """Take note that the application is not about to answer what it has taken."""
+        self._answering = False
+        self._wake_reader()
+
     def discard(self) -> None:
         """Drop everything, and all that will come: nobody will ask for it."""
         self._discarding = True
@@ -229,8 +234,7 @@ class Inbox:
 
     async def _ask_for_more(self) -> bool:
         """Wait until something has come. Return False at once if nothing more will."""
-        self._answering = False
-        self._wake_reader()
+        self.stop_answering()
         if self._is_over():
             return False
         await self._waiting.park()
