@@ -111,10 +111,10 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
     elif session.python == INTERPRETERS[-1]:
-        session.run("pytest", "--cov", "--cov-report=term")
+        session.run("pytest", "--numprocesses=auto", "--cov", "--cov-report=term")
         session.run("python", "tests/coverage_per_module.py")
     else:
-        session.run("pytest")
+        session.run("pytest", "--numprocesses=auto")
 
 
 @nox.session
