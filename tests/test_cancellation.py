@@ -1,31 +1,46 @@
-"""Cancelled at every point: a scenario runs again and again, cancelled at its first, second, ... scheduling point.
+"""Cancelled at every point: each call, each session, each way of opening and closing a connection.
 
-The points are those of all tasks, not only of the one that is cancelled: so it meets what it calls in every state that
-the tasks behind the connection and the peer can bring about. At each, the scope is cancelled once before the step, so
-that the step meets a cancellation at its next checkpoint, and once after it, so that a wait is interrupted.
-
-After each run nothing may be left behind, and what the peer has seen is read with the parser in ``support``, which
-knows nothing of the package: whole frames, and at most one that is cut, at the very end; whole messages, each once and
-in order.
+How that is done is in cancellation.py. What a connection has to survive there is in two tables here, ``SCENARIOS`` and
+``OPENINGS``; to add to it, write a function and a row. Below them are tests of single calls that look closer at what
+each of them promises: over a pipe that holds little, whose log is read with the parser in ``support``.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-import attrs
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
 import trio_ws
 from trio_ws.exceptions import ConnectionClosedError
 from trio_ws.frames import Close, Frame
 from trio_ws.protocol import Message, Role
+from trio_ws.settings import Options
 from trio_ws.websocket import WebSocket
 
+from .cancellation import (
+    STEPS,
+    TCP,
+    Opening,
+    Outcome,
+    Place,
+    Scenario,
+    Scheduling,
+    Talk,
+    at_every_point,
+    cancel_at,
+    cancel_call,
+    cancel_opening,
+    cancel_session,
+    each_kind,
+    fixture_scheduling,
+)
 from .support import (
     OTHER,
     URI,
@@ -33,6 +48,7 @@ from .support import (
     PipeStream,
     binary,
     born_open,
+    close,
     cont,
     each_role,
     parse_frames,
@@ -42,70 +58,203 @@ from .support import (
     text,
 )
 
-settle = wait_all_tasks_blocked
+__all__ = ["fixture_scheduling"]
 
-each_moment = pytest.mark.parametrize("before", [True, False], ids=["before a step", "after a step"])
+# -- What is done with an open connection ----------------------------------------------------------------------------
 
-
-class Canceller(trio.abc.Instrument):
-    """Cancels a scope at the n-th scheduling point."""
-
-    def __init__(self, scope: trio.CancelScope, number: int, before: bool) -> None:
-        self.fired = False
-        self._scope = scope
-        self._left = number
-        self._before = before
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= 1
-        if self._before:
-            self._check()
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if not self._before:
-            self._check()
-
-    def _check(self) -> None:
-        if self._left == 0 and not self.fired:
-            self.fired = True
-            self._scope.cancel()
+PROSE = "bid price ask volume"
 
 
-@attrs.define
-class Outcome:
-    """What has become of a call that may have been cancelled."""
-
-    cancelled: bool
-    result: Any = None
+async def send(ws: WebSocket, talk: Talk) -> None:
+    for message in ("a", b"", "é"):
+        await talk.send(ws, message)
 
 
-async def cancel_at(number: int, before: bool, call: Callable[[], Awaitable[Any]]) -> tuple[Outcome, bool]:
-    """Call something, and cancel it at a point. Return what became of it, and whether it came to that point."""
-    outcome = Outcome(cancelled=True)
-    with trio.CancelScope() as scope:
-        canceller = Canceller(scope, number, before)
-        trio.lowlevel.add_instrument(canceller)
-        try:
-            outcome.result = await call()
-            outcome.cancelled = False
-        finally:
-            trio.lowlevel.remove_instrument(canceller)
-    return outcome, canceller.fired
+async def send_large(ws: WebSocket, talk: Talk) -> None:
+    for message in (talk.large, "b"):
+        await talk.send(ws, message)
 
 
-async def at_every_point(run: Callable[[int], Awaitable[bool]]) -> int:
-    """Run something with 1, 2, ... until it says that there was no such point. Return how many there were."""
-    before = trio.lowlevel.current_statistics().tasks_living
-    nurseries = list(trio.lowlevel.current_task().child_nurseries)
-    number = 0
-    fired = True
-    while fired:
-        number += 1
-        fired = await run(number)
-        await settle()
-        assert trio.lowlevel.current_statistics().tasks_living == before
-        assert trio.lowlevel.current_task().child_nurseries == nurseries
-    return number - 1
+async def send_compressed(ws: WebSocket, talk: Talk) -> None:
+    for message in (PROSE, PROSE.encode(), PROSE):
+        await talk.send(ws, message)
+
+
+async def receive(ws: WebSocket, talk: Talk) -> None:
+    while talk.taken < len(talk.script):
+        talk.take(await ws.receive())
+
+
+async def iterate(ws: WebSocket, talk: Talk) -> None:
+    async for message in ws:
+        talk.take(message)
+
+
+async def send_parts(ws: WebSocket, talk: Talk) -> None:
+    message = PROSE.encode()[:8]
+    talk.begun.append(message)
+    async with ws.send_stream() as out:
+        for part in (message[:6], message[6:]):
+            await out.send(part)
+            talk.unfinished += part
+        talk.sent.append(talk.unfinished)
+        talk.unfinished = b""
+
+
+async def receive_parts(ws: WebSocket, talk: Talk) -> None:
+    while talk.taken < len(talk.script):
+        message = talk.script[talk.taken]
+        received = message[:0]
+        async with ws.receive_stream() as parts:
+            talk.taken += 1  # what is not taken of it is dropped
+            assert parts.text is isinstance(message, str)
+            async for part in parts:
+                received += part  # type: ignore[operator]  # both are of one kind
+                assert received == message[: len(received)]
+        assert received == message
+
+
+async def stream_both_ways(ws: WebSocket, talk: Talk) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_parts, ws, talk)
+        nursery.start_soon(receive_parts, ws, talk)
+
+
+async def send_ping(ws: WebSocket, talk: Talk) -> None:
+    assert await ws.ping(b"a") >= 0
+
+
+async def close_it(ws: WebSocket, talk: Talk) -> None:
+    await talk.send(ws, "a")
+    talk.taken = len(talk.script)
+    talk.closed = True
+    await ws.aclose(4000)
+
+
+async def close_half(ws: WebSocket, talk: Talk) -> None:
+    await talk.send(ws, "a")
+    await ws.send_close(4000)
+    talk.half_closed = True
+    await receive(ws, talk)
+
+
+FRAGMENTS = [binary(b"c", fin=False), ping(b"p"), cont(b"d", fin=True)]
+
+SCENARIOS = {
+    "send": Scenario(send, "WebSocket.send"),
+    "send large": Scenario(send_large, "WebSocket.send", long=True),
+    "send compressed": Scenario(send_compressed, "WebSocket.send", compressed=True, long=True),
+    "receive": Scenario(receive, "WebSocket.receive", ["b", *FRAGMENTS]),
+    "receive compressed": Scenario(receive, "WebSocket.receive", [PROSE] * 3, compressed=True, long=True),
+    "closed by the peer": Scenario(iterate, "WebSocket.__anext__", ["b", close()]),
+    "send_stream": Scenario(send_parts, "SendStream.__aenter__ SendStream.__aexit__ SendStream.send"),
+    "receive_stream": Scenario(
+        receive_parts, "ReceiveStream.__aenter__ ReceiveStream.__aexit__ ReceiveStream.__anext__", FRAGMENTS
+    ),
+    "both ways": Scenario(stream_both_ways, "", FRAGMENTS, compressed=True, long=True),
+    "ping": Scenario(send_ping, "WebSocket.ping"),
+    "aclose": Scenario(close_it, "WebSocket.aclose", ["b"], code=4000),
+    "no answer": Scenario(close_it, "WebSocket.aclose", answers_close=False, code=4000),
+    "send_close": Scenario(close_half, "WebSocket.send_close", ["b"], code=4000),
+}
+
+
+@each_role
+@each_kind
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("cancel", [cancel_call, cancel_session], ids=["call", "session"])
+async def test_cancel_scenario(
+    cancel: Callable[[str, Role, Scenario, int], Awaitable[bool]],
+    role: Role,
+    kind: str,
+    name: str,
+    scheduling: Scheduling,
+    autojump_clock: MockClock,
+) -> None:
+    scenario = SCENARIOS[name]
+    step = STEPS.get(kind, 1) if scenario.long else 1
+    assert await at_every_point(scheduling, partial(cancel, kind, role, scenario), step) > 3
+
+
+# -- How a connection comes into being -------------------------------------------------------------------------------
+
+
+async def exchange(ws: WebSocket, place: Place) -> None:
+    await place.talk.send(ws, "a")
+    place.talk.take(await ws.receive())
+    place.done.set()
+
+
+async def exchange_and_wait(ws: WebSocket, place: Place) -> None:
+    await exchange(ws, place)
+    async for _ in ws:
+        pass
+
+
+OPTIONS: Options = {"compression": trio_ws.Deflate(min_size=0), "send_buffer": 0, "receive_buffer": 0}
+
+
+async def connect(place: Place) -> None:
+    async with trio_ws.connect(place.uri, ssl=place.ssl, user_agent=None, **OPTIONS) as ws:
+        await exchange(ws, place)
+
+
+async def connect_over(place: Place) -> None:
+    async with trio_ws.connect_over(place.stream, URI, user_agent=None, **OPTIONS) as ws:
+        await exchange(ws, place)
+
+
+async def serve_over(place: Place) -> None:
+    await trio_ws.serve_over(place.stream, partial(exchange, place=place), **OPTIONS)
+
+
+async def serve(place: Place) -> None:
+    async with trio.open_nursery() as nursery:
+        server = await place.serve(nursery, partial(exchange_and_wait, place=place), **OPTIONS)
+        await place.done.wait()
+        await place.shut_down(server)
+
+
+OPENINGS = {
+    "connect": Opening(connect, Role.CLIENT, "connect Connecting.open Connecting.__aenter__ Connecting.__aexit__"),
+    "connect_over": Opening(connect_over, Role.CLIENT, "connect_over"),
+    "serve_over": Opening(serve_over, Role.SERVER, "serve_over"),
+    "serve": Opening(serve, Role.SERVER, "serve Server.aclose", code=1001),
+}
+
+
+@each_kind
+@pytest.mark.parametrize("name", OPENINGS)
+async def test_cancel_opening(kind: str, name: str, scheduling: Scheduling, autojump_clock: MockClock) -> None:
+    # With the heads of the opening handshake all of these are long, where it is one byte at a time even very long.
+    step = 31 if kind == "one byte" else STEPS.get(kind, 1)
+    assert await at_every_point(scheduling, partial(cancel_opening, kind, OPENINGS[name]), step) > 30
+
+
+@each_kind
+async def test_cancel_graceful_shutdown(kind: str, scheduling: Scheduling, autojump_clock: MockClock) -> None:
+    run = partial(cancel_opening, kind, OPENINGS["serve"], shutdown=True)
+    assert await at_every_point(scheduling, run) > 10
+
+
+@pytest.mark.parametrize("name", ["connect", "serve"])
+async def test_cancel_opening_over_tcp(name: str, scheduling: Scheduling) -> None:
+    assert await at_every_point(scheduling, partial(cancel_opening, TCP, OPENINGS[name])) > 30
+
+
+def test_every_public_call_is_in_a_table() -> None:
+    functions = (trio_ws.connect, trio_ws.connect_over, trio_ws.serve, trio_ws.serve_over)
+    classes = (trio_ws.WebSocket, trio_ws.SendStream, trio_ws.ReceiveStream, trio_ws.Connecting, trio_ws.Server)
+    calls = {function.__name__ for function in functions}
+    for each in classes:
+        for name, value in vars(each).items():
+            if inspect.iscoroutinefunction(value) and (name.startswith("__") or not name.startswith("_")):
+                calls.add(f"{each.__name__}.{name}")
+    rows: list[Scenario | Opening] = [*SCENARIOS.values(), *OPENINGS.values()]
+    assert {call for row in rows for call in row.calls.split()} == calls
+
+
+# -- A closer look ---------------------------------------------------------------------------------------------------
 
 
 def seen_by_peer(stream: PipeStream, *, masked: bool, head: bool = False) -> tuple[list[Message], Close | None]:
@@ -129,27 +278,27 @@ async def just_open(_ws: WebSocket) -> None:
     pass
 
 
-async def send_small(ws: WebSocket) -> None:
+async def say_small(ws: WebSocket) -> None:
     for message in ("small", b"", "é"):
         await ws.send(message)
 
 
-async def send_large(ws: WebSocket) -> None:
+async def say_large(ws: WebSocket) -> None:
     for name in (b"1", b"2", b"3"):
         await ws.send(name * 200)
 
 
-async def send_in_parts(ws: WebSocket) -> None:
+async def say_in_parts(ws: WebSocket) -> None:
     async with ws.send_stream() as out:
         for name in (b"1", b"2", b"3"):
             await out.send(name * 100)
 
 
-async def receive_all(ws: WebSocket) -> None:
+async def hear_all(ws: WebSocket) -> None:
     assert [await ws.receive() for _ in range(3)] == ["first", b"fragments", "last"]
 
 
-async def receive_in_parts(ws: WebSocket) -> None:
+async def hear_in_parts(ws: WebSocket) -> None:
     async with ws.receive_stream() as parts:
         assert "".join([str(part) async for part in parts]) == "first"
     async with ws.receive_stream() as parts:
@@ -157,33 +306,33 @@ async def receive_in_parts(ws: WebSocket) -> None:
     assert await ws.receive() == "last"
 
 
-async def send_ping(ws: WebSocket) -> None:
+async def say_ping(ws: WebSocket) -> None:
     # A pong is read after what came before it, so that must be received.
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(receive_all, ws)
+        nursery.start_soon(hear_all, ws)
         assert await ws.ping() >= 0
 
 
-async def close_it(ws: WebSocket) -> None:
+async def say_goodbye(ws: WebSocket) -> None:
     await ws.aclose(4000)
 
 
 async def two_tasks(ws: WebSocket) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(send_large, ws)
-        nursery.start_soon(receive_all, ws)
+        nursery.start_soon(say_large, ws)
+        nursery.start_soon(hear_all, ws)
 
 
 #: What is done with the connection, and the messages that the peer gets if it is not cancelled.
 LIVES: dict[str, tuple[Callable[[WebSocket], Awaitable[None]], list[Message]]] = {
     "open": (just_open, []),
-    "send": (send_small, ["small", b"", "é"]),
-    "send large": (send_large, [b"1" * 200, b"2" * 200, b"3" * 200]),
-    "send_stream": (send_in_parts, [b"1" * 100 + b"2" * 100 + b"3" * 100]),
-    "receive": (receive_all, []),
-    "receive_stream": (receive_in_parts, []),
-    "ping": (send_ping, []),
-    "aclose": (close_it, []),
+    "send": (say_small, ["small", b"", "é"]),
+    "send large": (say_large, [b"1" * 200, b"2" * 200, b"3" * 200]),
+    "send_stream": (say_in_parts, [b"1" * 100 + b"2" * 100 + b"3" * 100]),
+    "receive": (hear_all, []),
+    "receive_stream": (hear_in_parts, []),
+    "ping": (say_ping, []),
+    "aclose": (say_goodbye, []),
     "two tasks": (two_tasks, [b"1" * 200, b"2" * 200, b"3" * 200]),
 }
 
@@ -205,9 +354,10 @@ async def behave(peer: Peer) -> None:
 
 
 @each_role
-@each_moment
 @pytest.mark.parametrize("name", LIVES)
-async def test_cancel_a_whole_connection(role: Role, before: bool, name: str, autojump_clock: MockClock) -> None:
+async def test_cancel_a_whole_connection(
+    role: Role, name: str, scheduling: Scheduling, autojump_clock: MockClock
+) -> None:
     live, expected = LIVES[name]
 
     async def run(number: int) -> bool:
@@ -226,7 +376,7 @@ async def test_cancel_a_whole_connection(role: Role, before: bool, name: str, au
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(behave, Peer(theirs, OTHER[role]))
-            outcome, fired = await cancel_at(number, before, call)
+            outcome = await cancel_at(number, call)
             assert ours.closed
             # A Close frame and the closing of the stream are all that may hold up a cancellation.
             assert trio.current_time() - start <= 0.2
@@ -237,15 +387,15 @@ async def test_cancel_a_whole_connection(role: Role, before: bool, name: str, au
             assert closed == Close(4000 if name == "aclose" else 1000, "")
         elif closed is not None:
             assert closed.code in ((1000, 1001, 1011) if name == "send_stream" else (1000, 1001, 4000))
-        return fired
+        return outcome.fired
 
-    assert await at_every_point(run) > 10
+    assert await at_every_point(scheduling, run) > 10
 
 
 # -- One call --------------------------------------------------------------------------------------------------------
 
 
-class Talk:
+class Dialogue:
     """An open connection, on which one call is cancelled, and which is used on afterwards."""
 
     def __init__(self, role: Role) -> None:
@@ -272,41 +422,40 @@ class Talk:
 
 async def cancel_a_call(
     role: Role,
-    before: bool,
+    scheduling: Scheduling,
     call: Callable[[WebSocket], Awaitable[Any]],
     frames: list[Frame],
-    then: Callable[[Talk, WebSocket, Outcome], Awaitable[None]],
+    then: Callable[[Dialogue, WebSocket, Outcome], Awaitable[None]],
 ) -> None:
     """Cancel a call at every point, while the peer says something, and do something after each time."""
 
     async def run(number: int) -> bool:
-        talk = Talk(role)
+        dialogue = Dialogue(role)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(talk.listen)
-            async with talk.session as ws:
-                nursery.start_soon(talk.say, frames)
-                outcome, fired = await cancel_at(number, before, lambda: call(ws))
+            nursery.start_soon(dialogue.listen)
+            async with dialogue.session as ws:
+                nursery.start_soon(dialogue.say, frames)
+                outcome = await cancel_at(number, partial(call, ws))
                 with trio.fail_after(60):
-                    await then(talk, ws, outcome)
-            assert talk.ours.closed
+                    await then(dialogue, ws, outcome)
+            assert dialogue.ours.closed
             nursery.cancel_scope.cancel()
-        return fired
+        return outcome.fired
 
-    assert await at_every_point(run) > 3
+    assert await at_every_point(scheduling, run) > 3
 
 
-async def check_usable(talk: Talk, ws: WebSocket) -> None:
+async def check_usable(dialogue: Dialogue, ws: WebSocket) -> None:
     await ws.send("still here")
     assert await ws.ping(b"still here") >= 0
-    assert talk.messages()[-1] == "still here"
-    await talk.peer.send(text("still there"))
+    assert dialogue.messages()[-1] == "still here"
+    await dialogue.peer.send(text("still there"))
     assert await ws.receive() == "still there"
 
 
 @each_role
-@each_moment
 @pytest.mark.parametrize("size", [0, 5, 200])
-async def test_cancel_send(role: Role, before: bool, size: int, autojump_clock: MockClock) -> None:
+async def test_cancel_send(role: Role, size: int, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     messages = [name * size + b"." for name in (b"1", b"2", b"3")]
     done: list[Message] = []
 
@@ -316,18 +465,17 @@ async def test_cancel_send(role: Role, before: bool, size: int, autojump_clock: 
             await ws.send(message)
             done.append(message)
 
-    async def then(talk: Talk, ws: WebSocket, outcome: Outcome) -> None:
-        await check_usable(talk, ws)
+    async def then(dialogue: Dialogue, ws: WebSocket, outcome: Outcome) -> None:
+        await check_usable(dialogue, ws)
         # What was sent, and no more: a call that was cancelled has sent nothing.
-        assert talk.messages() == [*done, "still here"]
+        assert dialogue.messages() == [*done, "still here"]
         assert outcome.cancelled or done == messages
 
-    await cancel_a_call(role, before, call, [], then)
+    await cancel_a_call(role, scheduling, call, [], then)
 
 
 @each_role
-@each_moment
-async def test_cancel_one_of_several_senders(role: Role, before: bool, autojump_clock: MockClock) -> None:
+async def test_cancel_one_of_several_senders(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     done: list[Message] = []
 
     async def send(ws: WebSocket, message: bytes) -> None:
@@ -340,18 +488,17 @@ async def test_cancel_one_of_several_senders(role: Role, before: bool, autojump_
             for name in (b"1", b"2", b"3", b"4"):
                 nursery.start_soon(send, ws, name * 100)
 
-    async def then(talk: Talk, ws: WebSocket, _outcome: Outcome) -> None:
-        await check_usable(talk, ws)
-        messages = talk.messages()
+    async def then(dialogue: Dialogue, ws: WebSocket, _outcome: Outcome) -> None:
+        await check_usable(dialogue, ws)
+        messages = dialogue.messages()
         assert messages.pop() == "still here"
         assert sorted(map(bytes, messages)) == sorted(map(bytes, done))  # type: ignore[arg-type]  # all are bytes
 
-    await cancel_a_call(role, before, call, [], then)
+    await cancel_a_call(role, scheduling, call, [], then)
 
 
 @each_role
-@each_moment
-async def test_cancel_receive(role: Role, before: bool, autojump_clock: MockClock) -> None:
+async def test_cancel_receive(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     received: list[Message] = []
     frames = [*SCRIPT, binary(b"x" * 50), text("é".encode()[:1], fin=False), cont("é".encode()[1:], fin=True)]
     expected = ["first", b"fragments", "last", b"x" * 50, "é"]
@@ -361,19 +508,18 @@ async def test_cancel_receive(role: Role, before: bool, autojump_clock: MockCloc
         for _ in expected:
             received.append(await ws.receive())
 
-    async def then(talk: Talk, ws: WebSocket, outcome: Outcome) -> None:
+    async def then(dialogue: Dialogue, ws: WebSocket, outcome: Outcome) -> None:
         assert outcome.cancelled or received == expected
         while len(received) < len(expected):
             received.append(await ws.receive())
         assert received == expected
-        await check_usable(talk, ws)
+        await check_usable(dialogue, ws)
 
-    await cancel_a_call(role, before, call, frames, then)
+    await cancel_a_call(role, scheduling, call, frames, then)
 
 
 @each_role
-@each_moment
-async def test_cancel_several_receivers(role: Role, before: bool, autojump_clock: MockClock) -> None:
+async def test_cancel_several_receivers(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     received: list[Message] = []
     expected = [str(i) for i in range(8)]
     frames = [frame for i in expected for frame in (text("", fin=False), cont(i.encode(), fin=True))]
@@ -393,20 +539,19 @@ async def test_cancel_several_receivers(role: Role, before: bool, autojump_clock
             for function in (receive, receive, receive_part, receive):
                 nursery.start_soon(function, ws)
 
-    async def then(talk: Talk, ws: WebSocket, _outcome: Outcome) -> None:
+    async def then(dialogue: Dialogue, ws: WebSocket, _outcome: Outcome) -> None:
         # A message of which a part was taken by a stream that was cancelled then is dropped: at most one.
         while (message := await ws.receive()) != "end":
             received.append(message)
         assert len(set(received)) == len(received) >= len(expected) - 1
         assert set(received) <= set(expected)
-        await check_usable(talk, ws)
+        await check_usable(dialogue, ws)
 
-    await cancel_a_call(role, before, call, [*frames, text("end")], then)
+    await cancel_a_call(role, scheduling, call, [*frames, text("end")], then)
 
 
 @each_role
-@each_moment
-async def test_cancel_send_stream(role: Role, before: bool, autojump_clock: MockClock) -> None:
+async def test_cancel_send_stream(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     sent: list[bytes] = []
     complete = False
 
@@ -420,28 +565,27 @@ async def test_cancel_send_stream(role: Role, before: bool, autojump_clock: Mock
                 sent.append(name * 50)
             complete = True
 
-    async def then(talk: Talk, ws: WebSocket, _outcome: Outcome) -> None:
+    async def then(dialogue: Dialogue, ws: WebSocket, _outcome: Outcome) -> None:
         if complete:
-            await check_usable(talk, ws)
-            assert talk.messages() == [b"".join(sent), "still here"]
+            await check_usable(dialogue, ws)
+            assert dialogue.messages() == [b"".join(sent), "still here"]
         elif not sent:
-            await check_usable(talk, ws)
-            assert talk.messages() == ["still here"]
+            await check_usable(dialogue, ws)
+            assert dialogue.messages() == ["still here"]
         else:
             with pytest.raises(ConnectionClosedError) as raised:
                 await ws.send("a")
             assert raised.value.sent is not None
             assert raised.value.sent.code == 1011
-            assert talk.messages() == []
-            assert talk.closed() == raised.value.sent
+            assert dialogue.messages() == []
+            assert dialogue.closed() == raised.value.sent
 
-    await cancel_a_call(role, before, call, [], then)
+    await cancel_a_call(role, scheduling, call, [], then)
 
 
 @each_role
-@each_moment
 @pytest.mark.parametrize("take", [0, 1, 100])
-async def test_cancel_receive_stream(role: Role, before: bool, take: int, autojump_clock: MockClock) -> None:
+async def test_cancel_receive_stream(role: Role, take: int, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     frames = [binary(b"1" * 10, fin=False), ping(), cont(b"2" * 50), cont(b"3" * 10, fin=True), text("next")]
     whole = b"1" * 10 + b"2" * 50 + b"3" * 10
     entered = False
@@ -459,37 +603,35 @@ async def test_cancel_receive_stream(role: Role, before: bool, take: int, autoju
                 except StopAsyncIteration:
                     break
 
-    async def then(talk: Talk, ws: WebSocket, outcome: Outcome) -> None:
+    async def then(dialogue: Dialogue, ws: WebSocket, outcome: Outcome) -> None:
         assert whole.startswith(received)
         if take == 100 and not outcome.cancelled:
             assert received == whole
         if not entered:
             assert await ws.receive() == whole
         assert await ws.receive() == "next"
-        await check_usable(talk, ws)
+        await check_usable(dialogue, ws)
 
-    await cancel_a_call(role, before, call, frames, then)
+    await cancel_a_call(role, scheduling, call, frames, then)
 
 
 @each_role
-@each_moment
-async def test_cancel_ping(role: Role, before: bool, autojump_clock: MockClock) -> None:
+async def test_cancel_ping(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     async def call(ws: WebSocket) -> float:
         return await ws.ping(b"a")
 
-    async def then(talk: Talk, ws: WebSocket, outcome: Outcome) -> None:
+    async def then(dialogue: Dialogue, ws: WebSocket, outcome: Outcome) -> None:
         assert outcome.cancelled or outcome.result >= 0
         assert await ws.ping(b"a") >= 0
-        await check_usable(talk, ws)
+        await check_usable(dialogue, ws)
         assert ws._connection.pings == []
 
-    await cancel_a_call(role, before, call, [], then)
+    await cancel_a_call(role, scheduling, call, [], then)
 
 
 @each_role
-@each_moment
 @pytest.mark.parametrize("half_way", [True, False])
-async def test_cancel_aclose(role: Role, before: bool, half_way: bool, autojump_clock: MockClock) -> None:
+async def test_cancel_aclose(role: Role, half_way: bool, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     start = 0.0
 
     async def call(ws: WebSocket) -> None:
@@ -500,16 +642,16 @@ async def test_cancel_aclose(role: Role, before: bool, half_way: bool, autojump_
             await ws.send_close(4000)
         await ws.aclose(4000)
 
-    async def then(talk: Talk, ws: WebSocket, outcome: Outcome) -> None:
+    async def then(dialogue: Dialogue, ws: WebSocket, outcome: Outcome) -> None:
         assert trio.current_time() - start <= 0.2
-        assert talk.ours.closed or not talk.messages()
+        assert dialogue.ours.closed or not dialogue.messages()
         await ws.aclose()
-        assert talk.ours.closed
-        closed = talk.closed()
+        assert dialogue.ours.closed
+        closed = dialogue.closed()
         if not outcome.cancelled:
-            assert talk.messages() == [b"x" * 100]
+            assert dialogue.messages() == [b"x" * 100]
             assert closed == Close(4000, "")
         with pytest.raises(trio.ClosedResourceError):
             await ws.receive()
 
-    await cancel_a_call(role, before, call, [text("unread" * 10)] * 3, then)
+    await cancel_a_call(role, scheduling, call, [text("unread" * 10)] * 3, then)

@@ -1,0 +1,664 @@
+"""The rule of checkpoints: every call is a cancel point, and others get their turn at least once in 32 calls.
+
+The first half calls everything that is public and ``async`` in a scope that is cancelled already, in states in which it
+would not have to wait, and in states in which it would: ``Cancelled`` comes out, each time, and nothing was done. That
+it is everything, a test makes sure of. What is cancelled in the middle is in test_cancellation.py.
+
+The second half counts calls. Trio's scheduler goes in rounds, and in each every task that can run has one turn. So no
+task waits for long if no turn is long.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trio_ws
+from trio_ws.exceptions import ConnectionClosed
+from trio_ws.frames import Frame
+from trio_ws.protocol import Role
+from trio_ws.protocol.handshake import build_request
+from trio_ws.uri import parse_uri
+from trio_ws.websocket import WebSocket
+
+from .support import (
+    URI,
+    Peer,
+    PipeStream,
+    binary,
+    born_open,
+    both,
+    close,
+    cont,
+    each_role,
+    memory_pair,
+    opened,
+    parse_frames,
+    pipe_pair,
+    text,
+)
+
+settle = wait_all_tasks_blocked
+
+Call = Callable[[], Awaitable[object]]
+
+#: Often enough that a call with a schedule point is among them.
+OFTEN = 40
+
+
+# -- Everything public that is async ---------------------------------------------------------------------------------
+
+
+def public_async() -> set[str]:
+    """Return the names of all async functions and methods of the package."""
+    names = set()
+    for name in trio_ws.__all__:
+        value = getattr(trio_ws, name)
+        if inspect.iscoroutinefunction(value):
+            names.add(name)
+        elif inspect.isclass(value):
+            for method in dir(value):
+                is_public = not method.startswith("_") or method in ("__aenter__", "__aexit__", "__anext__")
+                if is_public and inspect.iscoroutinefunction(getattr(value, method)):
+                    names.add(f"{name}.{method}")
+    return names
+
+
+#: Which test below is about what.
+TESTED = {
+    "WebSocket.send": "test_nothing_is_done_on_a_websocket",
+    "WebSocket.receive": "test_nothing_is_done_on_a_websocket",
+    "WebSocket.__anext__": "test_nothing_is_done_on_a_websocket",
+    "WebSocket.ping": "test_nothing_is_done_on_a_websocket",
+    "WebSocket.send_close": "test_nothing_is_done_on_a_websocket",
+    "SendStream.__aenter__": "test_nothing_is_done_on_a_websocket",
+    "ReceiveStream.__aenter__": "test_nothing_is_done_on_a_websocket",
+    "SendStream.send": "test_no_part_is_sent",
+    "SendStream.__aexit__": "test_leaving_a_send_stream",
+    "ReceiveStream.__anext__": "test_no_part_is_received",
+    "ReceiveStream.__aexit__": "test_leaving_a_receive_stream",
+    "WebSocket.aclose": "test_aclose_closes",
+    "WebSocket.__aexit__": "test_aclose_closes",
+    "Connecting.__aenter__": "test_nothing_is_connected",
+    "Connecting.open": "test_nothing_is_connected",
+    "Connecting.__aexit__": "test_leaving_a_connection",
+    "serve": "test_nothing_is_served",
+    "serve_over": "test_nothing_is_served_over_a_stream",
+    "Server.aclose": "test_a_server_closes",
+}
+
+#: Trio's, for every resource: it returns the WebSocket, which is open already, and that is all.
+NOT_OURS = {"WebSocket.__aenter__"}
+
+
+def test_everything_is_tested() -> None:
+    assert set(TESTED) == public_async() - NOT_OURS
+    for name in TESTED.values():
+        assert inspect.iscoroutinefunction(globals()[name])
+
+
+async def in_cancelled_scope(call: Call) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await call()
+    assert scope.cancelled_caught
+
+
+async def after_deadline(call: Call) -> None:
+    with trio.CancelScope(deadline=-math.inf) as scope:
+        await call()
+    assert scope.cancelled_caught
+
+
+async def in_outer_scope(call: Call) -> None:
+    with trio.CancelScope() as outer:
+        with trio.move_on_after(math.inf) as inner:
+            outer.cancel()
+            await call()
+    assert outer.cancelled_caught
+    assert not inner.cancelled_caught
+
+
+each_way = pytest.mark.parametrize("cancelled", [in_cancelled_scope, after_deadline, in_outer_scope])
+
+
+# -- Calls of a connection in a scope that is cancelled --------------------------------------------------------------
+
+
+@attrs.frozen
+class Talk:
+    """An open connection over a stream with a log."""
+
+    role: Role
+    ours: PipeStream
+    ws: WebSocket
+    peer: Peer
+
+    def frames(self) -> list[Frame]:
+        """Return what has been written so far, which ends with a whole frame."""
+        log = self.ours.outgoing.log
+        assert log is not None
+        frames, rest = parse_frames(bytes(log), masked=self.role is Role.CLIENT)
+        assert rest == b""
+        return frames
+
+
+@asynccontextmanager
+async def talk(role: Role, capacity: int = 65536, **options: Any) -> AsyncIterator[Talk]:
+    ours, theirs = pipe_pair(capacity, logged=True)
+    async with opened(role, (ours, theirs), **options) as (ws, peer):
+        yield Talk(role, ours, ws, peer)
+
+
+#: Calls that do nothing when they are cancelled.
+CALLS: dict[str, Callable[[WebSocket], Awaitable[object]]] = {
+    "send": lambda ws: ws.send("x"),
+    "send nothing": lambda ws: ws.send(b""),
+    "receive": lambda ws: ws.receive(),
+    "receive and decode": lambda ws: ws.receive(decode=True),
+    "__anext__": lambda ws: ws.__anext__(),
+    "ping": lambda ws: ws.ping(),
+    "ping with data": lambda ws: ws.ping(b"x"),
+    "send_close": lambda ws: ws.send_close(4000),
+    "send_stream": lambda ws: ws.send_stream().__aenter__(),
+    "receive_stream": lambda ws: ws.receive_stream().__aenter__(),
+}
+
+
+@each_role
+@each_way
+@pytest.mark.parametrize("state", ["ready", "waiting", "closing", "closed"])
+@pytest.mark.parametrize("name", CALLS)
+async def test_nothing_is_done_on_a_websocket(
+    role: Role, cancelled: Callable[[Call], Awaitable[None]], state: str, name: str
+) -> None:
+    # Ready: a message is there, and there is room. Waiting: there is no message, and no room.
+    async with talk(role, 10 if state == "waiting" else 65536, send_buffer=100) as each:
+        ws, peer = each.ws, each.peer
+        written = 0
+        if state == "waiting":
+            await ws.send(b"x" * 1000)
+            written = 1
+        else:
+            await peer.send(text("first"), binary(b"\xff"), text("third"))
+        if state == "closing":
+            await ws.send_close()
+            written = 1
+        elif state == "closed":
+            await peer.send(close())
+            await settle()
+        await settle()
+        for _ in range(OFTEN):
+            await cancelled(partial(CALLS[name], ws))
+            await settle()
+        if state == "waiting":
+            assert await peer.receive() == binary(b"x" * 1000)
+            await peer.send(text("first"), binary(b"\xff"), text("third"))
+        assert [await ws.receive() for _ in range(3)] == ["first", b"\xff", "third"]
+        if state == "closed":
+            with pytest.raises(trio.EndOfChannel):
+                await ws.receive()
+            assert each.frames() == [close()]
+        else:
+            await settle()
+            assert len(each.frames()) == written
+        if state in ("ready", "waiting"):
+            await ws.send("still here")
+            assert await peer.receive() == text("still here")
+
+
+@each_role
+@each_way
+@pytest.mark.parametrize("room", [True, False])
+async def test_no_part_is_sent(role: Role, cancelled: Callable[[Call], Awaitable[None]], room: bool) -> None:
+    async with talk(role, 65536 if room else 10, send_buffer=100) as each:
+        async with each.ws.send_stream() as out:
+            if not room:
+                await out.send(b"x" * 1000)
+            for part in (b"y", b"", b"z" * 1000):
+                for _ in range(OFTEN):
+                    await cancelled(partial(out.send, part))
+            if not room:
+                assert await each.peer.receive() == binary(b"x" * 1000, fin=False)
+            await settle()
+        assert await each.peer.receive() == (binary(b"") if room else cont(b"", fin=True))
+
+
+@each_role
+@each_way
+async def test_leaving_a_send_stream(role: Role, cancelled: Callable[[Call], Awaitable[None]]) -> None:
+    # The end is sent all the same: whoever leaves the block has said all that there was to say.
+    async with talk(role) as each:
+
+        async def leave() -> None:
+            await out.__aexit__(None, None, None)
+
+        for _ in range(OFTEN):
+            out = each.ws.send_stream()
+            await out.__aenter__()
+            await out.send(b"x")
+            await cancelled(leave)
+            assert [await each.peer.receive(), await each.peer.receive()] in (
+                [binary(b"x", fin=False), cont(b"", fin=True)],
+            )
+        await each.ws.send("next")
+        assert await each.peer.receive() == text("next")
+
+
+@each_role
+@each_way
+async def test_no_part_is_received(role: Role, cancelled: Callable[[Call], Awaitable[None]]) -> None:
+    async with talk(role) as each:
+        await each.peer.send(text("a", fin=False))
+        async with each.ws.receive_stream() as parts:
+            for received, coming in (("a", cont(b"b")), ("b", cont(b"c", fin=True)), ("c", text("next"))):
+                await settle()
+                for _ in range(OFTEN):
+                    await cancelled(parts.__anext__)
+                assert await parts.__anext__() == received
+                # Now there is nothing, and it would wait.
+                if received != "c":
+                    for _ in range(OFTEN):
+                        await cancelled(parts.__anext__)
+                await each.peer.send(coming)
+            # At the end too, which is known.
+            for _ in range(OFTEN):
+                await cancelled(parts.__anext__)
+            with pytest.raises(StopAsyncIteration):
+                await parts.__anext__()
+        assert await each.ws.receive() == "next"
+
+
+@each_role
+@each_way
+@pytest.mark.parametrize("whole", [True, False])
+async def test_leaving_a_receive_stream(role: Role, cancelled: Callable[[Call], Awaitable[None]], whole: bool) -> None:
+    # It is left all the same, and the rest of the message is dropped.
+    async with talk(role) as each:
+
+        async def leave() -> None:
+            await parts.__aexit__(None, None, None)
+
+        for number in range(OFTEN):
+            await each.peer.send(text("dropped", fin=whole))
+            await settle()
+            parts = each.ws.receive_stream()
+            await parts.__aenter__()
+            await cancelled(leave)
+            if not whole:
+                await each.peer.send(cont(b"dropped too", fin=True))
+            await each.peer.send(text(str(number)))
+            assert await each.ws.receive() == str(number)
+
+
+@each_role
+@each_way
+@pytest.mark.parametrize("name", ["aclose", "__aexit__"])
+@pytest.mark.parametrize("room", [True, False])
+async def test_aclose_closes(
+    role: Role, cancelled: Callable[[Call], Awaitable[None]], name: str, room: bool, autojump_clock: MockClock
+) -> None:
+    async with talk(role, 65536 if room else 10) as each:
+        call = each.ws.aclose if name == "aclose" else partial(each.ws.__aexit__, None, None, None)
+        await each.ws.send(b"x" * 1000)
+        await cancelled(call)
+        # There was not even time for the peer to answer.
+        assert each.ours.closed
+        assert trio.current_time() <= 0.2
+        if room:
+            assert each.frames() == [binary(b"x" * 1000), close()]
+        with pytest.raises(trio.ClosedResourceError):
+            await each.ws.receive()
+        # There is nothing left to do, and still it is a checkpoint.
+        await call()
+        for _ in range(OFTEN):
+            await cancelled(call)
+
+
+# -- Connections and servers in a scope that is cancelled ------------------------------------------------------------
+
+
+@each_way
+async def test_nothing_is_connected(cancelled: Callable[[Call], Awaitable[None]]) -> None:
+    for method in ("__aenter__", "open"):
+        ours, theirs = pipe_pair(logged=True)
+        await cancelled(getattr(trio_ws.connect_over(ours, URI), method))
+        assert ours.closed
+        assert await theirs.receive_some() == b""
+        assert not ours.outgoing.log
+
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            port = listener.socket.getsockname()[1]
+            await cancelled(getattr(trio_ws.connect(f"ws://127.0.0.1:{port}/"), method))
+            await in_cancelled_scope(listener.accept)
+            assert nobody_connects(listener)
+
+
+def nobody_connects(listener: trio.SocketListener) -> bool:
+    try:
+        listener.socket._sock.accept()  # type: ignore[attr-defined]  # Trio's own waits
+    except BlockingIOError:
+        return True
+    return False
+
+
+async def refuse(ws: WebSocket) -> None:
+    raise AssertionError("the handler was called")
+
+
+async def ignore(ws: WebSocket) -> None:
+    with pytest.raises(ConnectionClosed):
+        await ws.receive()
+
+
+@pytest.mark.parametrize("by_deadline", [True, False])
+async def test_leaving_a_connection(by_deadline: bool, nursery: trio.Nursery) -> None:
+    for _ in range(OFTEN):
+        ours, theirs = pipe_pair(logged=True)
+        peer = Peer(theirs)
+        nursery.start_soon(peer.handshake)
+        with trio.CancelScope() as scope:
+            async with trio_ws.connect_over(ours, URI):
+                if by_deadline:
+                    scope.deadline = -math.inf
+                else:
+                    scope.cancel()
+        assert scope.cancelled_caught
+        assert ours.closed
+        # It was left normally, and only the waiting was cancelled.
+        assert await peer.receive_all() == [close()]
+
+
+@each_way
+async def test_nothing_is_served(cancelled: Callable[[Call], Awaitable[None]], tmp_path: Path) -> None:
+    await cancelled(partial(trio_ws.serve, refuse, 0, host="127.0.0.1"))
+    path = tmp_path / "socket"
+    await cancelled(partial(trio_ws.serve, refuse, path=path))
+    assert not path.exists()
+    # These belong to it, so they are closed.
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    await cancelled(partial(trio_ws.serve, refuse, listeners=listeners))
+    for listener in listeners:
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+
+@each_way
+async def test_nothing_is_served_over_a_stream(cancelled: Callable[[Call], Awaitable[None]]) -> None:
+    ours, theirs = pipe_pair(logged=True)
+    await theirs.send_all(build_request(parse_uri(URI), random=os.urandom).serialize())
+    await cancelled(partial(trio_ws.serve_over, ours, refuse))
+    assert ours.closed
+    assert not ours.outgoing.log
+
+
+class OneConnection(trio.abc.Listener[trio.abc.Stream]):
+    """A listener to which one client comes."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.streams = [stream]
+
+    async def accept(self) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        if not self.streams:
+            await trio.sleep_forever()
+        return self.streams.pop()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@each_way
+async def test_a_server_closes(cancelled: Callable[[Call], Awaitable[None]], autojump_clock: MockClock) -> None:
+    # Only the waiting ends: the server goes on closing, and lets its connections end as they should.
+    ours, theirs = pipe_pair()
+    peer = Peer(theirs, Role.CLIENT)
+    async with trio.open_nursery() as nursery:
+        server: trio_ws.Server = await nursery.start(
+            partial(trio_ws.serve, ignore, listeners=[OneConnection(ours)], close_timeout=3)
+        )
+        await peer.handshake()
+        for _ in range(OFTEN):
+            await cancelled(server.aclose)
+        assert await peer.receive() == close(1001)
+        await trio.sleep(2)
+        assert not ours.closed
+        await peer.send(close(1001))
+    assert ours.closed
+    for _ in range(OFTEN):
+        await cancelled(server.aclose)
+
+
+# -- At least once in 32 calls ---------------------------------------------------------------------------------------
+
+#: How many calls there are at most in one turn of a task.
+MOST = 32
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the calls in each turn of a task, and in each round of the scheduler, in which each task has one turn."""
+
+    def __init__(self) -> None:
+        self.in_turn = 0
+        self.in_round = 0
+        self.most_in_turn = 0
+        self.most_in_round = 0
+        self.calls = 0
+        self.turns: Counter[trio.lowlevel.Task] = Counter()
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.in_round = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.in_turn = 0
+        self.turns[task] += 1
+
+    def called(self) -> None:
+        self.calls += 1
+        self.in_turn += 1
+        self.in_round += 1
+        self.most_in_turn = max(self.most_in_turn, self.in_turn)
+        self.most_in_round = max(self.most_in_round, self.in_round)
+
+
+async def flood(callers: Sequence[Callable[[Turns], Awaitable[None]]]) -> tuple[Turns, int, int]:
+    """Let tasks call as fast as they can, and a third one run meanwhile.
+
+    Returns:
+        What was counted; how many calls there were at most between two turns of the third task; and how many turns the
+        others had.
+    """
+    turns = Turns()
+    between: list[int] = []
+    over = False
+
+    async def third() -> None:
+        last = 0
+        while not over:
+            between.append(turns.calls - last)
+            last = turns.calls
+            await trio.lowlevel.checkpoint()
+
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def run(caller: Callable[[Turns], Awaitable[None]]) -> None:
+        tasks.append(trio.lowlevel.current_task())
+        await caller(turns)
+
+    trio.lowlevel.add_instrument(turns)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(third)
+        await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as inner:
+            for caller in callers:
+                inner.start_soon(run, caller)
+        over = True
+    trio.lowlevel.remove_instrument(turns)
+    return turns, max(between), sum(turns.turns[task] for task in tasks)
+
+
+async def repeat(call: Call, count: int, turns: Turns) -> None:
+    for _ in range(count):
+        await call()
+        turns.called()
+
+
+async def alternate(calls: list[Call], count: int, turns: Turns) -> None:
+    """Call one after the other."""
+    for _, call in zip(range(count), cycle(calls), strict=False):
+        await call()
+        turns.called()
+
+
+def check(counted: tuple[Turns, int, int], callers: int, count: int, *, is_fast: bool = True) -> None:
+    turns, between, had = counted
+    assert turns.calls == callers * count
+    assert turns.most_in_turn <= MOST
+    # A task that can run has a turn in each round, so this is how long it waits. Where the others come before it in one
+    # round and after it in the round before, it is that twice, from one turn to the next.
+    assert turns.most_in_round <= callers * MOST
+    assert between <= 2 * callers * MOST
+    if is_fast:
+        # Nobody ever waited: it is not every call that lets others run.
+        assert had <= callers * 2 + turns.calls // (MOST // 2)
+
+
+MUCH = {"send_buffer": 10**9, "receive_buffer": 10**9, "max_message_size": None}
+COUNT = 3200
+
+
+async def iterate(ws: WebSocket, count: int, turns: Turns) -> None:
+    async for _ in ws:
+        turns.called()
+        count -= 1
+        if not count:
+            break
+
+
+@pytest.mark.parametrize("name", ["send", "receive", "async for", "turn by turn", "in bursts", "pairs"])
+async def test_one_task_on_one_connection(name: str) -> None:
+    async with talk(Role.CLIENT, 10**9, **MUCH) as each:
+        ws = each.ws
+        await each.peer.send(b"\x81\x01a" * (COUNT + 1))
+        await settle()
+        send: Call = partial(ws.send, "a")
+        callers: dict[str, Callable[[Turns], Awaitable[None]]] = {
+            "send": partial(repeat, send, COUNT),
+            "receive": partial(repeat, ws.receive, COUNT),
+            "async for": partial(iterate, ws, COUNT),
+            "turn by turn": partial(alternate, [send, ws.receive], COUNT),
+            "in bursts": partial(alternate, [send] * 31 + [ws.receive] * 31, COUNT),
+            "pairs": partial(alternate, [send, send, ws.receive], COUNT),
+        }
+        check(await flood([callers[name]]), 1, COUNT)
+
+
+async def skip_one(ws: WebSocket) -> None:
+    async with ws.receive_stream():
+        pass
+
+
+async def send_empty(ws: WebSocket) -> None:
+    async with ws.send_stream():
+        pass
+
+
+@pytest.mark.parametrize("name", ["part out", "no part in", "stream out", "stream in", "send_close", "decode"])
+async def test_what_else_need_not_wait(name: str) -> None:
+    async with talk(Role.CLIENT, 10**9, **MUCH) as each:
+        ws = each.ws
+        await each.peer.send(b"\x82\x01\xff" * (COUNT + 1))
+        await settle()
+
+        async def no_more_parts() -> None:
+            with pytest.raises(StopAsyncIteration):
+                await parts.__anext__()
+
+        async def receive_text() -> None:
+            with pytest.raises(trio_ws.InvalidData):
+                await ws.receive(decode=True)
+
+        async with ws.receive_stream() as parts, ws.send_stream() as out:
+            assert await parts.__anext__() == b"\xff"
+            if name == "part out":
+                check(await flood([partial(repeat, partial(out.send, b"a"), COUNT)]), 1, COUNT)
+            elif name == "no part in":
+                check(await flood([partial(repeat, no_more_parts, COUNT)]), 1, COUNT)
+        calls: dict[str, Call] = {
+            "stream out": partial(send_empty, ws),
+            "stream in": partial(skip_one, ws),
+            "send_close": ws.send_close,
+            "decode": receive_text,
+        }
+        if name in calls:
+            # The blocks are two calls each.
+            check(await flood([partial(repeat, calls[name], COUNT)]), 1, COUNT, is_fast="stream" not in name)
+
+
+@pytest.mark.parametrize("name", ["send", "receive", "__anext__", "ping", "send_stream", "receive_stream", "aclose"])
+async def test_on_a_connection_that_is_closed(name: str) -> None:
+    async with talk(Role.CLIENT) as each:
+        await each.peer.send(close(4000))
+        await settle()
+        with pytest.raises(ConnectionClosed):
+            await each.ws.receive()
+        await each.peer.stream.aclose()
+        await settle()
+        call = each.ws.aclose if name == "aclose" else partial(CALLS[name], each.ws)
+
+        async def raises() -> None:
+            if name == "aclose":
+                await call()
+            else:
+                with pytest.raises(ConnectionClosed):
+                    await call()
+
+        check(await flood([partial(repeat, raises, 320)]), 1, 320, is_fast=False)
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 5])
+@pytest.mark.parametrize("connections", [1, 2, 10])
+async def test_several_tasks_and_connections(tasks: int, connections: int) -> None:
+    # Each task goes round all connections, so no connection sees many calls of one turn.
+    count = 960
+    pairs = [pipe_pair(10**9) for _ in range(connections)]
+    sessions = [born_open(ours, Role.CLIENT, **MUCH) for ours, _ in pairs]  # type: ignore[arg-type]  # all are options
+    async with trio.open_nursery() as nursery:
+        websockets: list[WebSocket] = []
+        for session, (_, theirs) in zip(sessions, pairs, strict=True):
+            websockets.append(await session.__aenter__())
+            await theirs.send_all(b"\x81\x01a" * (tasks * count))
+        await settle()
+        calls: list[Call] = [call for ws in websockets for call in (partial(ws.send, "a"), ws.receive)]
+        check(await flood([partial(alternate, calls, count)] * tasks), tasks, count)
+        for session, (_, theirs) in zip(sessions[::-1], pairs[::-1], strict=True):
+            await theirs.aclose()
+            await session.__aexit__(None, None, None)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["memory", "pipe"])
+async def test_both_ends_in_memory(kind: str) -> None:
+    # Here the tasks of the connections run too, and the callers wait now and then. The third one does not wait longer.
+    count = 1000
+    streams = memory_pair() if kind == "memory" else pipe_pair(1000)
+    async with both(streams) as (client, server):
+        callers = [
+            partial(repeat, call, count) for ws in (client, server) for call in (partial(ws.send, "a"), ws.receive)
+        ]
+        check(await flood(callers), 4, count, is_fast=False)

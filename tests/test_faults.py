@@ -1,0 +1,502 @@
+"""A fault at every byte of a conversation: one run for each place, direction, end and kind of fault.
+
+Our client talks to our server over memory, with a :class:`~trio_ws.testing.FaultyStream` at one of the ends.
+What has to be there afterwards, whatever the fault was: an exception that is documented or none at each end, within the
+deadlines; two closed streams; no tasks. And, unless bytes were changed or lost in the middle, which TCP never does:
+what was received is what was sent, as far as it goes.
+
+Nothing is random: the masking keys are made up, and so is the order in which Trio lets tasks run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+import trio_ws
+from trio_ws.exceptions import (
+    ConnectFailed,
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidHandshake,
+    OpenTimeout,
+    ProtocolError,
+)
+from trio_ws.frames import CloseCode
+from trio_ws.protocol import Message
+from trio_ws.settings import Options
+from trio_ws.tasks import GOODBYE_TIMEOUT, GRACE
+from trio_ws.testing import Corrupt, Delay, Drop, Fault, FaultyStream, Reset, Split, Stall
+from trio_ws.websocket import WebSocket
+
+OPEN_TIMEOUT = 3.0
+PING_INTERVAL = 5.0
+PING_TIMEOUT = 4.0
+CLOSE_TIMEOUT = 2.0
+OPTIONS = Options(
+    open_timeout=OPEN_TIMEOUT, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT, close_timeout=CLOSE_TIMEOUT
+)
+
+#: Seconds within which one end notices that it hears nothing, counted from the last byte that it has heard.
+DEAF = max(OPEN_TIMEOUT, PING_INTERVAL + PING_TIMEOUT)
+#: Seconds from the beginning of closing until the stream is closed.
+CLOSING = CLOSE_TIMEOUT + GRACE + 2 * GOODBYE_TIMEOUT
+#: Seconds that an application goes on waiting for messages that may never come: where the length of a frame has been
+#: changed, bytes keep coming and the connection lives on.
+PATIENCE = 30.0
+
+#: What the numbers of the clock may be off by.
+MOMENT = 1e-6
+
+SHORTLY = 1.0
+#: Longer than all of the above together.
+ENDLESSLY = 1000.0
+
+
+# -- Conversations ---------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class End:
+    """One end of a conversation, and what has become of it."""
+
+    #: What it has begun to send, and what it has received.
+    said: list[Message] = attrs.field(factory=list)
+    heard: list[Message] = attrs.field(factory=list)
+    #: What it has received of a message whose rest has not come.
+    part: Message = b""
+    opened: bool = False
+    finished: bool = False
+    gave_up: bool = False
+    error: Exception | None = None
+    close_code: int | None = None
+    ended_at: float | None = None
+
+    async def send(self, ws: WebSocket, message: Message, *, compress: bool = True) -> None:
+        self.said.append(message)
+        await ws.send(message, compress=compress)
+
+    async def send_parts(self, ws: WebSocket, *parts: bytes, text: bool = False, compress: bool = True) -> None:
+        whole = b"".join(parts)
+        self.said.append(whole.decode() if text else whole)
+        async with ws.send_stream(text=text, compress=compress) as out:
+            for part in parts:
+                await out.send(part)
+
+    async def receive(self, ws: WebSocket, count: int = 1) -> None:
+        for _ in range(count):
+            self.heard.append(await ws.receive())
+
+    async def receive_parts(self, ws: WebSocket) -> None:
+        async with ws.receive_stream() as parts:
+            self.part = "" if parts.text else b""
+            async for part in parts:
+                self.part += part  # type: ignore[operator]  # all of one type
+        self.heard.append(self.part)
+        self.part = b""
+
+
+Talk = Callable[[WebSocket, End], Awaitable[None]]
+
+#: It is compressed to a tenth, and to next to nothing when it comes again and the window was kept.
+COMPRESSIBLE = "It is compressed. " * 12
+#: The length of this one takes two bytes in the header.
+LARGER = bytes(range(130))
+#: The length of this one takes eight bytes.
+HUGE = bytes(0x10000)
+
+
+async def talk_about_everything(ws: WebSocket, end: End) -> None:
+    await end.send(ws, "é")
+    await end.send(ws, LARGER, compress=False)
+    await end.send(ws, COMPRESSIBLE)
+    await end.receive(ws, 3)
+    await ws.ping(b"ping")
+    await end.send_parts(
+        ws, "Gr\N{LATIN SMALL LETTER U WITH DIAERESIS}".encode()[:3], b"\xbcn\n", text=True, compress=False
+    )
+    await end.send_parts(ws, b"compressed ", b"in parts")
+    await end.send(ws, b"")
+    await end.receive_parts(ws)
+    await end.receive_parts(ws)
+    await end.receive(ws)
+    # Meanwhile the keepalive of each end pings once.
+    await trio.sleep(PING_INTERVAL + 1)
+    await end.send(ws, COMPRESSIBLE.encode())
+    await end.receive(ws)
+
+
+async def talk_a_little(ws: WebSocket, end: End) -> None:
+    await end.send_parts(ws, b"\xc3", b"\xa9", text=True, compress=False)
+    await end.send(ws, "compressed " * 6)
+    await end.receive_parts(ws)
+    await end.receive(ws)
+    await ws.ping(b"p")
+    await end.send(ws, "compressed " * 7)
+    await end.receive(ws)
+
+
+async def talk_at_length(ws: WebSocket, end: End) -> None:
+    await end.send(ws, HUGE, compress=False)
+    await end.receive(ws)
+
+
+async def listen(ws: WebSocket, end: End) -> None:
+    """Go on until the other end closes. All messages have been received before."""
+    async for message in ws:
+        end.heard.append(message)
+
+
+@attrs.frozen
+class Conversation:
+    """What is said, and who closes."""
+
+    talk: Talk
+    client_closes: bool
+
+
+EVERYTHING = Conversation(talk_about_everything, client_closes=True)
+LITTLE = Conversation(talk_a_little, client_closes=False)
+LONG = Conversation(talk_at_length, client_closes=True)
+CONVERSATIONS = {"everything": EVERYTHING, "a little": LITTLE, "at length": LONG}
+
+
+class Line(trio.abc.HalfCloseableStream):
+    """One end of a line in memory. Knows how many bytes have passed, and whether it was closed."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self.stream = stream
+        self.sent = 0
+        self.received = 0
+        self.closed = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+        self.sent += len(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self.stream.receive_some(max_bytes)
+        self.received += len(data)
+        return data
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await self.stream.aclose()
+
+
+@attrs.frozen
+class Place:
+    """Where faults are: at the client's or the server's end, in what it sends or in what it receives."""
+
+    at_client: bool
+    sending: bool
+
+    def __str__(self) -> str:
+        return f"{'client' if self.at_client else 'server'} {'sends' if self.sending else 'receives'}"
+
+    def apply(self, client: Line, server: Line, fault: Fault) -> tuple[trio.abc.Stream, trio.abc.Stream]:
+        end = client if self.at_client else server
+        faulty = FaultyStream(end, sending=[fault]) if self.sending else FaultyStream(end, receiving=[fault])
+        return (faulty, server) if self.at_client else (client, faulty)
+
+    def size(self, done: Run) -> int:
+        """How many bytes have passed there."""
+        return (done.client_line if self.at_client is self.sending else done.server_line).sent
+
+
+PLACES = [Place(at_client, sending) for at_client in (True, False) for sending in (True, False)]
+
+
+@attrs.define
+class Run:
+    """One run of a conversation."""
+
+    client: End
+    server: End
+    client_line: Line
+    server_line: Line
+    start: float
+
+    @property
+    def ends(self) -> tuple[tuple[End, End], tuple[End, End]]:
+        return (self.client, self.server), (self.server, self.client)
+
+    def duration(self) -> float:
+        assert self.client.ended_at is not None
+        assert self.server.ended_at is not None
+        return max(self.client.ended_at, self.server.ended_at) - self.start
+
+
+async def converse(conversation: Conversation, end: End, ws: WebSocket, closes: bool) -> None:
+    end.opened = True
+    try:
+        with trio.move_on_after(PATIENCE) as scope:
+            await conversation.talk(ws, end)
+            end.finished = True
+            if not closes:
+                await listen(ws, end)
+        end.gave_up = scope.cancelled_caught
+    finally:
+        end.close_code = ws.close_code
+
+
+async def run(conversation: Conversation, place: Place | None = None, fault: Fault | None = None) -> Run:
+    """Run a conversation from beginning to end."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    client_line, server_line = Line(ours), Line(theirs)
+    client_stream: trio.abc.Stream = client_line
+    server_stream: trio.abc.Stream = server_line
+    if place is not None and fault is not None:
+        client_stream, server_stream = place.apply(client_line, server_line, fault)
+    done = Run(End(), End(), client_line, server_line, trio.current_time())
+
+    async def be_client() -> None:
+        end = done.client
+        try:
+            async with trio_ws.connect_over(client_stream, "ws://a/", user_agent=None, **OPTIONS) as ws:
+                await converse(conversation, end, ws, conversation.client_closes)
+            assert "closed" in repr(ws)
+        except Exception as exc:
+            end.error = exc
+        end.ended_at = trio.current_time()
+
+    async def be_server() -> None:
+        end = done.server
+
+        async def handle(ws: WebSocket) -> None:
+            try:
+                await converse(conversation, end, ws, not conversation.client_closes)
+            except Exception as exc:
+                end.error = exc
+                raise
+
+        await trio_ws.serve_over(server_stream, handle, **OPTIONS)
+        end.ended_at = trio.current_time()
+
+    # So that there is an end to it in any case: where nothing has a deadline, this clock stands still.
+    with trio.move_on_after(2 * PATIENCE + 2 * DEAF + 2 * CLOSING):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(be_client)
+            nursery.start_soon(be_server)
+    return done
+
+
+# -- What has to be true ---------------------------------------------------------------------------------------------
+
+
+def check_end(done: Run) -> None:
+    """Check what is true after every fault."""
+    for end, _ in done.ends:
+        assert end.ended_at is not None, "it has not come to an end"
+        if end.error is None:
+            # Without an exception it has got everything, or it has given up, or it is a server without a connection.
+            assert end.finished or end.gave_up or (end is done.server and not end.opened)
+        elif end.opened:
+            assert isinstance(end.error, ConnectionClosed)
+            assert end.close_code is not None
+            cause = end.error.__cause__
+            assert cause is None or isinstance(
+                cause, (ProtocolError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)
+            )
+        else:
+            assert isinstance(end.error, (InvalidHandshake, ConnectFailed, OpenTimeout))
+            assert end.ended_at - done.start <= OPEN_TIMEOUT + MOMENT
+    assert done.client_line.closed
+    assert done.server_line.closed
+
+
+def check_prefix(done: Run) -> None:
+    """Check that what was received is what was sent, as far as it goes."""
+    for end, other in done.ends:
+        assert end.heard == other.said[: len(end.heard)]
+        if end.part:
+            assert other.said[len(end.heard)].startswith(end.part)  # type: ignore[arg-type]  # both of one type
+
+
+def check_cut(done: Run, usual: Run) -> None:
+    """Check a run whose fault was that nothing more came, of what was sent."""
+    check_prefix(done)
+    for end, _ in done.ends:
+        assert not end.gave_up
+        assert end.ended_at is not None
+        assert end.ended_at - done.start <= usual.duration() + DEAF + CLOSING
+        if end.opened:
+            # That the peer breaks the protocol is something else.
+            assert end.error is None or isinstance(end.error, ConnectionClosedError)
+            assert end.error is None or not isinstance(end.error.__cause__, ProtocolError)
+        else:
+            assert end.error is None or isinstance(end.error, (ConnectFailed, OpenTimeout))
+            assert end.ended_at - done.start <= OPEN_TIMEOUT + MOMENT
+
+
+def check_reset(done: Run, usual: Run) -> None:
+    """Check a run whose fault was that the connection broke: both ends see that, and wait for nothing."""
+    check_cut(done, usual)
+    assert done.duration() <= usual.duration() + GRACE + 2 * GOODBYE_TIMEOUT
+
+
+def check_unchanged(done: Run, usual: Run, delay: float) -> None:
+    """Check a run that differs from the usual one in its duration at most."""
+    assert usual.duration() <= done.duration() <= usual.duration() + delay
+    for end, expected in ((done.client, usual.client), (done.server, usual.server)):
+        assert attrs.evolve(end, ended_at=None) == attrs.evolve(expected, ended_at=None)
+    assert done.client_line.received == done.server_line.sent == usual.server_line.sent
+    assert done.server_line.received == done.client_line.sent == usual.client_line.sent
+
+
+def check_changed(done: Run, usual: Run) -> None:
+    """Check a run in which bytes were not what was sent."""
+    for end, other in done.ends:
+        assert end.ended_at is not None
+        assert end.ended_at - done.start <= OPEN_TIMEOUT + PATIENCE + CLOSING
+        if end.error is not None and isinstance(violation := end.error.__cause__, ProtocolError) and end.opened:
+            # It says so, and the other end learns of it, unless that one cannot read what it is told. Where a length
+            # was wrong, the keepalive may have been first.
+            assert isinstance(end.error, ConnectionClosedError)
+            assert end.error.sent is not None
+            if end.error.sent.code != violation.code:
+                assert end.error.sent.code == CloseCode.INTERNAL_ERROR
+            elif isinstance(other.error, ConnectionClosed) and not isinstance(other.error.__cause__, ProtocolError):
+                assert other.error.rcvd == end.error.sent
+
+
+Check = Callable[[Run, Run], None]
+
+
+@attrs.frozen
+class Kind:
+    """A kind of fault, and what has to be true after it."""
+
+    make: Callable[[int], Fault]
+    check: Check
+    conversation: Conversation = LITTLE
+    #: Whether it needs a byte to happen to.
+    needs_byte: bool = False
+
+    def places(self, size: int) -> range:
+        return range(size if self.needs_byte else size + 1)
+
+
+KINDS: dict[str, Kind] = {
+    "split": Kind(Split, lambda done, usual: check_unchanged(done, usual, 0)),
+    "short delay": Kind(lambda at: Delay(at, SHORTLY), lambda done, usual: check_unchanged(done, usual, SHORTLY)),
+    "endless delay": Kind(lambda at: Delay(at, ENDLESSLY), check_cut),
+    "drop one": Kind(Drop, check_changed, needs_byte=True),
+    "drop the rest": Kind(lambda at: Drop(at, None), check_cut, needs_byte=True),
+    "corrupt 01": Kind(lambda at: Corrupt(at, 0x01), check_changed, needs_byte=True),
+    "corrupt 80": Kind(lambda at: Corrupt(at, 0x80), check_changed, needs_byte=True),
+    "corrupt ff": Kind(Corrupt, check_changed, EVERYTHING, needs_byte=True),
+    "stall": Kind(Stall, check_cut, EVERYTHING),
+    "reset": Kind(Reset, check_reset, EVERYTHING),
+}
+
+each_kind = pytest.mark.parametrize("name", KINDS)
+each_place = pytest.mark.parametrize("place", PLACES, ids=str)
+
+
+# -- Nothing random --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def made_up_random(monkeypatch: pytest.MonkeyPatch) -> random.Random:
+    """What is drawn is the same each time: keys, and the order in which Trio lets tasks run."""
+    scheduling = random.Random()
+    monkeypatch.setattr("os.urandom", lambda size: bytes(i * 73 & 0xFF for i in range(size)))
+    monkeypatch.setattr("trio._core._run._r", scheduling)
+    return scheduling
+
+
+Again = Callable[..., Awaitable[Run]]
+
+
+@pytest.fixture
+def again(made_up_random: random.Random) -> Again:
+    """Run a conversation, and check that nothing of it is left."""
+
+    async def run_again(conversation: Conversation, place: Place | None = None, fault: Fault | None = None) -> Run:
+        made_up_random.seed(0)
+        before = trio.lowlevel.current_statistics().tasks_living
+        done = await run(conversation, place, fault)
+        assert trio.lowlevel.current_statistics().tasks_living == before
+        return done
+
+    return run_again
+
+
+# -- Tests -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
+async def test_without_a_fault(conversation: Conversation, again: Again, autojump_clock: MockClock) -> None:
+    done = await again(conversation)
+    check_end(done)
+    for end, other in done.ends:
+        assert (end.finished, end.gave_up, end.error) == (True, False, None)
+        assert end.heard == other.said
+    # Who has not begun to close has seen the other one's Close frame.
+    assert (done.server if conversation.client_closes else done.client).close_code in (None, 1000)
+    for place in PLACES:
+        assert place.size(done) == place.size(await again(conversation)) > 0
+    assert done.client_line.received == done.server_line.sent
+    assert done.server_line.received == done.client_line.sent
+
+
+@each_place
+@each_kind
+async def test_a_fault_at_every_byte(
+    name: str, place: Place, again: Again, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    kind = KINDS[name]
+    usual = await again(kind.conversation)
+    for at in kind.places(place.size(usual)):
+        await check_fault(kind, place, at, usual, again, caplog)
+
+
+@each_place
+@each_kind
+async def test_a_fault_in_a_huge_message(
+    name: str, place: Place, again: Again, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    # At the first bytes and the last: before the payload there are 10 bytes of header, and of a client 14.
+    kind = attrs.evolve(KINDS[name], conversation=LONG)
+    usual = await again(LONG)
+    size = place.size(usual)
+    close = 8 if place.at_client is place.sending else 4
+    end = size - close
+    start = end - len(HUGE)
+    for at in (*range(start - 14, start + 1), start + len(HUGE) // 2, end - 1, end):
+        await check_fault(kind, place, at, usual, again, caplog)
+
+
+async def test_how_many_faults_there_are(again: Again, autojump_clock: MockClock) -> None:
+    count = 0
+    for kind in KINDS.values():
+        usual = await again(kind.conversation)
+        count += sum(len(kind.places(place.size(usual))) for place in PLACES)
+    assert count > 10_000
+
+
+async def check_fault(
+    kind: Kind, place: Place, at: int, usual: Run, again: Again, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = kind.make(at)
+    done = await again(kind.conversation, place, fault)
+    try:
+        check_end(done)
+        kind.check(done, usual)
+        # For a server a connection that is lost is no mistake of its handler.
+        assert not caplog.records
+    except AssertionError as exc:
+        raise AssertionError(f"{place}, {fault}: {done}") from exc
