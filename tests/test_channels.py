@@ -893,13 +893,17 @@ async def test_beginning_waits_in_line(nursery: trio.Nursery) -> None:
     assert payloads(outbox) == [b"a"]
     outbox.written()
     await settle()
-    assert (first.result, beginning.result, last.done) == (True, True, False)
-    # Nothing was sent: that is nothing on the wire.
-    assert not outbox.end_stream(None)
+    assert (first.result, beginning.done, last.done) == (True, False, False)
+    # There must be room for the last part of a message that begins.
     assert payloads(outbox) == [b"b"]
     outbox.written()
     await settle()
+    assert (beginning.result, last.done) == (True, False)
+    # Nothing was sent: that is nothing on the wire.
+    assert not outbox.end_stream(None)
+    await settle()
     assert last.result is True
+    assert payloads(outbox) == [b"c"]
 
 
 async def test_beginning_that_is_cancelled(nursery: trio.Nursery) -> None:

@@ -22,6 +22,7 @@ from trio_ws.websocket import WebSocket
 from .support import (
     Faulty,
     Peer,
+    attempt,
     binary,
     born_open,
     cancelled,
@@ -35,6 +36,7 @@ from .support import (
     ping,
     pipe_pair,
     pong,
+    stream_parts,
     text,
 )
 
@@ -339,6 +341,24 @@ async def test_the_reader_does_not_wait_for_the_writer(nursery: trio.Nursery) ->
             binary(b"y"),
             binary(b"z"),
         ]
+
+
+async def test_empty_messages_in_parts_wait_for_room() -> None:
+    async with opened(streams=pipe_pair(10), send_buffer=0) as (ws, _):
+        await ws.send(b"x" * 1000)
+        assert not await attempt(partial(stream_parts, ws))
+
+
+async def test_nothing_of_a_message_is_left_after_aclose(nursery: trio.Nursery) -> None:
+    async with opened(receive_buffer=1) as (ws, peer):
+        await peer.send(text("fills the inbox"))
+        await settle()
+        # This is read when aclose() drops the other message, and the Close frame cuts it.
+        await peer.send(text("half a mess", fin=False), close())
+        nursery.start_soon(ws.aclose)
+        await settle()
+        with pytest.raises(ConnectionClosedLocally):
+            await ws.receive_stream().__aenter__()
 
 
 # -- Floods ----------------------------------------------------------------------------------------------------------

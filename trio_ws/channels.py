@@ -28,6 +28,9 @@ __all__ = ["Inbox", "Outbox", "OutgoingFrame"]
 #: ``(opcode, payload, fin, transform)``: a frame to be sent, not yet encoded; see :meth:`Protocol.encode`.
 OutgoingFrame: TypeAlias = "tuple[Opcode, bytes, bool, bool]"
 
+#: What a message in parts consists of at least.
+_LAST_PART: OutgoingFrame = (Opcode.CONT, b"", True, False)
+
 #: How many pongs wait to be written at most. Past that only the latest is kept (RFC 6455, section 5.5.3).
 MAX_PONGS = 64
 
@@ -87,6 +90,8 @@ class Inbox:
     def end(self) -> None:
         """Take note that nothing more will be put. What is there can still be taken."""
         self._ended = True
+        if self._discarding:
+            self._drop_incomplete()
         self._waiting.unpark_all()
 
     async def wait_for_room(self) -> None:
@@ -304,12 +309,12 @@ class Outbox:
         return await self._wait(frame, stream)
 
     async def begin_stream(self, stream: object) -> bool:
-        """Wait until the next message is ours to put in parts.
+        """Wait until the next message is ours to put in parts, and there is room for its last part, which has to fit.
 
         Returns:
             False if the outbox is finished. When cancelled, the next message is not ours.
         """
-        if not self.finished and self.stream is None and not self._senders:
+        if not self.finished and self.stream is None and not self._senders and self._fits(_LAST_PART):
             self.stream = stream
             return True
         return await self._wait(None, stream)
@@ -318,7 +323,7 @@ class Outbox:
         """Let others put messages again.
 
         Args:
-            frame: The last part. It has no payload, so there is always room for it.
+            frame: The last part. It has no payload, and there was room for it at the beginning.
 
         Returns:
             Whether it was added: False if the outbox is finished, or if there is no last part.
@@ -427,7 +432,7 @@ class Outbox:
         while True:
             candidates = (s for s in self._senders if self.stream is None or s.stream is self.stream)
             sender = next(candidates, None)
-            if sender is None or (sender.frame is not None and not self._fits(sender.frame)):
+            if sender is None or not self._fits(sender.frame or _LAST_PART):
                 return
             self._senders.remove(sender)
             if sender.frame is None:

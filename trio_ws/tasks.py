@@ -331,7 +331,7 @@ async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
         if connection.role is Role.SERVER:
             return
     else:
-        connection.cause = ending
+        connection.cause = connection.cause or ending
         connection.begin_closing(Close(ending.code, _shorten(ending.reason)))
         with trio.move_on_after(GRACE):
             await connection.writing_over.wait()

@@ -677,6 +677,15 @@ def test_receive_in_steps(role: Role) -> None:
     assert control == ping()
 
 
+def test_many_small_messages_come_in_steps() -> None:
+    receiver = protocol(Role.CLIENT)
+    counts = []
+    for _ in receiver.receive_in_steps(frame_to(Role.CLIENT, FIN | BINARY, b"a") * 1000):
+        counts.append(len(drain(receiver)))
+    counts.append(len(drain(receiver)))
+    assert counts == [256, 256, 256, 232]
+
+
 def test_receive_all_steps_at_once() -> None:
     receiver = protocol(Role.CLIENT, extensions=[Repeat(1000)])
     receiver.receive(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"a" * 3000))

@@ -40,6 +40,9 @@ Event: TypeAlias = Message | LastPart | Frame | ProtocolError
 # Masking keys are drawn so many at a time: asking the operating system for each would cost more than the masking.
 _KEYS = 256
 
+# It is time for a pause when so many events wait: one read may have thousands, and each takes more memory than bytes.
+_EVENTS = 256
+
 
 class Protocol:
     """One open WebSocket connection, seen from one end.
@@ -86,11 +89,11 @@ class Protocol:
             pass
 
     def receive_in_steps(self, data: bytes | bytearray) -> Iterator[None]:
-        """Take bytes from the peer, and yield each time that a millisecond or two may have passed.
+        """Take bytes from the peer, and yield each time that a millisecond or two may have passed, or much has come.
 
-        Compressed bytes can take long and become many. Between two steps there is time for something else: for other
-        connections, for the events so far, or to wait until there is room for more. Iterate to the end before more is
-        received.
+        Compressed bytes can take long and become many, and so can small messages. Between two steps there is time for
+        something else: for other connections, for the events so far, or to wait until there is room for more. Iterate
+        to the end before more is received.
 
         Args:
             data: The bytes, in order, in portions of any size.
@@ -107,6 +110,8 @@ class Protocol:
                 if type(event) is Frame and event.opcode is Opcode.CLOSE:
                     self.closing.receive(Close.parse(event.data))
                     return
+                if len(events) >= _EVENTS:
+                    yield
         except ProtocolError as exc:
             self._failed = True
             events.append(exc)
