@@ -152,6 +152,7 @@ def conformance(session: nox.Session, back_end: str) -> None:
     """
     python = find_python27()
     if python is None:
+        # Nobody has to install an interpreter that is out of support to work on this. CI has one.
         session.skip("The Autobahn test suite runs on Python 2.7, and there is none: try `pyenv install 2.7.18`.")
     # The last virtualenv that can make an environment for Python 2.7.
     session.install("virtualenv<20.22")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -515,6 +516,18 @@ async def stream_parts(ws: WebSocket, *parts: bytes) -> None:
     async with ws.send_stream() as out:
         for part in parts:
             await out.send(part)
+
+
+async def peak_memory(call: Callable[[], Awaitable[object]]) -> int:
+    """Return how many bytes more are in use at most while something is called."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        await call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
 
 
 async def settle_and_cancel(scope: trio.CancelScope) -> None:

@@ -392,4 +392,4 @@ def test_invalid_uri_does_not_show_the_password() -> None:
 
 
 def test_invalid_uri_that_is_no_string() -> None:
-    assert "42" in str(InvalidURI(42, "reason"))  # type: ignore[arg-type]
+    assert "42" in str(InvalidURI(42, "reason"))  # type: ignore[arg-type]  # that is the point

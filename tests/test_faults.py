@@ -268,7 +268,7 @@ async def run(conversation: Conversation, place: Place | None = None, fault: Fau
             async with trio_ws.connect_over(client_stream, "ws://a/", user_agent=None, **OPTIONS) as ws:
                 await converse(conversation, end, ws, conversation.client_closes)
             assert "closed" in repr(ws)
-        except Exception as exc:
+        except Exception as exc:  # judged later, with all the rest
             end.error = exc
         end.ended_at = trio.current_time()
 
@@ -278,7 +278,7 @@ async def run(conversation: Conversation, place: Place | None = None, fault: Fau
         async def handle(ws: WebSocket) -> None:
             try:
                 await converse(conversation, end, ws, not conversation.client_closes)
-            except Exception as exc:
+            except Exception as exc:  # judged later, too
                 end.error = exc
                 raise
 

@@ -14,7 +14,6 @@ import os
 import re
 import ssl
 import sys
-import tracemalloc
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -58,6 +57,7 @@ from .support import (
     lockstep_pair,
     memory_pair,
     opened,
+    peak_memory,
     ping,
     pipe_pair,
     pong,
@@ -347,6 +347,7 @@ class Ending:
     """A block that ends with an exception, while the connection may fail."""
 
     def __init__(self, role: Role, body: str, failure: str) -> None:
+        self.role = role
         self.failure = failure
         self.exc = BODIES[body]()
         self.shape = self.shape_of(self.exc)
@@ -368,6 +369,18 @@ class Ending:
         await self.peer.handshake()
         self.is_open.set()
         self.frames += await self.peer.behave()
+
+    async def live(self) -> BaseException | None:
+        """Have the connection from beginning to end. Return what comes out, other than a cancellation."""
+        with self.scope:
+            try:
+                await talk(self.role, self.stream, self.body)
+            except trio.Cancelled:
+                assert self.exc is None
+                raise
+            except BaseException as exc:  # KeyboardInterrupt is one of those that are looked at
+                return exc
+        return None
 
     async def body(self, _ws: WebSocket) -> None:
         await self.is_open.wait()
@@ -410,15 +423,7 @@ async def test_what_comes_out_of_the_block_of_a_client(
     ending = Ending(Role.CLIENT, body, failure)
     before = tasks_living()
     nursery.start_soon(ending.behave)
-    raised: BaseException | None = None
-    with ending.scope:
-        try:
-            await talk(Role.CLIENT, ending.stream, ending.body)
-        except trio.Cancelled:
-            assert ending.exc is None
-            raise
-        except BaseException as exc:
-            raised = exc
+    raised = await ending.live()
     ending.check(raised)
     assert ending.scope.cancelled_caught is (body == "Cancelled")
     await settle()
@@ -435,15 +440,7 @@ async def test_what_comes_out_of_a_handler(
     ending = Ending(Role.SERVER, body, failure)
     before = tasks_living()
     nursery.start_soon(ending.behave)
-    raised: BaseException | None = None
-    with ending.scope:
-        try:
-            await talk(Role.SERVER, ending.stream, ending.body)
-        except trio.Cancelled:
-            assert ending.exc is None
-            raise
-        except BaseException as exc:
-            raised = exc
+    raised = await ending.live()
     logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
     # What is an Exception is logged; the rest is for whoever runs the server.
     if isinstance(ending.exc, Exception):
@@ -524,18 +521,6 @@ async def test_a_million_fragments(payload: bytes) -> None:
         assert sys.getallocatedblocks() - before < 20_000
         await peer.send(Frame(Opcode.CONT, b""))
         assert await ws.receive() == payload * 10**6
-
-
-async def peak_memory(call: Callable[[], Awaitable[object]]) -> int:
-    """Return how many bytes more are in use at most while something is called."""
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        await call()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 HEADS = {

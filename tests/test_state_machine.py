@@ -112,7 +112,7 @@ class Stage:
     async def _run(self, function: Callable[[], Awaitable[object]]) -> None:
         try:
             await function()
-        except Exception as exc:
+        except Exception as exc:  # raised again where Hypothesis sees it
             self.failure = self.failure or exc
 
     async def _main(self) -> None:
@@ -122,7 +122,7 @@ class Stage:
                 if self._step is not None:
                     try:
                         await self._step()
-                    except Exception as exc:
+                    except Exception as exc:  # the same
                         self.failure = self.failure or exc
                     self._step = None
                 await trio.lowlevel.checkpoint()

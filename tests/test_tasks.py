@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import tracemalloc
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -33,6 +32,7 @@ from .support import (
     memory_pair,
     opened,
     parse_frames,
+    peak_memory,
     ping,
     pipe_pair,
     pong,
@@ -362,18 +362,6 @@ async def test_nothing_of_a_message_is_left_after_aclose(nursery: trio.Nursery) 
 
 
 # -- Floods ----------------------------------------------------------------------------------------------------------
-
-
-async def peak_memory(call: Callable[[], Awaitable[object]]) -> int:
-    """Return how many bytes more are in use at most while something is called."""
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        await call()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 async def test_an_idle_connection_keeps_no_message() -> None:

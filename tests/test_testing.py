@@ -458,7 +458,7 @@ async def test_cancelled_during_the_handshake(before: bool, autojump_clock: Mock
                     entered = True
                     await client.send("a")
                     assert await server.receive() == "a"
-            except BaseExceptionGroup:
+            except BaseExceptionGroup:  # that is what must not come out
                 pytest.fail("a cancellation comes by itself")
 
         was_cancelled, fired = await cancel_at(number, before, call)
@@ -822,16 +822,16 @@ def test_a_wrong_place(kind: Callable[[Any], Fault], at: Any, error: type[Except
         (lambda: Delay(0, seconds=-1), ValueError),
         (lambda: Delay(0, seconds=math.nan), ValueError),
         (lambda: Delay(0, seconds="1"), TypeError),  # type: ignore[arg-type]  # that is the point
-        (lambda: Delay(0, seconds=None), TypeError),  # type: ignore[arg-type]
+        (lambda: Delay(0, seconds=None), TypeError),  # type: ignore[arg-type]  # that is the point
         (lambda: Delay(0, seconds=True), TypeError),
-        (lambda: Delay(0), TypeError),  # type: ignore[call-arg]
+        (lambda: Delay(0), TypeError),  # type: ignore[call-arg]  # that is the point
         (lambda: Drop(0, count=-1), ValueError),
-        (lambda: Drop(0, count=1.5), TypeError),  # type: ignore[arg-type]
+        (lambda: Drop(0, count=1.5), TypeError),  # type: ignore[arg-type]  # that is the point
         (lambda: Drop(0, count=False), TypeError),
         (lambda: Corrupt(0, bits=0), ValueError),
         (lambda: Corrupt(0, bits=256), ValueError),
-        (lambda: Corrupt(0, bits=None), TypeError),  # type: ignore[arg-type]
-        (lambda: Corrupt(0, bits=b"\xff"), TypeError),  # type: ignore[arg-type]
+        (lambda: Corrupt(0, bits=None), TypeError),  # type: ignore[arg-type]  # that is the point
+        (lambda: Corrupt(0, bits=b"\xff"), TypeError),  # type: ignore[arg-type]  # that is the point
     ],
 )
 def test_wrong_values(make: Callable[[], Fault], error: type[Exception]) -> None:
@@ -925,7 +925,7 @@ async def pass_through(way: Way, faults: Sequence[Fault], *chunks: bytes) -> Pas
                 while data := await stream.receive_some():
                     received.append((trio.current_time(), data))
             ending = trio.current_time() - start
-        except Exception as exc:
+        except Exception as exc:  # what it is, the tests compare with what it has to be
             ending = type(exc)
     return Passage([(at - start, data) for at, data in (tape.written if way == "sending" else received)], ending, tape)
 

@@ -125,7 +125,7 @@ class Connection:
         self.inbox: Inbox = Inbox(self.protocol, settings.receive_buffer)
         self.outbox: Outbox = Outbox(settings.send_buffer)
         self.received = received
-        #: Whether extensions are in use, so that encoding and decoding may take long.
+        #: Whether extensions are in use, so that encoding may take long.
         self.transforms: bool = bool(extensions)
         #: Whether messages are being encoded. When this is interrupted, no more of them can be.
         self.encoding: bool = False

@@ -8,7 +8,7 @@ import trio
 # Before they are imported: their assertions are those of the tests.
 pytest.register_assert_rewrite("tests.interop.compression", "tests.interop.peers")
 
-from .peers import Certificates  # noqa: E402
+from .peers import Certificates  # noqa: E402  # after the line that has to be before it
 
 
 @pytest.fixture(autouse=True)

@@ -223,6 +223,7 @@ class NodeWs(Library):
 def library() -> Iterator[Library]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
+        # Whoever works on a Python library need not have it. CI has.
         pytest.skip("Node is not installed: there is no `node` or no `npm`")
     process = Node(node, install(npm))
     yield NodeWs(process)

@@ -300,6 +300,7 @@ def back_end(name: str) -> Any:
     """Return a library that compresses. Not every environment has zlib-ng: without it, the test is skipped."""
     if name == "zlib":
         return zlib
+    # It is an extra that users may go without, and so do the tests on one Python: see noxfile.py.
     return pytest.importorskip("zlib_ng.zlib_ng", reason="zlib-ng is not installed")
 
 

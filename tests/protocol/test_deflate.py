@@ -570,6 +570,7 @@ def test_an_empty_fragment() -> None:
     assert receive(compressed_frame(b"\x00"), compressed_frame(b"\x02\x00")) == [b"", b""]
 
 
+# Some systems have a zlib that is zlib-ng. It compresses to other bytes, which are as good, and not those of the RFC.
 @pytest.mark.skipif("ng" in zlib.ZLIB_RUNTIME_VERSION, reason="zlib-ng may choose other blocks")
 def test_what_zlib_makes_of_the_examples() -> None:
     with compressing_with(zlib):
@@ -1166,7 +1167,7 @@ def test_every_prefix_of_a_message() -> None:
             for pieces in ((data[:size],), one_by_one(data[:size]) or [b""]):
                 # zlib may begin a block at any place. A message that ends there is one.
                 result = outcome(*pieces)
-                assert result is InvalidData or (size > 0 and message.startswith(result))  # type: ignore[arg-type]
+                assert result is InvalidData or (size > 0 and isinstance(result, bytes) and message.startswith(result))
                 assert result != message or not data[size:].strip(b"\x00")
 
 
