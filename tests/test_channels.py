@@ -174,7 +174,7 @@ async def test_there_is_room_for_one_message() -> None:
 
 
 async def test_the_message_in_progress_is_counted() -> None:
-    feed = Feed(100)
+    feed = Feed(getsizeof("x" * 100))
     feed(text(b"x" * 99, fin=False))
     assert await has_room(feed.inbox)
     feed(cont(b"x"))
@@ -657,8 +657,11 @@ def payloads(outbox: Outbox) -> list[bytes]:
     return [data for _, data, _, _ in outbox.take()]
 
 
-#: A payload of 100 bytes of memory.
-HUNDRED = b"x" * (100 - getsizeof(b""))
+HUNDRED = b"x" * 100
+
+
+def memory(frame: OutgoingFrame) -> int:
+    return getsizeof(frame) + getsizeof(frame[1])
 
 
 async def test_frames_go_out_in_order() -> None:
@@ -681,7 +684,7 @@ async def test_frames_go_out_in_order() -> None:
 
 
 async def test_room_is_there_again_when_it_is_written() -> None:
-    outbox = Outbox(200)
+    outbox = Outbox(2 * memory(frame(HUNDRED)))
     assert outbox.put_nowait(frame(HUNDRED))
     assert outbox.put_nowait(frame(HUNDRED))
     assert not outbox.put_nowait(frame(b""))
@@ -698,7 +701,7 @@ async def test_room_is_there_again_when_it_is_written() -> None:
 
 
 async def test_empty_frames_take_room_too() -> None:
-    outbox = Outbox(10 * getsizeof(b""))
+    outbox = Outbox(10 * memory(frame(b"")))
     assert [outbox.put_nowait(frame(b"")) for _ in range(11)] == [True] * 10 + [False]
 
 
@@ -712,7 +715,7 @@ async def test_there_is_always_room_for_one_frame() -> None:
 
 
 async def test_senders_wait_in_line(nursery: trio.Nursery) -> None:
-    outbox = Outbox(100)
+    outbox = Outbox(2 * memory(frame(b"0")))
     outbox.put_nowait(frame(HUNDRED))
     tasks = []
     for i in range(5):
@@ -723,7 +726,7 @@ async def test_senders_wait_in_line(nursery: trio.Nursery) -> None:
     outbox.written()
     # Two fit. Nobody gets in before those who wait, even if it fit.
     assert not outbox.put_nowait(frame(b""))
-    late = Task(nursery, outbox.put, frame(b"late"))
+    late = Task(nursery, outbox.put, frame(b"l"))
     await settle()
     assert [task.result for task in tasks] == [True] * 2 + [None] * 3
     assert payloads(outbox) == [b"0", b"1"]
@@ -732,7 +735,7 @@ async def test_senders_wait_in_line(nursery: trio.Nursery) -> None:
     assert payloads(outbox) == [b"2", b"3"]
     outbox.written()
     await settle()
-    assert payloads(outbox) == [b"4", b"late"]
+    assert payloads(outbox) == [b"4", b"l"]
     assert late.result is True
 
 
@@ -768,7 +771,7 @@ async def test_a_sender_that_is_cancelled_too_late_has_put_it(nursery: trio.Nurs
 
 
 async def test_who_gives_up_is_in_nobodys_way(nursery: trio.Nursery) -> None:
-    outbox = Outbox(200)
+    outbox = Outbox(memory(frame(HUNDRED)) + memory(frame(b"a")))
     outbox.put_nowait(frame(HUNDRED))
     large = Task(nursery, outbox.put, frame(b"x" * 1000))
     await settle()

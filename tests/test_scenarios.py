@@ -516,7 +516,7 @@ async def test_a_million_fragments(payload: bytes) -> None:
         for _ in range(100):
             await peer.send(fragments)
             await settle()
-        assert ws._connection.protocol.held == 10**6 * len(payload)
+        assert 10**6 * len(payload) <= ws._connection.protocol.held <= 2 * 10**6
         # One object for each would be a million.
         assert sys.getallocatedblocks() - before < 20_000
         await peer.send(Frame(Opcode.CONT, b""))

@@ -23,7 +23,7 @@ class Recorder(trio.abc.Stream):
     """A stream that keeps what is written, as it is written."""
 
     def __init__(self) -> None:
-        self.writes: list[object] = []
+        self.writes: list[bytes | bytearray | memoryview] = []
         self.asked: list[int | None] = []
         self.closed = 0
 
@@ -149,6 +149,28 @@ async def test_large_ones_next_to_each_other_and_at_the_ends() -> None:
     await Transport(stream).send([large, large])
     await Transport(stream).send([b"y" * (LARGE - 1), b"z"])
     assert stream.writes == [large, large, b"y" * (LARGE - 1) + b"z"]
+
+
+async def test_much_that_is_small_goes_out_in_batches() -> None:
+    stream = Recorder()
+    chunks = [i.to_bytes(2, "big") * 500 for i in range(200)]
+    waiting = [*chunks]
+    await Transport(stream).send(waiting)
+    assert b"".join(stream.writes) == b"".join(chunks)
+    assert [len(data) for data in stream.writes] == [65_000, 65_000, 65_000, 5_000]
+    assert waiting == []
+
+
+async def test_what_has_been_written_is_not_kept() -> None:
+    class Watching(Recorder):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await super().send_all(data)
+            left.append(sum(map(len, chunks)))
+
+    left: list[int] = []
+    chunks = [bytes(1000)] * 100 + [bytes(LARGE)] * 2
+    await Transport(Watching()).send(chunks)
+    assert left == [2 * LARGE + 35_000, 2 * LARGE, LARGE, 0]
 
 
 # -- Poisoned --------------------------------------------------------------------------------------------------------

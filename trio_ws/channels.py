@@ -250,6 +250,11 @@ class Inbox:
         self._reader.unpark_all()
 
 
+def _memory(frame: OutgoingFrame) -> int:
+    # The tuple counts: a small payload takes less.
+    return getsizeof(frame) + getsizeof(frame[1])
+
+
 @attrs.define(eq=False)
 class _Sender:
     """A task that waits to put a frame, or to begin a message in parts when it has none."""
@@ -400,11 +405,11 @@ class Outbox:
     # -- Both ------------------------------------------------------------------------------------------------------
 
     def _fits(self, frame: OutgoingFrame) -> bool:
-        return not self._size or self._size + getsizeof(frame[1]) <= self._limit
+        return not self._size or self._size + _memory(frame) <= self._limit
 
     def _append(self, frame: OutgoingFrame) -> None:
         self._frames.append(frame)
-        self._size += getsizeof(frame[1])
+        self._size += _memory(frame)
         if self._writer:
             self._writer.unpark()
 

@@ -5,22 +5,23 @@ A :class:`Transport` gives any :class:`trio.abc.Stream` four properties that the
 * Whatever goes wrong below comes out as one exception, :exc:`StreamBroken`, with the cause attached.
 * A write that failed or was cancelled poisons it, because nobody knows how much of the write the peer has got: all
   later writes raise. So half a frame can only be the last thing that a peer sees.
-* What is small is written at once with what surrounds it; what is large is not copied for that.
+* What is small is written at once with what surrounds it; what is large is not copied for that. What has been written
+  is not kept.
 * It always closes, cleanly if that is possible within the time given.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import trio
 
 __all__ = ["StreamBroken", "Transport"]
 
-#: Payloads of at least so many bytes are written by themselves. Below, a copy costs less than a system call.
-_LARGE = 64 * 1024
+#: As much is put together to be written at once. Up to here a copy costs less than a system call.
+_BATCH = 64 * 1024
 
 #: How many bytes to ask the stream for at a time.
 RECEIVE_SIZE = 64 * 1024
@@ -56,11 +57,11 @@ class Transport:
             data = await self._stream.receive_some(RECEIVE_SIZE)
         return data if type(data) is bytes else bytes(data)
 
-    async def send(self, chunks: Sequence[bytes]) -> None:
+    async def send(self, chunks: list[bytes]) -> None:
         """Write all of that. When cancelled, or if it raises, the transport is poisoned.
 
         Args:
-            chunks: Bytes, in order.
+            chunks: Bytes, in order. They are taken out of the list, so that nothing is kept that has been written.
 
         Raises:
             StreamBroken: if the connection is lost, or an earlier write was not completed.
@@ -69,11 +70,8 @@ class Transport:
             raise StreamBroken("an earlier write was not completed")
         self.poisoned = True
         with _translate_errors():
-            if sum(map(len, chunks)) < _LARGE:
-                await self._stream.send_all(b"".join(chunks))
-            else:
-                for data in _batches(chunks):
-                    await self._stream.send_all(data)
+            for data in _batches(chunks):
+                await self._stream.send_all(data)
         self.poisoned = False
 
     async def send_eof(self) -> bool:
@@ -133,15 +131,16 @@ def _translate_errors() -> Iterator[None]:
         raise StreamBroken(str(exc) or type(exc).__name__) from exc
 
 
-def _batches(chunks: Sequence[bytes]) -> Iterator[bytes]:
-    small: list[bytes] = []
-    for chunk in chunks:
-        if len(chunk) < _LARGE:
-            small.append(chunk)
-        else:
-            if small:
-                yield b"".join(small)
-                small = []
-            yield chunk
-    if small:
-        yield b"".join(small)
+def _batches(chunks: list[bytes]) -> Iterator[bytes]:
+    """Yield what to write at a time, and keep no more of it than that."""
+    chunks.reverse()
+    while chunks:
+        batch = [chunks.pop()]
+        size = len(batch[0])
+        while chunks and size + len(chunks[-1]) <= _BATCH:
+            batch.append(chunks.pop())
+            size += len(batch[-1])
+        # Without a copy when there is just one.
+        data = b"".join(batch)
+        batch.clear()
+        yield data

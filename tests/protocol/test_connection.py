@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from sys import getsizeof
 from typing import Any
 
 import attrs
@@ -468,7 +469,7 @@ def test_many_fragments_take_little_memory(payload: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert memory < 150_000
-    assert receiver.held == 20_000 * len(payload)
+    assert 20_000 * len(payload) <= receiver.held <= memory
     assert drain(receiver) == []
     receiver.receive(frame_to(Role.CLIENT, FIN | CONT))
     assert drain(receiver) == [payload.decode() * 20_000]
@@ -517,7 +518,7 @@ def test_take_parts(role: Role) -> None:
     assert receiver.take_part() == "a"
     assert receiver.held == 0
     receiver.receive(to(FIN | PING, b"p") + to(CONT, "é".encode()[1:] + b"b"))
-    assert receiver.held == 2
+    assert receiver.held == getsizeof("éb")
     assert receiver.take_part() == "éb"
     receiver.receive(to(FIN | CONT, b"c") + to(FIN | TEXT, b"next") + to(BINARY, b"1"))
     assert drain(receiver) == [ping(b"p"), LastPart("c"), "next"]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
+from sys import getsizeof
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -88,8 +89,9 @@ class MessageDecoder:
         self._since_pause = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._parts: list[Message] = []
+        self._parts_size = 0
         self._small: list[Message] = []
-        self._held = 0
+        self._small_size = 0
         self._claimed = False
         self._skipped = False
 
@@ -100,8 +102,8 @@ class MessageDecoder:
 
     @property
     def held(self) -> int:
-        """How many bytes of the message in progress wait here to be delivered."""
-        return self._held
+        """How many bytes of memory the message in progress takes, as far as it waits here to be delivered."""
+        return self._small_size + self._parts_size
 
     def take_part(self) -> Message:
         """Return what has come of the message in progress since the last call; it may be empty. Claims the message.
@@ -207,29 +209,36 @@ class MessageDecoder:
             except UnicodeDecodeError as exc:
                 raise _not_utf8(exc) from exc
         if part and not self._skipped:
-            self._keep(part, len(data))
+            self._keep(part)
 
-    def _keep(self, part: Message, size: int) -> None:
-        self._held += size
+    def _keep(self, part: Message) -> None:
+        # In text, a single character makes all those that are put together with it take four bytes each.
+        size = getsizeof(part)
         if size < _SMALL:
             self._small.append(part)
-            if len(self._small) < _BATCH:
-                return
-        self._flush_small()
-        if size >= _SMALL:
+            self._small_size += size
+            if len(self._small) == _BATCH:
+                self._flush_small()
+        else:
+            self._flush_small()
             self._parts.append(part)
+            self._parts_size += size
 
     def _flush_small(self) -> None:
         if self._small:
-            self._parts.append(type(self._small[0])().join(self._small))  # type: ignore[arg-type]  # all of one type
+            part = self._put_together(self._small)
             self._small.clear()
+            self._small_size = 0
+            self._parts.append(part)
+            self._parts_size += getsizeof(part)
 
     def _join(self) -> Message:
         self._flush_small()
         parts, self._parts = self._parts, []
-        self._held = 0
-        if len(parts) == 1:
-            return parts[0]
+        self._parts_size = 0
+        return parts[0] if len(parts) == 1 else self._put_together(parts)
+
+    def _put_together(self, parts: list[Message]) -> Message:
         if self._opcode is Opcode.TEXT:
             return "".join(parts)  # type: ignore[arg-type]  # all are str
         return b"".join(parts)  # type: ignore[arg-type]  # all are bytes

@@ -1,0 +1,277 @@
+"""What a peer can make a connection keep in memory: what the options say, and a constant.
+
+A peer that floods us with whatever it likes while nobody receives, and a peer that never reads while we send. The
+inbox, the outbox and single floods are tested with them; here it is the whole connection, and bytes as they are
+allocated.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_ws.frames import Frame
+from trio_ws.protocol import Role
+from trio_ws.protocol.codec import header, serialize
+from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
+from trio_ws.settings import KIB, MIB
+from trio_ws.stream import RECEIVE_SIZE
+from trio_ws.websocket import WebSocket
+
+from .support import KEY, binary, born_open, cont, each_role, ping, pong, text
+
+settle = wait_all_tasks_blocked
+
+#: What receiving may take besides what the options say, as ``docs/explanation.rst`` has it: a read, its copies while it
+#: is unmasked and decoded, in text with four bytes for each, and the pongs that wait.
+RECEIVING = 6 * RECEIVE_SIZE
+#: What sending may: a few messages that are put together to be written at once, and what keeps them in order.
+SENDING = 128 * KIB
+#: A compressor or a decompressor, with the largest window.
+DEFLATE = 300 * KIB
+
+
+async def measure(call: Callable[[], Awaitable[object]]) -> tuple[int, int]:
+    """Return how many bytes more are in use at most while something is called, and how many afterwards."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        await call()
+        after, peak = tracemalloc.get_traced_memory()
+        return peak - before, after - before
+    finally:
+        tracemalloc.stop()
+
+
+class Flooder(trio.abc.Stream):
+    """Where reading brings the same again and again, as often as it is wanted, and writing never ends.
+
+    Args:
+        first: What comes once.
+        data: What comes then.
+        times: How often it comes at most.
+        writes: How many writes get through before one does not.
+    """
+
+    def __init__(self, first: bytes = b"", data: bytes = b"", times: int = 0, writes: int = 0) -> None:
+        self.first = first
+        self.data = data
+        self.times = times
+        self.writes = writes
+        self.closed = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if self.first:
+            first, self.first = self.first, b""
+            return first
+        if not self.times:
+            await self.closed.wait()
+            return b""
+        self.times -= 1
+        assert max_bytes is None or len(self.data) <= max_bytes
+        return self.data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.writes:
+            await self.closed.wait()
+            raise trio.BrokenResourceError
+        self.writes -= 1
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        self.closed.set()
+        await trio.lowlevel.checkpoint()
+
+
+def fill(unit: bytes) -> bytes:
+    """Return as much as one read takes."""
+    return unit * (RECEIVE_SIZE // len(unit))
+
+
+# -- A peer that floods ----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Flood:
+    """What a peer sends: frames once, and then one again and again, as often as 64 KiB of it are read."""
+
+    frame: Frame
+    first: Frame | None = None
+    #: Enough to fill the largest buffer here; less of what fills no buffer, because there is so much of it in 64 KiB.
+    times: int = 12
+
+
+#: A single character makes each of them take four bytes in memory.
+WIDE = ("x" * 3000 + "\N{GRINNING FACE}").encode()
+
+FLOODS = {
+    "large messages": Flood(binary(bytes(60_000))),
+    "small messages": Flood(binary(bytes(1000))),
+    "tiny messages": Flood(binary(b"ab")),
+    "tiny text": Flood(text("\N{EURO SIGN}")),
+    "wide text": Flood(text(WIDE)),
+    "empty messages": Flood(binary(b"")),
+    "empty pings": Flood(ping(), times=2),
+    "large pings": Flood(ping(bytes(125)), times=4),
+    "empty pongs": Flood(pong(), times=2),
+    "large pongs": Flood(pong(bytes(125)), times=4),
+    "empty fragments": Flood(cont(b""), text(b"", fin=False), times=2),
+    "one-byte fragments": Flood(cont(b"a"), binary(b"", fin=False), times=24),
+    "tiny fragments of text": Flood(cont("\N{EURO SIGN}".encode()), text(b"", fin=False), times=24),
+    "wide fragments of text": Flood(cont(WIDE), text(b"", fin=False)),
+    "large fragments": Flood(cont(bytes(60_000)), binary(b"", fin=False)),
+}
+
+
+async def flooded(
+    role: Role, first: bytes, data: bytes, times: int, receive_buffer: int, *, compressed: bool = False
+) -> int:
+    """Return what it costs at most to be flooded while nobody receives."""
+    extensions = [PerMessageDeflate(Deflate(), send_bits=15, receive_bits=15)] if compressed else []
+    stream = Flooder(first, data, times)
+    async with born_open(stream, role, extensions, receive_buffer=receive_buffer, max_message_size=MIB):
+        peak, _ = await measure(settle)
+        # So that nothing has to be waited for.
+        stream.closed.set()
+    return peak
+
+
+@each_role
+@pytest.mark.parametrize("receive_buffer", [0, 64 * KIB])
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_while_nobody_receives(
+    name: str, receive_buffer: int, role: Role, autojump_clock: MockClock
+) -> None:
+    flood = FLOODS[name]
+    key = KEY if role is Role.SERVER else None
+    first = b"" if flood.first is None else serialize(flood.first, key)
+    data = fill(serialize(flood.frame, key))
+    assert await flooded(role, first, data, flood.times, receive_buffer) <= receive_buffer + RECEIVING
+
+
+@pytest.mark.parametrize("receive_buffer", [0, 64 * KIB])
+@pytest.mark.parametrize("size", [0, 2, 258])
+async def test_a_flood_of_tiny_compressed_messages(size: int, receive_buffer: int, autojump_clock: MockClock) -> None:
+    data = compress(binary(b"a" * size))
+    peak = await flooded(Role.CLIENT, b"", fill(data), 12, receive_buffer, compressed=True)
+    assert peak <= receive_buffer + RECEIVING + DEFLATE
+
+
+@pytest.mark.parametrize("receive_buffer", [0, 64 * KIB, MIB])
+@pytest.mark.parametrize(
+    "frame, size",
+    [
+        (binary(bytes(MIB)), MIB),
+        (text(b"a" * MIB), MIB),
+        (text("a" * (MIB - 4) + "\N{GRINNING FACE}"), 4 * MIB),
+        (binary(bytes(MIB), fin=False), MIB),
+    ],
+    ids=["binary", "text", "wide text", "unfinished"],
+)
+async def test_a_flood_of_bombs(frame: Frame, size: int, receive_buffer: int, autojump_clock: MockClock) -> None:
+    # There is room for one message, whatever it takes in memory. While it is put together it is there twice.
+    peak = await flooded(Role.CLIENT, b"", fill(compress(frame)), 24, receive_buffer, compressed=True)
+    assert peak <= receive_buffer + 2 * size + RECEIVING + DEFLATE
+
+
+def compress(frame: Frame) -> bytes:
+    extension = PerMessageDeflate(Deflate(min_size=0), send_bits=15, receive_bits=15)
+    data, _ = extension.encode(frame.data, first=True, final=frame.fin)
+    return header(serialize(frame)[0] | extension.rsv, len(data)) + data
+
+
+# -- A peer that never reads -----------------------------------------------------------------------------------------
+
+
+async def send_all_day(ws: WebSocket, size: int) -> None:
+    """Send until nothing moves any more."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def send() -> None:
+                number = 0
+                while True:
+                    await ws.send(number.to_bytes(4, "big") * (size // 4))
+                    number += 1
+
+            await settle()
+            scope.cancel()
+
+
+@each_role
+# With the first, all waits in the outbox; with the second, the writer has taken what had come together, and is stuck.
+@pytest.mark.parametrize("writes", [0, 1], ids=["waiting", "being written"])
+@pytest.mark.parametrize("send_buffer", [0, 64 * KIB, MIB])
+@pytest.mark.parametrize("size", [4, 100, 1000, 20_000])
+async def test_sending_what_is_never_read(
+    size: int, send_buffer: int, writes: int, role: Role, autojump_clock: MockClock
+) -> None:
+    stream = Flooder(writes=writes)
+    async with born_open(stream, role, send_buffer=send_buffer) as ws:
+
+        async def send() -> None:
+            if writes:
+                # It goes out while the rest comes together.
+                await ws.send(b"first")
+            await send_all_day(ws, size)
+
+        peak, kept = await measure(send)
+        stream.closed.set()
+    assert kept <= send_buffer + SENDING
+    # While it is encoded, it is there twice.
+    assert peak <= 2 * send_buffer + SENDING
+
+
+@pytest.mark.parametrize("send_buffer", [0, 64 * KIB, MIB])
+async def test_many_senders_wait(send_buffer: int, autojump_clock: MockClock) -> None:
+    count = 1000
+    message = bytes(10_000)
+
+    async def wait(function: Callable[[], Awaitable[object]]) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(function)
+            await settle()
+            nursery.cancel_scope.cancel()
+
+    stream = Flooder()
+    async with born_open(stream, send_buffer=send_buffer) as ws:
+        tasks, _ = await measure(lambda: wait(trio.sleep_forever))
+        peak, _ = await measure(lambda: wait(lambda: ws.send(message)))
+        stream.closed.set()
+    # What waits belongs to those who wait. That they do takes a few coroutines and a place in line.
+    assert peak - tasks <= send_buffer + count * KIB + SENDING
+
+
+async def test_pings_that_are_given_up(autojump_clock: MockClock) -> None:
+    stream = Flooder()
+    async with born_open(stream, ping_interval=None) as ws:
+
+        async def give_up() -> None:
+            for i in range(1000):
+                with trio.move_on_after(1):
+                    await ws.ping(i.to_bytes(4, "big") * 30)
+
+        peak, kept = await measure(give_up)
+        stream.closed.set()
+    assert max(peak, kept) <= SENDING
+
+
+async def test_pings_of_the_keepalive(autojump_clock: MockClock) -> None:
+    stream = Flooder()
+    async with born_open(stream, ping_interval=1, ping_timeout=None):
+        peak, _ = await measure(partial(trio.sleep, 1000))
+        stream.closed.set()
+    assert peak <= SENDING
