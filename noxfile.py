@@ -7,6 +7,7 @@ goes to pytest. CONTRIBUTING.md says more.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,19 @@ def tests(session: nox.Session) -> None:
         session.run("python", "tests/coverage_per_module.py")
     else:
         session.run("pytest", "--numprocesses=auto")
+
+
+@nox.session
+def random_order(session: nox.Session) -> None:
+    """Run all tests ten times in a row, each time in another order and with other examples. After ``--``: how often.
+
+    The seed of each run is in its command line: with the same one, pytest does the same again.
+    """
+    session.install("-e", ".", *group("test"), "pytest-randomly")
+    for _ in range(int(session.posargs[0]) if session.posargs else 10):
+        seed = random.randrange(2**32)
+        # Of pytest-randomly and of Hypothesis.
+        session.run("pytest", "--numprocesses=auto", f"--randomly-seed={seed}", f"--hypothesis-seed={seed}")
 
 
 @nox.session
