@@ -29,6 +29,7 @@ import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
@@ -205,9 +206,6 @@ if hasattr(socket, "AF_UNIX"):
 
 #: The size of a message that takes several writes. No stream in memory but these holds anybody up.
 LARGE = {"pipe": 70_000, "one byte": 6, "sockets": 10_000}
-
-#: Where there are so many points, or they take so long, that not every point of a long scenario is tried.
-STEPS = {"one byte": 7, "tls": 3}
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -527,7 +525,6 @@ class Scenario:
         compressed: Whether compression is in use.
         answers_close: Whether the peer answers a Close frame.
         code: What it is closed with.
-        long: Whether there are so many points that on slow streams some are left out.
     """
 
     act: Callable[[WebSocket, Talk], Awaitable[None]]
@@ -536,7 +533,6 @@ class Scenario:
     compressed: bool = False
     answers_close: bool = True
     code: int = 1000
-    long: bool = False
 
 
 async def cancel_session(kind: str, role: Role, scenario: Scenario, number: int) -> bool:
@@ -628,6 +624,7 @@ def session_over(stream: trio.abc.Stream, role: Role, scenario: Scenario) -> Ses
 
 #: Sockets that the functions make that are tested. Time is not virtual then.
 TCP = "tcp"
+UNIX = "unix"
 
 HOST = "127.0.0.1"
 
@@ -656,16 +653,17 @@ class Place:
     """Where one connection can be opened, with a peer that waits for it or comes to it.
 
     Args:
-        kind: The kind of streams.
+        kind: The kind of streams, ``TCP`` or ``UNIX``.
         role: The role of the end that is tested.
+        path: Where the socket is to be, with ``UNIX``.
     """
 
-    def __init__(self, kind: str, role: Role) -> None:
+    def __init__(self, kind: str, role: Role, path: Path | None = None) -> None:
         self.talk = Talk(kind, role, ["b"], compressed=True, handshake=True)
         #: Set when what the connection was opened for is done.
         self.done = trio.Event()
         #: Where to listen, for ``serve``; and where to connect to, for ``connect``.
-        self.listen: dict[str, Any] = {"port": 0, "host": HOST}
+        self.listen: dict[str, Any] = {"path": path} if kind == UNIX else {"port": 0, "host": HOST}
         self.uri = URI
         #: How to do TLS.
         self.ssl: ssl.SSLContext | None = None
@@ -673,9 +671,10 @@ class Place:
         self.cancel_shutdown_at: int | None = None
         self.outcome: Outcome | None = None
         self._role = role
-        self._port = trio.Event()
+        self._path = path
+        self._listening = trio.Event()
         self._server: Server | None = None
-        self._streams = None if kind == TCP else pair_of(kind, role)
+        self._streams = pair_of(kind, role) if kind in KINDS else None
         self._taken = False
         if self._streams is not None:
             self._listener = OneStream(self.dial)
@@ -702,7 +701,7 @@ class Place:
         run = partial(trio_ws.serve, handler, ssl=self.ssl, **self.listen, **options)
         self._server = await nursery.start(run)
         assert self._server is not None
-        self._port.set()
+        self._listening.set()
         return self._server
 
     async def shut_down(self, server: Server) -> None:
@@ -725,16 +724,20 @@ class Place:
                 stream = await listener.accept()
         else:
             task_status.started()
-            await self._port.wait()
+            await self._listening.wait()
             assert self._server is not None
             try:
-                stream = await trio.open_tcp_stream(HOST, self._server.port)
+                if self._path is not None:
+                    stream = await trio.open_unix_socket(self._path)
+                else:
+                    stream = await trio.open_tcp_stream(HOST, self._server.port)
             except OSError:
                 return  # it was cancelled before there was a connection
         await self.talk.peer.run(stream)
 
     async def leave(self) -> None:
         """Check that nobody has the stream any more, so that the peer comes to an end by itself."""
+        assert self._path is None or not self._path.exists()
         if self._streams is None:
             return
         stream = self._streams[0]
@@ -761,19 +764,23 @@ class Opening:
     code: int = 1000
 
 
-async def cancel_opening(kind: str, opening: Opening, number: int, *, shutdown: bool = False) -> bool:
+async def cancel_opening(
+    kind: str, opening: Opening, number: int, *, shutdown: bool = False, path: Path | None = None
+) -> bool:
     """Cancel a connection from its opening to its end at one point. Return whether there was such a point.
 
     Args:
-        kind: The kind of streams, or ``TCP``.
+        kind: The kind of streams, ``TCP`` or ``UNIX``.
         opening: What to cancel.
         number: The point.
         shutdown: Cancel nothing but the graceful shutdown, which must go on all the same.
+        path: Where the socket is to be, with ``UNIX``.
     """
-    place = Place(kind, opening.role)
+    place = Place(kind, opening.role, path)
+    virtual = kind in KINDS
     talk = place.talk
     with trio.fail_after(HANGS), pytest.MonkeyPatch.context() as monkeypatch:
-        if kind != TCP:
+        if virtual:
             monkeypatch.setattr(trio, "open_tcp_stream", place.dial)
         async with trio.open_nursery() as nursery:
             await nursery.start(place.run_peer)
@@ -785,11 +792,11 @@ async def cancel_opening(kind: str, opening: Opening, number: int, *, shutdown: 
             else:
                 outcome = await cancel_at(number, partial(opening.act, place))
             await place.leave()
-            if kind == TCP and outcome.cancelled:
+            if not virtual and outcome.cancelled:
                 # There may have been no connection for the peer.
                 await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
-    assert kind == TCP or outcome.took <= GOODBYE
+    assert not virtual or outcome.took <= GOODBYE
     if outcome.cancelled:
         talk.check([None, 1000, 1001])
     else:
