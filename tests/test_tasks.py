@@ -604,6 +604,21 @@ async def test_a_violation_and_a_peer_that_never_hangs_up(autojump_clock: MockCl
         assert [Close.parse(frame.data).code for frame in await peer.receive_all()] == [1002]
 
 
+@pytest.mark.parametrize("close_timeout, takes", [(7, 0.5), (0.1, 0.1)])
+async def test_a_violation_on_a_stream_that_cannot_be_half_closed(
+    close_timeout: float, takes: float, autojump_clock: MockClock
+) -> None:
+    # The peer cannot be told to hang up. It is given a while, but not longer than everything may take.
+    ours, theirs = memory_pair()
+    async with opened(streams=(Faulty(ours), theirs), close_timeout=close_timeout) as (ws, peer):
+        await peer.send(b"\xff\xff")
+        with pytest.raises(ConnectionClosedError):
+            await ws.receive()
+        await ws.aclose()
+        assert trio.current_time() == takes
+        assert [Close.parse(frame.data).code for frame in await peer.receive_all()] == [1002]
+
+
 async def test_a_reset_after_the_closing_handshake() -> None:
     ours, theirs = pipe_pair()
     async with opened(streams=(ours, theirs)) as (ws, peer):
