@@ -185,3 +185,10 @@ def docs(session: nox.Session) -> None:
     session.install("-e", ".", *group("docs"))
     # -E: pages that are read from a cache do not repeat their warnings.
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the library next to others, and write docs/benchmarks.md. After ``--``: ``--quick``, ``echo-32``."""
+    session.install("-e", ".", *group("bench"))
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)

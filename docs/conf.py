@@ -23,7 +23,8 @@ author = "The trio_ws authors"
 copyright = "2026, The trio_ws authors"
 version = release = trio_ws.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+# myst_parser reads the page that `nox -s bench` writes, in Markdown.
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 exclude_patterns = ["_build"]
 nitpicky = True
 # The typing module of Python 3.10 has none.

@@ -11,10 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from trio_ws.channels import MAX_PONGS, Inbox, Outbox, OutgoingFrame
+from trio_ws.channels import MAX_PONGS, Inbox, Outbox
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import LastPart, Message, Protocol, Role
-from trio_ws.protocol.codec import serialize
+from trio_ws.protocol.codec import FIN, serialize
+from trio_ws.protocol.connection import OutgoingFrame
 
 from .support import binary, cont, text
 
@@ -181,13 +182,14 @@ async def test_the_message_in_progress_is_counted() -> None:
     assert not await has_room(feed.inbox)
 
 
-async def test_the_reader_wakes_when_there_is_room(nursery: trio.Nursery) -> None:
-    feed = Feed(2 * getsizeof("a") + 1)
-    feed(text("a"), text("b"), text("c"))
+async def test_the_reader_wakes_when_half_of_the_inbox_is_free(nursery: trio.Nursery) -> None:
+    feed = Feed(4 * getsizeof("a"))
+    feed(text("a"), text("b"), text("c"), text("d"))
     task = Task(nursery, feed.inbox.wait_for_room)
-    await settle()
-    assert not task.done
-    assert feed.inbox.get_nowait() == "a"
+    for message in ("a", "b"):
+        await settle()
+        assert not task.done
+        assert feed.inbox.get_nowait() == message
     await settle()
     assert task.done
 
@@ -650,11 +652,11 @@ async def test_nobody_waits_for_a_turn_when_all_is_discarded(nursery: trio.Nurse
 
 
 def frame(data: bytes, fin: bool = True, opcode: Opcode = Opcode.BINARY) -> OutgoingFrame:
-    return (opcode, data, fin, True)
+    return ((FIN if fin else 0) | opcode, data, True)
 
 
 def payloads(outbox: Outbox) -> list[bytes]:
-    return [data for _, data, _, _ in outbox.take()]
+    return [data for _, data, _ in outbox.take()]
 
 
 HUNDRED = b"x" * 100
@@ -673,12 +675,12 @@ async def test_frames_go_out_in_order() -> None:
     outbox.put_ping(b"ping 2")
     outbox.put_pong(b"pong 2")
     assert outbox.take() == [
-        (Opcode.PONG, b"pong 1", True, False),
-        (Opcode.PONG, b"pong 2", True, False),
-        (Opcode.PING, b"ping 1", True, False),
-        (Opcode.PING, b"ping 2", True, False),
-        (Opcode.BINARY, b"a", True, True),
-        (Opcode.BINARY, b"b", True, True),
+        (FIN | Opcode.PONG, b"pong 1", False),
+        (FIN | Opcode.PONG, b"pong 2", False),
+        (FIN | Opcode.PING, b"ping 1", False),
+        (FIN | Opcode.PING, b"ping 2", False),
+        frame(b"a"),
+        frame(b"b"),
     ]
     assert outbox.take() == []
 

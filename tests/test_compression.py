@@ -221,6 +221,7 @@ async def test_control_frames_between_compressed_fragments() -> None:
     async with opened(Role.SERVER, (ours, theirs), [transform()]) as (ws, peer):
         async with ws.send_stream(text=True) as out:
             await out.send(PROSE[:500])
+            await settle()
             await peer.send(ping(b"between"))
             await settle()
             await out.send(PROSE[:500])

@@ -18,8 +18,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws.frames import Frame
 from trio_ws.protocol import Role
-from trio_ws.protocol.codec import header, serialize
+from trio_ws.protocol.codec import serialize
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
+from trio_ws.protocol.pure import header
 from trio_ws.settings import KIB, MIB
 from trio_ws.stream import RECEIVE_SIZE
 from trio_ws.websocket import WebSocket

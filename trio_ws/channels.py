@@ -15,21 +15,22 @@ from __future__ import annotations
 
 from collections import deque
 from sys import getsizeof
-from typing import TypeAlias
 
 import attrs
 import trio
 
 from .frames import Close, Opcode
 from .protocol import LastPart, Message, Protocol
+from .protocol.codec import FIN
+from .protocol.connection import OutgoingFrame
 
-__all__ = ["Inbox", "Outbox", "OutgoingFrame"]
-
-#: ``(opcode, payload, fin, transform)``: a frame to be sent, not yet encoded; see :meth:`Protocol.encode`.
-OutgoingFrame: TypeAlias = "tuple[Opcode, bytes, bool, bool]"
+__all__ = ["Inbox", "Outbox"]
 
 #: What a message in parts consists of at least.
-_LAST_PART: OutgoingFrame = (Opcode.CONT, b"", True, False)
+_LAST_PART: OutgoingFrame = (FIN | Opcode.CONT, b"", False)
+
+#: What a frame in the outbox takes in memory, apart from its payload.
+_FRAME = getsizeof(_LAST_PART)
 
 #: How many pongs wait to be written at most. Past that only the latest is kept (RFC 6455, section 5.5.3).
 MAX_PONGS = 64
@@ -64,6 +65,7 @@ class Inbox:
         # Whether the application has taken a message and not yet asked for the next: it may be about to answer.
         self._answering = False
         self._reader = trio.lowlevel.ParkingLot()
+        self._reader_waits = False
 
     # -- The reader's side -----------------------------------------------------------------------------------------
 
@@ -77,7 +79,16 @@ class Inbox:
             return
         self._messages.append(message)
         self._size += getsizeof(message)
-        if self._waiting:
+        self._waiting.unpark()
+
+    def put_all(self, messages: list[Message]) -> None:
+        """Add several messages, as :meth:`put` adds one."""
+        if self._shedding or self._is_over():
+            for message in messages:
+                self.put(message)
+        else:
+            self._messages.extend(messages)
+            self._size += sum(map(getsizeof, messages))
             self._waiting.unpark()
 
     def progress(self) -> None:
@@ -97,12 +108,16 @@ class Inbox:
     async def wait_for_room(self) -> None:
         """Wait while the inbox is full, unless somebody waits for a message that is still incomplete."""
         while self._is_full() and not self._waiting and not self._discarding and not self._shedding:
-            await self._reader.park()
+            await self._park_reader()
 
     async def wait_until_asked(self) -> None:
         """Wait until everything was taken and the application is not busy with it: it asks for more, or never did."""
         while (self._messages or self._answering) and not self._discarding:
-            await self._reader.park()
+            await self._park_reader()
+
+    async def _park_reader(self) -> None:
+        self._reader_waits = True
+        await self._reader.park()
 
     def _drop_incomplete(self) -> None:
         if self._protocol.held:
@@ -118,9 +133,7 @@ class Inbox:
         """Return the next message if it is there and nobody is before us, or None."""
         if not self._messages or self._turn is not None:
             return None
-        message = self._pop()
-        assert not isinstance(message, LastPart)  # it is for whoever has the turn
-        return message
+        return self._pop()  # type: ignore[return-value]  # a LastPart is for whoever has the turn
 
     async def get(self) -> Message | None:
         """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
@@ -233,7 +246,8 @@ class Inbox:
         message = self._messages.popleft()
         self._size -= getsizeof(message)
         self._answering = True
-        if self._reader:
+        # Not at once when there is room again, but when it is worth while.
+        if self._reader_waits and self._size <= self._limit // 2:
             self._wake_reader()
         return message
 
@@ -247,12 +261,8 @@ class Inbox:
 
     def _wake_reader(self) -> None:
         # It looks again whether it may go on.
+        self._reader_waits = False
         self._reader.unpark_all()
-
-
-def _memory(frame: OutgoingFrame) -> int:
-    # The tuple counts: a small payload takes less.
-    return getsizeof(frame) + getsizeof(frame[1])
 
 
 @attrs.define(eq=False)
@@ -277,7 +287,8 @@ class Outbox:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._frames: deque[OutgoingFrame] = deque()
-        self._size = 0
+        #: Bytes of memory that the frames take which wait or are being written.
+        self.size: int = 0
         self._size_taken = 0
         # Pings and pongs go before messages and between fragments.
         self._pings: deque[bytes] = deque()
@@ -286,6 +297,10 @@ class Outbox:
         # The message that is being put in parts, if there is one.
         self.stream: object | None = None
         self._writer = trio.lowlevel.ParkingLot()
+        #: Whether the writer waits for something to write: nothing is here, and nothing is being written.
+        self.idle: bool = False
+        #: Whether something was taken that is not written yet.
+        self.taken: bool = False
         #: Whether nothing can be put any more.
         self.finished: bool = False
         #: What goes out after everything else.
@@ -346,7 +361,7 @@ class Outbox:
         """Add a ping."""
         if not self.finished:
             self._pings.append(data)
-            self._writer.unpark()
+            self._wake_writer()
 
     def remove_ping(self, data: bytes) -> None:
         """Take a ping back, if it has not gone out."""
@@ -359,7 +374,7 @@ class Outbox:
             if len(self._pongs) == MAX_PONGS:
                 self._pongs.clear()
             self._pongs.append(data)
-            self._writer.unpark()
+            self._wake_writer()
 
     def finish(self, close: Close | None) -> None:
         """Let nothing more be put, except for a Close frame after all that is there. Wake all who wait to put.
@@ -375,43 +390,61 @@ class Outbox:
         elif not self.finished:
             self.close = close
         self.finished = True
-        self._writer.unpark()
+        self._wake_writer()
         self._refuse(self._senders)
 
     # -- The writer's side -----------------------------------------------------------------------------------------
 
     def take(self) -> list[OutgoingFrame]:
         """Return all frames that wait to be written, in the order in which they go out, but not the Close frame."""
-        frames = [(Opcode.PONG, data, True, False) for data in self._pongs]
-        frames += [(Opcode.PING, data, True, False) for data in self._pings]
+        frames: list[OutgoingFrame] = [(FIN | Opcode.PONG, data, False) for data in self._pongs]
+        frames += [(FIN | Opcode.PING, data, False) for data in self._pings]
         frames += self._frames
         self._pongs.clear()
         self._pings.clear()
         self._frames.clear()
-        self._size_taken = self._size
+        self._size_taken = self.size
+        self.taken = True
         return frames
 
     def written(self) -> None:
         """Give back the room of what was taken."""
-        self._size -= self._size_taken
+        self.size -= self._size_taken
         self._size_taken = 0
-        self._admit()
+        self.taken = False
+        if self._senders:
+            self._admit()
+
+    def keep(self, frame: OutgoingFrame) -> None:
+        """Take note of a frame that was not put, but whose writing was begun. The writer has to go on with it."""
+        self.size = self._size_taken = _FRAME + getsizeof(frame[1])
+        self.taken = True
+        self._wake_writer()
 
     async def wait(self) -> None:
-        """Wait until there is something to take, or the outbox is finished."""
-        while not (self._frames or self._pings or self._pongs or self.finished):
-            await self._writer.park()
+        """Wait until there is something to take or to go on with, or the outbox is finished."""
+        while not (self._frames or self._pings or self._pongs or self.taken or self.finished):
+            self.idle = True
+            try:
+                await self._writer.park()
+            finally:
+                self.idle = False
+
+    def _wake_writer(self) -> None:
+        if self.idle:
+            self.idle = False
+            self._writer.unpark()
 
     # -- Both ------------------------------------------------------------------------------------------------------
 
     def _fits(self, frame: OutgoingFrame) -> bool:
-        return not self._size or self._size + _memory(frame) <= self._limit
+        return not self.size or self.size + _FRAME + getsizeof(frame[1]) <= self._limit
 
     def _append(self, frame: OutgoingFrame) -> None:
         self._frames.append(frame)
-        self._size += _memory(frame)
-        if self._writer:
-            self._writer.unpark()
+        self.size += _FRAME + getsizeof(frame[1])
+        if self.idle:
+            self._wake_writer()
 
     def _refuse(self, senders: list[_Sender]) -> None:
         for sender in list(senders):

@@ -43,13 +43,14 @@ rule 8: so it goes to the main task.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 
 import attrs
 import trio
 
-from .channels import Inbox, Outbox, OutgoingFrame
+from .channels import Inbox, Outbox
 from .exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -59,6 +60,7 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Opcode
 from .protocol import LastPart, Protocol, Role
+from .protocol.connection import OutgoingFrame
 from .protocol.extensions import Extension
 from .settings import Settings
 from .stream import StreamBroken, Transport
@@ -72,6 +74,12 @@ GRACE = 0.5
 #: Payloads of at least so many bytes are compressed in a thread, so that other tasks go on meanwhile. Below, the thread
 #: costs more than it is worth; ``tests/benchmarks/compression.py`` measures it.
 THREAD_SIZE = 64 * 1024
+
+#: Seconds after a message was written at once in which others are not: they are gathered into one write.
+GATHER = 0.0001
+
+#: So many bytes are worth a write.
+GATHER_SIZE = 64 * 1024
 
 #: Seconds that saying goodbye may take once there is no more time, because of cancellation or the deadline.
 GOODBYE_TIMEOUT = 0.1
@@ -127,6 +135,8 @@ class Connection:
         self.received = received
         #: Whether extensions are in use, so that encoding may take long.
         self.transforms: bool = bool(extensions)
+        # Until when messages are not written at once.
+        self._gather_until = -math.inf
         #: Whether messages are being encoded. When this is interrupted, no more of them can be.
         self.encoding: bool = False
         #: Around all the tasks. Its deadline is the one of rule 6.
@@ -190,6 +200,37 @@ class Connection:
         exc = error(closing.rcvd, closing.sent, closing.rcvd_then_sent)
         exc.__cause__ = self.cause
         return exc
+
+    # -- Writing without waiting -----------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    def send_nowait(self, frame: OutgoingFrame) -> bool:
+        """Write a message at once, or put it into the outbox, if that takes no waiting. Return whether it was done."""
+        outbox = self.outbox
+        if outbox.idle and outbox.stream is None and self._may_write(frame):
+            if not self.transport.write_now(self.protocol.encode_all([frame])):
+                outbox.keep(frame)
+            return True
+        return outbox.put_nowait(frame)
+
+    def _may_write(self, frame: OutgoingFrame) -> bool:
+        if not self.transport.can_write_now() or (self.transforms and frame[2] and len(frame[1]) >= THREAD_SIZE):
+            return False
+        now = trio.current_time()
+        if now < self._gather_until:
+            return False
+        self._gather_until = now + GATHER
+        return True
+
+    @trio.lowlevel.enable_ki_protection
+    def flush(self) -> None:
+        """Write what is in the outbox if that takes no waiting: its senders have nothing to add now."""
+        self._gather_until = -math.inf
+        outbox = self.outbox
+        if outbox.idle or outbox.taken or outbox.finished or self.transforms or not self.transport.can_write_now():
+            return
+        if self.transport.write_now(self.protocol.encode_all(outbox.take())):
+            outbox.written()
 
     # -- Pings -----------------------------------------------------------------------------------------------------
 
@@ -302,6 +343,8 @@ async def _process(connection: Connection, data: bytes) -> Close | ProtocolError
 
 def _hand_on(connection: Connection) -> Close | ProtocolError | None:
     protocol, inbox = connection.protocol, connection.inbox
+    if messages := protocol.next_messages():
+        inbox.put_all(messages)
     while (event := protocol.next_event()) is not None:
         if isinstance(event, (str, bytes, LastPart)):
             inbox.put(event)
@@ -362,6 +405,7 @@ async def write_loop(connection: Connection) -> None:
             await outbox.wait()
             # When we are cancelled, let it be here, where nothing is encoded, and not in the write that comes next.
             await trio.lowlevel.checkpoint_if_cancelled()
+            await _gather(outbox)
             # What is put while we encode and write, be it the Close frame, is for the next round.
             finished = outbox.finished
             chunks = await _encode_waiting(connection)
@@ -379,13 +423,24 @@ async def write_loop(connection: Connection) -> None:
         connection.writing_over.set()
 
 
+async def _gather(outbox: Outbox) -> None:
+    """Let those who send go on, as long as they do: one write for many messages is cheaper than one for a few."""
+    for _ in range(8):
+        size = outbox.size
+        if size >= GATHER_SIZE or outbox.finished:
+            return
+        await trio.lowlevel.checkpoint()
+        if outbox.size == size:
+            return
+
+
 async def _encode_waiting(connection: Connection) -> list[bytes]:
     frames = connection.outbox.take()
     connection.encoding = True
-    if connection.transforms and sum(len(data) for _, data, _, transform in frames if transform) >= THREAD_SIZE:
+    if connection.transforms and sum(len(data) for _, data, transform in frames if transform) >= THREAD_SIZE:
         chunks = await _encode_in_thread(connection.protocol, frames)
     else:
-        chunks = _encode(connection.protocol, frames)
+        chunks = connection.protocol.encode_all(frames)
     connection.encoding = False
     return chunks
 
@@ -399,16 +454,9 @@ async def _encode_in_thread(protocol: Protocol, frames: list[OutgoingFrame]) -> 
         _limiter.set(limiter)
     try:
         # When we are cancelled, nobody wants what the thread is working on, and only a Close frame may follow.
-        return await trio.to_thread.run_sync(_encode, protocol, frames, abandon_on_cancel=True, limiter=limiter)
+        return await trio.to_thread.run_sync(protocol.encode_all, frames, abandon_on_cancel=True, limiter=limiter)
     except RuntimeError:  # no thread can be started
-        return _encode(protocol, frames)
-
-
-def _encode(protocol: Protocol, frames: list[OutgoingFrame]) -> list[bytes]:
-    chunks: list[bytes] = []
-    for opcode, data, fin, transform in frames:
-        chunks += protocol.encode(opcode, data, fin, transform=transform)
-    return chunks
+        return protocol.encode_all(frames)
 
 
 # -- Keepalive -----------------------------------------------------------------------------------------------------

@@ -259,8 +259,10 @@ class ScriptedPeer:
     def _feed(self, data: bytes) -> None:
         self._incomplete += len(data)
         try:
-            for first_byte, piece, remaining in self._decoder.feed(data):
-                self._payload += piece
+            self._decoder.feed(data)
+            while (piece := self._decoder.next_piece()) is not None:
+                first_byte, payload, remaining = piece
+                self._payload += payload
                 if not remaining:
                     frame = _frame(first_byte, bytes(self._payload))
                     self._payload.clear()

@@ -8,15 +8,18 @@ from __future__ import annotations
 import codecs
 import math
 import sys
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .exceptions import ConnectionClosed, ConnectionClosedOK, InvalidData
 from .frames import MAX_CONTROL_PAYLOAD, Close, CloseCode, Opcode
 from .http11 import Request, Response
 from .protocol import Message
+from .protocol.codec import FIN
 from .tasks import Connection, run
 
 if sys.version_info < (3, 11):
@@ -33,7 +36,38 @@ Sendable: TypeAlias = str | bytes | bytearray | memoryview
 #: A call lets other tasks run at least once in so many calls.
 CALLS_PER_TURN = 32
 
-_calls: trio.lowlevel.RunVar[list[int]] = trio.lowlevel.RunVar("trio_ws_calls")
+
+class Turn:
+    """How many calls were made since other tasks could run.
+
+    They are counted per run of Trio, not per connection, so that a task that goes round many connections lets others
+    run too.
+    """
+
+    __slots__ = ("_calls",)
+
+    _var: trio.lowlevel.RunVar[Turn] = trio.lowlevel.RunVar("trio_ws.turn")
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    @classmethod
+    def current(cls) -> Turn:
+        """Return the one of this run."""
+        try:
+            return cls._var.get()
+        except LookupError:
+            turn = cls()
+            cls._var.set(turn)
+            return turn
+
+    def checkpoint(self) -> Awaitable[None]:
+        """Return what to wait for in each call: all of them can be cancelled, one in CALLS_PER_TURN lets others run."""
+        self._calls += 1
+        if self._calls < CALLS_PER_TURN:
+            return checkpoint_if_cancelled()  # noqa: ASYNC105  # the caller does
+        self._calls = 0
+        return checkpoint()  # noqa: ASYNC105  # the caller does
 
 
 class WebSocket(trio.abc.Channel[Message]):
@@ -72,11 +106,8 @@ class WebSocket(trio.abc.Channel[Message]):
         self.subprotocol = subprotocol
         self.local_address = connection.transport.local_address
         self.remote_address = connection.transport.remote_address
-        try:
-            self._calls = _calls.get()
-        except LookupError:
-            self._calls = [0]
-            _calls.set(self._calls)
+        self._inbox = connection.inbox
+        self._checkpoint = Turn.current().checkpoint
 
     def __repr__(self) -> str:
         connection = self._connection
@@ -119,12 +150,11 @@ class WebSocket(trio.abc.Channel[Message]):
             ValueError: if it is to be text and cannot be.
         """
         opcode, data = _prepare(message, text)
-        frame = (opcode, data, True, compress)
         await self._checkpoint()
-        outbox = self._connection.outbox
-        if not outbox.put_nowait(frame):
+        frame = (FIN | opcode, data, compress)
+        if not self._connection.send_nowait(frame):
             self._check_not_streaming()
-            if not await outbox.put(frame):
+            if not await self._connection.outbox.put(frame):
                 raise await self._closed()
 
     @overload
@@ -151,12 +181,9 @@ class WebSocket(trio.abc.Channel[Message]):
                 the ``object`` of the exception's ``__cause__``.
         """
         await self._checkpoint()
-        inbox = self._connection.inbox
-        message = inbox.get_nowait()
+        message = self._inbox.get_nowait()
         if message is None:
-            message = await inbox.get()
-            if message is None:
-                raise await self._closed()
+            message = await self._wait_for_message()
         if decode is None or isinstance(message, str) is decode:
             return message
         if isinstance(message, str):
@@ -167,8 +194,12 @@ class WebSocket(trio.abc.Channel[Message]):
             raise InvalidData(f"a binary message is not UTF-8: {exc.reason} at byte {exc.start}") from exc
 
     async def __anext__(self) -> Message:
+        await self._checkpoint()
+        message = self._inbox.get_nowait()
+        if message is not None:
+            return message
         try:
-            return await self.receive()
+            return await self._wait_for_message()
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
         except ConnectionClosed:
@@ -298,16 +329,13 @@ class WebSocket(trio.abc.Channel[Message]):
 
     # -- What the methods have in common ---------------------------------------------------------------------------
 
-    async def _checkpoint(self) -> None:
-        # Every call is a cancel point; one in CALLS_PER_TURN lets others run. They are counted per run of Trio, not per
-        # connection, so that a task that goes round many connections lets others run too.
-        calls = self._calls
-        calls[0] += 1
-        if calls[0] >= CALLS_PER_TURN:
-            calls[0] = 0
-            await trio.lowlevel.checkpoint()
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
+    async def _wait_for_message(self) -> Message:
+        # Whoever waits has sent what there was to send.
+        self._connection.flush()
+        message = await self._inbox.get()
+        if message is None:
+            raise await self._closed()
+        return message
 
     async def _closed(self) -> ConnectionClosed:
         """Wait until it is known how the connection ends, and return the exception that says it."""
@@ -361,7 +389,7 @@ class SendStream:
         if exc is not None:
             self._abandon(started)
             return
-        if not self._outbox.end_stream((self._opcode, b"", True, self._compress)):
+        if not self._outbox.end_stream((FIN | self._opcode, b"", self._compress)):
             raise await self._ws._closed()
         await self._ws._checkpoint()
 
@@ -403,7 +431,7 @@ class SendStream:
         self._busy = True
         sent = False
         try:
-            sent = await self._outbox.put((self._opcode, data, False, self._compress), self)
+            sent = await self._outbox.put((self._opcode, data, self._compress), self)
         finally:
             self._busy = False
             if not sent:
@@ -554,6 +582,12 @@ def _make_close(code: int, reason: str) -> Close:
 
 def _prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
     """Return how to send a message, and its bytes, which nobody else can change."""
+    if text is None:
+        # Nearly all are of these.
+        if type(message) is bytes:
+            return Opcode.BINARY, message
+        if type(message) is str:
+            return Opcode.TEXT, message.encode()
     if isinstance(message, str):
         return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
     if isinstance(message, (bytes, bytearray, memoryview)):

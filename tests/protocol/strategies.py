@@ -57,6 +57,12 @@ def frame_to(
     return header + key + xor(payload, key) if mask else header + payload
 
 
+def from_server(*chunks: bytes) -> tuple[int, bytes]:
+    """Return the first byte of a frame that a server sends, and its payload."""
+    data = b"".join(chunks)
+    return data[0], data[{126: 4, 127: 10}.get(data[1], 2) :]
+
+
 def cut(data: bytes, positions: Iterable[int]) -> list[bytes]:
     """Return the pieces of ``data`` between these positions."""
     borders = [0, *sorted(position for position in positions if 0 < position < len(data)), len(data)]

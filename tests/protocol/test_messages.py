@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from sys import getsizeof
 from typing import Any
 
@@ -45,12 +45,21 @@ from .strategies import (
 Item = Message | LastPart | Frame | None
 
 
+def feed_to(decoder: MessageDecoder, data: bytes) -> Iterator[Message | LastPart | Frame | None]:
+    """Yield what comes of some bytes, one by one."""
+    for item in decoder.feed(data):
+        if isinstance(item, list):
+            yield from item
+        else:
+            yield item
+
+
 def read(decoder: MessageDecoder, chunks: Iterable[bytes]) -> tuple[list[Item], ProtocolError | None]:
     """Return what a decoder makes of some chunks, and what is wrong with them."""
     items: list[Item] = []
     for chunk in chunks:
         try:
-            for item in decoder.feed(chunk):
+            for item in feed_to(decoder, chunk):
                 items.append(item)  # those before the error count
         except ProtocolError as exc:
             return items, exc
@@ -202,7 +211,7 @@ def test_text_fails_at_the_first_byte_that_cannot_be_utf8(
     decoder = MessageDecoder(role)
     assert read(decoder, [whole[: header_size + wrong]]) == ([], None)
     with pytest.raises(InvalidData) as caught:
-        list(decoder.feed(whole[header_size + wrong :][:1]))
+        list(feed_to(decoder, whole[header_size + wrong :][:1]))
     assert caught.value.code == 1007
     for at in range(len(payload)):
         first, second = frame_to(role, TEXT, payload[:at]), frame_to(role, CONT, payload[at:])
@@ -217,7 +226,7 @@ def test_text_fails_at_the_first_byte_that_cannot_be_utf8(
         None,
     )
     with pytest.raises(InvalidData):
-        list(decoder.feed(frame_to(role, CONT, payload[wrong : wrong + 1])))
+        list(feed_to(decoder, frame_to(role, CONT, payload[wrong : wrong + 1])))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -314,11 +323,11 @@ def test_no_limit() -> None:
 @pytest.mark.parametrize("claim", [None, "take_part", "skip"])
 def test_the_limit_holds_for_claimed_messages(claim: str | None) -> None:
     decoder = MessageDecoder(Role.CLIENT, 5)
-    assert list(decoder.feed(frame_to(Role.CLIENT, BINARY, b"abc"))) == []
+    assert list(feed_to(decoder, frame_to(Role.CLIENT, BINARY, b"abc"))) == []
     if claim:
         getattr(decoder, claim)()
     with pytest.raises(MessageTooBig):
-        list(decoder.feed(frame_to(Role.CLIENT, CONT, b"def")))
+        list(feed_to(decoder, frame_to(Role.CLIENT, CONT, b"def")))
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
@@ -326,12 +335,12 @@ def test_the_limit_holds_for_claimed_messages(claim: str | None) -> None:
 def test_many_fragments_take_little_memory(opcode: int, payload: bytes) -> None:
     # 20,000 objects of two bytes would take more than 800,000.
     decoder = MessageDecoder(Role.CLIENT)
-    list(decoder.feed(frame_to(Role.CLIENT, opcode)))
+    list(feed_to(decoder, frame_to(Role.CLIENT, opcode)))
     chunk = frame_to(Role.CLIENT, CONT, payload) * 100
     tracemalloc.start()
     try:
         for _ in range(200):
-            assert list(decoder.feed(chunk)) == []
+            assert list(feed_to(decoder, chunk)) == []
         memory, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -340,7 +349,7 @@ def test_many_fragments_take_little_memory(opcode: int, payload: bytes) -> None:
     message: Message = payload * 20_000
     if opcode == TEXT:
         message = payload.decode() * 20_000
-    assert list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT))) == [message]
+    assert list(feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT))) == [message]
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
@@ -349,10 +358,10 @@ def test_small_and_large_pieces_keep_their_order(opcode: int) -> None:
     fragments = [bytes([65 + i % 26]) * size for i, size in enumerate(sizes)]
     data = frame_to(Role.CLIENT, opcode) + b"".join(frame_to(Role.CLIENT, CONT, each) for each in fragments)
     decoder = MessageDecoder(Role.CLIENT)
-    assert list(decoder.feed(data)) == []
+    assert list(feed_to(decoder, data)) == []
     assert sum(sizes) <= decoder.held <= sum(sizes) + 64 * len(sizes)
     whole = b"".join(fragments)
-    items = list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT)))
+    items = list(feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT)))
     assert items == [whole.decode() if opcode == TEXT else whole]
     assert decoder.held == 0
 
@@ -362,7 +371,7 @@ def test_one_wide_character_makes_many_wide() -> None:
     fragments = [*["a" * 3000] * 255, "\N{GRINNING FACE}"] * 3
     data = frame_to(Role.CLIENT, TEXT) + b"".join(frame_to(Role.CLIENT, CONT, each.encode()) for each in fragments)
     decoder = MessageDecoder(Role.CLIENT)
-    assert list(decoder.feed(data)) == []
+    assert list(feed_to(decoder, data)) == []
     assert decoder.held >= 4 * 3 * 255 * 3000
     assert decoder.take_part() == "".join(fragments)
 
@@ -375,7 +384,7 @@ def test_nothing_in_progress() -> None:
     whole = frame_to(Role.CLIENT, FIN | TEXT, b"whole")
     fragmented = frame_to(Role.CLIENT, TEXT, b"a") + frame_to(Role.CLIENT, FIN | CONT)
     for data in (b"", whole, fragmented, frame_to(Role.CLIENT, FIN | PING), frame_to(Role.CLIENT, TEXT)[:1]):
-        list(decoder.feed(data))
+        list(feed_to(decoder, data))
         assert decoder.in_progress is None
         assert decoder.held == 0
         with pytest.raises(ProtocolError):
@@ -389,12 +398,12 @@ def test_nothing_in_progress() -> None:
 def test_in_progress_from_the_header_on(role: Role, first_byte: int) -> None:
     decoder = MessageDecoder(role)
     data = frame_to(role, first_byte, b"12")
-    assert list(decoder.feed(data[:-2])) == []
+    assert list(feed_to(decoder, data[:-2])) == []
     assert decoder.in_progress is Opcode(first_byte & 0x0F)
     assert decoder.held == 0
-    assert list(decoder.feed(data[-2:-1])) == []
+    assert list(feed_to(decoder, data[-2:-1])) == []
     assert decoder.held == getsizeof("1" if first_byte & TEXT else b"1")
-    list(decoder.feed(data[-1:]))
+    list(feed_to(decoder, data[-1:]))
     assert decoder.in_progress is (None if first_byte >= FIN else Opcode(first_byte))
     assert (decoder.held == 0) is (first_byte >= FIN)
 
@@ -415,17 +424,17 @@ def test_claim_at_every_point(role: Role, text: bool) -> None:
     for at in range(len(data)):
         for again in range(at, len(data)):
             decoder = MessageDecoder(role)
-            items = list(decoder.feed(data[:at]))
+            items = list(feed_to(decoder, data[:at]))
             if decoder.in_progress is None:
                 continue
             claimed += 1
             parts = [decoder.take_part()]
             assert decoder.held == 0
             assert decoder.take_part() == nothing
-            items += decoder.feed(data[at:again])
+            items += feed_to(decoder, data[at:again])
             if decoder.in_progress:
                 parts.append(decoder.take_part())
-            items += decoder.feed(data[again:] + after)
+            items += feed_to(decoder, data[again:] + after)
             ends = [item for item in items if isinstance(item, LastPart)]
             assert len(ends) == 1
             assert nothing.join([*parts, ends[0].data]) == message
@@ -443,19 +452,19 @@ def test_skip_at_every_point(role: Role, opcode: int, take_first: bool) -> None:
     after = frame_to(role, FIN | TEXT, b"next") + frame_to(role, TEXT, b"a") + frame_to(role, FIN | CONT, b"b")
     for at in range(len(data)):
         decoder = MessageDecoder(role)
-        items = list(decoder.feed(data[:at]))
+        items = list(feed_to(decoder, data[:at]))
         if decoder.in_progress is None:
             continue
         if take_first:
             decoder.take_part()
         decoder.skip()
         decoder.skip()
-        items += decoder.feed(data[at:-1])
+        items += feed_to(decoder, data[at:-1])
         assert decoder.held == 0
         assert not decoder.take_part()
-        items += decoder.feed(data[-1:])
+        items += feed_to(decoder, data[-1:])
         assert decoder.in_progress is None
-        items += decoder.feed(after)
+        items += feed_to(decoder, after)
         assert items == [Frame(Opcode.PONG, b""), "next", "ab"]
 
 
@@ -467,18 +476,18 @@ def test_skipped_messages_are_still_judged() -> None:
         (frame_to(Role.CLIENT, CONT, b"123"), MessageTooBig),
     ):
         decoder = MessageDecoder(Role.CLIENT, 4)
-        list(decoder.feed(frame_to(Role.CLIENT, TEXT, b"a\xc3")))
+        list(feed_to(decoder, frame_to(Role.CLIENT, TEXT, b"a\xc3")))
         decoder.skip()
         assert type(read(decoder, [rest])[1]) is type_
 
 
 def test_skipped_messages_take_no_memory() -> None:
     decoder = MessageDecoder(Role.CLIENT)
-    list(decoder.feed(frame_to(Role.CLIENT, BINARY, b"x" * 10_000)))
+    list(feed_to(decoder, frame_to(Role.CLIENT, BINARY, b"x" * 10_000)))
     assert decoder.held == getsizeof(b"x" * 10_000)
     decoder.skip()
     assert decoder.held == 0
-    list(decoder.feed(frame_to(Role.CLIENT, CONT, b"x" * 10_000)))
+    list(feed_to(decoder, frame_to(Role.CLIENT, CONT, b"x" * 10_000)))
     assert decoder.held == 0
 
 
@@ -519,16 +528,16 @@ def test_extensions_are_undone_the_other_way_round() -> None:
 def test_extensions_are_told_how_much_may_come_out() -> None:
     extension = Repeat(10)
     decoder = MessageDecoder(Role.CLIENT, 50, [extension])
-    list(decoder.feed(frame_to(Role.CLIENT, RSV3 | BINARY, b"ab")))
-    list(decoder.feed(frame_to(Role.CLIENT, CONT, b"c") + frame_to(Role.CLIENT, CONT)))
-    assert list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT, b"de"))) == [
+    list(feed_to(decoder, frame_to(Role.CLIENT, RSV3 | BINARY, b"ab")))
+    list(feed_to(decoder, frame_to(Role.CLIENT, CONT, b"c") + frame_to(Role.CLIENT, CONT)))
+    assert list(feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT, b"de"))) == [
         b"".join(bytes([octet]) * 10 for octet in b"abcde")
     ]
     assert extension.limits == [50, 30, 20, 20]
     # The next message has a budget of its own.
-    list(decoder.feed(frame_to(Role.CLIENT, RSV3 | BINARY, b"abcde")))
+    list(feed_to(decoder, frame_to(Role.CLIENT, RSV3 | BINARY, b"abcde")))
     with pytest.raises(MessageTooBig) as caught:
-        list(decoder.feed(frame_to(Role.CLIENT, FIN | CONT, b"f")))
+        list(feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT, b"f")))
     assert caught.value.limit == 0
 
 
@@ -544,12 +553,12 @@ def test_what_is_transformed_may_be_larger_on_the_wire() -> None:
             return data[::2]
 
     decoder = MessageDecoder(Role.CLIENT, 2, [Half()])
-    assert list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"abcd"))) == [b"ac"]
+    assert list(feed_to(decoder, frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"abcd"))) == [b"ac"]
     wire = frame_to(Role.CLIENT, RSV2 | BINARY, b"ab") + frame_to(Role.CLIENT, FIN | CONT, b"cd")
-    assert list(decoder.feed(wire)) == [b"ac"]
+    assert list(feed_to(decoder, wire)) == [b"ac"]
     # The header of one that is not transformed is enough to refuse it, before and after.
     with pytest.raises(MessageTooBig):
-        list(decoder.feed(frame_to(Role.CLIENT, FIN | BINARY, b"abc")[:2]))
+        list(feed_to(decoder, frame_to(Role.CLIENT, FIN | BINARY, b"abc")[:2]))
 
 
 @pytest.mark.parametrize("count", [1, 7, 100])
@@ -561,7 +570,7 @@ def test_pauses(count: int) -> None:
     decoder = MessageDecoder(Role.CLIENT, None, [extension])
     parts: list[Message] = []
     for chunk in cut(wire, range(0, len(wire), -(-len(wire) // count))):
-        for item in decoder.feed(chunk):
+        for item in feed_to(decoder, chunk):
             # In a pause the message can be claimed.
             parts.append(decoder.take_part() if item is None else item.data if isinstance(item, LastPart) else b"?")
     expected = Repeat(100).decode(payload, final=True, limit=None)
@@ -570,21 +579,21 @@ def test_pauses(count: int) -> None:
 
 
 def test_pauses_when_nothing_comes_out() -> None:
-    def feed(extension: Extension, rsv: int) -> list[Item]:
+    def items_of(extension: Extension, rsv: int) -> list[Item]:
         decoder = MessageDecoder(Role.CLIENT, None, [extension])
-        return list(decoder.feed(frame_to(Role.CLIENT, FIN | rsv | BINARY, bytes(20_480))))
+        return list(feed_to(decoder, frame_to(Role.CLIENT, FIN | rsv | BINARY, bytes(20_480))))
 
-    *pauses, message = feed(Repeat(0), RSV3)
+    *pauses, message = items_of(Repeat(0), RSV3)
     assert pauses == [None] * 5
     assert message == b""
     # Nothing takes long here.
-    assert feed(Repeat(0), 0) == [bytes(20_480)]
+    assert items_of(Repeat(0), 0) == [bytes(20_480)]
 
 
 def test_no_pauses_for_little() -> None:
     extension = Repeat(3)
     decoder = MessageDecoder(Role.CLIENT, None, [extension])
-    items = list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"a" * 1000) * 30))
+    items = list(feed_to(decoder, frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"a" * 1000) * 30))
     # 3000 bytes come out of each, and 16000 count for what went in.
     assert items == 3 * [b"a" * 3000] + ([None] + 4 * [b"a" * 3000]) * 6 + [None] + 3 * [b"a" * 3000]
 
@@ -592,9 +601,9 @@ def test_no_pauses_for_little() -> None:
 @pytest.mark.parametrize("rsv", [0, RSV2])
 def test_transformed_messages_can_be_claimed(rsv: int) -> None:
     decoder = MessageDecoder(Role.CLIENT, None, [Reverse()])
-    list(decoder.feed(frame_to(Role.CLIENT, rsv | TEXT, b"ab")))
+    list(feed_to(decoder, frame_to(Role.CLIENT, rsv | TEXT, b"ab")))
     part = decoder.take_part()
-    (end,) = decoder.feed(frame_to(Role.CLIENT, FIN | CONT, b"cd"))
+    (end,) = feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT, b"cd"))
     assert (part, end) == (("", LastPart("dcba")) if rsv else ("ab", LastPart("cd")))
 
 
@@ -613,7 +622,7 @@ class _Doubling:
 @pytest.mark.parametrize("size, passes", [(5, True), (6, False)])
 def test_limit_after_decoding(size: int, passes: bool) -> None:
     decoder = MessageDecoder(Role.CLIENT, 10, [_Doubling()])
-    pieces = decoder.feed(bytes((0x80 | 0x40 | Opcode.BINARY, size)) + b"x" * size)
+    pieces = feed_to(decoder, bytes((0x80 | 0x40 | Opcode.BINARY, size)) + b"x" * size)
     if passes:
         assert list(pieces) == [b"x" * 2 * size]
     else:

@@ -2,8 +2,9 @@
 
 It can be used by itself: to read a capture, to test a peer, to run WebSocket over something that is no stream.
 
-===================================  =============================================
-:mod:`~trio_ws.protocol.masking`     masking and unmasking
+===================================  =====================================================
+:mod:`~trio_ws.protocol.pure`        what all bytes pass through: masking, and frames in bulk
+:mod:`~trio_ws.protocol.hot`         the same, compiled if possible
 :mod:`~trio_ws.protocol.codec`       bytes and frames
 :mod:`~trio_ws.protocol.messages`    frames and messages: fragments, UTF-8, limits
 :mod:`~trio_ws.protocol.grammar`     header values
@@ -12,7 +13,7 @@ It can be used by itself: to read a capture, to test a peer, to run WebSocket ov
 :mod:`~trio_ws.protocol.handshake`   the opening handshake
 :mod:`~trio_ws.protocol.closing`     the closing handshake
 :mod:`~trio_ws.protocol.connection`  an open connection: :class:`Protocol`
-===================================  =============================================
+===================================  =====================================================
 """
 
 from .codec import Role

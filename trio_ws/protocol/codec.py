@@ -11,29 +11,29 @@
     | |1|2|3|       |K|             |                               |
     +-+-+-+-+-------+-+-------------+-------------------------------+
 
-Reading does not wait for the end of a data frame. A :class:`FrameDecoder` yields what has come of it as a *piece*, a
+Reading does not wait for the end of a data frame. A :class:`FrameDecoder` returns what has come of it as a *piece*, a
 plain tuple ``(first_byte, data, remaining)``: the first byte of the header as it stands above, some unmasked payload,
 and how many bytes of the payload are still to come. A frame that is there whole is one piece with nothing remaining,
-and so is every control frame. So nothing is looked at twice, a payload is copied once, and those above can judge a
-frame by its length before any memory is spent on it and its text before it is complete.
+and so is every control frame. So nothing is looked at twice, and those above can judge a frame by its length before any
+memory is spent on it and its text before it is complete.
+
+Nearly all frames are whole messages. Many of these are taken at once, by :func:`~trio_ws.protocol.hot.take_messages`,
+which leaves whatever is not as simple to what is written here.
 
 Rules of a frame by itself are checked here: reserved bits, opcodes, masking, lengths, control frames. Those between
 frames are checked in :mod:`trio_ws.protocol.messages`.
-
-Together with :mod:`trio_ws.protocol.masking` this is the part of the library that compiled code may replace.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from typing import TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
-from .masking import apply_mask
+from .hot import apply_mask, pack, take_messages
 
-__all__ = ["FIN", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "header", "serialize"]
+__all__ = ["BATCH", "FIN", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "serialize"]
 
 FIN = 0x80
 RSV1 = 0x40
@@ -44,6 +44,9 @@ _MASK = 0x80
 _CONTROL = 0x08
 
 _OPCODES = frozenset(Opcode)
+
+#: How many messages are taken at once at most: each takes more memory than its bytes, and time.
+BATCH = 256
 
 #: ``(first_byte, data, remaining)``: see the top of the module.
 Piece: TypeAlias = "tuple[int, bytes, int]"
@@ -64,83 +67,103 @@ class FrameDecoder:
         rsv: The reserved bits that the extensions in use may set on the first frame of a message.
     """
 
-    __slots__ = ("_buffer", "_first_byte", "_key", "_masked", "_offset", "_remaining", "_rsv")
+    __slots__ = ("_data", "_first_byte", "_key", "_masked", "_offset", "_position", "_remaining", "_rsv")
 
     def __init__(self, role: Role, rsv: int = 0) -> None:
         self._masked = role is Role.SERVER
         self._rsv = rsv
-        # The beginning of a header, or of a control frame: at most 14 + 125 bytes.
-        self._buffer = b""
-        # The data frame whose payload is coming in.
+        # What has arrived, and how far it was taken.
+        self._data = b""
+        self._position = 0
+        # The frame whose payload is coming in.
         self._first_byte = 0
         self._key = b""
         self._offset = 0
         self._remaining = 0
 
-    def feed(self, data: bytes | bytearray) -> Iterator[Piece]:
-        """Yield the pieces in what has arrived.
-
-        Iterate to the end before feeding more.
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take what has arrived, once :meth:`next_piece` has returned None for what arrived before.
 
         Args:
             data: The bytes, in order.
-
-        Raises:
-            ProtocolError: while iterating, if a frame is not allowed, after all that came before it was yielded. There
-                is no going on from there.
         """
         # Whatever comes in, what goes out is bytes. Adding bytes to no bytes copies nothing.
-        data = self._buffer + data
-        position = 0
-        end = len(data)
-        if self._remaining:
-            position = min(self._remaining, end)
-            if position:
-                yield self._continue_payload(data[:position])
-        masked = self._masked
-        while end - position >= 2:
-            first_byte = data[position]
-            size = data[position + 1]
-            if first_byte & 0x70 or first_byte & 0x0F not in _OPCODES or (size >= _MASK) is not masked:
-                self._check_header(first_byte, size)
-            size &= 0x7F
-            start = position + 2
-            if size >= 126:
-                if first_byte & _CONTROL:
-                    raise ProtocolError(f"a control frame has at most {MAX_CONTROL_PAYLOAD} bytes")
-                start += 2 if size == 126 else 8
-                if end < start:
-                    break
-                size = _extended_size(data[position + 2 : start])
-            if first_byte & _CONTROL and first_byte < FIN:
-                raise ProtocolError("a control frame must not be fragmented")
-            key = b""
-            if masked:
-                key = data[start : start + 4]
-                start += 4
-                if end < start:
-                    break
-            stop = start + size
-            if stop <= end:
-                payload = data[start:stop]
-                yield first_byte, apply_mask(payload, key) if masked else payload, 0
-                position = stop
-            elif first_byte & _CONTROL:
-                break
-            else:
-                self._first_byte = first_byte
-                self._key = key
-                self._offset = 0
-                self._remaining = size
-                yield self._continue_payload(data[start:])
-                position = end
-        self._buffer = data[position:]
+        self._data += data
 
-    def _continue_payload(self, data: bytes) -> Piece:
+    def take_messages(self, limit: int | None) -> list[str | bytes]:
+        """Return the whole messages that come next, each in one frame that no extension has transformed.
+
+        This is the short way, which nearly everything takes. It may be taken where a message can begin.
+
+        Args:
+            limit: How large a message may be, in bytes; None for any size.
+
+        Returns:
+            The messages, at most :data:`BATCH` of them. None at all says nothing about what comes next.
+        """
+        if self._remaining:
+            return []
+        messages, self._position = take_messages(self._data, self._position, self._masked, limit, BATCH)
+        return messages
+
+    def next_piece(self) -> Piece | None:
+        """Return the next piece of what has arrived, or None if there is none until more arrives.
+
+        Raises:
+            ProtocolError: if a frame is not allowed. There is no going on from there.
+        """
+        if self._remaining:
+            if self._position < len(self._data):
+                return self._take_payload()
+        elif self._take_header():
+            return self._take_payload()
+        # What is left is the beginning of a header or of a control frame: at most 14 + 125 bytes.
+        self._data = self._data[self._position :]
+        self._position = 0
+        return None
+
+    def _take_header(self) -> bool:
+        """Take the header of a frame, if it is complete. A control frame has to be complete to the end."""
+        data, start = self._data, self._position
+        end = len(data)
+        if end - start < 2:
+            return False
+        first_byte = data[start]
+        size = data[start + 1]
+        if first_byte & _RSV or first_byte & 0x0F not in _OPCODES or (size >= _MASK) is not self._masked:
+            self._check_header(first_byte, size)
+        size &= 0x7F
+        start += 2
+        if size >= 126:
+            if first_byte & _CONTROL:
+                raise ProtocolError(f"a control frame has at most {MAX_CONTROL_PAYLOAD} bytes")
+            length = 2 if size == 126 else 8
+            if end < start + length:
+                return False
+            size = _extended_size(data[start : start + length])
+            start += length
+        if first_byte & _CONTROL and first_byte < FIN:
+            raise ProtocolError("a control frame must not be fragmented")
+        if self._masked:
+            start += 4
+        if end < (start + size if first_byte & _CONTROL else start):
+            return False
+        self._first_byte = first_byte
+        self._key = data[start - 4 : start] if self._masked else b""
+        self._offset = 0
+        self._remaining = size
+        self._position = start
+        return True
+
+    def _take_payload(self) -> Piece:
+        """Take what there is of the payload of a frame."""
+        data = self._data[self._position : self._position + self._remaining]
+        size = len(data)
         if self._masked:
             data = apply_mask(data, self._key, self._offset)
-            self._offset += len(data)
-        self._remaining -= len(data)
+            self._offset += size
+        self._position += size
+        self._remaining -= size
         return self._first_byte, data, self._remaining
 
     def _check_header(self, first_byte: int, second_byte: int) -> None:
@@ -166,24 +189,6 @@ def _extended_size(data: bytes) -> int:
     return size
 
 
-def header(first_byte: int, size: int, key: bytes | None = None) -> bytes:
-    """Return the header of a frame.
-
-    Args:
-        first_byte: FIN, reserved bits and opcode.
-        size: The length of the payload, in bytes.
-        key: The masking key, four bytes; None from a server.
-    """
-    mask = 0 if key is None else _MASK
-    if size < 126:
-        start = bytes((first_byte, mask | size))
-    elif size < 0x10000:
-        start = bytes((first_byte, mask | 126)) + size.to_bytes(2, "big")
-    else:
-        start = bytes((first_byte, mask | 127)) + size.to_bytes(8, "big")
-    return start if key is None else start + key
-
-
 def serialize(frame: Frame, key: bytes | None = None) -> bytes:
     """Return a frame as bytes.
 
@@ -195,5 +200,4 @@ def serialize(frame: Frame, key: bytes | None = None) -> bytes:
     for is_set, bit in ((frame.rsv1, RSV1), (frame.rsv2, RSV2), (frame.rsv3, RSV3)):
         if is_set:
             first_byte |= bit
-    payload = frame.data if key is None else apply_mask(frame.data, key)
-    return header(first_byte, len(payload), key) + payload
+    return pack([(first_byte, frame.data, True)], key)

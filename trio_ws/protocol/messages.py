@@ -34,9 +34,6 @@ __all__ = ["LastPart", "Message", "MessageDecoder"]
 
 Message: TypeAlias = str | bytes
 
-_TEXT = FIN | Opcode.TEXT
-_BINARY = FIN | Opcode.BINARY
-_WHOLE = (_TEXT, _BINARY)
 _CONTROL = 0x08
 
 # Pieces smaller than this are put together in batches as they come, so that a message in a million fragments costs
@@ -129,8 +126,8 @@ class MessageDecoder:
         if not self._opcode:
             raise ProtocolError("no message is in progress")
 
-    def feed(self, data: bytes | bytearray) -> Iterator[Message | LastPart | Frame | None]:
-        """Yield the messages, and the control frames between them and between their fragments; and None for a pause.
+    def feed(self, data: bytes | bytearray) -> Iterator[list[Message] | Message | LastPart | Frame | None]:
+        """Yield the messages, several in a list or one, and the control frames between them; and None for a pause.
 
         Iterate to the end before feeding more.
 
@@ -141,26 +138,29 @@ class MessageDecoder:
             ProtocolError: while iterating, if the peer violates the protocol, after all that came before was yielded.
                 There is no going on from there.
         """
-        for first_byte, payload, remaining in self._frames.feed(data):
-            if first_byte in _WHOLE and not remaining and not self._opcode:
-                if self._limit is not None and len(payload) > self._limit:
-                    raise MessageTooBig(len(payload), self._limit)
-                yield payload if first_byte == _BINARY else _decode(payload)
-            elif first_byte & _CONTROL:
+        frames = self._frames
+        frames.feed(data)
+        while True:
+            if not self._opcode and (messages := frames.take_messages(self._limit)):
+                yield messages
+                continue
+            piece = frames.next_piece()
+            if piece is None:
+                return
+            first_byte, payload, remaining = piece
+            if first_byte & _CONTROL:
                 yield Frame(first_byte & 0x0F, payload)
+                continue
+            if not self._in_frame:
+                self._start_frame(first_byte, len(payload) + remaining)
+            self._in_frame = remaining > 0
+            final = first_byte >= FIN and not remaining
+            if self._transforms:
+                yield from self._transform(payload, final)
             else:
-                if not self._in_frame:
-                    self._start_frame(first_byte, len(payload) + remaining)
-                self._in_frame = remaining > 0
-                final = first_byte >= FIN and not remaining
-                if self._transforms:
-                    yield from self._transform(payload, final)
-                else:
-                    self._add(payload, final)
-                if final:
-                    message = self._finish()
-                    if message is not None:
-                        yield message
+                self._add(payload, final)
+            if final and (message := self._finish()) is not None:
+                yield message
 
     def _start_frame(self, first_byte: int, size: int) -> None:
         opcode = Opcode(first_byte & 0x0F)
@@ -207,7 +207,8 @@ class MessageDecoder:
                 if b"\xed\xa0" <= self._utf8.getstate()[0] < b"\xee":
                     self._utf8.decode(b"\x80")
             except UnicodeDecodeError as exc:
-                raise _not_utf8(exc) from exc
+                wrong = exc.object[exc.start : exc.end].hex(" ")
+                raise InvalidData(f"text is not UTF-8: {exc.reason} {wrong}") from exc
         if part and not self._skipped:
             self._keep(part)
 
@@ -251,14 +252,3 @@ class MessageDecoder:
         if skipped:
             return None
         return LastPart(data) if claimed else data
-
-
-def _decode(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError as exc:
-        raise _not_utf8(exc) from exc
-
-
-def _not_utf8(exc: UnicodeDecodeError) -> InvalidData:
-    return InvalidData(f"text is not UTF-8: {exc.reason} {exc.object[exc.start : exc.end].hex(' ')}")

@@ -1,0 +1,109 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import tempfile
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from . import machine, report, tls
+from .contenders import Contender
+from .measurements import MEASUREMENTS, Measurement, Scale
+from .process import ROOT, WorkerFailed
+from .results import Results
+
+#: Where the page, the pictures in it and the figures of the last full run are.
+PAGE = ROOT / "docs" / "benchmarks.md"
+PLOTS = ("_static/benchmarks.png", "_static/benchmarks-lines.png")
+FIGURES = Path(__file__).parent / "results.json"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="measurements, as patterns (default: all)")
+    parser.add_argument("-c", "--contender", action="append", metavar="NAME", help="contenders, as patterns")
+    parser.add_argument("--quick", action="store_true", help="one round of short turns, and fewer connections")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 5)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="how long a turn measures (default: 0.3)")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="where to save the figures, as JSON")
+    parser.add_argument("--page", action="store_true", help="write the page also when this is not a full run")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing; write the page from figures")
+    parser.add_argument("--list", action="store_true", help="list the measurements")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if not any(fnmatchcase(each.name, name) for each in MEASUREMENTS):
+            parser.error(f"there is no measurement {name!r}; see --list")
+    return options
+
+
+def select(measurements: Sequence[Measurement], names: Sequence[str]) -> list[Measurement]:
+    """Return the measurements that the names select: all of them if there are none."""
+    return [each for each in measurements if not names or any(fnmatchcase(each.name, name) for name in names)]
+
+
+def take_part(contender: Contender, patterns: Sequence[str] | None) -> bool:
+    return contender.installed and (not patterns or any(fnmatchcase(contender.name, each) for each in patterns))
+
+
+def measure(measurements: Sequence[Measurement], options: argparse.Namespace, results: Results, scale: Scale) -> None:
+    """Make the measurements, in rounds. A contender that fails is left out of that round."""
+    for at, measurement in enumerate(measurements, 1):
+        print(f"[{at}/{len(measurements)}] {measurement.name}", file=sys.stderr, flush=True)
+        contenders = [each for each in measurement.contenders if take_part(each, options.contender)]
+        for _ in range(min(results.rounds, measurement.most_rounds)):
+            for contender in contenders:
+                try:
+                    results.add(measurement.name, contender.name, measurement.turn(contender, scale))
+                except WorkerFailed as exc:
+                    print(f"{measurement.name}: {contender.name}: {exc}", file=sys.stderr)
+
+
+def write_page(results: Results) -> None:
+    """Write the page and its pictures."""
+    from .plot import plot_bars, plot_lines  # late: Matplotlib is needed for nothing else
+
+    (PAGE.parent / "_static").mkdir(exist_ok=True)
+    plot_bars(results, PAGE.parent / PLOTS[0])
+    plot_lines(results, PAGE.parent / PLOTS[1])
+    PAGE.write_text(report.render_page(results, PLOTS), encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    if options.list:
+        for each in MEASUREMENTS:
+            print(f"{each.name:20} {each.section}: {each.title}")
+        return
+    if options.render:
+        write_page(Results.load(options.render))
+        return
+    rounds = options.rounds or (1 if options.quick else 5)
+    seconds = options.seconds or (0.15 if options.quick else 0.3)
+    full = not (options.names or options.contender or options.quick)
+    idle = 500 if options.quick else 5000
+    results = Results(datetime.date.today().isoformat(), machine.describe(), rounds, seconds, idle)
+    with tempfile.TemporaryDirectory() as certificates:
+        tls.make_certificates(Path(certificates))
+        scale = Scale(
+            seconds=seconds,
+            idle=idle,
+            imports=3 if options.quick else 5,
+            certificates=certificates,
+        )
+        measure(select(MEASUREMENTS, options.names), options, results, scale)
+    print(report.render_text(results))
+    if options.save or full:
+        results.save(options.save or FIGURES)
+    if options.page or full:
+        write_page(results)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)

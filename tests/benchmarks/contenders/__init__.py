@@ -1,0 +1,88 @@
+"""Who is measured. Each module here has a server, and but for the raw echo a client, of one library."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..worker import WITHOUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One that is measured.
+
+    Attributes:
+        name: What tables call it.
+        module: Its module here.
+        package: What must be installed.
+        loop: The library that runs its tasks.
+        imports: What a program imports of it.
+        environ: What is different in the environment of its processes.
+        compresses: Whether it has compression.
+    """
+
+    name: str
+    module: str
+    package: str
+    loop: str
+    imports: str
+    environ: Mapping[str, str] = field(default_factory=dict)
+    compresses: bool = True
+
+    @property
+    def raw(self) -> bool:
+        """Whether it echoes bytes and knows nothing of WebSocket."""
+        return self.module == "raw_trio"
+
+    @property
+    def installed(self) -> bool:
+        return importlib.util.find_spec(self.package) is not None
+
+
+OURS = Contender(name="trio_ws", module="trio_ws", package="trio_ws", loop="trio", imports="trio_ws")
+PURE = Contender(
+    name="trio_ws pure",
+    module="trio_ws",
+    package="trio_ws",
+    loop="trio",
+    imports="trio_ws",
+    environ={"TRIO_WS_PURE": "1"},
+)
+ZLIB = Contender(
+    name="trio_ws zlib",
+    module="trio_ws",
+    package="trio_ws",
+    loop="trio",
+    imports="trio_ws",
+    environ={WITHOUT: "zlib_ng"},
+)
+RAW = Contender(name="raw Trio", module="raw_trio", package="trio", loop="trio", imports="trio")
+PICOWS = Contender(name="picows", module="picows", package="picows", loop="asyncio", imports="picows", compresses=False)
+AIOHTTP = Contender(name="aiohttp", module="aiohttp", package="aiohttp", loop="asyncio", imports="aiohttp, aiohttp.web")
+WEBSOCKETS_ASYNCIO = Contender(
+    name="websockets asyncio",
+    module="websockets_asyncio",
+    package="websockets",
+    loop="asyncio",
+    imports="websockets.asyncio.client, websockets.asyncio.server",
+)
+WEBSOCKETS_TRIO = Contender(
+    name="websockets trio",
+    module="websockets_trio",
+    package="websockets",
+    loop="trio",
+    imports="websockets.trio.client, websockets.trio.server",
+)
+TRIO_WEBSOCKET = Contender(
+    name="trio-websocket",
+    module="trio_websocket",
+    package="trio_websocket",
+    loop="trio",
+    imports="trio_websocket",
+    compresses=False,
+)
+
+#: The libraries, in the order of the tables.
+LIBRARIES = (OURS, PURE, PICOWS, AIOHTTP, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO, TRIO_WEBSOCKET)

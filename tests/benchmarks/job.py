@@ -1,0 +1,64 @@
+"""What a process of the benchmark is told to do: one value for every kind of process, sent as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KIB = 1024
+MIB = 1024 * KIB
+
+#: Where everything listens.
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The parameters of a measurement. A process looks at those that mean something to it.
+
+    Attributes:
+        port: The TCP port to connect to.
+        size: The bytes of a message.
+        text: Whether messages are text.
+        fragments: In how many frames a message is sent.
+        seconds: How long to measure.
+        warm_up: Seconds of the same work before that.
+        round_trip: Whether a client sends one message at a time, instead of many without waiting.
+        connections: How many to open.
+        compression: None, ``"default"``, or ``"equal"`` for the parameters that websockets has by default.
+        certificates: A folder with the files that :mod:`tls` makes, for TLS; None for plain connections.
+        fan_out: Whether a server sends each message to all connections but the one it came from; it echoes otherwise.
+        raw: Whether the server echoes bytes and knows nothing of WebSocket.
+    """
+
+    port: int = 0
+    size: int = 32
+    text: bool = False
+    fragments: int = 1
+    seconds: float = 0.3
+    warm_up: float = 0.1
+    round_trip: bool = False
+    connections: int = 1
+    compression: str | None = None
+    certificates: str | None = None
+    fan_out: bool = False
+    raw: bool = False
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @property
+    def payload(self) -> bytes:
+        """The message as bytes. All are the same, ASCII as most text on the wire is."""
+        line = b'{"type":"trade","seq":10000001,"px":"99.87","qty":0.3141}\n'
+        return (line * (self.size // len(line) + 1))[: self.size]
+
+    @property
+    def message(self) -> Any:
+        """The message as a user of a library has it: ``str`` or ``bytes``."""
+        return self.payload.decode() if self.text else self.payload

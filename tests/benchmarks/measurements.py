@@ -1,0 +1,366 @@
+"""Every measurement: its name, who takes part, and how a turn of one contender goes."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from . import linear
+from .contenders import (
+    AIOHTTP,
+    LIBRARIES,
+    OURS,
+    PURE,
+    RAW,
+    WEBSOCKETS_ASYNCIO,
+    WEBSOCKETS_TRIO,
+    ZLIB,
+    Contender,
+)
+from .job import KIB, MIB, Job
+from .process import ROOT, Process, WorkerFailed, run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much work a run does.
+
+    Attributes:
+        seconds: How long a turn measures.
+        idle: How many connections are opened to see what they take.
+        imports: How often a module is imported in a turn.
+        certificates: A folder with what TLS needs.
+    """
+
+    seconds: float
+    idle: int
+    imports: int
+    certificates: str
+
+
+#: What a turn has found out: a value for each metric.
+Values: TypeAlias = "dict[str, float]"
+Turn: TypeAlias = Callable[[Contender, Scale], Values]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a measurement tells, and how to show it.
+
+    Attributes:
+        key: What turns call it.
+        unit: What is shown.
+        factor: What it is multiplied with, to be in that unit.
+        more_is_better: Whether large is good.
+    """
+
+    key: str
+    unit: str
+    factor: float = 1.0
+    more_is_better: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One that the command line can select.
+
+    Attributes:
+        name: Its name.
+        section: The table that it belongs to.
+        title: What the table says about it.
+        metrics: What it tells. One that gives the points of a line has none.
+        contenders: Who takes part.
+        turn: How to measure one of them once.
+        most_rounds: In how many rounds, at most.
+    """
+
+    name: str
+    section: str
+    title: str
+    metrics: Sequence[Metric] = ()
+    contenders: Sequence[Contender]
+    turn: Turn
+    most_rounds: int = 1_000_000
+
+
+SERVER, CLIENT, COMPRESSION, CONNECTIONS, IMPORTS, LINEAR = (
+    "Echo server",
+    "Client",
+    "Compression",
+    "Connections",
+    "Import",
+    "Linear",
+)
+
+
+# -- Turns ---------------------------------------------------------------------------------------------------------
+
+
+def serve(contender: Contender, job: Job) -> Process:
+    """Start the server of a contender."""
+    return Process(f"contenders.{contender.module}", "serve", job, contender.environ)
+
+
+def with_server(function: str, *, tls: bool = False, **parameters: Any) -> Turn:
+    """Return a turn in which the load generator does something with the server of a contender."""
+
+    def turn(contender: Contender, scale: Scale) -> Values:
+        job = Job(seconds=scale.seconds, raw=contender.raw, **parameters)
+        if tls:
+            job = replace(job, certificates=scale.certificates)
+        with serve(contender, job) as server:
+            job = replace(job, port=server.read("port"))
+            before = server.ask("cpu")
+            values: Values = run("load", function, job)
+            if "messages" in values:
+                values["cpu"] = (server.ask("cpu") - before) / values["messages"]
+        return values
+
+    return turn
+
+
+def with_client(**parameters: Any) -> Turn:
+    """Return a turn in which the client of a contender does something with the raw echo server."""
+
+    def turn(contender: Contender, scale: Scale) -> Values:
+        job = Job(seconds=scale.seconds, **parameters)
+        with Process("echo_server", "serve", job) as server:
+            job = replace(job, port=server.read("port"))
+            values: Values = run(f"contenders.{contender.module}", "client", job, contender.environ)
+        return values
+
+    return turn
+
+
+def idle(compression: str | None) -> Turn:
+    """Return a turn that opens connections and sees how much memory the server needs for each."""
+
+    def turn(contender: Contender, scale: Scale) -> Values:
+        job = Job(size=KIB, text=True, compression=compression)
+        with serve(contender, job) as server:
+            job = replace(job, port=server.read("port"))
+            # What comes with the first connections is not theirs.
+            with Process("load", "hold", replace(job, connections=100)) as first:
+                first.read("open")
+                before = server.ask("memory")
+                with Process("load", "hold", replace(job, connections=scale.idle)) as load:
+                    load.read("open")
+                    return {"memory": (server.ask("memory") - before) / scale.idle}
+
+    return turn
+
+
+def imports(contender: Contender, scale: Scale) -> Values:
+    """Import a library, after what runs its tasks, in new processes."""
+    code = (
+        f"import {contender.loop}; from time import perf_counter; start = perf_counter(); "
+        f"import {contender.imports}; print(perf_counter() - start)"
+    )
+    command = [sys.executable, "-c", code]
+    environ = {**os.environ, **contender.environ}
+    times = []
+    for _ in range(scale.imports):
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+        if done.returncode:
+            raise WorkerFailed(done.stderr)
+        times.append(float(done.stdout))
+    return {"seconds": statistics.median(times)}
+
+
+def line_of(function: str, counts: Sequence[int], parameters: Callable[[int], Any]) -> Turn:
+    """Return a turn that gives the points of a line: what the load generator does, in seconds, by a number."""
+
+    def turn(contender: Contender, scale: Scale) -> Values:
+        values = {}
+        with serve(contender, Job()) as server:
+            port = server.read("port")
+            for count in counts:
+                job = Job(port=port, seconds=scale.seconds / 3, **parameters(count))
+                values[str(count)] = run("load", function, job)["median"]
+        return values
+
+    return turn
+
+
+def reads(contender: Contender, scale: Scale) -> Values:
+    """Give the points of a line: seconds to parse a message, by the number of reads that it comes with."""
+    values: Values = run("linear", "reads", Job(seconds=scale.seconds / 3), contender.environ)
+    return values
+
+
+# -- The list ------------------------------------------------------------------------------------------------------
+
+SIZES = {"32": (32, "32 B"), "1k": (KIB, "1 KiB"), "64k": (64 * KIB, "64 KiB"), "1m": (MIB, "1 MiB")}
+
+ROUND_TRIP = (
+    Metric("median", "µs, median", 1e6, more_is_better=False),
+    Metric("p99", "µs, 99th percentile", 1e6, more_is_better=False),
+)
+
+
+def throughput(size: int) -> Metric:
+    """Return messages per second for small messages, and MB/s for large ones."""
+    return Metric("rate", "messages/s") if size < 64 * KIB else Metric("rate", "MB/s", size / 1e6)
+
+
+def of_server() -> Iterator[Measurement]:
+    for (key, (size, label)), text in ((item, text) for text in (False, True) for item in SIZES.items()):
+        metrics = [throughput(size)]
+        if size == 32 and not text:
+            metrics.append(Metric("cpu", "CPU s per million", 1e6, more_is_better=False))
+        yield Measurement(
+            name=f"echo-{key}{'-text' if text else ''}",
+            section=SERVER,
+            title=f"{label} {'text' if text else 'binary'}",
+            metrics=metrics,
+            # Reads of bytes are not messages. For large ones it is the same work.
+            contenders=LIBRARIES if size < 64 * KIB else (*LIBRARIES, RAW),
+            turn=with_server("echo", size=size, text=text),
+        )
+    yield Measurement(
+        name="round-trip",
+        section=SERVER,
+        title="round trip, 32 B",
+        metrics=ROUND_TRIP,
+        contenders=(*LIBRARIES, RAW),
+        turn=with_server("round_trip"),
+    )
+    yield Measurement(
+        name="tls-64k",
+        section=SERVER,
+        title="TLS, 64 KiB",
+        metrics=[throughput(64 * KIB)],
+        contenders=(*LIBRARIES, RAW),
+        turn=with_server("echo", tls=True, size=64 * KIB),
+    )
+    yield Measurement(
+        name="tls-32",
+        section=SERVER,
+        title="TLS, 32 B",
+        metrics=[throughput(32)],
+        contenders=LIBRARIES,
+        turn=with_server("echo", tls=True),
+    )
+
+
+def of_client() -> Iterator[Measurement]:
+    for (key, (size, label)), text in ((item, text) for text in (False, True) for item in SIZES.items()):
+        yield Measurement(
+            name=f"client-{key}{'-text' if text else ''}",
+            section=CLIENT,
+            title=f"{label} {'text' if text else 'binary'}",
+            metrics=[throughput(size)],
+            contenders=LIBRARIES,
+            turn=with_client(size=size, text=text),
+        )
+    yield Measurement(
+        name="client-round-trip",
+        section=CLIENT,
+        title="round trip, 32 B",
+        metrics=ROUND_TRIP,
+        contenders=LIBRARIES,
+        turn=with_client(round_trip=True),
+    )
+
+
+def of_compression() -> Iterator[Measurement]:
+    compressing = (OURS, PURE, ZLIB, AIOHTTP, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO)
+    memory = [Metric("memory", "KiB", 1 / KIB, more_is_better=False)]
+    yield Measurement(
+        name="compressed",
+        section=COMPRESSION,
+        title="JSON of 1 KiB",
+        metrics=[Metric("rate", "messages/s"), Metric("wire", "bytes on the wire", more_is_better=False)],
+        contenders=compressing,
+        turn=with_server("compressed", size=KIB, text=True, compression="default"),
+    )
+    yield Measurement(
+        name="memory-compressed",
+        section=COMPRESSION,
+        title="memory per idle connection, equal parameters",
+        metrics=memory,
+        contenders=(OURS, ZLIB, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO),
+        turn=idle("equal"),
+        most_rounds=1,
+    )
+    yield Measurement(
+        name="memory-defaults",
+        section=COMPRESSION,
+        title="memory per idle connection, defaults",
+        metrics=memory,
+        contenders=(OURS, ZLIB, AIOHTTP),
+        turn=idle("default"),
+        most_rounds=1,
+    )
+
+
+def of_connections() -> Iterator[Measurement]:
+    yield Measurement(
+        name="handshakes",
+        section=CONNECTIONS,
+        title="opened and closed",
+        metrics=[Metric("rate", "per second")],
+        contenders=LIBRARIES,
+        turn=with_server("handshakes"),
+    )
+    yield Measurement(
+        name="memory",
+        section=CONNECTIONS,
+        title="memory per idle connection",
+        metrics=[Metric("memory", "KiB", 1 / KIB, more_is_better=False)],
+        contenders=LIBRARIES,
+        turn=idle(None),
+        most_rounds=1,
+    )
+    yield Measurement(
+        name="fan-out",
+        section=CONNECTIONS,
+        title="one message to 1,000 connections",
+        metrics=[Metric("rate", "times per second")],
+        contenders=LIBRARIES,
+        turn=with_server("fan_out", fan_out=True, connections=1000),
+    )
+
+
+def of_lines() -> Iterator[Measurement]:
+    turns = {
+        "size": ("size of a message, bytes", line_of("round_trip", linear.SIZES, lambda count: {"size": count})),
+        "fragments": (
+            f"fragments of a message, {linear.FRAGMENT} B each",
+            line_of(
+                "round_trip", linear.FRAGMENTS, lambda count: {"size": count * linear.FRAGMENT, "fragments": count}
+            ),
+        ),
+        "reads": (f"reads in which a message of {linear.MESSAGE // KIB} KiB comes", reads),
+        "connections": (
+            "connections, each of which echoes a message",
+            line_of("echo_all", linear.CONNECTIONS, lambda count: {"connections": count}),
+        ),
+    }
+    for key, (title, turn) in turns.items():
+        yield Measurement(
+            name=f"linear-{key}", section=LINEAR, title=title, contenders=(OURS, PURE), turn=turn, most_rounds=3
+        )
+
+
+MEASUREMENTS = (
+    *of_server(),
+    *of_client(),
+    *of_compression(),
+    *of_connections(),
+    Measurement(
+        name="import",
+        section=IMPORTS,
+        title="after its event loop",
+        metrics=[Metric("seconds", "ms", 1000, more_is_better=False)],
+        contenders=LIBRARIES,
+        turn=imports,
+        most_rounds=3,
+    ),
+    *of_lines(),
+)

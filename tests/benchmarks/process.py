@@ -1,0 +1,107 @@
+"""A process of the benchmark, from the outside: started, asked, and always ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .job import Job
+
+ROOT = Path(__file__).parents[2]
+
+#: Seconds without a report after which a process hangs.
+PATIENCE = 120.0
+
+
+class WorkerFailed(Exception):
+    """A process did not do what it should."""
+
+
+class Process:
+    """A running process, for as long as a block.
+
+    Args:
+        module: The module that has the function, in this package.
+        function: What it calls. It takes the job.
+        job: The job.
+        environ: What is different in its environment.
+    """
+
+    def __init__(self, module: str, function: str, job: Job, environ: Mapping[str, str] | None = None) -> None:
+        self._name = f"{module}.{function}"
+        # What servers say when their peers go away is of interest only when something has failed.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed at the end of the block
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.benchmarks.worker", module, function, job.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **(environ or {})},
+            # Ctrl-C is for the process that is asked, which ends this one.
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._popen.kill()
+        self._popen.communicate()
+        self._errors.close()
+
+    def read(self, key: str) -> Any:
+        """Wait for a report with this key, and return what it says."""
+        assert self._popen.stdout is not None
+        timer = threading.Timer(PATIENCE, self._popen.kill)
+        timer.start()
+        try:
+            line = self._popen.stdout.readline()
+        finally:
+            timer.cancel()
+        return parse_report(line, key) if line else self._fail()
+
+    def ask(self, command: str) -> Any:
+        """Send a command and return the answer."""
+        assert self._popen.stdin is not None
+        try:
+            self._popen.stdin.write(f"{command}\n")
+            self._popen.stdin.flush()
+        except BrokenPipeError:
+            self._fail()
+        return self.read(command)
+
+    def _fail(self) -> None:
+        self._popen.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        raise WorkerFailed("\n".join([f"{self._name} ended with {self._popen.returncode}", *lines[-10:]]))
+
+
+def parse_report(line: str, key: str) -> Any:
+    """Return what a line of a worker says about a key.
+
+    Raises:
+        WorkerFailed: if it says something else.
+    """
+    try:
+        return json.loads(line)[key]
+    except (ValueError, TypeError, KeyError) as exc:
+        raise WorkerFailed(f"a report of {key!r} was expected, not {line!r}") from exc
+
+
+def run(module: str, function: str, job: Job, environ: Mapping[str, str] | None = None) -> Any:
+    """Run a process to its end and return its result."""
+    with Process(module, function, job, environ) as process:
+        return process.read("result")

@@ -1,0 +1,347 @@
+"""What all bytes pass through: the functions in Python, and the same ones compiled, if they are."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_ws.protocol import Role, pure
+from trio_ws.protocol.pure import apply_mask, header
+
+from .strategies import (
+    BINARY,
+    BOUNDARIES,
+    CLOSE,
+    CONT,
+    FIN,
+    KEY,
+    PING,
+    PONG,
+    ROLES,
+    TEXT,
+    VALID_TEXTS,
+    deterministic,
+    frame_to,
+    masking_keys,
+    roles,
+    xor,
+)
+
+try:
+    from trio_ws.protocol import compiled
+except ImportError:
+    compiled = None  # type: ignore[assignment]  # not everybody has a C compiler
+
+each_implementation = pytest.mark.parametrize(
+    "hot",
+    [
+        pure,
+        pytest.param(compiled, marks=pytest.mark.skipif(compiled is None, reason="it was built without a C compiler")),
+    ],
+    ids=["pure", "compiled"],
+)
+
+
+# -- Masking ---------------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+def test_example_of_the_rfc(hot: Any) -> None:
+    # RFC 6455, section 5.7: "Hello" from a client.
+    assert hot.apply_mask(b"Hello", bytes.fromhex("37fa213d")) == bytes.fromhex("7f9f4d5158")
+
+
+@each_implementation
+@deterministic
+@given(data=st.binary(max_size=100), key=masking_keys, offset=st.integers(min_value=0, max_value=9))
+def test_each_octet_with_its_octet_of_the_key(hot: Any, data: bytes, key: bytes, offset: int) -> None:
+    assert hot.apply_mask(data, key, offset) == xor(bytes(offset) + data, key)[offset:]
+
+
+@each_implementation
+@deterministic
+@given(data=st.binary(max_size=100), key=masking_keys, offset=st.integers(min_value=0, max_value=2**64))
+def test_is_its_own_inverse(hot: Any, data: bytes, key: bytes, offset: int) -> None:
+    assert hot.apply_mask(hot.apply_mask(data, key, offset), key, offset) == data
+
+
+@each_implementation
+@deterministic
+@given(data=st.binary(max_size=100), key=masking_keys, at=st.integers(min_value=0, max_value=100))
+def test_in_two_pieces(hot: Any, data: bytes, key: bytes, at: int) -> None:
+    whole = hot.apply_mask(data, key)
+    assert hot.apply_mask(data[:at], key) + hot.apply_mask(data[at:], key, len(data[:at])) == whole
+
+
+@each_implementation
+@pytest.mark.parametrize("size", [*range(20), 125, 126, 4095, 4096, 4097, 65535, 65536, 1_000_003])
+def test_sizes(hot: Any, size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    data = data[:size]
+    masked = hot.apply_mask(data, b"\x80\x00\xff\x01")
+    assert type(masked) is bytes
+    assert masked == xor(data, b"\x80\x00\xff\x01")
+    # What is empty, or of one byte, Python has only once: it must not have been written to.
+    assert (b"", bytes([0])) == (bytes(0), b"\x00")
+
+
+@each_implementation
+def test_zero_key_changes_nothing(hot: Any) -> None:
+    assert hot.apply_mask(b"\x00\x00\xff\x00", bytes(4)) == b"\x00\x00\xff\x00"
+
+
+# -- Taking messages -------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("size", BOUNDARIES)
+def test_take_messages(hot: Any, role: Role, size: int) -> None:
+    payload = ("é€\N{GRINNING FACE}a" * size).encode()[: size - size % 10]
+    binary = bytes(i & 0xFF for i in range(size))
+    before = b"before"
+    data = before + frame_to(role, FIN | TEXT, payload) + frame_to(role, FIN | BINARY, binary)
+    taken = hot.take_messages(data, len(before), role is Role.SERVER, None, 10)
+    assert taken == ([payload.decode(), binary], len(data))
+    assert [type(message) for message in taken[0]] == [str, bytes]
+
+
+@each_implementation
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("text", VALID_TEXTS)
+def test_take_text(hot: Any, role: Role, text: str) -> None:
+    data = frame_to(role, FIN | TEXT, text.encode())
+    assert hot.take_messages(data, 0, role is Role.SERVER, None, 1) == ([text], len(data))
+
+
+def others(role: Role) -> dict[str, bytes]:
+    """Return what is no whole message, or not a good one."""
+    good = frame_to(role, FIN | BINARY, b"123")
+    long, huge = frame_to(role, FIN | BINARY, bytes(200)), frame_to(role, FIN | BINARY, bytes(0x10000))
+    return {
+        "nothing": b"",
+        **{f"{size} bytes of it": good[:size] for size in range(1, len(good))},
+        **{f"{size} bytes of a long one": long[:size] for size in (2, 3, 4, 7, 8, 100)},
+        "all but one byte of a long one": long[:-1],
+        **{f"{size} bytes of a huge one": huge[:size] for size in (2, 5, 9, 10, 13, 14)},
+        "all but one byte of a huge one": huge[:-1],
+        "a fragment": frame_to(role, BINARY, b"123"),
+        "the first fragment of text": frame_to(role, TEXT, b"123"),
+        "the last fragment": frame_to(role, FIN | CONT, b"123"),
+        **{f"opcode {opcode}": frame_to(role, FIN | opcode, b"123") for opcode in (CLOSE, PING, PONG, 3, 7, 11, 15)},
+        **{f"reserved bit {bit:#x}": frame_to(role, FIN | bit | BINARY, b"123") for bit in (0x10, 0x20, 0x40)},
+        "masked the wrong way": frame_to(role, FIN | BINARY, b"123", mask=role is Role.CLIENT),
+        "no UTF-8": frame_to(role, FIN | TEXT, b"\xff"),
+        "half a character": frame_to(role, FIN | TEXT, "é".encode()[:1]),
+        "much that is no UTF-8": frame_to(role, FIN | TEXT, b"a" * 5000 + b"\xff"),
+        "a surrogate": frame_to(role, FIN | TEXT, b"\xed\xa0\x80"),
+        "two bytes of length for 125": frame_to(role, FIN | BINARY, bytes(125), width=2),
+        "eight bytes of length for 125": frame_to(role, FIN | BINARY, bytes(125), width=8),
+        "eight bytes of length for 65535": frame_to(role, FIN | BINARY, bytes(65535), width=8),
+        "the most significant bit": frame_to(role, FIN | BINARY, b"123", size=2**64 - 1),
+        "as much as there can be": frame_to(role, FIN | BINARY, b"123", size=2**63 - 1),
+    }
+
+
+@each_implementation
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("name", others(Role.CLIENT))
+def test_what_is_left_to_others(hot: Any, role: Role, name: str) -> None:
+    good = frame_to(role, FIN | TEXT, b"good")
+    data = good + others(role)[name]
+    assert hot.take_messages(data, 0, role is Role.SERVER, None, 10) == (["good"], len(good))
+    assert hot.take_messages(data, len(good), role is Role.SERVER, None, 10) == ([], len(good))
+
+
+@each_implementation
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("size", [1, 126, 65536])
+def test_limit(hot: Any, role: Role, size: int) -> None:
+    data = frame_to(role, FIN | BINARY, bytes(size))
+    for limit in (size, size + 1, 2**62, 2**70, None):
+        assert hot.take_messages(data, 0, role is Role.SERVER, limit, 10) == ([bytes(size)], len(data))
+    for limit in (size - 1, 0):
+        assert hot.take_messages(data, 0, role is Role.SERVER, limit, 10) == ([], 0)
+
+
+@each_implementation
+@pytest.mark.parametrize("role", ROLES)
+def test_count(hot: Any, role: Role) -> None:
+    one = frame_to(role, FIN | BINARY, b"1")
+    for count in range(5):
+        taken, position = hot.take_messages(one * 3, 0, role is Role.SERVER, None, count)
+        assert taken == [b"1"] * min(count, 3)
+        assert position == len(one) * min(count, 3)
+
+
+# -- Packing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        (0, "8200"),
+        (125, "827d"),
+        (126, "827e007e"),
+        (65535, "827effff"),
+        (65536, "827f0000000000010000"),
+        (2**63 - 1, "827f7fffffffffffffff"),
+    ],
+)
+def test_headers(size: int, expected: str) -> None:
+    wanted = bytes.fromhex(expected)
+    assert header(FIN | BINARY, size) == wanted
+    assert header(FIN | BINARY, size, 0x80) == bytes([wanted[0], wanted[1] | 0x80]) + wanted[2:]
+
+
+@each_implementation
+def test_pack(hot: Any) -> None:
+    frames = [
+        (first_byte, bytes(i & 0xFF for i in range(size)), True) for first_byte in (0x82, 1) for size in BOUNDARIES
+    ]
+    packed = hot.pack(frames)
+    assert type(packed) is bytes
+    assert packed == b"".join(frame_to(Role.CLIENT, first_byte, data) for first_byte, data, _ in frames)
+    keys = random.Random(0).randbytes(4 * len(frames))
+    expected = [
+        frame_to(Role.SERVER, first_byte, data, key=keys[4 * i : 4 * i + 4])
+        for i, (first_byte, data, _) in enumerate(frames)
+    ]
+    assert hot.pack(frames, keys) == b"".join(expected)
+    assert hot.pack([]) == hot.pack([], b"") == b""
+
+
+# -- The compiled ones are the same, and safe ------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(compiled is None, reason="it was built without a C compiler")
+class TestCompiled:
+    @deterministic
+    @given(
+        role=roles,
+        frames=st.lists(
+            st.one_of(
+                st.tuples(
+                    st.sampled_from([FIN | TEXT, FIN | BINARY] * 5 + [*range(256)]),
+                    st.one_of(st.binary(max_size=130), st.text(max_size=130).map(str.encode)),
+                ),
+                st.binary(max_size=20),
+            ),
+            max_size=8,
+        ),
+        flips=st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), max_size=2),
+        limit=st.one_of(st.none(), st.integers(0, 200)),
+        count=st.integers(0, 9),
+        position=st.integers(0, 300),
+        cut=st.integers(0, 300),
+    )
+    def test_take_messages(
+        self,
+        role: Role,
+        frames: list[tuple[int, bytes] | bytes],
+        flips: list[tuple[int, int]],
+        limit: int | None,
+        count: int,
+        position: int,
+        cut: int,
+    ) -> None:
+        data = bytearray()
+        for frame in frames:
+            data += frame if isinstance(frame, bytes) else frame_to(role, *frame)
+        for at, bits in flips:
+            if at < len(data):
+                data[at] ^= bits
+        for received in (bytes(data), bytes(data[: len(data) - cut])):
+            for start in (0, min(position, len(received))):
+                arguments = (received, start, role is Role.SERVER, limit, count)
+                assert compiled.take_messages(*arguments) == pure.take_messages(*arguments)
+
+    @deterministic
+    @given(
+        frames=st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=300), st.booleans()), max_size=5),
+        masked=st.booleans(),
+        seed=st.integers(0, 1000),
+    )
+    def test_pack(self, frames: list[tuple[int, bytes, bool]], masked: bool, seed: int) -> None:
+        keys = random.Random(seed).randbytes(4 * len(frames)) if masked else None
+        assert compiled.pack(frames, keys) == pure.pack(frames, keys)
+
+    @deterministic
+    @given(st.binary(max_size=200), masking_keys, st.integers(0, 2**40))
+    def test_apply_mask(self, data: bytes, key: bytes, offset: int) -> None:
+        assert compiled.apply_mask(data, key, offset) == apply_mask(data, key, offset)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (None, KEY),
+            (bytearray(b"a"), KEY),
+            (b"a", None),
+            (b"a", bytearray(KEY)),
+            (b"a", KEY, None),
+            (b"a", KEY, 1.5),
+            (b"a", b"123"),
+            (b"a", b"12345"),
+        ],
+    )
+    def test_apply_mask_to_what_it_is_not_for(self, arguments: Any) -> None:
+        with pytest.raises((TypeError, ValueError)):
+            compiled.apply_mask(*arguments)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (None, 0, True, None, 1),
+            (bytearray(b"a"), 0, True, None, 1),
+            (b"a", -1, True, None, 1),
+            (b"a", -(2**62), True, None, 1),
+            (b"a", 2**70, True, None, 1),
+            (b"a", 0, True, "1", 1),
+            (b"a", 0, True, -1, 1),
+            (b"a", 0, True, None, None),
+        ],
+    )
+    def test_take_messages_from_what_it_is_not_for(self, arguments: Any) -> None:
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            compiled.take_messages(*arguments)
+
+    def test_take_messages_from_beyond_the_end(self) -> None:
+        assert compiled.take_messages(b"\x82\x00", 3, False, None, 1) == ([], 3)
+        assert compiled.take_messages(b"\x82\x00", 2**62, True, None, 1) == ([], 2**62)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (None,),
+            ((),),
+            ([None],),
+            ([()],),
+            ([(0x82,)],),
+            ([(0x82, None, True)],),
+            ([(0x82, bytearray(b"a"), True)],),
+            ([(None, b"a", True)],),
+            ([(256, b"a", True)],),
+            ([(-1, b"a", True)],),
+            ([(0x82, b"a", True)], b"123"),
+            ([(0x82, b"a", True)] * 2, KEY),
+            ([(0x82, b"a", True)], bytearray(KEY)),
+        ],
+    )
+    def test_pack_what_it_is_not_for(self, arguments: Any) -> None:
+        with pytest.raises((TypeError, ValueError, OverflowError, IndexError)):
+            compiled.pack(*arguments)
+
+    @pytest.mark.parametrize("size", [0, 1, 100, 100_000])
+    def test_pack_what_changes_meanwhile(self, size: int) -> None:
+        class Treacherous:
+            def __int__(self) -> int:
+                frames[1] = (0x82, bytes(size), True)
+                return 0x82
+
+        frames: list[Any] = [(Treacherous(), b"a", True), (0x82, bytes(50), True)]
+        with pytest.raises(RuntimeError):
+            compiled.pack(frames)

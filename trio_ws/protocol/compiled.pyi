@@ -1,0 +1,3 @@
+from .pure import apply_mask as apply_mask
+from .pure import pack as pack
+from .pure import take_messages as take_messages

@@ -1,0 +1,182 @@
+# cython: language_level=3
+"""The functions that all bytes pass through, compiled. What they do is said in pure.py, where they are in Python."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
+
+__all__ = ["apply_mask", "pack", "take_messages"]
+
+cdef enum:
+    TEXT = 0x81
+    BINARY = 0x82
+    MASK = 0x80
+    # Text of up to so many bytes is unmasked on the stack.
+    SCRATCH = 4096
+
+
+cdef void xor(uint8_t *out, const uint8_t *data, Py_ssize_t size, const uint8_t *key, Py_ssize_t offset) noexcept nogil:
+    # Whole words are copied in and out with memcpy(), which compilers make loads and stores of, wherever they lie.
+    cdef uint8_t pad[8]
+    cdef uint64_t pad_word, word
+    cdef Py_ssize_t i
+    for i in range(8):
+        pad[i] = key[(offset + i) & 3]
+    memcpy(&pad_word, pad, 8)
+    cdef Py_ssize_t words = size >> 3
+    for i in range(words):
+        memcpy(&word, data + 8 * i, 8)
+        word ^= pad_word
+        memcpy(out + 8 * i, &word, 8)
+    for i in range(8 * words, size):
+        out[i] = data[i] ^ pad[i & 7]
+
+
+cdef inline uint64_t big_endian(const uint8_t *data, Py_ssize_t size) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef Py_ssize_t i
+    for i in range(size):
+        value = value << 8 | data[i]
+    return value
+
+
+def apply_mask(bytes data not None, bytes key not None, offset=0):
+    if PyBytes_GET_SIZE(key) != 4:
+        raise ValueError("a masking key has four bytes")
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
+    xor(
+        <uint8_t *>PyBytes_AS_STRING(result),
+        <const uint8_t *>PyBytes_AS_STRING(data),
+        size,
+        <const uint8_t *>PyBytes_AS_STRING(key),
+        offset & 3,
+    )
+    return result
+
+
+cdef object make_text(const uint8_t *data, Py_ssize_t size, const uint8_t *key):
+    """Return None if it is not UTF-8."""
+    cdef uint8_t scratch[SCRATCH]
+    cdef bytes large
+    try:
+        if key == NULL:
+            return PyUnicode_DecodeUTF8(<const char *>data, size, NULL)
+        if size <= SCRATCH:
+            xor(scratch, data, size, key, 0)
+            return PyUnicode_DecodeUTF8(<const char *>scratch, size, NULL)
+        large = make_bytes(data, size, key)
+        return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(large), size, NULL)
+    except UnicodeDecodeError:
+        return None
+
+
+cdef bytes make_bytes(const uint8_t *data, Py_ssize_t size, const uint8_t *key):
+    if key == NULL:
+        return PyBytes_FromStringAndSize(<const char *>data, size)
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
+    xor(<uint8_t *>PyBytes_AS_STRING(result), data, size, key, 0)
+    return result
+
+
+def take_messages(bytes data not None, Py_ssize_t position, bint masked, limit, Py_ssize_t count):
+    cdef const uint8_t *bytes_in = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
+    # Nothing that is larger is there.
+    cdef uint64_t most = end if limit is None or limit > end else limit
+    cdef Py_ssize_t header = 6 if masked else 2
+    cdef uint8_t mask = MASK if masked else 0
+    cdef Py_ssize_t start, length
+    cdef uint64_t size
+    cdef const uint8_t *key
+    cdef list messages = []
+    cdef object message
+    if position < 0:
+        raise ValueError("a position is not negative")
+    while count > 0:
+        if end - position < header:
+            break
+        start = position + header
+        size = bytes_in[position + 1] ^ mask
+        if size > 125:
+            if size > 127:
+                break
+            length = 2 if size == 126 else 8
+            start += length
+            if start > end:
+                break
+            size = big_endian(bytes_in + position + 2, length)
+            if size < (126 if length == 2 else 0x10000):
+                break
+        if size > most or size > <uint64_t>(end - start):
+            break
+        key = bytes_in + start - 4 if masked else NULL
+        if bytes_in[position] == BINARY:
+            message = make_bytes(bytes_in + start, <Py_ssize_t>size, key)
+        elif bytes_in[position] == TEXT:
+            message = make_text(bytes_in + start, <Py_ssize_t>size, key)
+            if message is None:
+                break
+        else:
+            break
+        messages.append(message)
+        count -= 1
+        position = start + <Py_ssize_t>size
+    return messages, position
+
+
+cdef inline Py_ssize_t header_size(Py_ssize_t size) noexcept nogil:
+    return 2 if size < 126 else 4 if size < 0x10000 else 10
+
+
+def pack(list frames not None, bytes keys=None):
+    cdef Py_ssize_t total = 0, size, i
+    cdef Py_ssize_t key_size = 0 if keys is None else 4
+    cdef uint8_t mask = 0 if keys is None else MASK
+    cdef uint8_t first_byte
+    cdef tuple frame
+    cdef bytes payload
+    for frame in frames:
+        payload = frame[1]
+        total += header_size(len(payload)) + key_size + PyBytes_GET_SIZE(payload)
+    cdef const uint8_t *key = NULL
+    if keys is not None:
+        if PyBytes_GET_SIZE(keys) < 4 * len(frames):
+            raise ValueError("each frame needs a masking key")
+        key = <const uint8_t *>PyBytes_AS_STRING(keys)
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, total)
+    cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(result)
+    for frame in frames:
+        first_byte = frame[0]
+        payload = frame[1]
+        size = len(payload)
+        # Reading an integer may run code that changes the list. Never write more than there is room for.
+        total -= header_size(size) + key_size + size
+        if total < 0:
+            raise RuntimeError("the frames have changed meanwhile")
+        out[0] = first_byte
+        if size < 126:
+            out[1] = mask | <uint8_t>size
+            out += 2
+        elif size < 0x10000:
+            out[1] = mask | 126
+            out[2] = <uint8_t>(size >> 8)
+            out[3] = <uint8_t>(size & 0xFF)
+            out += 4
+        else:
+            out[1] = mask | 127
+            for i in range(8):
+                out[2 + i] = <uint8_t>((<uint64_t>size >> (56 - 8 * i)) & 0xFF)
+            out += 10
+        if keys is None:
+            memcpy(out, PyBytes_AS_STRING(payload), size)
+        else:
+            memcpy(out, key, 4)
+            out += 4
+            xor(out, <const uint8_t *>PyBytes_AS_STRING(payload), size, key, 0)
+            key += 4
+        out += size
+    if total:
+        raise RuntimeError("the frames have changed meanwhile")
+    return result

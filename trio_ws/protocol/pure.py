@@ -1,0 +1,116 @@
+"""The functions that all bytes pass through, in Python; :mod:`trio_ws.protocol.hot` says when these are used.
+
+``compiled.pyx`` has the same again in Cython. What is said here holds for both, and ``tests/protocol/test_hot.py``
+compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["apply_mask", "header", "pack", "take_messages"]
+
+_TEXT = 0x81
+_BINARY = 0x82
+_MASK = 0x80
+
+
+def apply_mask(data: bytes, key: bytes, offset: int = 0) -> bytes:
+    """Mask or unmask a payload (RFC 6455, section 5.3): the operation is its own inverse.
+
+    Args:
+        data: The payload, or a piece of one.
+        key: The masking key, four bytes.
+        offset: How many bytes of the payload came before this piece.
+    """
+    size = len(data)
+    offset &= 3
+    if offset:
+        key = key[offset:] + key[:offset]
+    # One XOR of two very long integers: what pure Python has that comes nearest to a loop in C.
+    repeated = (key * ((size + 3) >> 2))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
+
+
+def take_messages(
+    data: bytes, position: int, masked: bool, limit: int | None, count: int
+) -> tuple[list[str | bytes], int]:
+    """Take the whole messages that come next: those in one frame that no extension has transformed.
+
+    It stops in front of anything else, be it a control frame, a fragment, something incomplete, or something wrong.
+    That is for others to judge.
+
+    Args:
+        data: What has come in.
+        position: Where a frame begins in it.
+        masked: Whether frames have to be masked.
+        limit: How large a message may be, in bytes; None for any size.
+        count: How many messages to take at most.
+
+    Returns:
+        The messages, and where what follows them begins.
+    """
+    messages: list[str | bytes] = []
+    end = len(data)
+    mask, header = (_MASK, 6) if masked else (0, 2)
+    while len(messages) < count:
+        start = position + header
+        if start > end:
+            break
+        first_byte = data[position]
+        size = data[position + 1] ^ mask
+        if size > 125:
+            length = {126: 2, 127: 8}.get(size, end)
+            start += length
+            if start > end:
+                break
+            size = int.from_bytes(data[position + 2 : position + 2 + length], "big")
+            if size < (126 if length == 2 else 0x10000):
+                break
+        stop = start + size
+        if stop > end or (limit is not None and size > limit):
+            break
+        message: str | bytes
+        message = payload = apply_mask(data[start:stop], data[start - 4 : start]) if masked else data[start:stop]
+        if first_byte == _TEXT:
+            try:
+                message = payload.decode()
+            except UnicodeDecodeError:
+                break
+        elif first_byte != _BINARY:
+            break
+        messages.append(message)
+        position = stop
+    return messages, position
+
+
+def pack(frames: Sequence[tuple[int, bytes, bool]], keys: bytes | None = None) -> bytes:
+    """Return frames as bytes, one after the other.
+
+    Args:
+        frames: The first byte of each, and its payload. What else is there of them does not matter here.
+        keys: The masking keys, four bytes for each frame; None from a server.
+    """
+    chunks = []
+    for index, (first_byte, data, _) in enumerate(frames):
+        if keys is None:
+            chunks += [header(first_byte, len(data)), data]
+        else:
+            key = keys[4 * index : 4 * index + 4]
+            chunks += [header(first_byte, len(data), _MASK), key, apply_mask(data, key)]
+    return b"".join(chunks)
+
+
+def header(first_byte: int, size: int, mask: int = 0) -> bytes:
+    """Return the header of a frame, but for the masking key.
+
+    Args:
+        first_byte: FIN, reserved bits and opcode.
+        size: The length of the payload, in bytes.
+        mask: 0x80 if a masking key follows, otherwise 0.
+    """
+    if size < 126:
+        return bytes((first_byte, mask | size))
+    if size < 0x10000:
+        return bytes((first_byte, mask | 126)) + size.to_bytes(2, "big")
+    return bytes((first_byte, mask | 127)) + size.to_bytes(8, "big")
