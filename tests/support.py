@@ -29,6 +29,7 @@ from trio_ws.protocol.codec import serialize
 from trio_ws.protocol.extensions import Extension
 from trio_ws.protocol.handshake import accept, build_request, check_response
 from trio_ws.settings import Options, Settings
+from trio_ws.stream import Transport
 from trio_ws.tasks import Connection
 from trio_ws.uri import parse_uri
 from trio_ws.websocket import Session, WebSocket
@@ -441,7 +442,7 @@ def born_open(
     stream: trio.abc.Stream, role: Role = Role.CLIENT, extensions: Sequence[Extension] = (), **options: Unpack[Options]
 ) -> Session:
     """Return a session on an open connection, without an opening handshake."""
-    connection = Connection(role, stream, Settings(**options), extensions)
+    connection = Connection(role, Transport(stream), Settings(**options), extensions)
     return Session(WebSocket(connection, Request("/", {"Host": "example.org"}), Response(101, "", {}), None))
 
 

@@ -14,6 +14,7 @@ over with the waking is not lost.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from sys import getsizeof
 
 import attrs
@@ -58,7 +59,8 @@ class Inbox:
         # Whose turn it is: a task, which may wait for a message, and the others in line. Nobody is in line without a
         # turn being taken.
         self._turn: trio.lowlevel.Task | None = None
-        # Who takes a message in parts, in this turn.
+        # Whether a whole message is what it is for. / Who takes a message in parts, in this turn.
+        self._getting = False
         self._stream: object | None = None
         self._waiting = trio.lowlevel.ParkingLot()
         self._line = trio.lowlevel.ParkingLot()
@@ -110,9 +112,13 @@ class Inbox:
         while self._is_full() and not self._waiting and not self._discarding and not self._shedding:
             await self._park_reader()
 
+    def is_asked(self) -> bool:
+        """Whether everything was taken and the application is not busy with it: it asks for more, or never did."""
+        return self._discarding or not (self._messages or self._answering)
+
     async def wait_until_asked(self) -> None:
-        """Wait until everything was taken and the application is not busy with it: it asks for more, or never did."""
-        while (self._messages or self._answering) and not self._discarding:
+        """Wait until everything was taken and the application is not busy with it."""
+        while not self.is_asked():
             await self._park_reader()
 
     async def _park_reader(self) -> None:
@@ -135,18 +141,32 @@ class Inbox:
             return None
         return self._pop()  # type: ignore[return-value]  # a LastPart is for whoever has the turn
 
-    async def get(self) -> Message | None:
-        """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
+    async def get(self, wait: Callable[[], Awaitable[bool]] | None = None) -> Message | None:
+        """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing.
+
+        Args:
+            wait: How to wait for more, if not with :meth:`wait`.
+        """
         await self.begin_turn()
+        self._getting = True
         try:
             while not self._messages:
-                if not await self._ask_for_more():
+                if not await (wait or self.wait)():
                     return None
-            message = self._pop()
-            assert not isinstance(message, LastPart)  # whoever took the first part has also had the last
-            return message
+            return self._pop()  # type: ignore[return-value]  # whoever took the first part has also had the last
         finally:
+            self._getting = False
             self.end_turn()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a receiver is about to take a message, or to ask for more: it has the turn, and does not wait."""
+        return self._getting and not self._waiting
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no whole message is there."""
+        return not self._messages
 
     async def begin_turn(self) -> None:
         """Wait until it is our turn. When cancelled, it is not; otherwise ``end_turn`` must follow."""
@@ -180,7 +200,7 @@ class Inbox:
         self._stream = stream
         # Of a message whose rest is being dropped nothing is held: that is not ours.
         while not self._messages and not self._protocol.held:
-            if not await self._ask_for_more():
+            if not await self.wait():
                 return False
         return True
 
@@ -207,7 +227,7 @@ class Inbox:
                 self._answering = True
                 self._wake_reader()
                 return part, False
-            if not await self._ask_for_more():
+            if not await self.wait():
                 return None
         return None
 
@@ -251,10 +271,14 @@ class Inbox:
             self._wake_reader()
         return message
 
-    async def _ask_for_more(self) -> bool:
-        """Wait until something has come. Return False at once if nothing more will."""
+    def ask_for_more(self) -> bool:
+        """Take note that what was taken is done with. Return whether more may come."""
         self.stop_answering()
-        if self._is_over():
+        return not self._is_over()
+
+    async def wait(self) -> bool:
+        """Wait until something has come, in our turn. Return False at once if nothing more will."""
+        if not self.ask_for_more():
             return False
         await self._waiting.park()
         return True
@@ -297,8 +321,8 @@ class Outbox:
         # The message that is being put in parts, if there is one.
         self.stream: object | None = None
         self._writer = trio.lowlevel.ParkingLot()
-        #: Whether the writer waits for something to write: nothing is here, and nothing is being written.
-        self.idle: bool = False
+        self._start_writer: Callable[[], None] | None = None
+        self._writer_waits = False
         #: Whether something was taken that is not written yet.
         self.taken: bool = False
         #: Whether nothing can be put any more.
@@ -361,7 +385,7 @@ class Outbox:
         """Add a ping."""
         if not self.finished:
             self._pings.append(data)
-            self._wake_writer()
+            self._unpark_writer()
 
     def remove_ping(self, data: bytes) -> None:
         """Take a ping back, if it has not gone out."""
@@ -374,7 +398,7 @@ class Outbox:
             if len(self._pongs) == MAX_PONGS:
                 self._pongs.clear()
             self._pongs.append(data)
-            self._wake_writer()
+            self._unpark_writer()
 
     def finish(self, close: Close | None) -> None:
         """Let nothing more be put, except for a Close frame after all that is there. Wake all who wait to put.
@@ -390,7 +414,7 @@ class Outbox:
         elif not self.finished:
             self.close = close
         self.finished = True
-        self._wake_writer()
+        self._unpark_writer()
         self._refuse(self._senders)
 
     # -- The writer's side -----------------------------------------------------------------------------------------
@@ -419,21 +443,44 @@ class Outbox:
         """Take note of a frame that was not put, but whose writing was begun. The writer has to go on with it."""
         self.size = self._size_taken = _FRAME + getsizeof(frame[1])
         self.taken = True
-        self._wake_writer()
+        self.wake_writer()
+
+    def set_writer(self, start: Callable[[], None]) -> None:
+        """Say how to start the writer. That is done when there is something to do for it, which may be never."""
+        self._start_writer = start
+        if self.has_work():
+            self.wake_writer()
 
     async def wait(self) -> None:
         """Wait until there is something to take or to go on with, or the outbox is finished."""
-        while not (self._frames or self._pings or self._pongs or self.taken or self.finished):
-            self.idle = True
+        while not self.has_work():
+            self._writer_waits = True
             try:
                 await self._writer.park()
             finally:
-                self.idle = False
+                self._writer_waits = False
 
-    def _wake_writer(self) -> None:
-        if self.idle:
-            self.idle = False
+    def wake_writer(self) -> None:
+        """Let the writer look whether there is something to do. Start it, if that was not done."""
+        if self._start_writer is not None:
+            start, self._start_writer = self._start_writer, None
+            start()
+        else:
+            self._unpark_writer()
+
+    def _unpark_writer(self) -> None:
+        if self._writer_waits:
+            self._writer_waits = False
             self._writer.unpark()
+
+    def has_work(self) -> bool:
+        """Whether there is something to write, or to go on with, or nothing will come any more."""
+        return bool(self._frames or self._pings or self._pongs or self.taken or self.finished)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether a message can go out at once: nothing is here, or being written, or in the middle of being put."""
+        return not (self.size or self._pings or self._pongs or self.taken or self.finished or self.stream is not None)
 
     # -- Both ------------------------------------------------------------------------------------------------------
 
@@ -443,8 +490,7 @@ class Outbox:
     def _append(self, frame: OutgoingFrame) -> None:
         self._frames.append(frame)
         self.size += _FRAME + getsizeof(frame[1])
-        if self.idle:
-            self._wake_writer()
+        self.wake_writer()
 
     def _refuse(self, senders: list[_Sender]) -> None:
         for sender in list(senders):

@@ -218,7 +218,7 @@ class Connecting:
         agreement = check_response(
             self.request, response, subprotocols=self._settings.subprotocols, extensions=_extensions(self._settings)
         )
-        connection = Connection(Role.CLIENT, stream, self._settings, agreement.extensions, received)
+        connection = Connection(Role.CLIENT, Transport(stream), self._settings, agreement.extensions, received)
         return WebSocket(connection, self.request, response, agreement.subprotocol)
 
     async def _ask(self, transport: Transport, parser: ResponseParser) -> tuple[Response, bytes]:

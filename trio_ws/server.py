@@ -325,7 +325,7 @@ def upgrade(stream: trio.abc.Stream, request: Request, settings: Settings, recei
     """
     extensions = [] if settings.compression is None else [DeflateServer(settings.compression)]
     response, agreement = accept(request, subprotocols=settings.subprotocols, extensions=extensions, server=SERVER)
-    connection = Connection(Role.SERVER, stream, settings, agreement.extensions, received)
+    connection = Connection(Role.SERVER, Transport(stream), settings, agreement.extensions, received)
     return WebSocket(connection, request, response, agreement.subprotocol)
 
 

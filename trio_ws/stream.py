@@ -1,12 +1,12 @@
 """The Trio stream below a connection.
 
-A :class:`Transport` gives any :class:`trio.abc.Stream` four properties that the layers above rely on:
+A :class:`Transport` gives any :class:`trio.abc.Stream` some properties that the layers above rely on:
 
 * Whatever goes wrong below comes out as one exception, :exc:`StreamBroken`, with the cause attached.
 * A write that failed or was cancelled poisons it, because nobody knows how much of the write the peer has got: all
   later writes raise. So half a frame can only be the last thing that a peer sees.
-* Where there is a socket, it can be written to without waiting. What the system does not take goes out first with the
-  next write.
+* Where there is a socket, it can be read and written without waiting. What the system does not take goes out first with
+  the next write.
 * What is small is written at once with what surrounds it; what is large is not copied for that. What has been written
   is not kept.
 * It always closes, cleanly if that is possible within the time given.
@@ -17,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from itertools import chain
+from typing import Any, TypeAlias
 
 import trio
 
@@ -35,6 +36,8 @@ _MAX_CHUNKS = 16
 #: How many bytes to ask the stream for at a time.
 RECEIVE_SIZE = 64 * 1024
 
+_Chunk: TypeAlias = bytes | memoryview
+
 
 class StreamBroken(Exception):
     """The stream cannot be used any more. The ``__cause__`` says why. It never leaves this package."""
@@ -50,28 +53,90 @@ class Transport:
         poisoned: Whether a write has failed or was cancelled.
     """
 
+    __slots__ = ("_lost", "_rest", "_socket", "_stream", "poisoned")
+
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self._socket = stream.socket if isinstance(stream, trio.SocketStream) and hasattr(os, "writev") else None
+        # Not that of a subclass: it may do more than a socket does.
+        self._socket = stream.socket if type(stream) is trio.SocketStream and hasattr(os, "writev") else None
         # What was not taken by the system when it was written without waiting.
-        self._rest: list[bytes] = []
+        self._rest: list[_Chunk] = []
+        # What reading has ended with. The system says it only once.
+        self._lost: StreamBroken | None = None
         self.poisoned: bool = False
-        if self._socket is not None:
-            _write_ahead(self._socket)
 
-    async def receive(self) -> bytes:
+    # -- Reading ---------------------------------------------------------------------------------------------------
+
+    async def receive(self, size: int = RECEIVE_SIZE) -> bytes:
         """Return what has arrived, or ``b""`` when nothing more will.
 
         When cancelled, nothing is lost.
 
+        Args:
+            size: How many bytes at most.
+
         Raises:
             StreamBroken: if the connection is lost.
         """
+        if self._socket is None:
+            try:
+                data = await self._stream.receive_some(size)
+            except Exception as exc:
+                raise _broken(exc) from exc
+            return data if type(data) is bytes else bytes(data)
+        while True:
+            await self.wait_until_readable()
+            received = self.receive_now(size)
+            if received is not None:
+                return received
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it can be read and written without waiting."""
+        return self._socket is not None
+
+    async def wait_until_readable(self) -> None:
+        """Wait until :meth:`receive_now` has something to return, on a socket. Only one task may do so.
+
+        Raises:
+            StreamBroken: if the connection is lost.
+        """
+        assert self._socket is not None
         try:
-            data = await self._stream.receive_some(RECEIVE_SIZE)
-        except Exception as exc:
+            await trio.lowlevel.wait_readable(self._socket)
+        except (OSError, trio.ClosedResourceError) as exc:
             raise _broken(exc) from exc
-        return data if type(data) is bytes else bytes(data)
+
+    def receive_now(self, size: int = RECEIVE_SIZE) -> bytes | None:
+        """Return what has arrived at a socket, ``b""`` when nothing more will, or None if there is nothing now.
+
+        Args:
+            size: How many bytes at most.
+
+        Raises:
+            StreamBroken: if the connection is lost, every time.
+        """
+        assert self._socket is not None
+        if self._lost is not None:
+            raise self._lost
+        try:
+            return os.read(self._socket.fileno(), size)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            # As it comes from Trio's own streams.
+            error = trio.BrokenResourceError(f"socket connection broken: {exc}")
+            error.__cause__ = exc
+            self._lost = _broken(error)
+            raise self._lost from error
+
+    # -- Writing ---------------------------------------------------------------------------------------------------
+
+    def write_ahead(self) -> None:
+        """Let the system take more at a time than the 16 KiB that Trio sets, where there is a TCP socket."""
+        if self._socket is not None:
+            with contextlib.suppress(AttributeError, OSError):  # not every system has it, and not every socket is TCP
+                self._socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
     def can_write_now(self) -> bool:
         """Whether :meth:`write_now` can do anything. Nobody else may be writing."""
@@ -89,16 +154,16 @@ class Transport:
             Whether everything is written.
         """
         assert self._socket is not None
-        self._rest = chunks
         try:
             written = os.writev(self._socket.fileno(), chunks[:_MAX_CHUNKS])
         except OSError:  # it takes nothing now, or never again
-            return False
+            written = 0
         while chunks and written >= len(chunks[0]):
             written -= len(chunks.pop(0))
         if not chunks:
             return True
-        chunks[0] = chunks[0][written:]
+        self._rest = [memoryview(chunks[0])[written:], *chunks[1:]]
+        chunks.clear()
         return False
 
     async def send(self, chunks: list[bytes]) -> None:
@@ -114,11 +179,9 @@ class Transport:
         if self.poisoned:
             raise StreamBroken("an earlier write was not completed")
         self.poisoned = True
-        if self._rest:
-            chunks[:0] = self._rest
-            self._rest = []
+        rest, self._rest = self._rest, []
         try:
-            for data in _batches(chunks):
+            for data in chain(_batches(rest), _batches(chunks)):
                 await self._stream.send_all(data)
         except Exception as exc:
             raise _broken(exc) from exc
@@ -151,6 +214,8 @@ class Transport:
         with trio.CancelScope(shield=True), contextlib.suppress(Exception):
             await trio.aclose_forcefully(self._stream)
 
+    # -- Addresses -------------------------------------------------------------------------------------------------
+
     @property
     def local_address(self) -> Any:
         """The address of this end as ``getsockname`` gives it; None when there is no socket below."""
@@ -176,22 +241,18 @@ def _broken(exc: Exception) -> StreamBroken:
     return StreamBroken(str(exc) or type(exc).__name__)
 
 
-def _write_ahead(socket: trio.socket.SocketType) -> None:
-    """Let the system take more at a time than the 16 KiB that Trio sets."""
-    with contextlib.suppress(AttributeError, OSError):  # not every system has it, and not every socket is TCP
-        socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT)
-
-
-def _batches(chunks: list[bytes]) -> Iterator[bytes]:
+def _batches(chunks: list[bytes] | list[_Chunk]) -> Iterator[_Chunk]:
     """Yield what to write at a time, and keep no more of it than that."""
     chunks.reverse()
     while chunks:
-        batch = [chunks.pop()]
-        size = len(batch[0])
-        while chunks and size + len(chunks[-1]) <= _BATCH:
-            batch.append(chunks.pop())
-            size += len(batch[-1])
-        # Without a copy when there is just one.
-        data = b"".join(batch)
-        batch.clear()
+        data = chunks.pop()
+        size = len(data)
+        if chunks and size + len(chunks[-1]) <= _BATCH:
+            batch = [data]
+            while chunks and size + len(chunks[-1]) <= _BATCH:
+                batch.append(chunks.pop())
+                size += len(batch[-1])
+            data = b"".join(batch)
+            batch.clear()
+        # One that is alone is not copied.
         yield data

@@ -45,7 +45,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -59,11 +60,11 @@ from .exceptions import (
     ProtocolError,
 )
 from .frames import Close, CloseCode, Opcode
-from .protocol import LastPart, Protocol, Role
+from .protocol import LastPart, Message, Protocol, Role
 from .protocol.connection import OutgoingFrame
 from .protocol.extensions import Extension
 from .settings import Settings
-from .stream import StreamBroken, Transport
+from .stream import RECEIVE_SIZE, StreamBroken, Transport
 
 __all__ = ["Connection", "Ping", "run"]
 
@@ -110,7 +111,7 @@ class Connection:
 
     Args:
         role: Which end this is.
-        stream: The stream below, after the opening handshake.
+        transport: The stream below, after the opening handshake.
         settings: The options.
         extensions: The extensions in use.
         received: What came in together with the opening handshake, and after it.
@@ -119,20 +120,27 @@ class Connection:
     def __init__(
         self,
         role: Role,
-        stream: trio.abc.Stream,
+        transport: Transport,
         settings: Settings,
         extensions: Sequence[Extension] = (),
         received: bytes = b"",
     ) -> None:
         self.role = role
         self.settings = settings
-        self.transport: Transport = Transport(stream)
+        self.transport: Transport = transport
+        transport.write_ahead()
         self.protocol: Protocol = Protocol(
             role, random=os.urandom, max_message_size=settings.max_message_size, extensions=extensions
         )
         self.inbox: Inbox = Inbox(self.protocol, settings.receive_buffer)
         self.outbox: Outbox = Outbox(settings.send_buffer)
-        self.received = received
+        #: Whether receivers read for themselves, one at a time, and the reader waits until that is over; whether one does.
+        self.self_service: bool = False
+        self.attended: bool = False
+        self.relief: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        #: What is being taken in, step by step; and what has ended the connection, once that has come.
+        self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received)
+        self.ending: Close | ProtocolError | None = None
         #: Whether extensions are in use, so that encoding may take long.
         self.transforms: bool = bool(extensions)
         # Until when messages are not written at once.
@@ -167,6 +175,7 @@ class Connection:
         if not self.outbox.finished:
             self.outbox.finish(close)
             self.hurry(self.settings.close_timeout)
+            self.flush()
 
     def hurry(self, seconds: float) -> None:
         """Let the tasks end in so many seconds at the latest."""
@@ -207,13 +216,17 @@ class Connection:
     def send_nowait(self, frame: OutgoingFrame) -> bool:
         """Write a message at once, or put it into the outbox, if that takes no waiting. Return whether it was done."""
         outbox = self.outbox
-        if outbox.idle and outbox.stream is None and self._may_write(frame):
+        # Whoever still has messages to handle may have more to send.
+        if self.inbox.is_empty and outbox.is_clear and self._is_worth_a_write(frame):
             if not self.transport.write_now(self.protocol.encode_all([frame])):
                 outbox.keep(frame)
             return True
+        if outbox.put_nowait(frame):
+            return True
+        self.flush()
         return outbox.put_nowait(frame)
 
-    def _may_write(self, frame: OutgoingFrame) -> bool:
+    def _is_worth_a_write(self, frame: OutgoingFrame) -> bool:
         if not self.transport.can_write_now() or (self.transforms and frame[2] and len(frame[1]) >= THREAD_SIZE):
             return False
         now = trio.current_time()
@@ -224,13 +237,106 @@ class Connection:
 
     @trio.lowlevel.enable_ki_protection
     def flush(self) -> None:
-        """Write what is in the outbox if that takes no waiting: its senders have nothing to add now."""
+        """Write what is in the outbox, as much as takes no waiting. What is left is for the writer."""
         self._gather_until = -math.inf
+        if self.outbox.has_work() and not self._write_what_waits():
+            self.outbox.wake_writer()
+
+    def _write_what_waits(self) -> bool:
         outbox = self.outbox
-        if outbox.idle or outbox.taken or outbox.finished or self.transforms or not self.transport.can_write_now():
+        if outbox.taken or not self.transport.can_write_now() or (self.transforms and outbox.size >= THREAD_SIZE):
+            return False
+        finished = outbox.finished
+        chunks = self.encode_last(self.protocol.encode_all(outbox.take()), finished)
+        if chunks and not self.transport.write_now(chunks):
+            return False
+        outbox.written()
+        if finished:
+            self.writing_over.set()
+        return True
+
+    def encode_last(self, chunks: list[bytes], finished: bool) -> list[bytes]:
+        """Add the Close frame to what is to be written, if that is all there was before it, and it is not out yet."""
+        if finished and self.outbox.close is not None and self.protocol.closing.can_send:
+            chunks += self.protocol.encode_close(self.outbox.close)
+        return chunks
+
+    # -- Reading -----------------------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def next_message(self) -> Message | None:
+        """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
+        # Whoever waits has sent what there was to send.
+        self.flush()
+        try:
+            return await self.inbox.get(self._read_or_wait)
+        finally:
+            self.relief.unpark()
+
+    async def _read_or_wait(self) -> bool:
+        """Wait until there may be a message. Return False if there will be none."""
+        if not self.self_service:
+            return await self.inbox.wait()
+        if not self.inbox.ask_for_more():
+            return False
+        self.attended = True
+        self.listening_since = trio.current_time()
+        try:
+            await self.transport.wait_until_readable()
+            data = self.transport.receive_now(self._read_size())
+            if data:
+                self.take_in(data)
+        except StreamBroken:
+            data = b""
+        finally:
+            self.attended = False
+            self.listening_since = None
+        if data == b"" or self.steps is not None or self.ending is not None:
+            # That is for the reader.
+            self.self_service = False
+            self.relief.unpark()
+        return True
+
+    def _read_size(self) -> int:
+        return RECEIVE_SIZE
+
+    def take_in(self, data: bytes) -> None:
+        """Take what has been received, and hand on what comes of its first step."""
+        self.heard_at = trio.current_time()
+        self.steps = self.protocol.receive_in_steps(data)
+        self.take_step()
+
+    def take_step(self) -> None:
+        """Hand on what comes of the next step."""
+        # Not in a thread: the user's tasks look at the message in progress, and what comes out, which may be a thousand
+        # times as much, has to fill the inbox before more is decompressed.
+        assert self.steps is not None
+        for _ in self.steps:
+            self._hand_on()  # what ends the connection is always the last
             return
-        if self.transport.write_now(self.protocol.encode_all(outbox.take())):
-            outbox.written()
+        self.steps = None
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        protocol, inbox, outbox = self.protocol, self.inbox, self.outbox
+        answered = False
+        if messages := protocol.next_messages():
+            inbox.put_all(messages)
+        while (event := protocol.next_event()) is not None:
+            if isinstance(event, (str, bytes, LastPart)):
+                inbox.put(event)
+            elif isinstance(event, ProtocolError):
+                self.ending = event
+            elif event.opcode is Opcode.PING:
+                outbox.put_pong(event.data)
+                answered = True
+            elif event.opcode is Opcode.PONG:
+                self.receive_pong(event.data)
+            else:
+                self.ending = Close.parse(event.data)
+        inbox.progress()
+        if answered:
+            self.flush()
 
     # -- Pings -----------------------------------------------------------------------------------------------------
 
@@ -241,6 +347,7 @@ class Connection:
         ping = Ping(data, trio.current_time())
         self.pings.append(ping)
         self.outbox.put_ping(data)
+        self.flush()
         return ping
 
     def forget_ping(self, ping: Ping) -> None:
@@ -268,10 +375,11 @@ async def run(connection: Connection) -> None:
     try:
         with connection.scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(keepalive, connection)
-                async with trio.open_nursery() as transfer:
-                    transfer.start_soon(read_loop, connection)
-                    transfer.start_soon(write_loop, connection)
+                connection.outbox.set_writer(partial(nursery.start_soon, write_loop, connection))
+                if connection.settings.ping_interval is not None:
+                    nursery.start_soon(keepalive, connection)
+                await read_loop(connection)
+                await connection.writing_over.wait()
                 nursery.cancel_scope.cancel()
     finally:
         await _say_goodbye(connection)
@@ -301,20 +409,24 @@ async def _say_goodbye(connection: Connection) -> None:
 @trio.lowlevel.enable_ki_protection
 async def read_loop(connection: Connection) -> None:
     """Read until the connection ends: by a Close frame, a violation, or the end of the stream."""
+    inbox = connection.inbox
     try:
-        received, connection.received = connection.received, b""
-        ending = await _process(connection, received)
-        while ending is None:
-            del received  # not to be kept while nothing comes
-            await connection.inbox.wait_for_room()
-            received = await _listen(connection)
-            if not received:
+        while connection.ending is None:
+            await inbox.wait_for_room()
+            if connection.steps is not None:
+                await trio.lowlevel.checkpoint()
+                connection.take_step()
+            elif connection.transport.is_socket and inbox.is_wanted:
+                await _leave_it_to_receivers(connection)
+            elif data := await _listen(connection):
+                connection.take_in(data)
+                del data  # not to be kept while nothing comes
+            else:
                 connection.protocol.receive_eof()
                 connection.settle()
                 connection.abort()
                 return
-            ending = await _process(connection, received)
-        await _end(connection, ending)
+        await _end(connection, connection.ending)
     except StreamBroken as exc:
         connection.cause = connection.cause or exc.__cause__
         connection.protocol.receive_eof()
@@ -322,48 +434,26 @@ async def read_loop(connection: Connection) -> None:
         connection.abort()
 
 
+async def _leave_it_to_receivers(connection: Connection) -> None:
+    """Wait while one receiver after the other reads for itself, until there is none, or something for the reader."""
+    connection.self_service = True
+    while connection.self_service:
+        await connection.relief.park()
+        if not connection.attended:
+            connection.self_service = False
+
+
 async def _listen(connection: Connection) -> bytes:
     connection.listening_since = trio.current_time()
     data = await connection.transport.receive()
     connection.listening_since = None
-    connection.heard_at = trio.current_time()
     return data
-
-
-async def _process(connection: Connection, data: bytes) -> Close | ProtocolError | None:
-    """Hand on what has come. Return what ends the connection, if that was the last of it."""
-    # Not in a thread: the user's tasks look at the message in progress, and what comes out, which may be a thousand
-    # times as much, has to fill the inbox before more is decompressed.
-    for _ in connection.protocol.receive_in_steps(data):
-        _hand_on(connection)  # what ends the connection is always the last
-        await connection.inbox.wait_for_room()
-        await trio.lowlevel.checkpoint()
-    return _hand_on(connection)
-
-
-def _hand_on(connection: Connection) -> Close | ProtocolError | None:
-    protocol, inbox = connection.protocol, connection.inbox
-    if messages := protocol.next_messages():
-        inbox.put_all(messages)
-    while (event := protocol.next_event()) is not None:
-        if isinstance(event, (str, bytes, LastPart)):
-            inbox.put(event)
-        elif isinstance(event, ProtocolError):
-            return event
-        elif event.opcode is Opcode.PING:
-            connection.outbox.put_pong(event.data)
-        elif event.opcode is Opcode.PONG:
-            connection.receive_pong(event.data)
-        else:
-            return Close.parse(event.data)
-    inbox.progress()
-    return None
 
 
 async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
     """Let the connection end because of what the peer has sent."""
     connection.inbox.end()
-    if not connection.outbox.finished:
+    if not connection.outbox.finished and not connection.inbox.is_asked():
         with trio.move_on_after(GRACE):
             await connection.inbox.wait_until_asked()
     if isinstance(ending, Close):
@@ -408,9 +498,7 @@ async def write_loop(connection: Connection) -> None:
             await _gather(outbox)
             # What is put while we encode and write, be it the Close frame, is for the next round.
             finished = outbox.finished
-            chunks = await _encode_waiting(connection)
-            if finished and outbox.close is not None:
-                chunks += connection.protocol.encode_close(outbox.close)
+            chunks = connection.encode_last(await _encode_waiting(connection), finished)
             await transport.send(chunks)
             del chunks  # not to be kept while there is nothing to do
             outbox.written()

@@ -330,9 +330,7 @@ class WebSocket(trio.abc.Channel[Message]):
     # -- What the methods have in common ---------------------------------------------------------------------------
 
     async def _wait_for_message(self) -> Message:
-        # Whoever waits has sent what there was to send.
-        self._connection.flush()
-        message = await self._inbox.get()
+        message = await self._connection.next_message()
         if message is None:
             raise await self._closed()
         return message

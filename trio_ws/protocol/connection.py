@@ -212,7 +212,7 @@ class Protocol:
         Raises:
             ProtocolError: if one of them may not be sent now. Then it is not known how far it has come.
         """
-        if self.closing.can_send and not self._extensions and not self._sending:
+        if frames and self.closing.can_send and not self._extensions and not self._sending:
             small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < _LARGE]
             if len(small) == len(frames):
                 return [pack(frames, None if self._random is None else self._random(4 * len(frames)))]
