@@ -82,6 +82,9 @@ GATHER = 0.0001
 #: So many bytes are worth a write.
 GATHER_SIZE = 64 * 1024
 
+#: Seconds after which the reader reads again when a receiver that has read for itself does not come back.
+ABSENCE = 0.01
+
 #: Seconds that saying goodbye may take once there is no more time, because of cancellation or the deadline.
 GOODBYE_TIMEOUT = 0.1
 
@@ -104,6 +107,47 @@ class Ping:
     sent_at: float
     round_trip: float | None = None
     done: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+
+class Absences:
+    """Sees to it that connections whose receivers read for themselves are read also when no receiver comes back.
+
+    Most come back at once, and waking the reader whenever one has gone would cost more than the rest of a round trip.
+    So the connections of a run of Trio take turns: the reader of one of them waits a little, for all.
+    """
+
+    _var: trio.lowlevel.RunVar[Absences] = trio.lowlevel.RunVar("trio_ws.absences")
+
+    def __init__(self) -> None:
+        self._left: set[Connection] = set()
+
+    @classmethod
+    def current(cls) -> Absences:
+        """Return those of this run."""
+        try:
+            return cls._var.get()
+        except LookupError:
+            absences = cls()
+            cls._var.set(absences)
+            return absences
+
+    def note(self, connection: Connection) -> None:
+        """Take note that a receiver has gone. If none is there in :data:`ABSENCE` seconds, the reader reads."""
+        if not self._left:
+            connection.relief.unpark()  # to call watch()
+        self._left.add(connection)
+
+    async def watch(self, connection: Connection) -> None:
+        """Wait for that time, and then :meth:`end` them. For the reader of this connection."""
+        with trio.move_on_after(ABSENCE):
+            await connection.relief.park()
+        self.end()
+
+    def end(self) -> None:
+        """Let the readers read where no receiver has come back."""
+        left, self._left = self._left, set()
+        for connection in left:
+            connection.relieve()
 
 
 class Connection:
@@ -139,6 +183,7 @@ class Connection:
         self.attended: bool = False
         self.relief: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
         #: What is being taken in, step by step; and what has ended the connection, once that has come.
+        self.absences: Absences = Absences.current()
         self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received)
         self.ending: Close | ProtocolError | None = None
         #: Whether extensions are in use, so that encoding may take long.
@@ -176,6 +221,7 @@ class Connection:
             self.outbox.finish(close)
             self.hurry(self.settings.close_timeout)
             self.flush()
+            self.relieve()
 
     def hurry(self, seconds: float) -> None:
         """Let the tasks end in so many seconds at the latest."""
@@ -271,6 +317,13 @@ class Connection:
         try:
             return await self.inbox.get(self._read_or_wait)
         finally:
+            if self.self_service:
+                self.absences.note(self)
+
+    def relieve(self) -> None:
+        """Let the reader read, if nobody else does: something that is to be read is waited for."""
+        if self.self_service and not self.attended:
+            self.self_service = False
             self.relief.unpark()
 
     async def _read_or_wait(self) -> bool:
@@ -292,9 +345,7 @@ class Connection:
             self.attended = False
             self.listening_since = None
         if data == b"" or self.steps is not None or self.ending is not None:
-            # That is for the reader.
-            self.self_service = False
-            self.relief.unpark()
+            self.relieve()  # that is for the reader
         return True
 
     def _read_size(self) -> int:
@@ -348,6 +399,7 @@ class Connection:
         self.pings.append(ping)
         self.outbox.put_ping(data)
         self.flush()
+        self.relieve()
         return ping
 
     def forget_ping(self, ping: Ping) -> None:
@@ -435,12 +487,17 @@ async def read_loop(connection: Connection) -> None:
 
 
 async def _leave_it_to_receivers(connection: Connection) -> None:
-    """Wait while one receiver after the other reads for itself, until there is none, or something for the reader."""
+    """Wait while one receiver after the other reads for itself, until :meth:`Connection.relieve` is called."""
     connection.self_service = True
-    while connection.self_service:
-        await connection.relief.park()
-        if not connection.attended:
-            connection.self_service = False
+    try:
+        while connection.self_service:
+            await connection.relief.park()
+            if connection.self_service:
+                await connection.absences.watch(connection)
+    finally:
+        connection.self_service = False
+        # If we are cancelled, it may have been for us to watch.
+        connection.absences.end()
 
 
 async def _listen(connection: Connection) -> bytes:

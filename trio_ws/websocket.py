@@ -154,6 +154,7 @@ class WebSocket(trio.abc.Channel[Message]):
         frame = (FIN | opcode, data, compress)
         if not self._connection.send_nowait(frame):
             self._check_not_streaming()
+            self._connection.relieve()  # the peer may wait for us to read before it does
             if not await self._connection.outbox.put(frame):
                 raise await self._closed()
 
@@ -467,6 +468,7 @@ class ReceiveStream:
         self._entered = True
         await self._ws._checkpoint()
         await self._inbox.begin_turn()
+        self._ws._connection.relieve()
         try:
             if not await self._inbox.begin_parts(self):
                 raise await self._ws._closed()
