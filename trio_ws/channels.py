@@ -137,9 +137,9 @@ class Inbox:
 
     def get_nowait(self) -> Message | None:
         """Return the next message if it is there and nobody is before us, or None."""
-        if not self._messages or self._turn is not None:
-            return None
-        return self._pop()  # type: ignore[return-value]  # a LastPart is for whoever has the turn
+        if self._messages and self._turn is None:
+            return self._pop()  # type: ignore[return-value]  # a LastPart is for whoever has the turn
+        return None
 
     async def get(self, wait: Callable[[], Awaitable[bool]] | None = None) -> Message | None:
         """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing.
@@ -320,9 +320,10 @@ class Outbox:
         self._senders: list[_Sender] = []
         # The message that is being put in parts, if there is one.
         self.stream: object | None = None
+        # Where the writer waits, and how to start it; whether it has to be woken, or started, when something is put.
         self._writer = trio.lowlevel.ParkingLot()
         self._start_writer: Callable[[], None] | None = None
-        self._writer_waits = False
+        self._writer_rests = False
         #: Whether something was taken that is not written yet.
         self.taken: bool = False
         #: Whether nothing can be put any more.
@@ -334,9 +335,16 @@ class Outbox:
 
     def put_nowait(self, frame: OutgoingFrame) -> bool:
         """Add a whole message if there is room and nobody waits for it. Return whether it was added."""
-        if self.finished or self.stream is not None or self._senders or not self._fits(frame):
+        # Each message comes through here: what _fits() and _append() do is written out.
+        if self.finished or self.stream is not None or self._senders:
             return False
-        self._append(frame)
+        size = _FRAME + getsizeof(frame[1])
+        if self.size and self.size + size > self._limit:
+            return False
+        self._frames.append(frame)
+        self.size += size
+        if self._writer_rests:
+            self.wake_writer()
         return True
 
     async def put(self, frame: OutgoingFrame, stream: object | None = None) -> bool:
@@ -385,7 +393,7 @@ class Outbox:
         """Add a ping."""
         if not self.finished:
             self._pings.append(data)
-            self._unpark_writer()
+            self._wake_running_writer()
 
     def remove_ping(self, data: bytes) -> None:
         """Take a ping back, if it has not gone out."""
@@ -398,7 +406,7 @@ class Outbox:
             if len(self._pongs) == MAX_PONGS:
                 self._pongs.clear()
             self._pongs.append(data)
-            self._unpark_writer()
+            self._wake_running_writer()
 
     def finish(self, close: Close | None) -> None:
         """Let nothing more be put, except for a Close frame after all that is there. Wake all who wait to put.
@@ -414,7 +422,7 @@ class Outbox:
         elif not self.finished:
             self.close = close
         self.finished = True
-        self._unpark_writer()
+        self._wake_running_writer()
         self._refuse(self._senders)
 
     # -- The writer's side -----------------------------------------------------------------------------------------
@@ -448,30 +456,33 @@ class Outbox:
     def set_writer(self, start: Callable[[], None]) -> None:
         """Say how to start the writer. That is done when there is something to do for it, which may be never."""
         self._start_writer = start
+        self._writer_rests = True
         if self.has_work():
             self.wake_writer()
 
     async def wait(self) -> None:
         """Wait until there is something to take or to go on with, or the outbox is finished."""
         while not self.has_work():
-            self._writer_waits = True
+            self._writer_rests = True
             try:
                 await self._writer.park()
             finally:
-                self._writer_waits = False
+                self._writer_rests = False
 
     def wake_writer(self) -> None:
-        """Let the writer look whether there is something to do. Start it, if that was not done."""
-        if self._start_writer is not None:
-            start, self._start_writer = self._start_writer, None
-            start()
-        else:
-            self._unpark_writer()
+        """Let the writer look whether there is something to do."""
+        if self._writer_rests:
+            self._writer_rests = False
+            if self._start_writer is not None:
+                start, self._start_writer = self._start_writer, None
+                start()
+            else:
+                self._writer.unpark()
 
-    def _unpark_writer(self) -> None:
-        if self._writer_waits:
-            self._writer_waits = False
-            self._writer.unpark()
+    def _wake_running_writer(self) -> None:
+        # Not to start it only for that: most can be written without it.
+        if self._start_writer is None:
+            self.wake_writer()
 
     def has_work(self) -> bool:
         """Whether there is something to write, or to go on with, or nothing will come any more."""

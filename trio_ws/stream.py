@@ -36,7 +36,23 @@ _MAX_CHUNKS = 16
 #: How many bytes to ask the stream for at a time.
 RECEIVE_SIZE = 64 * 1024
 
+#: How many bytes it can be at most.
+MAX_RECEIVE_SIZE = 1024 * 1024
+
 _Chunk: TypeAlias = bytes | memoryview
+
+#: What sockets are read into. One for all of a run of Trio: what has come in is looked at at once. Where memory is
+#: taken anew for each large read, that costs more than the reading.
+_receive_buffer: trio.lowlevel.RunVar[memoryview] = trio.lowlevel.RunVar("trio_ws.receive_buffer")
+
+
+def _buffer() -> memoryview:
+    try:
+        return _receive_buffer.get()
+    except LookupError:
+        buffer = memoryview(bytearray(MAX_RECEIVE_SIZE))
+        _receive_buffer.set(buffer)
+        return buffer
 
 
 class StreamBroken(Exception):
@@ -53,12 +69,14 @@ class Transport:
         poisoned: Whether a write has failed or was cancelled.
     """
 
-    __slots__ = ("_lost", "_rest", "_socket", "_stream", "poisoned")
+    __slots__ = ("_buffer", "_lost", "_rest", "_socket", "_stream", "poisoned")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         # Not that of a subclass: it may do more than a socket does.
         self._socket = stream.socket if type(stream) is trio.SocketStream and hasattr(os, "writev") else None
+        # Where what is received comes in.
+        self._buffer = _buffer() if self._socket is not None else memoryview(b"")
         # What was not taken by the system when it was written without waiting.
         self._rest: list[_Chunk] = []
         # What reading has ended with. The system says it only once.
@@ -67,23 +85,28 @@ class Transport:
 
     # -- Reading ---------------------------------------------------------------------------------------------------
 
-    async def receive(self, size: int = RECEIVE_SIZE) -> bytes:
+    async def receive(self) -> bytes:
         """Return what has arrived, or ``b""`` when nothing more will.
 
         When cancelled, nothing is lost.
 
-        Args:
-            size: How many bytes at most.
-
         Raises:
             StreamBroken: if the connection is lost.
+        """
+        return bytes(await self.receive_view(RECEIVE_SIZE))
+
+    async def receive_view(self, size: int) -> bytes | memoryview:
+        """Do what :meth:`receive` does, but what is returned may be good only until the next ``await``.
+
+        Args:
+            size: How many bytes at most.
         """
         if self._socket is None:
             try:
                 data = await self._stream.receive_some(size)
             except Exception as exc:
                 raise _broken(exc) from exc
-            return data if type(data) is bytes else bytes(data)
+            return bytes(data)
         while True:
             await self.wait_until_readable()
             received = self.receive_now(size)
@@ -107,8 +130,10 @@ class Transport:
         except (OSError, trio.ClosedResourceError) as exc:
             raise _broken(exc) from exc
 
-    def receive_now(self, size: int = RECEIVE_SIZE) -> bytes | None:
-        """Return what has arrived at a socket, ``b""`` when nothing more will, or None if there is nothing now.
+    def receive_now(self, size: int) -> memoryview | None:
+        """Return what has arrived at a socket, nothing when nothing more will, or None if there is nothing now.
+
+        What is returned is good until something is received by any transport.
 
         Args:
             size: How many bytes at most.
@@ -119,8 +144,9 @@ class Transport:
         assert self._socket is not None
         if self._lost is not None:
             raise self._lost
+        view = self._buffer[:size]
         try:
-            return os.read(self._socket.fileno(), size)
+            return view[: os.readv(self._socket.fileno(), [view])]
         except BlockingIOError:
             return None
         except OSError as exc:

@@ -64,7 +64,7 @@ from .protocol import LastPart, Message, Protocol, Role
 from .protocol.connection import OutgoingFrame
 from .protocol.extensions import Extension
 from .settings import Settings
-from .stream import RECEIVE_SIZE, StreamBroken, Transport
+from .stream import MAX_RECEIVE_SIZE, RECEIVE_SIZE, StreamBroken, Transport
 
 __all__ = ["Connection", "Ping", "run"]
 
@@ -336,22 +336,25 @@ class Connection:
         self.listening_since = trio.current_time()
         try:
             await self.transport.wait_until_readable()
-            data = self.transport.receive_now(self._read_size())
+            data = self.transport.receive_now(self.read_size())
             if data:
                 self.take_in(data)
+            # What takes several steps, and all that ends the connection, is for the reader.
+            go_on = data is None or (data and self.steps is None and self.ending is None)
         except StreamBroken:
-            data = b""
+            go_on = False
         finally:
             self.attended = False
             self.listening_since = None
-        if data == b"" or self.steps is not None or self.ending is not None:
-            self.relieve()  # that is for the reader
+        if not go_on:
+            self.relieve()
         return True
 
-    def _read_size(self) -> int:
-        return RECEIVE_SIZE
+    def read_size(self) -> int:
+        """Return how many bytes to ask the stream for."""
+        return min(max(self.protocol.expected, RECEIVE_SIZE), MAX_RECEIVE_SIZE)
 
-    def take_in(self, data: bytes) -> None:
+    def take_in(self, data: bytes | memoryview) -> None:
         """Take what has been received, and hand on what comes of its first step."""
         self.heard_at = trio.current_time()
         self.steps = self.protocol.receive_in_steps(data)
@@ -464,12 +467,13 @@ async def read_loop(connection: Connection) -> None:
     inbox = connection.inbox
     try:
         while connection.ending is None:
+            if connection.transport.is_socket and inbox.is_wanted and connection.steps is None:
+                await _leave_it_to_receivers(connection)
+                continue
             await inbox.wait_for_room()
             if connection.steps is not None:
                 await trio.lowlevel.checkpoint()
                 connection.take_step()
-            elif connection.transport.is_socket and inbox.is_wanted:
-                await _leave_it_to_receivers(connection)
             elif data := await _listen(connection):
                 connection.take_in(data)
                 del data  # not to be kept while nothing comes
@@ -500,9 +504,9 @@ async def _leave_it_to_receivers(connection: Connection) -> None:
         connection.absences.end()
 
 
-async def _listen(connection: Connection) -> bytes:
+async def _listen(connection: Connection) -> bytes | memoryview:
     connection.listening_since = trio.current_time()
-    data = await connection.transport.receive()
+    data = await connection.transport.receive_view(connection.read_size())
     connection.listening_since = None
     return data
 

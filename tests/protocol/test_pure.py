@@ -279,7 +279,7 @@ class TestCompiled:
         "arguments",
         [
             (None, KEY),
-            (bytearray(b"a"), KEY),
+            ("a", KEY),
             (b"a", None),
             (b"a", bytearray(KEY)),
             (b"a", KEY, None),
@@ -296,7 +296,7 @@ class TestCompiled:
         "arguments",
         [
             (None, 0, True, None, 1),
-            (bytearray(b"a"), 0, True, None, 1),
+            ("a", 0, True, None, 1),
             (b"a", -1, True, None, 1),
             (b"a", -(2**62), True, None, 1),
             (b"a", 2**70, True, None, 1),

@@ -79,23 +79,20 @@ class Closing:
         rcvd: What the peer's Close frame said, once it has come.
         sent: What ours said, once it was sent.
         rcvd_then_sent: Whether the peer's came first; None until there are both.
+        can_send: Whether frames may be sent.
+        can_receive: Whether what is received matters.
     """
+
+    __slots__ = ("can_receive", "can_send", "rcvd", "rcvd_then_sent", "sent", "state")
 
     def __init__(self) -> None:
         self.state: ClosingState = ClosingState.OPEN
         self.rcvd: Close | None = None
         self.sent: Close | None = None
         self.rcvd_then_sent: bool | None = None
-
-    @property
-    def can_send(self) -> bool:
-        """Whether frames may be sent."""
-        return self.state in CAN_SEND
-
-    @property
-    def can_receive(self) -> bool:
-        """Whether what is received matters."""
-        return self.state in CAN_RECEIVE
+        # They follow from the state, and are asked for all the time.
+        self.can_send: bool = True
+        self.can_receive: bool = True
 
     @property
     def is_clean(self) -> bool:
@@ -135,3 +132,5 @@ class Closing:
             self.state = TRANSITIONS[self.state][event]
         except KeyError:
             raise ProtocolError(f"{event.value}, but {self.state.value}") from None
+        self.can_send = self.state in CAN_SEND
+        self.can_receive = self.state in CAN_RECEIVE

@@ -31,7 +31,7 @@ from typing import TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
-from .hot import apply_mask, pack, take_messages
+from .hot import Buffer, Payload, apply_mask, pack, take_messages
 
 __all__ = ["BATCH", "FIN", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "serialize"]
 
@@ -44,6 +44,13 @@ _MASK = 0x80
 _CONTROL = 0x08
 
 _OPCODES = frozenset(Opcode)
+
+_MAX_HEADER = 14
+
+#: A binary message in one frame can be put together here if it has at least so many bytes: each piece of it would be
+#: copied once more to join them. Text is judged piece by piece.
+LARGE = 64 * 1024
+_BINARY = FIN | Opcode.BINARY
 
 #: How many messages are taken at once at most: each takes more memory than its bytes, and time.
 BATCH = 256
@@ -65,30 +72,60 @@ class FrameDecoder:
     Args:
         role: Which end *we* are: frames are masked if we are the server.
         rsv: The reserved bits that the extensions in use may set on the first frame of a message.
+        whole: Whether a large binary message in one frame is put together here: all of it comes with the last piece.
     """
 
-    __slots__ = ("_data", "_first_byte", "_key", "_masked", "_offset", "_position", "_remaining", "_rsv")
+    __slots__ = (
+        *("_data", "_first_byte", "_key", "_masked", "_offset", "_payload", "_position", "_remaining", "_rsv", "_size"),
+        "_whole",
+    )
 
-    def __init__(self, role: Role, rsv: int = 0) -> None:
+    def __init__(self, role: Role, rsv: int = 0, *, whole: bool = False) -> None:
         self._masked = role is Role.SERVER
         self._rsv = rsv
+        self._whole = whole
         # What has arrived, and how far it was taken.
-        self._data = b""
+        self._data: Buffer = b""
         self._position = 0
-        # The frame whose payload is coming in.
+        # The frame whose payload is coming in, or the last that did not come whole.
         self._first_byte = 0
         self._key = b""
+        self._size = 0
         self._offset = 0
         self._remaining = 0
+        self._payload: Payload | None = None
 
-    def feed(self, data: bytes | bytearray) -> None:
+    def feed(self, data: Buffer) -> None:
         """Take what has arrived, once :meth:`next_piece` has returned None for what arrived before.
 
         Args:
-            data: The bytes, in order.
+            data: The bytes, in order. They are only borrowed, until :meth:`next_piece` returns None or :meth:`detach`
+                is called: whatever comes in, what goes out is ``bytes``.
         """
-        # Whatever comes in, what goes out is bytes. Adding bytes to no bytes copies nothing.
-        self._data += data
+        self._data = b"".join((self._data, data)) if self._data else data
+
+    def detach(self) -> None:
+        """Copy what is still to be taken: the memory that it came in is needed for something else."""
+        self._data = bytes(self._data[self._position :])
+        self._position = 0
+
+    @property
+    def assembled(self) -> int:
+        """How many bytes have come of a large frame that is put together here."""
+        return 0 if self._payload is None else self._payload.size
+
+    def take_assembled(self) -> bytes:
+        """Return these bytes. What else comes of that frame is not put together."""
+        if self._payload is None:
+            return b""
+        data = self._payload.take()
+        self._payload = None
+        return data
+
+    @property
+    def expected(self) -> int:
+        """How many bytes are likely to come soon: the rest of the frame in progress, and another one like it."""
+        return self._remaining + self._size + _MAX_HEADER
 
     def take_messages(self, limit: int | None) -> list[str | bytes]:
         """Return the whole messages that come next, each in one frame that no extension has transformed.
@@ -117,9 +154,10 @@ class FrameDecoder:
                 return self._take_payload()
         elif self._take_header():
             return self._take_payload()
+        if not self._remaining and len(self._data) < self._size:
+            self._size = 0  # what comes now is smaller
         # What is left is the beginning of a header or of a control frame: at most 14 + 125 bytes.
-        self._data = self._data[self._position :]
-        self._position = 0
+        self.detach()
         return None
 
     def _take_header(self) -> bool:
@@ -149,22 +187,28 @@ class FrameDecoder:
         if end < (start + size if first_byte & _CONTROL else start):
             return False
         self._first_byte = first_byte
-        self._key = data[start - 4 : start] if self._masked else b""
+        self._key = bytes(data[start - 4 : start]) if self._masked else b""
         self._offset = 0
-        self._remaining = size
+        self._size = self._remaining = size
+        self._payload = Payload(size) if self._whole and size >= LARGE and first_byte == _BINARY else None
         self._position = start
         return True
 
     def _take_payload(self) -> Piece:
         """Take what there is of the payload of a frame."""
-        data = self._data[self._position : self._position + self._remaining]
+        data = memoryview(self._data)[self._position : self._position + self._remaining]
         size = len(data)
-        if self._masked:
-            data = apply_mask(data, self._key, self._offset)
-            self._offset += size
         self._position += size
         self._remaining -= size
-        return self._first_byte, data, self._remaining
+        if self._payload is not None:
+            self._payload.add(data, self._key)
+            payload = b"" if self._remaining else self.take_assembled()
+        elif self._masked:
+            payload = apply_mask(data, self._key, self._offset)
+        else:
+            payload = bytes(data)
+        self._offset += size
+        return self._first_byte, payload, self._remaining
 
     def _check_header(self, first_byte: int, second_byte: int) -> None:
         opcode = first_byte & 0x0F
@@ -180,7 +224,7 @@ class FrameDecoder:
             raise ProtocolError("a frame from a server must not be masked")
 
 
-def _extended_size(data: bytes) -> int:
+def _extended_size(data: Buffer) -> int:
     size = int.from_bytes(data, "big")
     if size >> 63:
         raise ProtocolError("the most significant bit of a payload length is set")

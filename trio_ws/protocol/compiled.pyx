@@ -2,11 +2,18 @@
 """The functions that all bytes pass through, compiled. What they do is said in pure.py, where they are in Python."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
-__all__ = ["apply_mask", "pack", "take_messages"]
+__all__ = ["Payload", "apply_mask", "pack", "take_messages"]
+
+cdef extern from "Python.h":
+    # With pointers, because these objects are not finished. Nobody else may have them.
+    PyObject *new_bytes "PyBytes_FromStringAndSize" (const char *data, Py_ssize_t size) except NULL
+    int resize_bytes "_PyBytes_Resize" (PyObject **data, Py_ssize_t size) except -1
+    char *memory_of "PyBytes_AS_STRING" (PyObject *data)
 
 cdef enum:
     TEXT = 0x81
@@ -41,18 +48,16 @@ cdef inline uint64_t big_endian(const uint8_t *data, Py_ssize_t size) noexcept n
     return value
 
 
-def apply_mask(bytes data not None, bytes key not None, offset=0):
+def apply_mask(const uint8_t[::1] data not None, bytes key not None, offset=0):
     if PyBytes_GET_SIZE(key) != 4:
         raise ValueError("a masking key has four bytes")
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Py_ssize_t size = data.shape[0]
+    cdef Py_ssize_t start = offset & 3
     cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
-    xor(
-        <uint8_t *>PyBytes_AS_STRING(result),
-        <const uint8_t *>PyBytes_AS_STRING(data),
-        size,
-        <const uint8_t *>PyBytes_AS_STRING(key),
-        offset & 3,
-    )
+    if size:
+        xor(
+            <uint8_t *>PyBytes_AS_STRING(result), &data[0], size, <const uint8_t *>PyBytes_AS_STRING(key), start
+        )
     return result
 
 
@@ -80,9 +85,9 @@ cdef bytes make_bytes(const uint8_t *data, Py_ssize_t size, const uint8_t *key):
     return result
 
 
-def take_messages(bytes data not None, Py_ssize_t position, bint masked, limit, Py_ssize_t count):
-    cdef const uint8_t *bytes_in = <const uint8_t *>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
+def take_messages(const uint8_t[::1] data not None, Py_ssize_t position, bint masked, limit, Py_ssize_t count):
+    cdef Py_ssize_t end = data.shape[0]
+    cdef const uint8_t *bytes_in = &data[0] if end else NULL
     # Nothing that is larger is there.
     cdef uint64_t most = end if limit is None or limit > end else limit
     cdef Py_ssize_t header = 6 if masked else 2
@@ -180,3 +185,59 @@ def pack(list frames not None, bytes keys=None):
     if total:
         raise RuntimeError("the frames have changed meanwhile")
     return result
+
+
+cdef class Payload:
+    # Of a bytes object in the making, which nobody else has, until take() lets it go.
+    cdef PyObject *data
+    cdef Py_ssize_t room
+    cdef readonly Py_ssize_t size
+    cdef Py_ssize_t total
+
+    def __cinit__(self, Py_ssize_t total):
+        if total < 0:
+            raise ValueError("a size is not negative")
+        self.total = total
+
+    def __dealloc__(self):
+        Py_XDECREF(self.data)
+
+    def add(self, const uint8_t[::1] piece not None, bytes key not None):
+        cdef Py_ssize_t size = piece.shape[0]
+        cdef Py_ssize_t key_size = PyBytes_GET_SIZE(key)
+        if key_size != 0 and key_size != 4:
+            raise ValueError("a masking key has four bytes")
+        if size > self.total - self.size:
+            raise ValueError("this is more than was announced")
+        if not size:
+            return
+        if size > self.room - self.size:
+            # At most twice as much as has come.
+            self.grow(min(self.total, max(self.size + size, 2 * self.size)))
+        cdef uint8_t *out = <uint8_t *>memory_of(self.data) + self.size
+        if key_size:
+            xor(out, &piece[0], size, <const uint8_t *>PyBytes_AS_STRING(key), self.size & 3)
+        else:
+            memcpy(out, &piece[0], size)
+        self.size += size
+
+    cdef int grow(self, Py_ssize_t room) except -1:
+        self.room = 0
+        if self.data == NULL:
+            self.data = new_bytes(NULL, room)
+        else:
+            resize_bytes(&self.data, room)
+        self.room = room
+        return 0
+
+    def take(self):
+        cdef bytes result
+        if not self.size:
+            return b""
+        if self.size < self.room:
+            self.grow(self.size)
+        result = <bytes>self.data
+        Py_XDECREF(self.data)
+        self.data = NULL
+        self.room = self.size = self.total = 0
+        return result

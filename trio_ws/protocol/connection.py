@@ -27,7 +27,7 @@ from ..exceptions import ProtocolError
 from ..frames import Close, Frame, Opcode
 from .closing import Closing
 from .codec import BATCH, FIN, Role
-from .hot import pack
+from .hot import Buffer, pack
 from .messages import LastPart, Message, MessageDecoder
 from .pure import header
 
@@ -86,7 +86,7 @@ class Protocol:
 
     # -- Receiving -------------------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes | bytearray) -> None:
+    def receive(self, data: Buffer) -> None:
         """Take bytes from the peer.
 
         Args:
@@ -95,7 +95,7 @@ class Protocol:
         for _ in self.receive_in_steps(data):
             pass
 
-    def receive_in_steps(self, data: bytes | bytearray) -> Iterator[None]:
+    def receive_in_steps(self, data: Buffer) -> Iterator[None]:
         """Take bytes from the peer, and yield each time that a millisecond or two may have passed, or much has come.
 
         Compressed bytes can take long and become many, and so can small messages. Between two steps there is time for
@@ -103,7 +103,7 @@ class Protocol:
         to the end before more is received.
 
         Args:
-            data: The bytes, in order, in portions of any size.
+            data: The bytes, in order, in portions of any size. They are only borrowed for the first step.
         """
         if self._failed or not self.closing.can_receive:
             return
@@ -111,6 +111,7 @@ class Protocol:
         try:
             for event in self._messages.feed(data):
                 if event is None:
+                    self._messages.detach()
                     yield
                     continue
                 if isinstance(event, list):
@@ -124,6 +125,7 @@ class Protocol:
                         self.closing.receive(Close.parse(event.data))
                         return
                 if len(self._whole) + len(events) >= BATCH:
+                    self._messages.detach()
                     yield
         except ProtocolError as exc:
             self._failed = True
@@ -156,6 +158,11 @@ class Protocol:
     def held(self) -> int:
         """How many bytes of the message in progress are kept in memory."""
         return self._messages.held
+
+    @property
+    def expected(self) -> int:
+        """How many bytes are likely to come soon, as far as that can be told: it is worth asking for so many."""
+        return self._messages.expected
 
     def take_part(self) -> Message:
         """Return what has come of the message in progress since the last call; it may be empty.

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 
 from . import pure
+from .pure import Buffer
 
-__all__ = ["COMPILED", "apply_mask", "pack", "take_messages"]
+__all__ = ["COMPILED", "Buffer", "Payload", "apply_mask", "pack", "take_messages"]
 
+Payload: type[pure.Payload] = pure.Payload
 apply_mask = pure.apply_mask
 pack = pure.pack
 take_messages = pure.take_messages
@@ -25,6 +27,7 @@ if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
     except ImportError:
         pass
     else:
+        Payload = compiled.Payload
         apply_mask = compiled.apply_mask
         pack = compiled.pack
         take_messages = compiled.take_messages

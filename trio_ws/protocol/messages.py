@@ -26,6 +26,7 @@ import attrs
 from ..exceptions import InvalidData, MessageTooBig, ProtocolError
 from ..frames import Frame, Opcode
 from .codec import FIN, FrameDecoder, Role
+from .hot import Buffer
 
 if TYPE_CHECKING:
     from .extensions import Extension
@@ -72,7 +73,7 @@ class MessageDecoder:
         rsv = 0
         for extension in extensions:
             rsv |= extension.rsv
-        self._frames = FrameDecoder(role, rsv)
+        self._frames = FrameDecoder(role, rsv, whole=True)
         self._limit = max_message_size
         self._extensions = extensions
         # The message in progress: its opcode, or CONT if there is none; whether one of its frames is in progress; ...
@@ -100,7 +101,16 @@ class MessageDecoder:
     @property
     def held(self) -> int:
         """How many bytes of memory the message in progress takes, as far as it waits here to be delivered."""
-        return self._small_size + self._parts_size
+        return self._small_size + self._parts_size + self._frames.assembled
+
+    def detach(self) -> None:
+        """Copy what :meth:`feed` has not come to: the memory that it came in is needed for something else."""
+        self._frames.detach()
+
+    @property
+    def expected(self) -> int:
+        """How many bytes are likely to come soon, as far as that can be told from the last frame."""
+        return self._frames.expected
 
     def take_part(self) -> Message:
         """Return what has come of the message in progress since the last call; it may be empty. Claims the message.
@@ -126,7 +136,7 @@ class MessageDecoder:
         if not self._opcode:
             raise ProtocolError("no message is in progress")
 
-    def feed(self, data: bytes | bytearray) -> Iterator[list[Message] | Message | LastPart | Frame | None]:
+    def feed(self, data: Buffer) -> Iterator[list[Message] | Message | LastPart | Frame | None]:
         """Yield the messages, several in a list or one, and the control frames between them; and None for a pause.
 
         Iterate to the end before feeding more.
@@ -234,6 +244,8 @@ class MessageDecoder:
             self._parts_size += getsizeof(part)
 
     def _join(self) -> Message:
+        if assembled := self._frames.take_assembled():
+            self._keep(assembled)
         self._flush_small()
         parts, self._parts = self._parts, []
         self._parts_size = 0

@@ -7,15 +7,19 @@ compares them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
-__all__ = ["apply_mask", "header", "pack", "take_messages"]
+__all__ = ["Buffer", "Payload", "apply_mask", "header", "pack", "take_messages"]
+
+#: Bytes that come in.
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _TEXT = 0x81
 _BINARY = 0x82
 _MASK = 0x80
 
 
-def apply_mask(data: bytes, key: bytes, offset: int = 0) -> bytes:
+def apply_mask(data: Buffer, key: bytes, offset: int = 0) -> bytes:
     """Mask or unmask a payload (RFC 6455, section 5.3): the operation is its own inverse.
 
     Args:
@@ -33,7 +37,7 @@ def apply_mask(data: bytes, key: bytes, offset: int = 0) -> bytes:
 
 
 def take_messages(
-    data: bytes, position: int, masked: bool, limit: int | None, count: int
+    data: Buffer, position: int, masked: bool, limit: int | None, count: int
 ) -> tuple[list[str | bytes], int]:
     """Take the whole messages that come next: those in one frame that no extension has transformed.
 
@@ -71,7 +75,9 @@ def take_messages(
         if stop > end or (limit is not None and size > limit):
             break
         message: str | bytes
-        message = payload = apply_mask(data[start:stop], data[start - 4 : start]) if masked else data[start:stop]
+        message = payload = (
+            apply_mask(data[start:stop], bytes(data[start - 4 : start])) if masked else bytes(data[start:stop])
+        )
         if first_byte == _TEXT:
             try:
                 message = payload.decode()
@@ -114,3 +120,49 @@ def header(first_byte: int, size: int, mask: int = 0) -> bytes:
     if size < 0x10000:
         return bytes((first_byte, mask | 126)) + size.to_bytes(2, "big")
     return bytes((first_byte, mask | 127)) + size.to_bytes(8, "big")
+
+
+class Payload:
+    """The payload of a large frame, which is put together in one piece of memory as it comes in.
+
+    That is at most twice as large as what has come.
+
+    Args:
+        total: How many bytes it will have at most.
+
+    Attributes:
+        size: How many it has.
+    """
+
+    __slots__ = ("_data", "_total")
+
+    def __init__(self, total: int) -> None:
+        if total < 0:
+            raise ValueError("a size is not negative")
+        self._total = total
+        self._data = bytearray()
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def add(self, piece: Buffer, key: bytes) -> None:
+        """Add what has come.
+
+        Args:
+            piece: The next bytes, as they are on the wire.
+            key: The masking key, four bytes; empty if they are not masked.
+
+        Raises:
+            ValueError: if that would be more than all.
+        """
+        if len(piece) > self._total - self.size:
+            raise ValueError("this is more than was announced")
+        self._data += apply_mask(piece, key, self.size) if key else piece
+
+    def take(self) -> bytes:
+        """Return what has come. It is over then: nothing can be added any more."""
+        data = bytes(self._data)
+        self._data.clear()
+        self._total = 0
+        return data
