@@ -25,7 +25,7 @@ from .protocol import LastPart, Message, Protocol
 from .protocol.codec import FIN
 from .protocol.connection import OutgoingFrame
 
-__all__ = ["Inbox", "Outbox"]
+__all__ = ["Bell", "Inbox", "Outbox"]
 
 #: What a message in parts consists of at least.
 _LAST_PART: OutgoingFrame = (FIN | Opcode.CONT, b"", False)
@@ -37,6 +37,30 @@ _FRAME = getsizeof(_LAST_PART)
 MAX_PONGS = 64
 
 
+class Bell:
+    """What one task waits for. Smaller and faster than Trio's parking lots, which have room for many."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        """Wait until it is rung."""
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def ring(self) -> None:
+        """Wake the task that waits, if one does."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
 class Inbox:
     """Messages on their way from the reader to those who receive.
 
@@ -46,6 +70,24 @@ class Inbox:
         protocol: Holds the message in progress, which belongs to the inbox too.
         limit: Bytes of memory for messages that nobody has asked for yet.
     """
+
+    __slots__ = (
+        "_answering",
+        "_discarding",
+        "_ended",
+        "_getting",
+        "_limit",
+        "_line",
+        "_messages",
+        "_protocol",
+        "_reader",
+        "_reader_waits",
+        "_shedding",
+        "_size",
+        "_stream",
+        "_turn",
+        "_waiting",
+    )
 
     def __init__(self, protocol: Protocol, limit: int) -> None:
         self._protocol = protocol
@@ -66,7 +108,7 @@ class Inbox:
         self._line = trio.lowlevel.ParkingLot()
         # Whether the application has taken a message and not yet asked for the next: it may be about to answer.
         self._answering = False
-        self._reader = trio.lowlevel.ParkingLot()
+        self._reader = Bell()
         self._reader_waits = False
 
     # -- The reader's side -----------------------------------------------------------------------------------------
@@ -123,7 +165,7 @@ class Inbox:
 
     async def _park_reader(self) -> None:
         self._reader_waits = True
-        await self._reader.park()
+        await self._reader.wait()
 
     def _drop_incomplete(self) -> None:
         if self._protocol.held:
@@ -286,7 +328,7 @@ class Inbox:
     def _wake_reader(self) -> None:
         # It looks again whether it may go on.
         self._reader_waits = False
-        self._reader.unpark_all()
+        self._reader.ring()
 
 
 @attrs.define(eq=False)
@@ -308,20 +350,37 @@ class Outbox:
         limit: Bytes of memory for frames that wait or are being written. One frame always has room.
     """
 
+    __slots__ = (
+        "_frames",
+        "_limit",
+        "_pings",
+        "_pongs",
+        "_senders",
+        "_size_taken",
+        "_start_writer",
+        "_writer",
+        "_writer_rests",
+        "close",
+        "finished",
+        "size",
+        "stream",
+        "taken",
+    )
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._frames: deque[OutgoingFrame] = deque()
+        self._frames: list[OutgoingFrame] = []
         #: Bytes of memory that the frames take which wait or are being written.
         self.size: int = 0
         self._size_taken = 0
         # Pings and pongs go before messages and between fragments.
-        self._pings: deque[bytes] = deque()
-        self._pongs: deque[bytes] = deque()
+        self._pings: list[bytes] = []
+        self._pongs: list[bytes] = []
         self._senders: list[_Sender] = []
         # The message that is being put in parts, if there is one.
         self.stream: object | None = None
         # Where the writer waits, and how to start it; whether it has to be woken, or started, when something is put.
-        self._writer = trio.lowlevel.ParkingLot()
+        self._writer = Bell()
         self._start_writer: Callable[[], None] | None = None
         self._writer_rests = False
         #: Whether something was taken that is not written yet.
@@ -429,12 +488,13 @@ class Outbox:
 
     def take(self) -> list[OutgoingFrame]:
         """Return all frames that wait to be written, in the order in which they go out, but not the Close frame."""
-        frames: list[OutgoingFrame] = [(FIN | Opcode.PONG, data, False) for data in self._pongs]
-        frames += [(FIN | Opcode.PING, data, False) for data in self._pings]
-        frames += self._frames
-        self._pongs.clear()
-        self._pings.clear()
-        self._frames.clear()
+        frames, self._frames = self._frames, []
+        if self._pongs or self._pings:
+            pongs: list[OutgoingFrame] = [(FIN | Opcode.PONG, data, False) for data in self._pongs]
+            pings: list[OutgoingFrame] = [(FIN | Opcode.PING, data, False) for data in self._pings]
+            self._pongs.clear()
+            self._pings.clear()
+            frames = [*pongs, *pings, *frames]
         self._size_taken = self.size
         self.taken = True
         return frames
@@ -465,7 +525,7 @@ class Outbox:
         while not self.has_work():
             self._writer_rests = True
             try:
-                await self._writer.park()
+                await self._writer.wait()
             finally:
                 self._writer_rests = False
 
@@ -477,7 +537,7 @@ class Outbox:
                 start, self._start_writer = self._start_writer, None
                 start()
             else:
-                self._writer.unpark()
+                self._writer.ring()
 
     def _wake_running_writer(self) -> None:
         # Not to start it only for that: most can be written without it.

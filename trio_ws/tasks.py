@@ -45,13 +45,13 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import attrs
 import trio
 
-from .channels import Inbox, Outbox
+from .channels import Bell, Inbox, Outbox
 from .exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -113,13 +113,14 @@ class Absences:
     """Sees to it that connections whose receivers read for themselves are read also when no receiver comes back.
 
     Most come back at once, and waking the reader whenever one has gone would cost more than the rest of a round trip.
-    So the connections of a run of Trio take turns: the reader of one of them waits a little, for all.
+    So the connections of a run of Trio take turns: the reader of one of them, the keeper, waits a little for all.
     """
 
     _var: trio.lowlevel.RunVar[Absences] = trio.lowlevel.RunVar("trio_ws.absences")
 
     def __init__(self) -> None:
-        self._left: set[Connection] = set()
+        self._absent: set[Connection] = set()
+        self.keeper: Connection | None = None
 
     @classmethod
     def current(cls) -> Absences:
@@ -132,21 +133,24 @@ class Absences:
             return absences
 
     def note(self, connection: Connection) -> None:
-        """Take note that a receiver has gone. If none is there in :data:`ABSENCE` seconds, the reader reads."""
-        if not self._left:
-            connection.relief.unpark()  # to call watch()
-        self._left.add(connection)
+        """Take note that no receiver is there. If none is in :data:`ABSENCE` seconds, the reader reads."""
+        self._absent.add(connection)
+        if self.keeper is None:
+            self.keeper = connection
+            connection.wake_reader()
 
-    async def watch(self, connection: Connection) -> None:
-        """Wait for that time, and then :meth:`end` them. For the reader of this connection."""
+    async def wait(self) -> None:
+        """Wait for that time, and then :meth:`end` them. For the reader of the keeper."""
+        assert self.keeper is not None
         with trio.move_on_after(ABSENCE):
-            await connection.relief.park()
+            await self.keeper.relief.wait()
         self.end()
 
     def end(self) -> None:
         """Let the readers read where no receiver has come back."""
-        left, self._left = self._left, set()
-        for connection in left:
+        absent, self._absent = self._absent, set()
+        self.keeper = None
+        for connection in absent:
             connection.relieve()
 
 
@@ -160,6 +164,36 @@ class Connection:
         extensions: The extensions in use.
         received: What came in together with the opening handshake, and after it.
     """
+
+    __slots__ = (
+        "_gather_until",
+        "_ping_numbers",
+        "_start",
+        "absences",
+        "attended",
+        "cause",
+        "closed",
+        "closed_locally",
+        "encoding",
+        "ending",
+        "heard_at",
+        "inbox",
+        "latency",
+        "listening_since",
+        "outbox",
+        "pings",
+        "protocol",
+        "relief",
+        "role",
+        "scope",
+        "self_service",
+        "settings",
+        "settled",
+        "steps",
+        "transforms",
+        "transport",
+        "writing_over",
+    )
 
     def __init__(
         self,
@@ -178,13 +212,15 @@ class Connection:
         )
         self.inbox: Inbox = Inbox(self.protocol, settings.receive_buffer)
         self.outbox: Outbox = Outbox(settings.send_buffer)
-        #: Whether receivers read for themselves, one at a time, and the reader waits until that is over; whether one does.
-        self.self_service: bool = False
+        #: Whether receivers read for themselves, one at a time, and the reader rests; and whether one does now.
+        self.self_service: bool = transport.is_socket and not received
         self.attended: bool = False
-        self.relief: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        #: Where the reader rests. Until it is needed for the first time, it does not even run.
+        self.relief: Bell = Bell()
+        self._start: Callable[[], None] | None = None
         #: What is being taken in, step by step; and what has ended the connection, once that has come.
         self.absences: Absences = Absences.current()
-        self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received)
+        self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received) if received else None
         self.ending: Close | ProtocolError | None = None
         #: Whether extensions are in use, so that encoding may take long.
         self.transforms: bool = bool(extensions)
@@ -213,6 +249,32 @@ class Connection:
         self.heard_at: float = trio.current_time()
         self.listening_since: float | None = None
 
+    # -- Running ---------------------------------------------------------------------------------------------------
+
+    def open(self, start: Callable[[], None]) -> None:
+        """Let the connection run, as soon as it has to: many need no tasks of their own for long.
+
+        Args:
+            start: Starts :func:`run`.
+        """
+        self._start = start
+        self.outbox.set_writer(self.run)
+        if self.self_service:
+            self.absences.note(self)
+        if not self.self_service or self.settings.ping_interval is not None:
+            self.run()
+
+    def run(self) -> None:
+        """Let the tasks run, if they do not yet."""
+        if self._start is not None:
+            start, self._start = self._start, None
+            start()
+
+    def wake_reader(self) -> None:
+        """Let the reader look whether there is something to do."""
+        self.run()
+        self.relief.ring()
+
     # -- Closing ---------------------------------------------------------------------------------------------------
 
     def begin_closing(self, close: Close) -> None:
@@ -221,6 +283,7 @@ class Connection:
             self.outbox.finish(close)
             self.hurry(self.settings.close_timeout)
             self.flush()
+            self.run()  # for the deadline
             self.relieve()
 
     def hurry(self, seconds: float) -> None:
@@ -230,6 +293,7 @@ class Connection:
     def abort(self) -> None:
         """Let the tasks end now."""
         self.scope.cancel()
+        self.run()  # they have to close the stream
 
     def settle(self) -> None:
         """Take note that it is known how the connection ends, and wake everybody who waits for something else."""
@@ -324,7 +388,7 @@ class Connection:
         """Let the reader read, if nobody else does: something that is to be read is waited for."""
         if self.self_service and not self.attended:
             self.self_service = False
-            self.relief.unpark()
+            self.wake_reader()
 
     async def _read_or_wait(self) -> bool:
         """Wait until there may be a message. Return False if there will be none."""
@@ -464,11 +528,11 @@ async def _say_goodbye(connection: Connection) -> None:
 @trio.lowlevel.enable_ki_protection
 async def read_loop(connection: Connection) -> None:
     """Read until the connection ends: by a Close frame, a violation, or the end of the stream."""
-    inbox = connection.inbox
+    inbox, transport = connection.inbox, connection.transport
     try:
         while connection.ending is None:
-            if connection.transport.is_socket and inbox.is_wanted and connection.steps is None:
-                await _leave_it_to_receivers(connection)
+            if connection.self_service:
+                await _rest(connection)
                 continue
             await inbox.wait_for_room()
             if connection.steps is not None:
@@ -477,6 +541,8 @@ async def read_loop(connection: Connection) -> None:
             elif data := await _listen(connection):
                 connection.take_in(data)
                 del data  # not to be kept while nothing comes
+                # A receiver that has been woken can go on by itself.
+                connection.self_service = transport.is_socket and inbox.is_wanted and connection.steps is None
             else:
                 connection.protocol.receive_eof()
                 connection.settle()
@@ -490,18 +556,19 @@ async def read_loop(connection: Connection) -> None:
         connection.abort()
 
 
-async def _leave_it_to_receivers(connection: Connection) -> None:
-    """Wait while one receiver after the other reads for itself, until :meth:`Connection.relieve` is called."""
-    connection.self_service = True
+async def _rest(connection: Connection) -> None:
+    """Wait while receivers read for themselves."""
+    absences = connection.absences
     try:
         while connection.self_service:
-            await connection.relief.park()
-            if connection.self_service:
-                await connection.absences.watch(connection)
+            if absences.keeper is connection:
+                await absences.wait()
+            else:
+                await connection.relief.wait()
     finally:
         connection.self_service = False
-        # If we are cancelled, it may have been for us to watch.
-        connection.absences.end()
+        if absences.keeper is connection:
+            absences.end()
 
 
 async def _listen(connection: Connection) -> bytes | memoryview:

@@ -9,6 +9,7 @@ import codecs
 import math
 import sys
 from collections.abc import Awaitable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -539,7 +540,7 @@ class Session:
 
     async def __aenter__(self) -> WebSocket:
         self._nursery = await self._manager.__aenter__()
-        self._nursery.start_soon(run, self._connection)
+        self._connection.open(partial(self._nursery.start_soon, run, self._connection))
         return self._ws
 
     async def __aexit__(

@@ -27,11 +27,14 @@ frames are checked in :mod:`trio_ws.protocol.messages`.
 from __future__ import annotations
 
 import enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
 from .hot import Buffer, Payload, apply_mask, pack, take_messages
+
+if TYPE_CHECKING:
+    from . import pure
 
 __all__ = ["BATCH", "FIN", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "serialize"]
 
@@ -93,7 +96,7 @@ class FrameDecoder:
         self._size = 0
         self._offset = 0
         self._remaining = 0
-        self._payload: Payload | None = None
+        self._payload: pure.Payload | None = None
 
     def feed(self, data: Buffer) -> None:
         """Take what has arrived, once :meth:`next_piece` has returned None for what arrived before.

@@ -63,6 +63,19 @@ class Protocol:
         closing: The state of the closing handshake.
     """
 
+    __slots__ = (
+        "_events",
+        "_extensions",
+        "_failed",
+        "_keys",
+        "_messages",
+        "_random",
+        "_sending",
+        "_transforms",
+        "_whole",
+        "closing",
+    )
+
     def __init__(
         self,
         role: Role,
@@ -75,7 +88,7 @@ class Protocol:
         self._messages = MessageDecoder(role, max_message_size, extensions)
         # What has come in: whole messages, and then everything else.
         self._whole: list[Message] = []
-        self._events: deque[Event] = deque()
+        self._events: deque[Event] | None = None
         self._failed = False
         self._extensions = extensions
         # Whether a fragmented message is being sent; and what transforms it.
@@ -107,29 +120,32 @@ class Protocol:
         """
         if self._failed or not self.closing.can_receive:
             return
-        events = self._events
         try:
             for event in self._messages.feed(data):
                 if event is None:
                     self._messages.detach()
                     yield
                     continue
-                if isinstance(event, list):
-                    if self._whole or events:
-                        events.extend(event)
-                    else:
-                        self._whole = event
-                else:
-                    events.append(event)
+                if not isinstance(event, list):
+                    self._add(event)
                     if type(event) is Frame and event.opcode is Opcode.CLOSE:
                         self.closing.receive(Close.parse(event.data))
                         return
-                if len(self._whole) + len(events) >= BATCH:
+                elif self._whole or self._events:
+                    self._add(*event)
+                else:
+                    self._whole = event
+                if len(self._whole) + len(self._events or ()) >= BATCH:
                     self._messages.detach()
                     yield
         except ProtocolError as exc:
             self._failed = True
-            events.append(exc)
+            self._add(exc)
+
+    def _add(self, *events: Event) -> None:
+        if self._events is None:
+            self._events = deque()
+        self._events.extend(events)
 
     def receive_eof(self) -> None:
         """Take note that the connection below has ended."""
@@ -138,8 +154,11 @@ class Protocol:
     def next_event(self) -> Event | None:
         """Return the next event, or None if there is none until more is received."""
         if self._whole:
-            self._events.extendleft(reversed(self.next_messages()))
-        return self._events.popleft() if self._events else None
+            self._events = deque([*self.next_messages(), *(self._events or ())])
+        if not self._events:
+            self._events = None  # most of the time there are none, and even an empty one takes 760 bytes
+            return None
+        return self._events.popleft()
 
     def next_messages(self) -> list[Message]:
         """Return whole messages that come before the next event. There may be none, even if that is one too.

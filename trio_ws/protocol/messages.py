@@ -69,6 +69,25 @@ class MessageDecoder:
         extensions: The extensions in use, in the order in which they were negotiated.
     """
 
+    __slots__ = (
+        "_announced",
+        "_claimed",
+        "_extensions",
+        "_frames",
+        "_in_frame",
+        "_limit",
+        "_opcode",
+        "_parts",
+        "_parts_size",
+        "_since_pause",
+        "_size",
+        "_skipped",
+        "_small",
+        "_small_size",
+        "_transforms",
+        "_utf8",
+    )
+
     def __init__(self, role: Role, max_message_size: int | None = None, extensions: Sequence[Extension] = ()) -> None:
         rsv = 0
         for extension in extensions:
