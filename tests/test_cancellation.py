@@ -173,7 +173,10 @@ async def test_cancel_scenario(
     scheduling: Scheduling,
     autojump_clock: MockClock,
 ) -> None:
-    assert await at_every_point(scheduling, partial(cancel, kind, role, SCENARIOS[name])) > 3
+    points = await at_every_point(scheduling, partial(cancel, kind, role, SCENARIOS[name]))
+    # A socket takes what is small at once: there is the checkpoint of the call, and no waiting.
+    is_quick = kind == "sockets" and cancel is cancel_call and name in ("send", "send compressed")
+    assert points > (0 if is_quick else 3)
 
 
 # -- How a connection comes into being -------------------------------------------------------------------------------

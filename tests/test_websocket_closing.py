@@ -234,8 +234,9 @@ async def test_ping_and_messages_during_the_closing_handshake(nursery: trio.Nurs
 
 async def test_both_close_at_the_same_time(nursery: trio.Nursery) -> None:
     async with opened() as (ws, peer):
-        await peer.send(close(4000, "theirs"))
+        # Neither has seen the other's.
         await ws.send_close(4001, "ours")
+        await peer.send(close(4000, "theirs"))
         assert await peer.receive() == close(4001, "ours")
         with pytest.raises(ConnectionClosedError) as raised:
             await ws.receive()

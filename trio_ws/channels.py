@@ -548,6 +548,10 @@ class Outbox:
         """Whether there is something to write, or to go on with, or nothing will come any more."""
         return bool(self._frames or self._pings or self._pongs or self.taken or self.finished)
 
+    def has_one(self) -> bool:
+        """Whether no more than one frame waits, and no sender."""
+        return len(self._frames) < 2 and not self._senders
+
     @property
     def is_clear(self) -> bool:
         """Whether a message can go out at once: nothing is here, or being written, or in the middle of being put."""

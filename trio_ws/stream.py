@@ -232,6 +232,9 @@ class Transport:
         Args:
             seconds: How long it may take.
         """
+        if self._socket is not None:
+            self._socket.close()  # takes no time
+            return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
             with contextlib.suppress(Exception):  # as above
                 await self._stream.aclose()

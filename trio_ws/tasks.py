@@ -174,6 +174,7 @@ class Connection:
         "cause",
         "closed",
         "closed_locally",
+        "cut_off",
         "encoding",
         "ending",
         "heard_at",
@@ -238,6 +239,8 @@ class Connection:
         self.closed: trio.Event = trio.Event()
         #: Whether the user has closed it, so that using it is a mistake.
         self.closed_locally: bool = False
+        #: Whether the write failed that our Close frame was part of.
+        self.cut_off: bool = False
         #: What went wrong on our side, or came from below.
         self.cause: BaseException | None = None
         #: Pings whose pongs have not come, oldest first.
@@ -306,13 +309,18 @@ class Connection:
             self.pings.clear()
             self.settled.set()
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether both have closed, and neither said that something is wrong."""
+        return self.protocol.closing.is_clean and not self.cut_off
+
     def error(self) -> ConnectionClosed:
         """Return a new exception that tells how the connection ended."""
         closing = self.protocol.closing
         error: type[ConnectionClosed]
         if self.closed_locally:
             error = ConnectionClosedLocally
-        elif closing.is_clean:
+        elif self.is_clean:
             error = ConnectionClosedOK
         else:
             error = ConnectionClosedError
@@ -349,7 +357,7 @@ class Connection:
     def flush(self) -> None:
         """Write what is in the outbox, as much as takes no waiting. What is left is for the writer."""
         self._gather_until = -math.inf
-        if self.outbox.has_work() and not self._write_what_waits():
+        if self.outbox.has_work() and not self.settled.is_set() and not self._write_what_waits():
             self.outbox.wake_writer()
 
     def _write_what_waits(self) -> bool:
@@ -520,6 +528,7 @@ async def _say_goodbye(connection: Connection) -> None:
             await connection.transport.send([*chunks, *connection.protocol.encode_close(close)])
         except StreamBroken as exc:
             connection.cause = connection.cause or exc.__cause__
+            connection.cut_off = True
 
 
 # -- Reading -------------------------------------------------------------------------------------------------------
@@ -633,6 +642,7 @@ async def write_loop(connection: Connection) -> None:
     except StreamBroken as exc:
         # Do not wait for anything more to be written. But the peer may have told us why before it went.
         connection.cause = connection.cause or exc.__cause__
+        connection.cut_off = not connection.protocol.closing.can_send
         outbox.finish(None)
         connection.hurry(GRACE)
     finally:
@@ -641,6 +651,8 @@ async def write_loop(connection: Connection) -> None:
 
 async def _gather(outbox: Outbox) -> None:
     """Let those who send go on, as long as they do: one write for many messages is cheaper than one for a few."""
+    if outbox.has_one():
+        return  # most likely it is the only one
     for _ in range(8):
         size = outbox.size
         if size >= GATHER_SIZE or outbox.finished:

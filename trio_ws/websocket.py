@@ -205,7 +205,7 @@ class WebSocket(trio.abc.Channel[Message]):
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
         except ConnectionClosed:
-            if self._connection.protocol.closing.is_clean:
+            if self._connection.is_clean:
                 raise StopAsyncIteration from None
             raise
 
