@@ -663,6 +663,86 @@ def test_extensions_mark_the_first_frame(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("extended", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("fragmented", [True, False])
+def test_several_frames_at_once(role: Role, extended: bool, large: bool, fragmented: bool) -> None:
+    frames = [
+        (FIN | PONG, b"pong", False),
+        (FIN | TEXT, b"hello", True),
+        (FIN | BINARY, b"", True),
+        (FIN | TEXT, b"not this", False),
+        (FIN | TEXT, b"1", True),
+        (FIN | BINARY, b"ab" * 500, True),
+    ]
+    if large:
+        frames[3:3] = [(FIN | BINARY, b"cd" * 50_000, True)]
+    if fragmented:
+        frames[2:2] = [(TEXT, b"1", True), (FIN | PING, b"ping", False), (CONT, b"2", True), (FIN | CONT, b"3", True)]
+    # All keys are the same: they are not drawn in the same portions.
+    at_once, singly = (
+        Protocol(role, random=bytes, extensions=[Reverse(), Repeat(1)] if extended else []) for _ in range(2)
+    )
+    # What is begun in one call can be continued in the next.
+    for batch in (frames, [], frames[:3], frames[3:]):
+        expected = b""
+        for first_byte, data, transform in batch:
+            opcode, fin = Opcode(first_byte & 0x0F), first_byte >= FIN
+            expected += b"".join(singly.encode(opcode, data, fin, transform=transform))
+        chunks = at_once.encode_all(batch)
+        assert b"".join(chunks) == expected
+        # Small ones make one chunk.
+        assert large or fragmented or len(chunks) == 1
+
+
+def test_several_frames_at_once_have_fresh_keys() -> None:
+    random = Counting()
+    client = Protocol(Role.CLIENT, random=random)
+    (chunk,) = client.encode_all([(FIN | BINARY, b"a", True)] * 3)
+    assert random.sizes == [12]
+    keys = Counting()(12)
+    assert chunk == b"".join(b"\x82\x81" + key + xor(b"a", key) for key in cut(keys, [4, 8]))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_several_frames_that_may_not_be_sent(role: Role) -> None:
+    sender = protocol(role)
+    with pytest.raises(ProtocolError):
+        sender.encode_all([(FIN | TEXT, b"", True), (CONT, b"", True)])
+    sender.encode_all([(TEXT, b"", True)])
+    with pytest.raises(ProtocolError):
+        sender.encode_all([(FIN | TEXT, b"", True)])
+    sender.encode_close(Close(1000, ""))
+    with pytest.raises(ProtocolError):
+        sender.encode_all([(FIN | PONG, b"", False)])
+
+
+# -- Receiving in bulk -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_whole_messages_before_the_next_event(role: Role) -> None:
+    def plain(data: bytes) -> bytes:
+        return frame_to(role, FIN | TEXT, data)
+
+    def marked(data: bytes) -> bytes:
+        return frame_to(role, FIN | RSV2 | TEXT, data)
+
+    receiver = protocol(role, extensions=[Reverse()])
+    receiver.receive(plain(b"1") + plain(b"2") + marked(b"3") + marked(b"4") + plain(b"5"))
+    assert receiver.next_messages() == ["1", "2", "3", "4", "5"]
+    assert receiver.next_event() is None
+    # A control frame stays where it is; after it they are events.
+    receiver.receive(marked(b"6") + plain(b"7") + frame_to(role, FIN | PING, b"p") + plain(b"8") + marked(b"9"))
+    assert receiver.next_messages() == ["6", "7"]
+    assert receiver.next_messages() == []
+    assert drain(receiver) == [ping(b"p"), "8", "9"]
+    receiver.receive(marked(b"6") + plain(b"7") + frame_to(role, FIN | PING, b"p") + plain(b"8"))
+    assert drain(receiver) == ["6", "7", ping(b"p"), "8"]
+    assert receiver.next_messages() == []
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_receive_in_steps(role: Role) -> None:
     receiver = protocol(role, extensions=[Repeat(1000)])
     wire = frame_to(role, FIN | BINARY, b"before") + frame_to(role, FIN | RSV3 | BINARY, b"abc" * 1000)

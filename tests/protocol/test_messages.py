@@ -511,6 +511,46 @@ def test_text_is_judged_after_the_transformation() -> None:
     assert type(read(decoder, [frame_to(Role.CLIENT, FIN | RSV2 | TEXT, "aé".encode())])[1]) is InvalidData
 
 
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("sequence", [*(sequence for sequence, _ in NOT_UTF8), *BROKEN_OFF])
+def test_transformed_text_that_is_not_utf8(role: Role, sequence: bytes) -> None:
+    # The short way and the others say the same about it; fragments do not come at once.
+    payload = ("κόσμε ".encode() + sequence)[::-1]
+    begun = frame_to(role, RSV2 | TEXT, payload) + frame_to(role, FIN | CONT)
+    _, error = decode(role, frame_to(role, FIN | RSV2 | TEXT, payload), None, [Reverse()])
+    _, error_of_fragments = decode(role, begun, None, [Reverse()])
+    assert isinstance(error, InvalidData)
+    assert vars(error) == vars(error_of_fragments)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 5000])
+def test_the_short_way_leads_to_the_same(role: Role, size: int) -> None:
+    # Whole frames of up to a KiB take it; what comes in pieces, or is larger, does not.
+    wire = frame_to(role, FIN | RSV3 | TEXT, b"x" * size) + frame_to(role, FIN | RSV3 | BINARY, b"x" * size)
+    wire += frame_to(role, RSV3 | BINARY, b"x" * size) + frame_to(role, FIN | CONT, b"x" * size)
+    wire += frame_to(role, FIN | PING) + frame_to(role, FIN | TEXT, b"x" * size)
+    whole = b"x" * 3 * size
+    items, error = read(MessageDecoder(role, None, [Repeat(3)]), [wire])
+    items_of_pieces, error_of_pieces = read(MessageDecoder(role, None, [Repeat(3)]), one_by_one(wire))
+    assert error is error_of_pieces is None
+    for each in (items, items_of_pieces):
+        messages = [item for item in each if item is not None]
+        assert messages == [whole.decode(), whole, whole * 2, Frame(Opcode.PING, b""), "x" * size]
+
+
+@pytest.mark.parametrize("times", [0, 16])
+@pytest.mark.parametrize("size", [100, 1024])
+def test_pauses_on_the_short_way(size: int, times: int) -> None:
+    # What goes in counts 16 times here too, and what comes out as much again, or not at all.
+    extensions = [Repeat(times)]
+    whole = frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"x" * size)
+    fragments = frame_to(Role.CLIENT, RSV3 | BINARY, b"x" * size) + frame_to(Role.CLIENT, FIN | CONT)
+    for wire in (whole, fragments):
+        items, _ = read(MessageDecoder(Role.CLIENT, None, extensions), [wire * 100])
+        assert items.count(None) == 100 * size * (16 + times) // (64 * 1024)
+
+
 def test_extensions_are_undone_the_other_way_round() -> None:
     class Suffix(Repeat):
         def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
@@ -629,3 +669,13 @@ def test_limit_after_decoding(size: int, passes: bool) -> None:
         with pytest.raises(MessageTooBig) as caught:
             list(pieces)
         assert (caught.value.size, caught.value.limit) == (12, 10)
+
+
+def test_limit_after_decoding_fragments() -> None:
+    decoder = MessageDecoder(Role.CLIENT, 10, [_Doubling()])
+    wire = frame_to(Role.CLIENT, 0x40 | BINARY, b"abc") + frame_to(Role.CLIENT, FIN | CONT, b"de")
+    assert list(feed_to(decoder, wire)) == [b"abcabcdede"]
+    wire = frame_to(Role.CLIENT, 0x40 | BINARY, b"abc") + frame_to(Role.CLIENT, FIN | CONT, b"def")
+    with pytest.raises(MessageTooBig) as caught:
+        list(feed_to(decoder, wire))
+    assert (caught.value.size, caught.value.limit) == (12, 10)

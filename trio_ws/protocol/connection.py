@@ -126,15 +126,20 @@ class Protocol:
                     self._messages.detach()
                     yield
                     continue
-                if not isinstance(event, list):
+                if isinstance(event, list):
+                    if self._events:
+                        self._events.extend(event)
+                    elif self._whole:
+                        self._whole += event
+                    else:
+                        self._whole = event
+                elif isinstance(event, (str, bytes)) and not self._events:
+                    self._whole.append(event)
+                else:
                     self._add(event)
                     if type(event) is Frame and event.opcode is Opcode.CLOSE:
                         self.closing.receive(Close.parse(event.data))
                         return
-                elif self._whole or self._events:
-                    self._add(*event)
-                else:
-                    self._whole = event
                 if len(self._whole) + len(self._events or ()) >= BATCH:
                     self._messages.detach()
                     yield
@@ -142,10 +147,10 @@ class Protocol:
             self._failed = True
             self._add(exc)
 
-    def _add(self, *events: Event) -> None:
+    def _add(self, event: Event) -> None:
         if self._events is None:
             self._events = deque()
-        self._events.extend(events)
+        self._events.append(event)
 
     def receive_eof(self) -> None:
         """Take note that the connection below has ended."""
@@ -238,14 +243,24 @@ class Protocol:
         Raises:
             ProtocolError: if one of them may not be sent now. Then it is not known how far it has come.
         """
-        if frames and self.closing.can_send and not self._extensions and not self._sending:
+        if frames and self.closing.can_send and not self._sending:
             small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < _LARGE]
             if len(small) == len(frames):
+                if self._extensions:
+                    frames = [self._transform_whole(frame) if frame[2] else frame for frame in frames]
                 return [pack(frames, None if self._random is None else self._random(4 * len(frames)))]
         chunks: list[bytes] = []
         for first_byte, data, transform in frames:
             chunks += self.encode(Opcode(first_byte & 0x0F), data, first_byte >= FIN, transform=transform)
         return chunks
+
+    def _transform_whole(self, frame: OutgoingFrame) -> OutgoingFrame:
+        first_byte, data, _ = frame
+        for extension in self._extensions:
+            data, marked = extension.encode(data, first=True, final=True)
+            if marked:
+                first_byte |= extension.rsv
+        return first_byte, data, False
 
     def encode_close(self, close: Close) -> list[bytes]:
         """Return the bytes of a Close frame to send. Nothing can be sent after it.

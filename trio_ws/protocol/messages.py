@@ -7,7 +7,8 @@ first byte that cannot be UTF-8.
 
 What an extension transforms back is handled in small steps, and :meth:`MessageDecoder.feed` pauses between them by
 yielding None, because a few bytes may become a thousand times as many: whoever iterates can do something else, hand out
-what there is, or wait until there is room.
+what there is, or wait until there is room. A whole message that takes no more than one such step, as nearly all do,
+needs nothing of what the others need, and takes a short way.
 
 A message in progress can be handed out before it is complete. :meth:`MessageDecoder.take_part` returns what there is so
 far and *claims* the message: its end then comes out as a :class:`LastPart` instead of as a message.
@@ -36,6 +37,8 @@ __all__ = ["LastPart", "Message", "MessageDecoder"]
 Message: TypeAlias = str | bytes
 
 _CONTROL = 0x08
+# Among the opcodes of messages only that of text has this bit.
+_TEXT = 0x01
 
 # Pieces smaller than this are put together in batches as they come, so that a message in a million fragments costs
 # about as much memory as in one.
@@ -95,6 +98,8 @@ class MessageDecoder:
         self._frames = FrameDecoder(role, rsv, whole=True)
         self._limit = max_message_size
         self._extensions = extensions
+        # How a frame begins that is a whole message, transformed by one extension; and which that is.
+        self._marks = {FIN | each.rsv | opcode: each for each in extensions for opcode in (Opcode.TEXT, Opcode.BINARY)}
         # The message in progress: its opcode, or CONT if there is none; whether one of its frames is in progress; ...
         self._opcode = Opcode.CONT
         self._in_frame = False
@@ -177,6 +182,14 @@ class MessageDecoder:
             if piece is None:
                 return
             first_byte, payload, remaining = piece
+            extension = self._marks.get(first_byte)
+            if extension is not None and not remaining and not self._opcode and len(payload) <= _STEP:
+                whole = self._transform_whole(first_byte, payload, extension)
+                if self._since_pause >= _PAUSE:
+                    self._since_pause = 0
+                    yield None
+                yield whole
+                continue
             if first_byte & _CONTROL:
                 yield Frame(first_byte & 0x0F, payload)
                 continue
@@ -209,6 +222,20 @@ class MessageDecoder:
         if self._limit is not None and self._announced > self._limit:
             raise MessageTooBig(self._announced, self._limit)
 
+    def _transform_whole(self, first_byte: int, data: bytes, extension: Extension) -> Message:
+        """Return a whole message that takes one step: what :meth:`_transform` and :meth:`_add` would make of it."""
+        self._since_pause += 16 * len(data)
+        data = extension.decode(data, final=True, limit=self._limit)
+        self._since_pause += len(data)
+        if self._limit is not None and len(data) > self._limit:
+            raise MessageTooBig(len(data), self._limit)
+        if not first_byte & _TEXT:
+            return data
+        try:
+            return data.decode()
+        except UnicodeDecodeError as exc:
+            raise _not_utf8(exc) from exc
+
     def _transform(self, data: bytes, final: bool) -> Iterator[None]:
         """Add what extensions have to transform back. Yield when it is time for a pause."""
         for start in range(0, len(data) or 1, _STEP):
@@ -236,8 +263,7 @@ class MessageDecoder:
                 if b"\xed\xa0" <= self._utf8.getstate()[0] < b"\xee":
                     self._utf8.decode(b"\x80")
             except UnicodeDecodeError as exc:
-                wrong = exc.object[exc.start : exc.end].hex(" ")
-                raise InvalidData(f"text is not UTF-8: {exc.reason} {wrong}") from exc
+                raise _not_utf8(exc) from exc
         if part and not self._skipped:
             self._keep(part)
 
@@ -283,3 +309,7 @@ class MessageDecoder:
         if skipped:
             return None
         return LastPart(data) if claimed else data
+
+
+def _not_utf8(exc: UnicodeDecodeError) -> InvalidData:
+    return InvalidData(f"text is not UTF-8: {exc.reason} {exc.object[exc.start : exc.end].hex(' ')}")
