@@ -204,6 +204,9 @@ class Reverse:
         parts, self._receiving, self._received = self._receiving, [], 0
         return b"".join(parts)
 
+    def rest(self) -> None:
+        pass
+
 
 class Repeat:
     """An extension in use: every byte stands for so many, as in a decompression bomb."""
@@ -213,6 +216,7 @@ class Repeat:
     def __init__(self, times: int) -> None:
         self.times = times
         self.limits: list[int | None] = []
+        self.rests = 0
 
     def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
         return data[:: self.times], True
@@ -222,6 +226,9 @@ class Repeat:
         if limit is not None and len(data) * self.times > limit:
             raise MessageTooBig(len(data) * self.times, limit)
         return b"".join(bytes([octet]) * self.times for octet in data)
+
+    def rest(self) -> None:
+        self.rests += 1
 
 
 class OfferReverse:

@@ -717,6 +717,21 @@ def test_several_frames_that_may_not_be_sent(role: Role) -> None:
         sender.encode_all([(FIN | PONG, b"", False)])
 
 
+# -- Resting ---------------------------------------------------------------------------------------------------------
+
+
+def test_rest() -> None:
+    extensions = [Repeat(2), Repeat(1)]
+    random = Counting()
+    client = Protocol(Role.CLIENT, random=random, extensions=extensions)
+    client.encode(Opcode.PING, b"")
+    client.rest()
+    assert [extension.rests for extension in extensions] == [1, 1]
+    # The keys that are left are not used any more.
+    client.encode(Opcode.PING, b"")
+    assert len(random.sizes) == 2
+
+
 # -- Receiving in bulk -----------------------------------------------------------------------------------------------
 
 

@@ -959,11 +959,17 @@ def test_repetitions_are_found_with_the_smallest_window() -> None:
     assert len(compress(sender, b"x" * 100_000)[0]) < 1000
 
 
-@pytest.mark.parametrize("bits", range(8, 16))
-def test_we_are_ready_for_the_window_that_was_agreed_on(bits: int) -> None:
-    """A match from the far end of it, made by hand: zlib itself never looks back that far."""
+def stored(data: bytes) -> bytes:
+    """Return blocks that are not compressed."""
+    blocks = b""
+    for part in cut(data, range(0, len(data), 0xFFFF)):
+        blocks += b"\x00" + len(part).to_bytes(2, "little") + (0xFFFF ^ len(part)).to_bytes(2, "little") + part
+    return blocks
+
+
+def far_match(bits: int) -> tuple[bytes, bytes]:
+    """Return what fills a window, and, compressed by hand, its first three bytes: zlib never looks back so far."""
     filling = noise(9, 2**bits)
-    stored = b"\x00" + len(filling).to_bytes(2, "little") + (0xFFFF ^ len(filling)).to_bytes(2, "little") + filling
     number, (least, extra) = next(
         (number, code) for number, code in reversed(list(enumerate(DISTANCES))) if code[0] <= 2**bits
     )
@@ -971,13 +977,204 @@ def test_we_are_ready_for_the_window_that_was_agreed_on(bits: int) -> None:
     fields = ["0", "10", f"{1:07b}", f"{number:05b}", f"{2**bits - least:0{extra}b}"[::-1], "0000000", "000"]
     text = "".join(fields)
     text += "0" * (-len(text) % 8)
-    match = bytes(int(text[at : at + 8][::-1], 2) for at in range(0, len(text), 8))
-    for pieces in ((stored + match,), one_by_one(stored + match)):
+    return filling, bytes(int(text[at : at + 8][::-1], 2) for at in range(0, len(text), 8))
+
+
+@pytest.mark.parametrize("bits", range(8, 16))
+def test_we_are_ready_for_the_window_that_was_agreed_on(bits: int) -> None:
+    filling, match = far_match(bits)
+    for pieces in ((stored(filling) + match,), one_by_one(stored(filling) + match)):
         assert decompress(transform(bits=bits), *pieces) == filling + filling[:3]
     # The context has it as well.
     receiver = transform(bits=bits)
-    assert decompress(receiver, stored + b"\x00") == filling
+    assert decompress(receiver, stored(filling) + b"\x00") == filling
     assert decompress(receiver, match) == filling[:3]
+
+
+# -- Resting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", range(8, 16))
+@pytest.mark.parametrize("takeover", [True, False])
+@pytest.mark.parametrize("resting", ["sender", "receiver", "both"])
+def test_rest_in_every_window(bits: int, takeover: bool, resting: str) -> None:
+    sender, receiver = (transform(bits=bits, takeover=takeover) for _ in range(2))
+    for message in (b"".join(MESSAGES), *MESSAGES, *far_apart(bits), *MESSAGES):
+        for _ in range(2):
+            if resting != "receiver":
+                sender.rest()
+            if resting != "sender":
+                receiver.rest()
+        assert decompress(receiver, *compress(sender, message)) == message
+        assert decompress(receiver, *compress(sender, b"", message[:70], b"", message[70:], b"")) == message
+
+
+@settings(deterministic, max_examples=50)
+@given(deflates, deflates, st.data())
+def test_rest_at_any_time(client: Deflate, server: Deflate, data: st.DataObject) -> None:
+    """Also in the middle of messages, in fragments that are compressed or not, and in pieces of them."""
+
+    rests = itertools.cycle(data.draw(st.lists(st.booleans(), min_size=1, max_size=10)))
+
+    def perhaps_rest(end: Protocol) -> None:
+        if next(rests):
+            end.rest()
+
+    for sender, receiver in itertools.permutations(connect(client, server)):
+        expected = []
+        for _ in range(data.draw(st.integers(1, 4))):
+            message = data.draw(compressible)
+            transformed = data.draw(st.booleans())
+            expected.append(message)
+            opcode = Opcode.BINARY
+            for fragment, final in split(message, data.draw(positions)):
+                perhaps_rest(sender)
+                wire = b"".join(sender.encode(opcode, fragment, final, transform=transformed))
+                for piece in cut(wire, data.draw(positions)):
+                    perhaps_rest(receiver)
+                    receiver.receive(piece)
+                opcode = Opcode.CONT
+        assert drain(receiver) == expected
+
+
+@pytest.mark.parametrize("level", [1, 2, 4, 9])
+@pytest.mark.parametrize("bits", range(8, 16))
+def test_the_window_is_not_exceeded_after_a_rest(bits: int, level: int) -> None:
+    sender = transform(Deflate(level=level, min_size=0), bits=bits)
+    messages = [message for part in far_apart(bits) for message in (part[:1000], part[1000:])]
+    reader = Reader(b"")
+    for message in messages:
+        sender.rest()
+        # For others it is one stream, as if there had been no rest.
+        reader.data += compress(sender, message)[0] + TAIL
+    assert reader.decode() == b"".join(messages)
+    assert reader.farthest <= 2**bits
+    assert reader.farthest > 2 ** (bits - 2) if bits > 8 else reader.farthest <= 1
+
+
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_what_was_sent_before_a_rest_is_remembered(bits: int) -> None:
+    busy, resting = (transform(bits=bits) for _ in range(2))
+    phrases = [noise(number, 100) for number in range(2**bits // 500)]
+    sizes = []
+    for message in (*phrases, b"".join(phrases), *phrases, noise(0, 2**bits // 2), noise(0, 2**bits // 2)):
+        resting.rest()
+        sizes.append([len(compress(each, message)[0]) for each in (busy, resting)])
+    # The first time it is all new; whatever comes again is short, and as short as without a rest.
+    assert all(min(pair) > 95 for pair in sizes[: len(phrases)])
+    assert all(max(pair) < 50 for pair in sizes[len(phrases) + 1 : -2])
+    assert sum(resting for _, resting in sizes) <= 1.01 * sum(busy for busy, _ in sizes) + 10
+
+
+@pytest.mark.parametrize("bits", range(8, 16))
+def test_what_was_received_before_a_rest_is_remembered(bits: int) -> None:
+    """To the far end of the window, in a message that is larger and in many that are smaller."""
+    filling, match = far_match(bits)
+    for messages in ([stored(filling)], [stored(b"more") + stored(filling)], list(map(stored, one_by_one(filling)))):
+        receiver = transform(bits=bits)
+        for data in messages:
+            decompress(receiver, data + b"\x00")
+        receiver.rest()
+        assert decompress(receiver, match) == filling[:3]
+
+
+@pytest.mark.parametrize("bits", [9, 15])
+def test_nothing_from_before_a_last_block_is_remembered(bits: int) -> None:
+    again = bytes.fromhex("f2 00 11 00 00")
+    hello = stored(b"Hello")
+    for before, passes in (([hello + b"\x00"], True), ([HELLO, BFINAL], False), ([hello + b"\x01"], False)):
+        receiver = transform(bits=bits)
+        for data in before:
+            assert decompress(receiver, data) == b"Hello"
+            receiver.rest()
+        if passes:
+            assert decompress(receiver, again) == b"Hello"
+        else:
+            with pytest.raises(InvalidData):
+                decompress(receiver, again)
+
+
+def test_a_message_in_the_middle_is_not_disturbed() -> None:
+    sender, receiver = transform(takeover=False), transform(takeover=False)
+    message = b"".join(MESSAGES)
+    wire = []
+    for index in range(0, len(message), 500):
+        wire.append(sender.encode(message[index : index + 500], first=not index, final=index + 500 >= len(message))[0])
+        sender.rest()
+    pieces = one_by_one(b"".join(wire))
+    received = b""
+    for piece in pieces[:-1]:
+        received += receiver.decode(piece, final=False, limit=None)
+        receiver.rest()
+    assert received + receiver.decode(pieces[-1], final=True, limit=None) == message
+
+
+@pytest.mark.parametrize("sender, receiver", list(itertools.product(BACK_ENDS, BACK_ENDS)))
+def test_back_ends_understand_each_other_after_a_rest(sender: str, receiver: str) -> None:
+    compressor, decompressor = back_end(sender), back_end(receiver)
+    for bits, level in itertools.product((8, 9, 12, 15), (1, 4, 9)):
+        here, there = transform(Deflate(level=level, min_size=0), bits=bits), transform(bits=bits)
+        for message in (*MESSAGES, b"".join(MESSAGES), *MESSAGES):
+            with compressing_with(compressor):
+                fragments = compress(here, message[:100], message[100:])
+                here.rest()
+            with compressing_with(decompressor):
+                assert decompress(there, *fragments) == message
+                there.rest()
+
+
+def test_a_rest_makes_nothing() -> None:
+    library = Watched()
+    with compressing_with(library):
+        sender, receiver = transform(Deflate(), bits=12), transform(bits=12)
+        sender.rest()
+        receiver.rest()
+        assert library.made == []
+        assert decompress(receiver, *compress(sender, b"a" * 100)) == b"a" * 100
+        assert library.made == [("compressobj", 6, zlib.DEFLATED, -12, 5), ("decompressobj", -12)]
+        del library.made[:]
+        for _ in range(3):
+            sender.rest()
+            receiver.rest()
+        assert library.made == []
+        for _ in range(3):
+            assert decompress(receiver, *compress(sender, b"b" * 100)) == b"b" * 100
+        compressor, decompressor = library.made
+        assert compressor[:-1] == ("compressobj", 6, zlib.DEFLATED, -12, 5, zlib.Z_DEFAULT_STRATEGY)
+        assert decompressor[:-1] == ("decompressobj", -12)
+        assert bytes(compressor[-1])[:100] == bytes(decompressor[-1])[:100] == b"a" * 100
+
+
+@pytest.mark.parametrize("bits, takeover", [(9, True), (12, True), (15, True), (15, False)])
+def test_what_a_rest_leaves(bits: int, takeover: bool) -> None:
+    def transfer(ends: Sequence[PerMessageDeflate]) -> None:
+        for end in ends:
+            for message in (*MESSAGES, noise(bits, 100_000), *one_by_one(noise(bits, 300))):
+                assert decompress(end, *compress(end, message)) == message
+            end.rest()
+
+    transfer([transform()])  # what is made once
+    ends = [transform(bits=bits, takeover=takeover) for _ in range(10)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        transfer(ends)
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    # A window for each direction.
+    assert kept < len(ends) * (2 * 2**bits * takeover + 300)
+
+
+@pytest.mark.parametrize("bits", [9, 15])
+def test_what_is_remembered_is_bounded(bits: int) -> None:
+    end = transform(bits=bits)
+    for message in (*one_by_one(noise(0, 300)), noise(1, 2**bits - 1), b"", noise(2, 2**bits), noise(3, 100_000)):
+        for _ in range(5):
+            assert decompress(end, *compress(end, message)) == message
+            for last in (end._sent, end._received):
+                assert len(last) <= 2 * 2**bits
+                assert bytes(last).endswith(message[-(2**bits) :])
 
 
 # -- Limits ----------------------------------------------------------------------------------------------------------

@@ -658,6 +658,9 @@ class _Doubling:
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
         return data * 2
 
+    def rest(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("size, passes", [(5, True), (6, False)])
 def test_limit_after_decoding(size: int, passes: bool) -> None:

@@ -97,6 +97,16 @@ class Protocol:
         self._random = random if role is Role.CLIENT else None
         self._keys: Iterator[tuple[bytes]] = iter(())
 
+    def rest(self) -> None:
+        """Give back memory that is not worth having while nothing comes and goes; compression can have a lot of it.
+
+        Everything goes on after it as if it had not been called, only that the next message each way takes a little
+        longer. It may be called at any time, but not while another thread encodes.
+        """
+        for extension in self._extensions:
+            extension.rest()
+        self._keys = iter(())
+
     # -- Receiving -------------------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer) -> None:

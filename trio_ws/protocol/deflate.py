@@ -5,6 +5,13 @@ left out (section 7.2). Compressor and decompressor keep their windows from mess
 that they start anew for each ("no context takeover"). Both are made when the first message needs them: a connection
 that carries no compressed message pays nothing.
 
+A connection that was busy once need not keep them either. All that matters of the messages before is their last bytes,
+as many as the window has; whatever else compressor and decompressor hold is for their own convenience. So these bytes
+are kept here too, and between two messages both can be thrown away: new ones that have them for a dictionary go on
+where the old ones were. That is what :meth:`PerMessageDeflate.rest` does, for a connection that is idle: it then takes
+a few KiB instead of up to some hundreds. Making them anew takes ten microseconds or more, so this is not for each
+message.
+
 Each direction has a window of 2 to the power of 8 to 15 bytes, and what the server compresses with is what the client
 must be ready to decompress, hence ``server_max_window_bits`` and ``client_max_window_bits``. Either end may use less
 than was agreed on.
@@ -253,6 +260,22 @@ class PerMessageDeflate:
         receive_takeover: Whether the peer's does.
     """
 
+    __slots__ = (
+        "_compressing",
+        "_compressor",
+        "_decompressing",
+        "_decompressor",
+        "_min_size",
+        "_received",
+        "_sent",
+        "_settings",
+        "receive_bits",
+        "receive_takeover",
+        "rsv",
+        "send_bits",
+        "send_takeover",
+    )
+
     def __init__(
         self,
         settings: Deflate,
@@ -268,10 +291,15 @@ class PerMessageDeflate:
         self.send_takeover: bool = send_takeover
         self.receive_takeover: bool = receive_takeover
         self._settings = settings
+        self._min_size = settings.min_size
+        # Made when they are needed; and with context takeover, the last bytes that have passed.
         self._compressor: Any = None
         self._decompressor: Any = None
-        # Whether the message that is being sent is compressed.
+        self._sent = bytearray()
+        self._received = bytearray()
+        # Whether a message is being sent that is compressed, and whether one is being received.
         self._compressing = False
+        self._decompressing = False
 
     def __repr__(self) -> str:
         send = f"{self.send_bits} bits{'' if self.send_takeover else ' without context takeover'}"
@@ -283,13 +311,17 @@ class PerMessageDeflate:
     def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
         """Compress a message, or a part of one (RFC 7692, section 7.2.1). Each part can be read when it has arrived."""
         if first:
-            self._compressing = not final or len(data) >= self._settings.min_size
+            self._compressing = not final or len(data) >= self._min_size
         if not self._compressing:
             return data, False
-        if self._compressor is None:
-            self._compressor = self._new_compressor()
-        compressed = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+        compressor = self._compressor
+        if compressor is None:
+            compressor = self._compressor = self._new_compressor()
+        compressed = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        if self.send_takeover:
+            _remember(self._sent, data, self.send_bits)
         if final:
+            self._compressing = False
             # Nothing comes out where a part ended just before: that is an empty block, too.
             compressed = compressed[: -len(_TAIL)] or b"\x00"
             if not self.send_takeover:
@@ -298,10 +330,14 @@ class PerMessageDeflate:
 
     def _new_compressor(self) -> Any:
         settings = self._settings
-        if self.send_bits == 8:
+        bits = self.send_bits
+        more: list[Any] = []
+        if bits == 8:
             # zlib cannot compress with so small a window. With this strategy it never looks back further than one byte.
-            return zlib.compressobj(settings.level, zlib.DEFLATED, -9, settings.mem_level, zlib.Z_RLE)
-        return zlib.compressobj(settings.level, zlib.DEFLATED, -self.send_bits, settings.mem_level)
+            bits, more = 9, [zlib.Z_RLE]
+        elif self._sent:
+            more = [zlib.Z_DEFAULT_STRATEGY, self._sent]
+        return zlib.compressobj(settings.level, zlib.DEFLATED, -bits, settings.mem_level, *more)
 
     # -- Receiving -------------------------------------------------------------------------------------------------
 
@@ -311,50 +347,94 @@ class PerMessageDeflate:
         Raises:
             InvalidData: if it is not DEFLATE, or if the message is not complete at its end.
         """
+        self._decompressing = not final
         try:
-            decompressed = self._decompress(data, limit)
-            if final and (limit is None or len(decompressed) <= limit):
-                self._end_message()
+            decompressed, size = self._decompress(data, limit)
+            if size < len(data):
+                decompressed += self._decompress_more(data, size, None if limit is None else limit - len(decompressed))
+            complete = not final or (limit is not None and len(decompressed) > limit) or self._end_message()
         except zlib.error as exc:
             raise InvalidData(f"a compressed message is corrupt: {exc}") from exc
+        if not complete:
+            raise InvalidData("a compressed message ends too early")
         return decompressed
 
-    def _decompress(self, data: bytes, limit: int | None) -> bytes:
+    def _decompress(self, data: bytes, limit: int | None) -> tuple[bytes, int]:
+        """Decompress a run of blocks. Return what comes out, and where the run ends, or the data."""
+        decompressor = self._decompressor
+        if decompressor is None:
+            decompressor = self._decompressor = self._new_decompressor()
+        # 0 is "no limit" to zlib. The one byte more tells whether the limit was passed.
+        decompressed = decompressor.decompress(data, 0 if limit is None else min(limit, _MAX_LIMIT) + 1)
+        if decompressor.eof:
+            # The peer has ended the run (section 7.2.3.4): what follows is a new one, with nothing before it.
+            self._end_run()
+            return decompressed, len(data) - len(decompressor.unused_data)
+        if self.receive_takeover:
+            _remember(self._received, decompressed, self.receive_bits)
+        return decompressed, len(data)
+
+    def _decompress_more(self, data: bytes, position: int, limit: int | None) -> bytes:
+        """Decompress the runs of blocks that begin here."""
         parts: list[bytes] = []
-        position, size = 0, len(data)
-        while position < len(data):
-            if self._decompressor is None:
-                self._decompressor = zlib.decompressobj(-self.receive_bits)
-            chunk = data[position : position + size]
-            # 0 is "no limit" to zlib. The one byte more tells whether the limit was passed.
-            part = self._decompressor.decompress(chunk, 0 if limit is None else min(limit, _MAX_LIMIT) + 1)
-            position += len(chunk)
-            if part:
-                parts.append(part)
+        while position < len(data) and (limit is None or limit >= 0):
+            part, size = self._decompress(data[position : position + _CHUNK], limit)
+            position += size
+            parts.append(part)
             if limit is not None:
                 limit -= len(part)
-                if limit < 0:
-                    break
-            if self._decompressor.eof:
-                # The peer has ended the run of blocks (section 7.2.3.4): what follows is a new one.
-                position -= len(self._decompressor.unused_data)
-                size = _CHUNK
-                self._decompressor = None
         return b"".join(parts)
 
-    def _end_message(self) -> None:
-        """Put back what did not travel, and check that the message ended with it.
+    def _end_run(self) -> None:
+        self._decompressor = None
+        self._received.clear()
+
+    def _new_decompressor(self) -> Any:
+        if self._received:
+            return zlib.decompressobj(-self.receive_bits, self._received)
+        return zlib.decompressobj(-self.receive_bits)
+
+    def _end_message(self) -> bool:
+        """Put back what did not travel, and return whether the message ended with it.
 
         That is so if nothing more comes out, and if we are between two blocks then: there, and only there, an empty
         last block can be read.
         """
-        complete = not self._decompress(_TAIL, 0)
         decompressor = self._decompressor
+        # Without one, the message ended with a run of blocks, and lacks the empty block behind it.
+        if decompressor is None or decompressor.decompress(_TAIL, 1):
+            return False
+        if decompressor.eof:
+            # It was the last block of a run itself, which is as good.
+            self._end_run()
+            return not decompressor.unused_data
+        probe = decompressor.copy() if self.receive_takeover else decompressor
+        complete = not probe.decompress(_LAST_BLOCK, 1) and probe.eof and not probe.unused_data
         if not self.receive_takeover:
             self._decompressor = None
-        # Without a decompressor the peer's last block ended the run, which is as good.
-        if complete and decompressor is not None:
-            probe = decompressor.copy() if self.receive_takeover else decompressor
-            complete = not probe.decompress(_LAST_BLOCK, 1) and probe.eof and not probe.unused_data
-        if not complete:
-            raise InvalidData("a compressed message ends too early")
+        return bool(complete)
+
+    # -- Both ------------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Keep no more than the next messages need: of each direction, as many bytes as the window has.
+
+        In the middle of a message, what it needs is left as it is.
+        """
+        if not self._compressing:
+            self._compressor = None
+            self._sent = self._sent[-(1 << self.send_bits) :]
+        if not self._decompressing:
+            self._decompressor = None
+            self._received = self._received[-(1 << self.receive_bits) :]
+
+
+def _remember(last: bytearray, data: bytes, bits: int) -> None:
+    """Add data to the last bytes that have passed. Kept are at least as many as the window has, and at most twice that.
+
+    Because of that "twice" it is not every message that makes them move.
+    """
+    size = 1 << bits
+    last += data[-size:]
+    if len(last) > 2 * size:
+        del last[:-size]

@@ -48,6 +48,12 @@ class Extension(Protocol):
             ProtocolError: if the data are not what a peer may send.
         """
 
+    def rest(self) -> None:
+        """Give back memory that is not worth having while no messages come and go.
+
+        What is encoded and decoded after it must be the same to the peer as if it had not been called.
+        """
+
 
 class ClientExtension(Protocol):
     """What a client needs to offer an extension and understand the answer."""
