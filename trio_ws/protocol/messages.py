@@ -224,15 +224,15 @@ class MessageDecoder:
 
     def _transform_whole(self, first_byte: int, data: bytes, extension: Extension) -> Message:
         """Return a whole message that takes one step: what :meth:`_transform` and :meth:`_add` would make of it."""
-        self._since_pause += 16 * len(data)
-        data = extension.decode(data, final=True, limit=self._limit)
-        self._since_pause += len(data)
-        if self._limit is not None and len(data) > self._limit:
-            raise MessageTooBig(len(data), self._limit)
+        limit = self._limit
+        message = extension.decode(data, final=True, limit=limit)
+        self._since_pause += 16 * len(data) + len(message)
+        if limit is not None and len(message) > limit:
+            raise MessageTooBig(len(message), limit)
         if not first_byte & _TEXT:
-            return data
+            return message
         try:
-            return data.decode()
+            return message.decode()
         except UnicodeDecodeError as exc:
             raise _not_utf8(exc) from exc
 
