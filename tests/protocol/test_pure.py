@@ -27,7 +27,9 @@ from .strategies import (
     deterministic,
     frame_to,
     masking_keys,
+    payloads,
     roles,
+    texts,
     xor,
 )
 
@@ -218,6 +220,15 @@ def test_pack(hot: Any) -> None:
 # -- The compiled ones are the same, and safe ------------------------------------------------------------------------
 
 
+#: What frame_to() is to do wrong: lengths of any size and in any number of bytes, a mask or none.
+wrong_headers: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"mask": st.booleans()}),
+    st.fixed_dictionaries({"width": st.just(2), "size": st.one_of(st.integers(0, 200), st.integers(0, 2**16 - 1))}),
+    st.fixed_dictionaries({"width": st.just(8), "size": st.one_of(st.integers(0, 200), st.integers(0, 2**64 - 1))}),
+)
+
+
 @pytest.mark.skipif(compiled is None, reason="it was built without a C compiler")
 class TestCompiled:
     @deterministic
@@ -227,14 +238,15 @@ class TestCompiled:
             st.one_of(
                 st.tuples(
                     st.sampled_from([FIN | TEXT, FIN | BINARY] * 5 + [*range(256)]),
-                    st.one_of(st.binary(max_size=130), st.text(max_size=130).map(str.encode)),
+                    st.one_of(payloads, texts.map(str.encode)),
+                    wrong_headers,
                 ),
                 st.binary(max_size=20),
             ),
             max_size=8,
         ),
         flips=st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), max_size=2),
-        limit=st.one_of(st.none(), st.integers(0, 200)),
+        limit=st.one_of(st.none(), st.integers(0, 200), st.integers(0, 2**65)),
         count=st.integers(0, 9),
         position=st.integers(0, 300),
         cut=st.integers(0, 300),
@@ -242,7 +254,7 @@ class TestCompiled:
     def test_take_messages(
         self,
         role: Role,
-        frames: list[tuple[int, bytes] | bytes],
+        frames: list[tuple[int, bytes, dict[str, Any]] | bytes],
         flips: list[tuple[int, int]],
         limit: int | None,
         count: int,
@@ -251,7 +263,7 @@ class TestCompiled:
     ) -> None:
         data = bytearray()
         for frame in frames:
-            data += frame if isinstance(frame, bytes) else frame_to(role, *frame)
+            data += frame if isinstance(frame, bytes) else frame_to(role, frame[0], frame[1], **frame[2])
         for at, bits in flips:
             if at < len(data):
                 data[at] ^= bits
@@ -262,7 +274,7 @@ class TestCompiled:
 
     @deterministic
     @given(
-        frames=st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=300), st.booleans()), max_size=5),
+        frames=st.lists(st.tuples(st.integers(0, 255), payloads, st.booleans()), max_size=5),
         masked=st.booleans(),
         seed=st.integers(0, 1000),
     )
@@ -291,6 +303,14 @@ class TestCompiled:
     def test_apply_mask_to_what_it_is_not_for(self, arguments: Any) -> None:
         with pytest.raises((TypeError, ValueError)):
             compiled.apply_mask(*arguments)
+
+    def test_apply_mask_from_any_offset(self) -> None:
+        class Treacherous(int):
+            def __and__(self, other: int) -> int:
+                return 2**63 - 1
+
+        # It stays within the key, whatever it takes for the offset.
+        assert compiled.apply_mask(bytes(8), KEY, Treacherous()) == (KEY[3:] + KEY[:3]) * 2
 
     @pytest.mark.parametrize(
         "arguments",
@@ -345,3 +365,14 @@ class TestCompiled:
         frames: list[Any] = [(Treacherous(), b"a", True), (0x82, bytes(50), True)]
         with pytest.raises(RuntimeError):
             compiled.pack(frames)
+
+    def test_pack_when_there_are_more_meanwhile(self) -> None:
+        class Treacherous:
+            def __int__(self) -> int:
+                frames[1:] = [(0x82, b"", True)] * 17
+                return 0x82
+
+        # They would fit into the same bytes, but not with these keys.
+        frames: list[Any] = [(Treacherous(), b"", True), (0x82, bytes(96), True)]
+        with pytest.raises(RuntimeError):
+            compiled.pack(frames, KEY * 2)

@@ -2,6 +2,7 @@
 """The functions that all bytes pass through, compiled. What they do is said in pure.py, where they are in Python."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from cpython.ref cimport PyObject, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint64_t
@@ -52,7 +53,8 @@ def apply_mask(const uint8_t[::1] data not None, bytes key not None, offset=0):
     if PyBytes_GET_SIZE(key) != 4:
         raise ValueError("a masking key has four bytes")
     cdef Py_ssize_t size = data.shape[0]
-    cdef Py_ssize_t start = offset & 3
+    # Again in C: what an object makes of `&` may be any number.
+    cdef Py_ssize_t start = <Py_ssize_t>(offset & 3) & 3
     cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
     if size:
         xor(
@@ -136,7 +138,7 @@ cdef inline Py_ssize_t header_size(Py_ssize_t size) noexcept nogil:
 
 
 def pack(list frames not None, bytes keys=None):
-    cdef Py_ssize_t total = 0, size, i
+    cdef Py_ssize_t total = 0, count = len(frames), size, i
     cdef Py_ssize_t key_size = 0 if keys is None else 4
     cdef uint8_t mask = 0 if keys is None else MASK
     cdef uint8_t first_byte
@@ -144,10 +146,14 @@ def pack(list frames not None, bytes keys=None):
     cdef bytes payload
     for frame in frames:
         payload = frame[1]
-        total += header_size(len(payload)) + key_size + PyBytes_GET_SIZE(payload)
+        size = len(payload)
+        # The same payload may be there so often that the sum is more than fits.
+        if size > PY_SSIZE_T_MAX - 14 - total:
+            raise OverflowError("the frames are too large")
+        total += header_size(size) + key_size + size
     cdef const uint8_t *key = NULL
     if keys is not None:
-        if PyBytes_GET_SIZE(keys) < 4 * len(frames):
+        if PyBytes_GET_SIZE(keys) < 4 * count:
             raise ValueError("each frame needs a masking key")
         key = <const uint8_t *>PyBytes_AS_STRING(keys)
     cdef bytes result = PyBytes_FromStringAndSize(NULL, total)
@@ -156,9 +162,11 @@ def pack(list frames not None, bytes keys=None):
         first_byte = frame[0]
         payload = frame[1]
         size = len(payload)
-        # Reading an integer may run code that changes the list. Never write more than there is room for.
+        # Reading an integer may run code that changes the list. Never write more than there is room for, and never use
+        # more keys than there are.
         total -= header_size(size) + key_size + size
-        if total < 0:
+        count -= 1
+        if total < 0 or count < 0:
             raise RuntimeError("the frames have changed meanwhile")
         out[0] = first_byte
         if size < 126:

@@ -1,6 +1,6 @@
 """The functions that all bytes pass through, in Python; :mod:`trio_ws.protocol.hot` says when these are used.
 
-``compiled.pyx`` has the same again in Cython. What is said here holds for both, and ``tests/protocol/test_hot.py``
+``compiled.pyx`` has the same again in Cython. What is said here holds for both, and ``tests/protocol/test_pure.py``
 compares them.
 """
 
