@@ -1,4 +1,4 @@
-"""Every check of the project, behind one door: tests, lint, types, docs.
+"""Every check of the project, behind one door: tests, lint, types, docs, build, sanitizers.
 
 ``nox`` runs all of them, ``nox -s tests-3.12 -- -k handshake`` one of them in part; what follows ``--``
 goes to pytest. CONTRIBUTING.md says more.
@@ -11,12 +11,16 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["tests", "lint", "types", "docs"]
+nox.options.sessions = ["tests", "lint", "types", "docs", "build"]
 # An environment is made once and brought up to date by each run's `pip install`. Locally that saves most of
 # the time; a clean clone has nothing to reuse. `nox -R` skips the installs too, `nox --reuse-venv=never`
 # starts afresh.
@@ -97,6 +101,47 @@ def find_python27() -> Path | None:
     return None
 
 
+def find_sanitizers() -> list[str]:
+    """Return the libraries of GCC for AddressSanitizer and UndefinedBehaviorSanitizer; none without GCC."""
+    libraries = []
+    for name in ("libasan.so", "libubsan.so"):
+        try:
+            done = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return []
+        library = Path(done.stdout.strip())
+        # What is not there is printed as it was asked for, also by a Clang that calls itself gcc.
+        if not library.is_absolute():
+            return []
+        libraries.append(str(library))
+    return libraries
+
+
+def build_wheel(session: nox.Session, env: dict[str, str]) -> Path:
+    """Build the sdist, and the wheel from it in this environment, as for PyPI; return where the wheel is.
+
+    Built in the checkout, the compiled module would stay in build/, and get into the next wheel from there.
+    """
+    folder = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("pyproject-build", "--outdir", str(folder), env=env, silent=True)
+    (wheel,) = folder.resolve().glob("*.whl")
+    return wheel
+
+
+@contextmanager
+def installed_elsewhere(session: nox.Session, wheel: Path) -> Iterator[None]:
+    """Install a wheel and change to a folder with the tests, but without the package: they find the installed one."""
+    # Pip would take another wheel of the same version for the one that is installed.
+    session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "trio-ws", silent=True)
+    session.run("python", "-m", "pip", "install", "--quiet", str(wheel))
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree("tests", Path(folder) / "tests", ignore=shutil.ignore_patterns("node_modules"))
+        shutil.copy("pyproject.toml", folder)
+        with session.chdir(folder):
+            yield
+
+
 INTERPRETERS = find_interpreters()
 
 
@@ -106,14 +151,20 @@ def tests(session: nox.Session) -> None:
     # Editable, because that is what runs anyway: the checkout comes before site-packages in sys.path. The
     # `types` session installs the package as users do and sees whether all of it arrives.
     session.install("-e", ".", *group("test"))
+    if not os.environ.get("TRIO_WS_PURE"):
+        # A build that fails is no error (`optional` in pyproject.toml), and then many tests would be skipped. Those who
+        # have no C compiler: `TRIO_WS_PURE=1 nox -s tests`.
+        session.run("python", "-c", "import trio_ws.protocol.compiled")
     if session.python == "3.10":
-        # So all tests run with both libraries that compress.
+        # So all tests run with both libraries that compress, and with the compiled functions and those in Python.
         session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "zlib-ng")
+        session.env["TRIO_WS_PURE"] = "1"
     if session.posargs:
         session.run("pytest", *session.posargs)
     elif session.python == INTERPRETERS[-1]:
         session.run("pytest", "--numprocesses=auto", "--cov", "--cov-report=term")
         session.run("python", "tests/coverage_per_module.py")
+        session.run("pytest", "--numprocesses=auto", "tests/protocol", env={"TRIO_WS_PURE": "1"})
     else:
         session.run("pytest", "--numprocesses=auto")
 
@@ -155,6 +206,63 @@ def types(session: nox.Session) -> None:
         # Otherwise it asks the network for a newer pyright.
         env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
     )
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the sdist and the wheel, with a C compiler and with one that fails, and test what they install."""
+    session.install("build", *group("test"))
+    files = str(session.run("git", "ls-files", "trio_ws", external=True, silent=True)).split()
+    for env, compiled in (({}, True), ({"CC": "false"}, False)):
+        wheel = build_wheel(session, env)
+        with zipfile.ZipFile(wheel) as archive:
+            missing = set(files) - set(archive.namelist())
+        if missing:
+            session.error(f"{wheel.name} does not have {', '.join(sorted(missing))}")
+        with installed_elsewhere(session, wheel):
+            session.run("python", "-c", f"from trio_ws.protocol import hot; assert hot.COMPILED is {compiled}")
+            session.run("pytest", "tests/protocol/test_hot.py", "tests/protocol/test_pure.py")
+            session.run("python", "-m", "trio_ws", "demo")
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Run the tests of what passes data through compiled code that stops where its behaviour is undefined. GCC only."""
+    libraries = find_sanitizers()
+    if not libraries:
+        session.skip("There is no GCC with AddressSanitizer and UndefinedBehaviorSanitizer.")
+    session.install("build", *group("test"))
+    # -O3 is added as in pyproject.toml, so that what is checked is what users get.
+    checks = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+    wheel = build_wheel(session, {"CC": "gcc", "CFLAGS": checks})
+    with zipfile.ZipFile(wheel) as archive:
+        code = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".so"))
+    if b"__asan_report_load" not in code or b"__ubsan_handle" not in code:
+        session.error(f"{wheel.name} has no compiled code with sanitizers in it")
+    protocol = ["pure", "hot", "codec", "connection", "messages", "extensions"]
+    others = ["stream", "tasks", "websocket", "websocket_closing", "compression", "state_machine", "server"]
+    tests = [*(f"tests/protocol/test_{name}.py" for name in protocol), *(f"tests/test_{name}.py" for name in others)]
+    env = {
+        # They must be loaded before a Python that knows nothing of them.
+        "LD_PRELOAD": ":".join(libraries),
+        # Python's own allocator hides from them where an object ends.
+        "PYTHONMALLOC": "malloc",
+        # What Python does not free when it ends is no leak of ours. To keep less of what was freed, and of who had
+        # allocated it, halves the time.
+        "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=8:malloc_context_size=3",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    with installed_elsewhere(session, wheel):
+        session.run("python", "-c", "from trio_ws.protocol import hot; assert hot.COMPILED", env=env)
+        # They write what they found, and the process ends. It is not to be lost with what pytest has captured.
+        session.run("pytest", "--numprocesses=auto", "--capture=sys", *(session.posargs or tests), env=env)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build and test the wheels for this platform, as pyproject.toml says, with cibuildwheel (on Linux with Docker)."""
+    session.install("cibuildwheel>=3.1")
+    session.run("cibuildwheel", "--output-dir", "dist", *session.posargs)
 
 
 @nox.session
