@@ -271,10 +271,10 @@ def _contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return client, server
 
 
-def tls_pair() -> Streams:
-    """Return a client's and a server's end of TLS over memory. The handshake takes place with the first use."""
+def tls_pair(below: Streams | None = None) -> Streams:
+    """Return a client's and a server's end of TLS, over memory or other streams. It begins with the first use."""
     client, server = _contexts()
-    ours, theirs = trio.testing.memory_stream_pair()
+    ours, theirs = below or memory_pair()
     return (
         trio.SSLStream(ours, client, server_hostname="example.org", https_compatible=True),
         trio.SSLStream(theirs, server, server_side=True, https_compatible=True),

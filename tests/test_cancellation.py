@@ -20,6 +20,7 @@ import trio.testing
 from trio.testing import MockClock
 
 import trio_ws
+from trio_ws.bytestream import ByteStream
 from trio_ws.exceptions import ConnectionClosedError
 from trio_ws.frames import Close, Frame
 from trio_ws.protocol import Message, Role
@@ -84,7 +85,7 @@ async def send_compressed(ws: WebSocket, talk: Talk) -> None:
 
 async def receive(ws: WebSocket, talk: Talk) -> None:
     while talk.taken < len(talk.script):
-        talk.take(await ws.receive())
+        await talk.receive(ws)
 
 
 async def iterate(ws: WebSocket, talk: Talk) -> None:
@@ -140,6 +141,45 @@ async def close_half(ws: WebSocket, talk: Talk) -> None:
     await receive(ws, talk)
 
 
+def stream_over(ws: WebSocket, talk: Talk) -> ByteStream:
+    """Let the scenario go on with bytes; each ``send_all`` is one message."""
+    talk.stream = ByteStream(ws, message_size=10**6)
+    return talk.stream
+
+
+async def send_bytes(ws: WebSocket, talk: Talk) -> None:
+    stream_over(ws, talk)
+    for data in (b"a", talk.large, b"b"):
+        await talk.send(ws, data)
+
+
+async def wait_for_room(ws: WebSocket, talk: Talk) -> None:
+    stream = stream_over(ws, talk)
+    await talk.send(ws, talk.large)
+    await stream.wait_send_all_might_not_block()
+    await talk.send(ws, b"b")
+
+
+async def receive_bytes(ws: WebSocket, talk: Talk) -> None:
+    stream_over(ws, talk)
+    await receive(ws, talk)
+
+
+async def bytes_both_ways(ws: WebSocket, talk: Talk) -> None:
+    stream_over(ws, talk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive, ws, talk)
+        nursery.start_soon(talk.send, ws, b"a")
+
+
+async def close_stream(ws: WebSocket, talk: Talk) -> None:
+    stream = stream_over(ws, talk)
+    await talk.send(ws, b"a")
+    talk.taken = len(talk.script)
+    talk.closed = True
+    await stream.aclose()
+
+
 FRAGMENTS = [binary(b"c", fin=False), ping(b"p"), cont(b"d", fin=True)]
 
 SCENARIOS = {
@@ -158,6 +198,11 @@ SCENARIOS = {
     "aclose": Scenario(close_it, "WebSocket.aclose", ["b"], code=4000),
     "no answer": Scenario(close_it, "WebSocket.aclose", answers_close=False, code=4000),
     "send_close": Scenario(close_half, "WebSocket.send_close", ["b"], code=4000),
+    "bytes out": Scenario(send_bytes, "ByteStream.send_all"),
+    "room for bytes": Scenario(wait_for_room, "ByteStream.wait_send_all_might_not_block"),
+    "bytes in": Scenario(receive_bytes, "ByteStream.receive_some", [b"b", *FRAGMENTS, b"ef"]),
+    "bytes both ways": Scenario(bytes_both_ways, "", FRAGMENTS, compressed=True),
+    "close a stream": Scenario(close_stream, "ByteStream.aclose", [b"b"]),
 }
 
 
@@ -253,7 +298,14 @@ async def test_cancel_serve_on_a_unix_socket(scheduling: Scheduling, tmp_path: P
 
 def test_every_public_call_is_in_a_table() -> None:
     functions = (trio_ws.connect, trio_ws.connect_over, trio_ws.serve, trio_ws.serve_over)
-    classes = (trio_ws.WebSocket, trio_ws.SendStream, trio_ws.ReceiveStream, trio_ws.Connecting, trio_ws.Server)
+    classes = (
+        trio_ws.WebSocket,
+        trio_ws.SendStream,
+        trio_ws.ReceiveStream,
+        trio_ws.ByteStream,
+        trio_ws.Connecting,
+        trio_ws.Server,
+    )
     calls = {function.__name__ for function in functions}
     for each in classes:
         for name, value in vars(each).items():
@@ -502,6 +554,25 @@ async def test_cancel_one_of_several_senders(role: Role, scheduling: Scheduling,
         messages = dialogue.messages()
         assert messages.pop() == "still here"
         assert sorted(map(bytes, messages)) == sorted(map(bytes, done))  # type: ignore[arg-type]  # all are bytes
+
+    await cancel_a_call(role, scheduling, call, [], then)
+
+
+@each_role
+async def test_cancel_bytes_in_several_messages(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
+    data = bytes(range(100))
+    pieces = [data[start : start + 30] for start in range(0, 100, 30)]
+
+    async def call(ws: WebSocket) -> None:
+        await ByteStream(ws, message_size=30).send_all(data)
+
+    async def then(dialogue: Dialogue, ws: WebSocket, outcome: Outcome) -> None:
+        await check_usable(dialogue, ws)
+        messages = dialogue.messages()
+        assert messages.pop() == "still here"
+        # The beginning, in whole messages.
+        assert messages == pieces[: len(messages)]
+        assert outcome.cancelled or messages == pieces
 
     await cancel_a_call(role, scheduling, call, [], then)
 

@@ -93,6 +93,12 @@ TESTED = {
     "ReceiveStream.__aexit__": "test_leaving_a_receive_stream",
     "WebSocket.aclose": "test_aclose_closes",
     "WebSocket.__aexit__": "test_aclose_closes",
+    "ByteStream.send_all": "test_nothing_is_done_on_a_byte_stream",
+    "ByteStream.wait_send_all_might_not_block": "test_nothing_is_done_on_a_byte_stream",
+    "ByteStream.receive_some": "test_nothing_is_done_on_a_byte_stream",
+    "ByteStream.__anext__": "test_nothing_is_done_on_a_byte_stream",
+    "ByteStream.aclose": "test_aclose_closes",
+    "ByteStream.__aexit__": "test_aclose_closes",
     "Connecting.__aenter__": "test_nothing_is_connected",
     "Connecting.open": "test_nothing_is_connected",
     "Connecting.__aexit__": "test_leaving_a_connection",
@@ -101,8 +107,8 @@ TESTED = {
     "Server.aclose": "test_a_server_closes",
 }
 
-#: Trio's, for every resource: it returns the WebSocket, which is open already, and that is all.
-NOT_OURS = {"WebSocket.__aenter__"}
+#: Trio's, for every resource: it returns the resource, which is open already, and that is all.
+NOT_OURS = {"WebSocket.__aenter__", "ByteStream.__aenter__"}
 
 
 def test_everything_is_tested() -> None:
@@ -305,15 +311,69 @@ async def test_leaving_a_receive_stream(role: Role, cancelled: Callable[[Call], 
             assert await each.ws.receive() == str(number)
 
 
+#: Calls that do nothing on a stream of bytes when they are cancelled.
+BYTE_CALLS: dict[str, Callable[[trio_ws.ByteStream], Awaitable[object]]] = {
+    "send_all": lambda stream: stream.send_all(b"x"),
+    "send_all nothing": lambda stream: stream.send_all(b""),
+    "wait_send_all_might_not_block": lambda stream: stream.wait_send_all_might_not_block(),
+    "receive_some": lambda stream: stream.receive_some(),
+    "receive_some of them": lambda stream: stream.receive_some(1),
+    "__anext__": lambda stream: stream.__anext__(),
+}
+
+
+@each_role
+@each_way
+@pytest.mark.parametrize("state", ["ready", "in a part", "waiting", "closed"])
+@pytest.mark.parametrize("name", BYTE_CALLS)
+async def test_nothing_is_done_on_a_byte_stream(
+    role: Role, cancelled: Callable[[Call], Awaitable[None]], state: str, name: str
+) -> None:
+    async with talk(role, 10 if state == "waiting" else 65536, send_buffer=100) as each:
+        stream, peer = trio_ws.ByteStream(each.ws), each.peer
+        expected = b"firstsecond"
+        if state == "waiting":
+            await stream.send_all(b"x" * 1000)
+        else:
+            await peer.send(binary(b"first"), binary(b"second"))
+        if state == "in a part":
+            assert await stream.receive_some(2) == b"fi"
+            expected = expected[2:]
+        elif state == "closed":
+            await peer.send(close())
+        await settle()
+        for _ in range(OFTEN):
+            await cancelled(partial(BYTE_CALLS[name], stream))
+        if state == "waiting":
+            assert await peer.receive() == binary(b"x" * 1000)
+            await peer.send(binary(b"first"), binary(b"second"))
+        received = b""
+        while len(received) < len(expected):
+            received += await stream.receive_some()
+        assert received == expected
+        if state == "closed":
+            assert await stream.receive_some() == b""
+        else:
+            await stream.send_all(b"still here")
+            assert await peer.receive() == binary(b"still here")
+
+
 @each_role
 @each_way
 @pytest.mark.parametrize("name", ["aclose", "__aexit__"])
 @pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("as_bytes", [False, True])
 async def test_aclose_closes(
-    role: Role, cancelled: Callable[[Call], Awaitable[None]], name: str, room: bool, autojump_clock: MockClock
+    role: Role,
+    cancelled: Callable[[Call], Awaitable[None]],
+    name: str,
+    room: bool,
+    as_bytes: bool,
+    autojump_clock: MockClock,
 ) -> None:
     async with talk(role, 65536 if room else 10) as each:
-        call = each.ws.aclose if name == "aclose" else partial(each.ws.__aexit__, None, None, None)
+        resource: trio.abc.AsyncResource = trio_ws.ByteStream(each.ws) if as_bytes else each.ws
+        call = resource.aclose if name == "aclose" else partial(resource.__aexit__, None, None, None)
         await each.ws.send(b"x" * 1000)
         await cancelled(call)
         # There was not even time for the peer to answer.
@@ -629,6 +689,19 @@ async def test_on_a_connection_that_is_closed(name: str) -> None:
                     await call()
 
         check(await flood([partial(repeat, raises, 320)]), 1, 320, is_fast=False)
+
+
+async def test_bytes_let_others_run_in_each_call() -> None:
+    # As Trio's own streams do; what looks like one may be used where that is relied on.
+    async with talk(Role.CLIENT, 10**9, **MUCH) as each:
+        stream = trio_ws.ByteStream(each.ws)
+        await each.peer.send(b"\x82\x05abcde" * COUNT)
+        await settle()
+        for call in (partial(stream.send_all, b"a"), partial(stream.receive_some, 1), partial(stream.send_all, b"")):
+            turns, between, _ = await flood([partial(repeat, call, COUNT)])
+            assert turns.calls == COUNT
+            assert turns.most_in_turn == 1
+            assert between <= 2
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 5])

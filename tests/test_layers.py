@@ -41,7 +41,7 @@ TABLE = [
     ["tasks"],
     ["websocket"],
     ["proxy", "routing"],
-    ["client", "server"],
+    ["client", "server", "bytestream"],
     ["reconnect", "broadcast"],
     ["testing"],
     ["cli"],

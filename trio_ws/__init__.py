@@ -4,6 +4,7 @@
 :mod:`trio_ws.client`           ``connect``, ``connect_over``
 :mod:`trio_ws.server`           ``serve``, ``serve_over``, ``Server``
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
+:mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
 :mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
 :mod:`trio_ws.channels`         the inbox and the outbox between the two
 :mod:`trio_ws.stream`           the Trio stream below
@@ -19,6 +20,7 @@
 ``python -m trio_ws demo`` shows it at work.
 """
 
+from .bytestream import ByteStream
 from .client import Connecting, connect, connect_over
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
@@ -56,6 +58,7 @@ from .websocket import ReceiveStream, SendStream, WebSocket
 
 __all__ = [
     "BodyTooBig",
+    "ByteStream",
     "Close",
     "CloseCode",
     "ConnectFailed",
