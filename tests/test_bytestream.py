@@ -512,6 +512,43 @@ async def test_the_end_is_the_end_though_our_answer_is_lost(role: Role, autojump
 
 
 @each_role
+async def test_the_end_is_the_end_though_our_answer_waits(role: Role, autojump_clock: MockClock) -> None:
+    async with opened(role, pipe_pair(10)) as (ws, peer):
+        stream = ByteStream(ws)
+        await stream.send_all(bytes(1000))
+        await peer.send(binary(b"a"), close())
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def go() -> None:
+                await settle()
+                await peer.stream.aclose()
+
+            assert await receive_all(stream) == b"a"
+        with pytest.raises(ConnectionClosedError) as raised:
+            await stream.send_all(b"x")
+        assert (raised.value.rcvd, raised.value.sent) == (Close(1000, ""), None)
+
+
+@each_role
+@pytest.mark.parametrize("ours, theirs", [(1000, 4000), (4000, 1000), (1011, 1001)])
+async def test_both_close_and_one_says_that_something_is_wrong(
+    role: Role, ours: int, theirs: int, autojump_clock: MockClock
+) -> None:
+    async with opened(role) as (ws, peer):
+        stream = ByteStream(ws)
+        await ws.send_close(ours)
+        await peer.send(binary(b"abc"), close(theirs))
+        await peer.stream.aclose()
+        assert await stream.receive_some() == b"abc"
+        for _ in range(2):
+            with pytest.raises(trio.BrokenResourceError) as raised:
+                await stream.receive_some()
+            assert isinstance(raised.value, ConnectionClosedError)
+            assert raised.value.rcvd == Close(theirs, "")
+
+
+@each_role
 @pytest.mark.parametrize("code", [1002, 1008, 1011, 4000])
 async def test_closed_by_the_peer_because_something_is_wrong(role: Role, code: int, autojump_clock: MockClock) -> None:
     async with opened(role) as (ws, peer):

@@ -181,6 +181,8 @@ async def close_stream(ws: WebSocket, talk: Talk) -> None:
 
 
 FRAGMENTS = [binary(b"c", fin=False), ping(b"p"), cont(b"d", fin=True)]
+#: The end of the first comes by itself.
+PIECES = [binary(b"ef", fin=False), cont(b"", fin=True), binary(b"gh")]
 
 SCENARIOS = {
     "send": Scenario(send, "WebSocket.send"),
@@ -200,7 +202,7 @@ SCENARIOS = {
     "send_close": Scenario(close_half, "WebSocket.send_close", ["b"], code=4000),
     "bytes out": Scenario(send_bytes, "ByteStream.send_all"),
     "room for bytes": Scenario(wait_for_room, "ByteStream.wait_send_all_might_not_block"),
-    "bytes in": Scenario(receive_bytes, "ByteStream.receive_some", [b"b", *FRAGMENTS, b"ef"]),
+    "bytes in": Scenario(receive_bytes, "ByteStream.receive_some", [b"b", *FRAGMENTS, *PIECES]),
     "bytes both ways": Scenario(bytes_both_ways, "", FRAGMENTS, compressed=True),
     "close a stream": Scenario(close_stream, "ByteStream.aclose", [b"b"]),
 }
