@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol, TypeAlias, Union, runtime_checkable
+from typing import Any, Protocol, TypeAlias, Union, cast
 
 from .exceptions import InvalidHeader
 
@@ -21,7 +21,6 @@ class MultipleValuesError(LookupError):
         return super().__str__()
 
 
-@runtime_checkable
 class _SupportsKeysAndGetItem(Protocol):
     def keys(self) -> Iterable[str]: ...
     def __getitem__(self, key: str, /) -> str: ...
@@ -94,8 +93,7 @@ class Headers(MutableMapping[str, str]):
 
     def __setitem__(self, key: str, value: str) -> None:
         _check(key, value)
-        self._by_name.setdefault(key.lower(), []).append(value)
-        self._pairs.append((key, value))
+        self._add([(key, value)])
 
     def __delitem__(self, key: str) -> None:
         folded = _fold(key)
@@ -120,15 +118,21 @@ class Headers(MutableMapping[str, str]):
                 pairs.extend(source._pairs)
             elif isinstance(source, Mapping):
                 pairs.extend(source.items())
-            elif isinstance(source, _SupportsKeysAndGetItem):
-                pairs.extend((name, source[name]) for name in source.keys())  # noqa: SIM118  # not a mapping
+            elif hasattr(source, "keys"):  # as dict() does it
+                mapping = cast("_SupportsKeysAndGetItem", source)
+                pairs.extend((name, mapping[name]) for name in mapping.keys())  # noqa: SIM118  # not a mapping
             else:
                 pairs.extend((name, value) for name, value in source)
         pairs.extend(kwargs.items())
         for name, value in pairs:
             _check(name, value)
+        self._add(pairs)
+
+    def _add(self, pairs: list[tuple[str, str]]) -> None:
+        """Add headers that are valid."""
         for name, value in pairs:
-            self[name] = value
+            self._by_name.setdefault(name.lower(), []).append(value)
+        self._pairs += pairs
 
     # -- Asking for one value --------------------------------------------------------------------------------
 
