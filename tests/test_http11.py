@@ -367,6 +367,13 @@ def test_serialize_response_that_has_no_body(status_code: int) -> None:
         Response(status_code, "", [], b"body").serialize()
 
 
+@pytest.mark.parametrize("headers", [{"content-length": "0"}, {"Transfer-Encoding": "chunked"}], ids=repr)
+def test_serialize_interim_response_that_says_how_long_it_is(headers: dict[str, str]) -> None:
+    # RFC 9110, section 8.6, and RFC 9112, section 6.1.
+    with pytest.raises(InvalidMessage):
+        Response(101, "Switching Protocols", headers).serialize()
+
+
 @pytest.mark.parametrize(
     "headers, body",
     [
@@ -414,6 +421,8 @@ def test_serialize_headers_that_are_not_ascii() -> None:
 
 def test_serialize_trims_values() -> None:
     assert b"\r\nX: a b\r\n" in Request("/", {"Host": "a", "X": " \ta b\t "}).serialize()
+    assert b"\r\nX: a b\r\n" in Response(200, "OK", {"X": " \ta b\t "}).serialize()
+    assert b"\r\nX: a b\r\n" in Response(101, "OK", {"X": " \ta b\t "}).serialize()
 
 
 # -- Parsing requests ----------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 The grammar of HTTP is h11's, and this is the only module that imports it. An ``h11.Connection`` here never
 outlives one message: a parser or a serializer brings a fresh one into the state in which it reads or writes
-that message and asks it for nothing else. Limits are ours, each with its own error, and exact: so many bytes
-pass, and one more does not.
+that message and asks it for nothing else. An interim response goes without: it has no body, and what stands in
+its lines was checked when it was constructed. Limits are ours, each with its own error, and exact: so many
+bytes pass, and one more does not.
 
 What a message is does not depend on the pieces in which it arrives. Therefore h11 sees a head only when it is
 whole, and a body in pieces of our own size.
@@ -45,6 +46,9 @@ _UPGRADE_REQUEST = h11.Request(
 _BODILESS = (204, 304)
 
 _HTTP_VERSION = re.compile(r"[0-9]\.[0-9]")
+_REASON_PHRASE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# What may surround a value.
+_SPACE = " \t"
 # The empty line at the end of a head, the way h11 sees it.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 # What no head may have. h11 refuses it too, but its regular expression for a header takes quadratic time to
@@ -156,7 +160,7 @@ class Response:
 
     @reason_phrase.validator
     def _check_reason_phrase(self, _attribute: object, reason_phrase: str) -> None:
-        if not all(c == "\t" or " " <= c <= "~" or "\x80" <= c <= "\xff" for c in reason_phrase):
+        if not _REASON_PHRASE.fullmatch(reason_phrase):
             raise InvalidMessage(f"{reason_phrase!r} cannot be a reason phrase")
 
     def serialize(self) -> bytes:
@@ -166,17 +170,14 @@ class Response:
             InvalidMessage: if it is no HTTP/1.1 response, for example with a body shorter than its
                 Content-Length.
         """
+        if self.status_code < 200:
+            return self._serialize_interim()
         headers = _to_h11(self.headers)
         reason = self.reason_phrase.encode("iso-8859-1")
         connection = h11.Connection(h11.SERVER)
         connection.receive_data(h11.Connection(h11.CLIENT).send(_UPGRADE_REQUEST) or b"")
         connection.next_event()
         try:
-            if self.status_code < 200:
-                if self.body:
-                    raise h11.LocalProtocolError(f"a {self.status_code} response has no body")
-                interim = h11.InformationalResponse(status_code=self.status_code, headers=headers, reason=reason)
-                return connection.send(interim) or b""
             body = self.body or b""
             has_body = self.status_code not in _BODILESS
             if has_body and "Content-Length" not in self.headers and "Transfer-Encoding" not in self.headers:
@@ -191,10 +192,18 @@ class Response:
         except h11.LocalProtocolError as exc:
             raise InvalidMessage(f"not a response: {exc}") from exc
 
+    def _serialize_interim(self) -> bytes:
+        # RFC 9112, section 6.3: it ends with the empty line.
+        if self.body or "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            raise InvalidMessage(f"a {self.status_code} response has no body, and no header that gives it a length")
+        lines = [f"HTTP/1.1 {self.status_code} {self.reason_phrase}"]
+        lines += [f"{name}: {value.strip(_SPACE)}" for name, value in self.headers.raw_items()]
+        return "\r\n".join([*lines, "", ""]).encode("iso-8859-1")
+
 
 def _to_h11(headers: Headers) -> list[tuple[bytes, bytes]]:
     # As bytes: h11 encodes a str as ASCII.
-    return [(name.encode(), value.strip(" \t").encode("iso-8859-1")) for name, value in headers.raw_items()]
+    return [(name.encode(), value.strip(_SPACE).encode("iso-8859-1")) for name, value in headers.raw_items()]
 
 
 class _Parser:
@@ -243,14 +252,11 @@ class _Parser:
             # Shortened, because it may quote a line, however long.
             raise InvalidMessage(f"{exc!s:.200}", exc.error_status_hint) from exc
 
-    def _convert_headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> Headers:
+    def _headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[str, str]]:
         pairs = event.headers.raw_items()
         if len(pairs) > self._max_headers:
             raise TooManyHeaders(self._max_headers)
-        try:
-            return Headers((name.decode("iso-8859-1"), value.decode("iso-8859-1")) for name, value in pairs)
-        except InvalidHeader as exc:
-            raise InvalidMessage(str(exc)) from exc
+        return [(name.decode("ascii"), value.decode("iso-8859-1")) for name, value in pairs]
 
 
 class RequestParser(_Parser):
@@ -283,12 +289,15 @@ class RequestParser(_Parser):
         if not self._hand_on_head():
             return None
         event = self._next_event()
-        return Request(
-            event.target.decode("ascii"),
-            self._convert_headers(event),
-            method=event.method.decode("ascii"),
-            http_version=event.http_version.decode("ascii"),
-        )
+        try:
+            return Request(
+                event.target.decode("ascii"),
+                self._headers(event),
+                method=event.method.decode("ascii"),
+                http_version=event.http_version.decode("ascii"),
+            )
+        except InvalidHeader as exc:
+            raise InvalidMessage(str(exc)) from exc
 
 
 class ResponseParser(_Parser):
@@ -382,7 +391,10 @@ class ResponseParser(_Parser):
         # RFC 9110, section 7.8: there is no Upgrade in HTTP/1.0.
         if not version.startswith("1.") or (version == "1.0" and event.status_code == 101):
             raise InvalidMessage(f"HTTP/{version} has no such response")
-        return Response(event.status_code, event.reason.decode("iso-8859-1"), self._convert_headers(event))
+        try:
+            return Response(event.status_code, event.reason.decode("iso-8859-1"), self._headers(event))
+        except InvalidHeader as exc:
+            raise InvalidMessage(str(exc)) from exc
 
 
 def reason_phrase(status_code: int) -> str:
