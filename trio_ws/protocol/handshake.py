@@ -255,16 +255,14 @@ def accept(
     subprotocol = _choose_subprotocol(headers, subprotocols)
     answers = _answer_extensions(headers, extensions)
 
-    ours = Headers()
-    ours["Upgrade"] = "websocket"
-    ours["Connection"] = "Upgrade"
-    ours["Sec-WebSocket-Accept"] = _accept_key(key)
+    ours = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", _accept_key(key))]
     if subprotocol is not None:
-        ours["Sec-WebSocket-Protocol"] = subprotocol
+        ours.append(("Sec-WebSocket-Protocol", subprotocol))
     if answers:
-        ours["Sec-WebSocket-Extensions"] = build_extensions((name, params) for name, params, _ in answers)
+        chosen = [(name, params) for name, params, _ in answers]
+        ours.append(("Sec-WebSocket-Extensions", build_extensions(chosen)))
     if server is not None:
-        ours["Server"] = server
+        ours.append(("Server", server))
     response = Response(101, reason_phrase(101), ours)
     return response, Agreement(subprotocol, tuple(extension for _, _, extension in answers))
 
