@@ -32,6 +32,7 @@ from trio_ws.exceptions import (
     ConnectionClosedOK,
 )
 from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, Response, ResponseParser
+from trio_ws.server import ACCEPT_DELAY
 from trio_ws.tasks import GRACE
 
 if sys.version_info < (3, 11):
@@ -690,6 +691,27 @@ async def test_client_that_does_not_read_the_answer(autojump_clock: trio.testing
         nursery.start_soon(trio_ws.serve_over, server, never)
         await client.send_all(request())
     assert trio.current_time() - begin == 10
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the buffers of other sockets grow")
+@pytest.mark.parametrize("change, status_code", [("websocket", 101), ("h2c", 426)])
+async def test_answer_when_the_socket_takes_no_more(change: str, status_code: int, nursery: trio.Nursery) -> None:
+    """What cannot be written at once is written when there is room."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    filling = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filling += theirs.send(b"x")
+    client, server = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in (ours, theirs))
+    nursery.start_soon(trio_ws.serve_over, server, echo)
+    await client.send_all(request(Upgrade=change))
+    await trio.testing.wait_all_tasks_blocked()
+    while filling:
+        filling -= len(await client.receive_some(filling))
+    response, _ = await read_response(client)
+    assert response.status_code == status_code
+    await client.aclose()
 
 
 async def test_silent_tls_client(server_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock) -> None:
@@ -1472,3 +1494,31 @@ async def test_listener_that_fails(autojump_clock: trio.testing.MockClock) -> No
     assert caught.value.subgroup(OSError) is not None
     assert await read_to_end(client) == b"\x88\x02\x03\xe9"
     assert listener.closed
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
+async def test_no_more_connections_for_a_while(
+    number: int, caplog: Logs, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What the system cannot accept now it can perhaps accept later."""
+
+    class Overloaded(MemoryListener):
+        failures = 2
+
+        async def accept(self) -> Stream:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(number, os.strerror(number))
+            return await super().accept()
+
+    listener = Overloaded()
+    begin = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        server = await start(nursery, echo, listeners=[listener])
+        async with trio_ws.connect_over(listener.connect(), "ws://any/") as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+        assert trio.current_time() - begin == pytest.approx(2 * ACCEPT_DELAY)
+        await server.aclose()
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert os.strerror(number) in caplog.text

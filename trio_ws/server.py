@@ -8,6 +8,7 @@ to the logger ``trio_ws.server``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import ssl as ssl_module
@@ -19,7 +20,7 @@ import trio
 
 from .exceptions import ConnectionClosed, InvalidHandshake
 from .frames import Close, CloseCode
-from .http11 import Request, RequestParser, software
+from .http11 import Request, RequestParser, Response, software
 from .protocol import Role
 from .protocol.deflate import DeflateServer
 from .protocol.handshake import accept, reject
@@ -41,6 +42,10 @@ __all__ = ["Handler", "Server", "serve", "serve_over"]
 SERVER = software(__version__)
 
 logger: logging.Logger = logging.getLogger("trio_ws.server")
+
+#: Seconds to wait when the system cannot accept one more connection, and what it says then.
+ACCEPT_DELAY = 0.1
+_OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: What is called for each connection. When it returns, the connection is closed.
 Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
@@ -223,12 +228,30 @@ class Server:
             with self._serving:
                 async with trio.open_nursery() as nursery:
                     with self._accepting:
-                        task_status.started(self)
-                        await trio.serve_listeners(
-                            self._serve_connection, list(self._listeners), handler_nursery=nursery
-                        )
+                        async with trio.open_nursery() as accepting:
+                            for listener in self._listeners:
+                                accepting.start_soon(self._accept, listener, nursery)
+                            task_status.started(self)
         finally:
             self._stopped.set()
+
+    async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery) -> None:
+        """Accept connections until cancelled, and close the listener.
+
+        This is :func:`trio.serve_listeners`, less what it does for handlers that leave their streams open: it closes
+        every stream once more, in a cancelled scope, which takes as long as the whole opening handshake.
+        """
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as exc:
+                    if exc.errno not in _OVERLOADED:
+                        raise
+                    logger.error("cannot accept a connection, trying again in %g seconds: %s", ACCEPT_DELAY, exc)
+                    await trio.sleep(ACCEPT_DELAY)
+                else:
+                    nursery.start_soon(self._serve_connection, stream)
 
     async def _serve_connection(self, stream: trio.abc.Stream) -> None:
         """Serve a connection from beginning to end. Raises nothing but cancellation, and what is no ``Exception``."""
@@ -307,10 +330,10 @@ async def open_connection(stream: trio.abc.Stream, settings: Settings) -> WebSoc
             ws = upgrade(stream, request, settings, parser.unused)
         except InvalidHandshake as exc:
             logger.info("opening handshake with %s failed: %s", transport.remote_address, exc)
-            await transport.send([reject(exc, server=SERVER).serialize()])
+            await _answer(transport, reject(exc, server=SERVER))
             await _linger(transport)
             return None
-        await transport.send([ws.response.serialize()])
+        await _answer(transport, ws.response)
     except StreamBroken as exc:
         logger.info("connection from %s lost during the opening handshake: %s", transport.remote_address, exc)
         return None
@@ -327,6 +350,14 @@ def upgrade(stream: trio.abc.Stream, request: Request, settings: Settings, recei
     response, agreement = accept(request, subprotocols=settings.subprotocols, extensions=extensions, server=SERVER)
     connection = Connection(Role.SERVER, Transport(stream), settings, agreement.extensions, received)
     return WebSocket(connection, request, response, agreement.subprotocol)
+
+
+async def _answer(transport: Transport, response: Response) -> None:
+    data = response.serialize()
+    if not transport.can_write_now():
+        await transport.send([data])
+    elif not transport.write_now([data]):
+        await transport.send([])  # the rest, or to hear what is wrong
 
 
 async def _linger(transport: Transport) -> None:
