@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .measurements import LINEAR, MEASUREMENTS, Measurement
@@ -53,7 +54,7 @@ def plot_bars(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_bars(panel: plt.Axes, results: Results, measurement: Measurement) -> None:
+def draw_bars(panel: Axes, results: Results, measurement: Measurement) -> None:
     metric = measurement.metrics[0]
     medians = {each.name: results.median(measurement.name, each.name, metric.key) for each in COLUMNS}
     bars = {name: value * metric.factor for name, value in reversed(medians.items()) if value is not None}

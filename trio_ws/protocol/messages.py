@@ -79,6 +79,7 @@ class MessageDecoder:
         "_frames",
         "_in_frame",
         "_limit",
+        "_marks",
         "_opcode",
         "_parts",
         "_parts_size",
