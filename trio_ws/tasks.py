@@ -13,15 +13,18 @@
 
 The rules:
 
-1. **The outbox carries messages, never bytes.** Only the writer encodes, when it takes a message out. A ``send()`` that
-   is cancelled before its message is in the outbox sends nothing; after that the message goes out whole. So what an
-   extension remembers of the messages before is always what the peer has got of them.
-2. **Only the writer writes**, and gathers all that waits into one write. A write that fails or is cancelled poisons the
-   transport.
-3. **The reader never waits for the writer.** It hands pongs and the answer to a Close frame to the outbox, which takes
-   them however full it is, within bounds.
-4. **Backpressure reaches the peer**: while the inbox is full, the reader does not read. Meanwhile the clock of the
-   keepalive stands still, and any byte that comes in counts as life.
+1. **The outbox carries messages, never bytes.** They are encoded when they are taken out, to be written. A ``send()``
+   that is cancelled before its message is in the outbox sends nothing; after that the message goes out whole. So what
+   an extension remembers of the messages before is always what the peer has got of them.
+2. **One writes at a time**, and gathers all that waits into one write: the writer; or, without any ``await`` in between
+   and only while nothing is half-written, whoever has something that a socket takes at once (:meth:`Connection.flush`
+   and :meth:`Connection.send_nowait`). What the socket does not take is for the writer. A write that fails or is
+   cancelled poisons the transport.
+3. **One reads at a time**: the reader; or, on a socket, a receiver that has nothing to take and reads for itself (see
+   below). **Neither waits for the writer.** Pongs and the answer to a Close frame go to the outbox, which takes them
+   however full it is, within bounds.
+4. **Backpressure reaches the peer**: while the inbox is full, nobody reads. Meanwhile the clock of the keepalive stands
+   still, and any byte that comes in counts as life.
 5. **What ends a connection takes effect in its place**: what came before it is delivered first, and may be answered, as
    long as the application asks for it within :data:`GRACE` seconds.
 6. **Closing has one deadline**: that of ``Connection.scope``, around all the tasks. It is only ever moved forward.
@@ -29,7 +32,15 @@ The rules:
    closed in one place, at the end of :func:`run`, whatever happened.
 8. **Tasks never raise.** They record what went wrong, and the next call of the user reports it.
 
-What if it is cancelled? The scope of the tasks is shielded: cancelling the user's task does not stop them, so that what
+Who reads? Handing a message from one task to another takes Trio a pass of its scheduler, which costs more than all that
+is done for a small message. So on a socket the receiver that waits for a message waits for the socket itself, takes in
+what has come, and goes on with it (*self-service*). The reader rests meanwhile; as long as it has not been needed, it
+does not even run. It reads as soon as something waits that no receiver would see to: :meth:`Connection.relieve` says
+so. It alone ends a connection. And it reads when the receiver has gone and does not come back, which the connections
+see to together: :class:`Absences`.
+
+What if it is cancelled? A receiver that reads for itself is cancelled while it waits for the socket, and has taken
+nothing then. The scope of the tasks is shielded: cancelling the user's task does not stop them, so that what
 the user does to clean up still works. It is ``aclose()`` that is cancelled, on the way out, and then calls
 :meth:`Connection.abort`. So the tasks are cancelled by the deadline and by ``abort()`` alone. Every ``await`` in them
 can end that way, and all lead to the end of ``run()``: a Close frame if nothing is half-written and it takes no
@@ -423,7 +434,9 @@ class Connection:
         return True
 
     def read_size(self) -> int:
-        """Return how many bytes to ask the stream for."""
+        """Return how many bytes to ask the stream for: more than usual while large frames come in and are taken."""
+        if not self.inbox.is_empty:
+            return RECEIVE_SIZE
         return min(max(self.protocol.expected, RECEIVE_SIZE), MAX_RECEIVE_SIZE)
 
     def take_in(self, data: bytes | memoryview) -> None:
@@ -697,8 +710,7 @@ async def keepalive(connection: Connection) -> None:
     Once the connection is closing there are no more pings, and it is the deadline of rule 6 that counts.
     """
     interval, timeout = connection.settings.ping_interval, connection.settings.ping_timeout
-    if interval is None:
-        return
+    assert interval is not None
     next_at = trio.current_time() + interval
     ping = None
     while True:
@@ -707,6 +719,8 @@ async def keepalive(connection: Connection) -> None:
             connection.forget_ping(ping)  # other bytes came instead of its pong
         if connection.outbox.finished:
             return
+        if not connection.encoding:
+            connection.protocol.rest()  # in so long a time it may be that nothing goes on
         ping = connection.send_ping(None)
         next_at = ping.sent_at + interval
         if timeout is not None and not await _is_alive(connection, ping, timeout):

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
-from .hot import Buffer, Payload, apply_mask, pack, take_messages
+from .hot import Payload, apply_mask, pack, take_messages
+from .pure import Buffer
 
 if TYPE_CHECKING:
     from . import pure

@@ -27,9 +27,9 @@ from ..exceptions import ProtocolError
 from ..frames import Close, Frame, Opcode
 from .closing import Closing
 from .codec import BATCH, FIN, Role
-from .hot import Buffer, pack
+from .hot import pack
 from .messages import LastPart, Message, MessageDecoder
-from .pure import header
+from .pure import Buffer, header
 
 if TYPE_CHECKING:
     from .extensions import Extension

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 
 from . import pure
-from .pure import Buffer
 
-__all__ = ["COMPILED", "Buffer", "Payload", "apply_mask", "pack", "take_messages"]
+__all__ = ["COMPILED", "Payload", "apply_mask", "pack", "take_messages"]
 
 Payload: type[pure.Payload] = pure.Payload
 apply_mask = pure.apply_mask

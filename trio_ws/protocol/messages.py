@@ -27,7 +27,7 @@ import attrs
 from ..exceptions import InvalidData, MessageTooBig, ProtocolError
 from ..frames import Frame, Opcode
 from .codec import FIN, FrameDecoder, Role
-from .hot import Buffer
+from .pure import Buffer
 
 if TYPE_CHECKING:
     from .extensions import Extension
