@@ -790,9 +790,12 @@ def test_nothing_is_made_before_it_is_needed() -> None:
             receiver.receive(b"".join(sender.encode(Opcode.TEXT, b"short")))
             receiver.receive(b"".join(sender.encode(Opcode.TEXT, b"l" * 100, transform=False)))
         assert library.made == []
-        for _ in range(2):
-            server.receive(b"".join(client.encode(Opcode.TEXT, b"l" * 100)))
+        server.receive(b"".join(client.encode(Opcode.TEXT, b"l" * 100)))
         assert library.made == [("compressobj", 6, zlib.DEFLATED, -10, 5), ("decompressobj", -10)]
+        del library.made[:]
+        # A compressor goes on; a decompressor is for one message, and is told what was in the others.
+        server.receive(b"".join(client.encode(Opcode.TEXT, b"l" * 100)))
+        assert library.made == [("decompressobj", -10, b"l" * 200)]
         del library.made[:]
         client.receive(b"".join(server.encode(Opcode.TEXT, b"l" * 100)))
         assert library.made == [("compressobj", 9, zlib.DEFLATED, -12, 7), ("decompressobj", -12)]
@@ -1137,12 +1140,13 @@ def test_a_rest_makes_nothing() -> None:
             sender.rest()
             receiver.rest()
         assert library.made == []
-        for _ in range(3):
-            assert decompress(receiver, *compress(sender, b"b" * 100)) == b"b" * 100
-        compressor, decompressor = library.made
-        assert compressor[:-1] == ("compressobj", 6, zlib.DEFLATED, -12, 5, zlib.Z_DEFAULT_STRATEGY)
-        assert decompressor[:-1] == ("decompressobj", -12)
-        assert bytes(compressor[-1])[:100] == bytes(decompressor[-1])[:100] == b"a" * 100
+        for _ in range(2):
+            assert decompress(receiver, *compress(sender, b"a" * 100)) == b"a" * 100
+        assert library.made == [
+            ("compressobj", 6, zlib.DEFLATED, -12, 5, zlib.Z_DEFAULT_STRATEGY, b"a" * 300),
+            ("decompressobj", -12, b"a" * 300),
+            ("decompressobj", -12, b"a" * 300),
+        ]
 
 
 @pytest.mark.parametrize("bits, takeover", [(9, True), (12, True), (15, True), (15, False)])
@@ -1173,7 +1177,7 @@ def test_what_is_remembered_is_bounded(bits: int) -> None:
         for _ in range(5):
             assert decompress(end, *compress(end, message)) == message
             for last in (end._sent, end._received):
-                assert len(last) <= 2 * 2**bits
+                assert len(last) <= 1.25 * 2**bits
                 assert bytes(last).endswith(message[-(2**bits) :])
 
 

@@ -1,16 +1,14 @@
 """permessage-deflate (RFC 7692): negotiation, and the transform of messages.
 
 A message is compressed as one run of DEFLATE blocks that ends with an empty block, of which the last four bytes are
-left out (section 7.2). Compressor and decompressor keep their windows from message to message, unless it was agreed
-that they start anew for each ("no context takeover"). Both are made when the first message needs them: a connection
-that carries no compressed message pays nothing.
+left out (section 7.2). Compressor and decompressor go on with their windows from message to message, unless it was
+agreed that they start anew for each ("no context takeover").
 
-A connection that was busy once need not keep them either. All that matters of the messages before is their last bytes,
-as many as the window has; whatever else compressor and decompressor hold is for their own convenience. So these bytes
-are kept here too, and between two messages both can be thrown away: new ones that have them for a dictionary go on
-where the old ones were. That is what :meth:`PerMessageDeflate.rest` does, for a connection that is idle: it then takes
-a few KiB instead of up to some hundreds. Making them anew takes ten microseconds or more, so this is not for each
-message.
+What matters of the messages before is their last bytes, as many as the window has; whatever else a compressor and a
+decompressor hold is for their own convenience. So these bytes are kept here, and both can be thrown away between two
+messages: new ones that have them for a dictionary go on where the old ones were. A decompressor is made so cheaply that
+each message has its own. A compressor takes some microseconds, so it is kept until :meth:`PerMessageDeflate.rest` puts
+it away, which is for connections that are idle: then a few KiB are left of up to some hundreds.
 
 Each direction has a window of 2 to the power of 8 to 15 bytes, and what the server compresses with is what the client
 must be ready to decompress, hence ``server_max_window_bits`` and ``client_max_window_bits``. Either end may use less
@@ -48,6 +46,7 @@ BACK_END: str = zlib.__name__.partition(".")[0]
 _TAIL = b"\x00\x00\xff\xff"
 #: An empty last block.
 _LAST_BLOCK = b"\x01\x00\x00\xff\xff"
+_TAIL_AND_LAST_BLOCK = _TAIL + _LAST_BLOCK
 
 #: How much is decompressed at a time once the peer has ended a run of blocks. A run may take two bytes, and at its end
 #: zlib copies all that follows: in a message made of such runs, that would be the whole rest each time.
@@ -263,7 +262,6 @@ class PerMessageDeflate:
     __slots__ = (
         "_compressing",
         "_compressor",
-        "_decompressing",
         "_decompressor",
         "_min_size",
         "_received",
@@ -297,9 +295,8 @@ class PerMessageDeflate:
         self._decompressor: Any = None
         self._sent = bytearray()
         self._received = bytearray()
-        # Whether a message is being sent that is compressed, and whether one is being received.
+        # Whether a message is being sent that is compressed.
         self._compressing = False
-        self._decompressing = False
 
     def __repr__(self) -> str:
         send = f"{self.send_bits} bits{'' if self.send_takeover else ' without context takeover'}"
@@ -347,7 +344,6 @@ class PerMessageDeflate:
         Raises:
             InvalidData: if it is not DEFLATE, or if the message is not complete at its end.
         """
-        self._decompressing = not final
         try:
             decompressed, size = self._decompress(data, limit)
             if size < len(data):
@@ -400,19 +396,15 @@ class PerMessageDeflate:
         That is so if nothing more comes out, and if we are between two blocks then: there, and only there, an empty
         last block can be read.
         """
-        decompressor = self._decompressor
+        decompressor, self._decompressor = self._decompressor, None
         # Without one, the message ended with a run of blocks, and lacks the empty block behind it.
-        if decompressor is None or decompressor.decompress(_TAIL, 1):
+        if decompressor is None or decompressor.decompress(_TAIL_AND_LAST_BLOCK, 1) or not decompressor.eof:
             return False
-        if decompressor.eof:
-            # It was the last block of a run itself, which is as good.
-            self._end_run()
+        if decompressor.unused_data != _LAST_BLOCK:
             return not decompressor.unused_data
-        probe = decompressor.copy() if self.receive_takeover else decompressor
-        complete = not probe.decompress(_LAST_BLOCK, 1) and probe.eof and not probe.unused_data
-        if not self.receive_takeover:
-            self._decompressor = None
-        return bool(complete)
+        # The peer's own block was the last of a run already, which is as good.
+        self._received.clear()
+        return True
 
     # -- Both ------------------------------------------------------------------------------------------------------
 
@@ -423,18 +415,16 @@ class PerMessageDeflate:
         """
         if not self._compressing:
             self._compressor = None
-            self._sent = self._sent[-(1 << self.send_bits) :]
-        if not self._decompressing:
-            self._decompressor = None
-            self._received = self._received[-(1 << self.receive_bits) :]
+        self._sent = self._sent[-(1 << self.send_bits) :]
+        self._received = self._received[-(1 << self.receive_bits) :]
 
 
 def _remember(last: bytearray, data: bytes, bits: int) -> None:
-    """Add data to the last bytes that have passed. Kept are at least as many as the window has, and at most twice that.
+    """Add data to the last bytes that have passed. Kept are as many as the window has, and up to a quarter more.
 
-    Because of that "twice" it is not every message that makes them move.
+    Because of the quarter they do not have to be moved for each message.
     """
     size = 1 << bits
     last += data[-size:]
-    if len(last) > 2 * size:
+    if len(last) > size + (size >> 2):
         del last[:-size]
