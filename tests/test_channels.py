@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_ws.channels import MAX_PONGS, Inbox, Outbox
+from trio_ws.channels import MAX_PONGS, Bell, Inbox, Outbox
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import LastPart, Message, Protocol, Role
 from trio_ws.protocol.codec import FIN, serialize
@@ -651,6 +651,65 @@ async def test_nobody_waits_for_a_turn_when_all_is_discarded(nursery: trio.Nurse
     assert (late.done, late.result) == (True, None)
 
 
+async def test_waiting_in_another_way(nursery: trio.Nursery) -> None:
+    feed = Feed()
+    answers = [True, True, False]
+
+    async def wait() -> bool:
+        assert feed.inbox.is_wanted
+        await trio.lowlevel.checkpoint()
+        if len(answers) == 2:
+            feed(text("a"))
+        return answers.pop(0)
+
+    assert feed.inbox.is_empty
+    assert await feed.inbox.get(wait) == "a"
+    assert answers == [False]
+    assert await feed.inbox.get(wait) is None
+    assert not feed.inbox.is_wanted
+
+
+async def test_wanted_is_what_somebody_is_about_to_take(nursery: trio.Nursery) -> None:
+    feed = Feed()
+    assert not feed.inbox.is_wanted
+    task = Task(nursery, feed.inbox.get)
+    await settle()
+    # It waits, and knows nothing of what comes until it is woken.
+    assert not feed.inbox.is_wanted
+    feed(text("a"))
+    assert feed.inbox.is_wanted
+    assert not feed.inbox.is_empty
+    await settle()
+    assert task.result == "a"
+    assert not feed.inbox.is_wanted
+
+
+# -- Bell ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_bell(nursery: trio.Nursery) -> None:
+    bell = Bell()
+    bell.ring()  # nobody is there, and it is not kept
+    task = Task(nursery, bell.wait)
+    await settle()
+    assert not task.done
+    bell.ring()
+    bell.ring()
+    await settle()
+    assert task.done
+    cancelled = Task(nursery, bell.wait)
+    await settle()
+    cancelled.scope.cancel()
+    await settle()
+    bell.ring()  # nobody is there any more
+    again = Task(nursery, bell.wait)
+    await settle()
+    assert not again.done
+    bell.ring()
+    await settle()
+    assert again.done
+
+
 # -- Outbox ----------------------------------------------------------------------------------------------------------
 
 
@@ -1004,3 +1063,75 @@ async def test_finish_in_the_middle_of_the_parts(nursery: trio.Nursery) -> None:
     assert not await outbox.put(frame(b"b", False, Opcode.CONT), stream)
     assert not outbox.end_stream(frame(b"", True, Opcode.CONT))
     assert payloads(outbox) == [b"a"]
+
+
+async def test_the_writer_is_started_when_there_is_something_to_write() -> None:
+    starts = []
+    outbox = Outbox(1000)
+    outbox.set_writer(lambda: starts.append("a"))
+    # What is likely to be written without it does not start it.
+    outbox.put_ping(b"")
+    outbox.put_pong(b"")
+    assert starts == []
+    assert outbox.has_work()
+    outbox.put_nowait(frame(b"1"))
+    outbox.put_nowait(frame(b"2"))
+    assert starts == ["a"]
+    # Somebody else may be started then, at once if something is there already.
+    outbox.set_writer(lambda: starts.append("b"))
+    assert starts == ["a", "b"]
+    outbox.take()
+    outbox.written()
+    assert not outbox.has_work()
+    empty = Outbox(1000)
+    empty.set_writer(lambda: starts.append("c"))
+    empty.finish(None)
+    assert starts == ["a", "b"]
+
+
+async def test_a_frame_that_is_half_written() -> None:
+    starts = []
+    outbox = Outbox(0)
+    outbox.set_writer(lambda: starts.append("a"))
+    outbox.keep(frame(HUNDRED))
+    assert starts == ["a"]
+    assert outbox.taken
+    await outbox.wait()
+    # It takes room until it is out.
+    assert not outbox.put_nowait(frame(b""))
+    assert outbox.take() == []
+    outbox.written()
+    assert outbox.put_nowait(frame(b""))
+
+
+async def test_when_a_message_may_go_out_at_once(nursery: trio.Nursery) -> None:
+    def outbox_with(change: Callable[[Outbox], object]) -> Outbox:
+        outbox = Outbox(1000)
+        change(outbox)
+        return outbox
+
+    assert Outbox(0).is_clear
+    assert not outbox_with(lambda outbox: outbox.put_nowait(frame(b""))).is_clear
+    assert not outbox_with(lambda outbox: outbox.put_ping(b"")).is_clear
+    assert not outbox_with(lambda outbox: outbox.put_pong(b"")).is_clear
+    assert not outbox_with(lambda outbox: outbox.keep(frame(b""))).is_clear
+    assert not outbox_with(lambda outbox: outbox.finish(None)).is_clear
+    outbox = Outbox(0)
+    await outbox.begin_stream(object())
+    assert not outbox.is_clear
+    outbox.end_stream(None)
+    assert outbox.is_clear
+
+
+async def test_has_one(nursery: trio.Nursery) -> None:
+    outbox = Outbox(0)
+    assert outbox.has_one()
+    outbox.put_nowait(frame(b"1"))
+    assert outbox.has_one()
+    Task(nursery, outbox.put, frame(b"2"))
+    await settle()
+    assert not outbox.has_one()
+    roomy = Outbox(1000)
+    roomy.put_nowait(frame(b"1"))
+    roomy.put_nowait(frame(b"2"))
+    assert not roomy.has_one()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
+import struct
 import sys
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from trio_ws.stream import RECEIVE_SIZE, StreamBroken, Transport
 
@@ -171,6 +176,126 @@ async def test_what_has_been_written_is_not_kept() -> None:
     chunks = [bytes(1000)] * 100 + [bytes(LARGE)] * 2
     await Transport(Watching()).send(chunks)
     assert left == [2 * LARGE + 35_000, 2 * LARGE, LARGE, 0]
+
+
+# -- Sockets, without waiting ----------------------------------------------------------------------------------------
+
+unix_only = pytest.mark.skipif(not hasattr(os, "writev"), reason="elsewhere a socket is a stream like any other")
+
+
+def socket_transports() -> tuple[Transport, trio.SocketStream]:
+    ours, theirs = trio.socket.socketpair()
+    return Transport(trio.SocketStream(ours)), trio.SocketStream(theirs)
+
+
+@unix_only
+async def test_receive_now() -> None:
+    transport, theirs = socket_transports()
+    assert transport.is_socket
+    assert transport.receive_now(10) is None
+    await theirs.send_all(b"abcdef")
+    await transport.wait_until_readable()
+    assert transport.receive_now(4) == b"abcd"
+    assert transport.receive_now(4) == b"ef"
+    assert transport.receive_now(4) is None
+    await theirs.aclose()
+    assert transport.receive_now(4) == b""
+    assert await transport.receive() == b""
+    await transport.aclose(1)
+
+
+@unix_only
+async def test_what_is_received_may_be_good_for_a_moment_only() -> None:
+    (one, their_one), (two, their_two) = socket_transports(), socket_transports()
+    await their_one.send_all(b"one")
+    await their_two.send_all(b"two")
+    view = await one.receive_view(10)
+    kept = bytes(view)
+    copy = await two.receive()
+    assert (kept, copy, type(copy)) == (b"one", b"two", bytes)
+    for each in (one, two):
+        await each.aclose(1)
+    await their_one.aclose()
+    await their_two.aclose()
+
+
+@unix_only
+async def test_a_lost_socket_is_lost_for_good() -> None:
+    listener = trio.socket.socket()
+    await listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    ours = await trio.open_tcp_stream(*listener.getsockname())
+    theirs, _ = await listener.accept()
+    with listener:
+        transport = Transport(ours)
+        # A reset, which the system tells once.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        await transport.wait_until_readable()
+        for receive in (partial(transport.receive_now, 10), partial(transport.receive_now, 10)):
+            with pytest.raises(StreamBroken) as raised:
+                receive()
+            assert isinstance(raised.value.__cause__, trio.BrokenResourceError)
+            assert isinstance(raised.value.__cause__.__cause__, ConnectionResetError)
+        with pytest.raises(StreamBroken):
+            await transport.receive()
+        await transport.aclose(1)
+        # And one that is closed under its hands.
+        with pytest.raises(StreamBroken):
+            await transport.wait_until_readable()
+
+
+@unix_only
+async def test_write_now() -> None:
+    transport, theirs = socket_transports()
+    assert transport.can_write_now()
+    chunks = [b"ab", b"", b"cd"] * 20
+    expected = b"".join(chunks)
+    while chunks:  # the system takes so many chunks at a time
+        written = transport.write_now(chunks)
+        assert chunks == []
+        if not written:
+            assert not transport.can_write_now()
+            await transport.send(chunks)
+    assert transport.can_write_now()
+    received = b""
+    while len(received) < len(expected):
+        received += await theirs.receive_some()
+    assert received == expected
+    await transport.aclose(1)
+    await theirs.aclose()
+
+
+@unix_only
+async def test_what_the_system_does_not_take_goes_first(nursery: trio.Nursery) -> None:
+    transport, theirs = socket_transports()
+    large = [bytes([i]) * 1_000_000 for i in range(3)]
+    expected = b"head" + b"".join(large) + b"tail"
+    assert not transport.write_now([b"head", *large])
+    assert not transport.can_write_now()
+    # It is not all out, so this end is not over.
+    assert not await transport.send_eof()
+    nursery.start_soon(transport.send, [b"tail"])
+    received = bytearray()
+    while len(received) < len(expected):
+        received += await theirs.receive_some()
+    assert received == expected
+    await wait_all_tasks_blocked()
+    assert transport.can_write_now()
+    await transport.aclose(1)
+    await theirs.aclose()
+
+
+@unix_only
+async def test_what_cannot_be_written_comes_out_of_the_next_send() -> None:
+    transport, theirs = socket_transports()
+    await theirs.aclose()
+    assert not transport.write_now([b"a"])
+    with pytest.raises(StreamBroken):
+        await transport.send([])
+    assert transport.poisoned
+    assert not transport.can_write_now()
+    await transport.aclose(1)
 
 
 # -- Poisoned --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tracemalloc
 from functools import partial
@@ -13,7 +14,7 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws.channels import MAX_PONGS
-from trio_ws.exceptions import ConnectionClosedError, ConnectionClosedLocally, MessageTooBig
+from trio_ws.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, MessageTooBig
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Role
 from trio_ws.stream import RECEIVE_SIZE
@@ -715,3 +716,222 @@ async def test_large_reads_come_in_whole() -> None:
         await peer.send(*[binary(bytes([i]) * RECEIVE_SIZE) for i in range(5)])
         for i in range(5):
             assert await ws.receive() == bytes([i]) * RECEIVE_SIZE
+
+
+# -- Receivers that read for themselves ------------------------------------------------------------------------------
+
+unix_only = pytest.mark.skipif(not hasattr(os, "writev"), reason="elsewhere the reader reads")
+
+
+def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Return the ends of sockets where what one end writes is there at the other at once."""
+    ours, theirs = trio.socket.socketpair()
+    return trio.SocketStream(ours), trio.SocketStream(theirs)
+
+
+def tasks_living() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@unix_only
+@each_role
+async def test_a_connection_that_is_only_used_has_no_tasks(role: Role, autojump_clock: MockClock) -> None:
+    # The reader of the first one looks after all.
+    async with opened(streams=sockets(), ping_interval=None):
+        before = tasks_living()
+        async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
+            for message in (text("a"), binary(b"b")):
+                await peer.send(message)
+                assert await ws.receive() == (message.data if message.opcode is Opcode.BINARY else "a")
+                await ws.send("answer")
+                assert await peer.receive() == text("answer")
+            assert tasks_living() == before
+
+
+@unix_only
+@each_role
+async def test_read_also_when_nobody_receives(role: Role, autojump_clock: MockClock) -> None:
+    async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
+        for data in (b"1", b"2"):
+            # Before anything was received, and after it.
+            await peer.send(ping(data))
+            assert await peer.receive() == pong(data)
+            await peer.send(text("a"))
+            assert await ws.receive() == "a"
+
+
+@unix_only
+async def test_the_one_that_looks_after_all_closes(autojump_clock: MockClock) -> None:
+    async with opened(streams=sockets(), ping_interval=None) as (keeper, its_peer):
+        async with opened(streams=sockets(), ping_interval=None) as (_, peer):
+            await settle()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(its_peer.receive_all)
+                await keeper.aclose()
+            await peer.send(ping(b"a"))
+            assert await peer.receive() == pong(b"a")
+
+
+@unix_only
+@each_role
+async def test_other_calls_while_a_receiver_reads(role: Role, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
+        await peer.send(text("first"))
+        assert await ws.receive() == "first"
+        received: list[object] = []
+
+        async def receive() -> None:
+            received.append(await ws.receive())
+            async with ws.receive_stream() as parts:
+                received.append([part async for part in parts])
+
+        nursery.start_soon(receive)
+        await settle()
+        nursery.start_soon(ws.ping, b"p")
+        assert await peer.receive() == ping(b"p")
+        await peer.send(ping(b"q"), pong(b"p"), text("second"))
+        assert await peer.receive() == pong(b"q")
+        await settle()
+        assert ws.latency is not None
+        assert received == ["second"]
+        await peer.send(text("th", fin=False))
+        await settle()
+        await peer.send(cont(b"ird", fin=True))
+        await settle()
+        assert received[1] == ["th", "ird"]
+
+
+@unix_only
+async def test_a_call_that_needs_the_reader_wakes_it() -> None:
+    # No time passes here: nothing but the call itself can wake it.
+    async with opened(streams=sockets(), ping_interval=None) as (ws, peer):
+        await peer.send(text("a"))
+        assert await ws.receive() == "a"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ws.ping, b"p")
+            assert await peer.receive() == ping(b"p")
+            await peer.send(pong(b"p"))
+        assert ws.latency is not None
+
+
+async def end_of(ws: WebSocket) -> ConnectionClosed:
+    """Return what a call to receive raises."""
+    with pytest.raises(ConnectionClosed) as raised:
+        await ws.receive()
+    return raised.value
+
+
+@unix_only
+@each_role
+@pytest.mark.parametrize("how", ["EOF", "RST", "violation", "Close", "Close, and more"])
+async def test_what_ends_it_is_read_by_a_receiver(role: Role, how: str, autojump_clock: MockClock) -> None:
+    ours, theirs = sockets()
+    async with opened(role, streams=(ours, theirs), ping_interval=None) as (ws, peer):
+        for _ in range(2):
+            await peer.send(text("a"))
+            assert await ws.receive() == "a"
+        async with trio.open_nursery() as nursery:
+            outcomes: list[BaseException] = []
+
+            async def receive() -> None:
+                outcomes.append(await end_of(ws))
+
+            nursery.start_soon(receive)
+            await settle()
+            if how == "EOF":
+                await theirs.send_eof()
+            elif how == "RST":
+                await peer.send(b"unread")
+                await theirs.aclose()
+            elif how == "violation":
+                await peer.send(b"\xff\x00")
+            else:
+                await peer.send(close(4000), b"" if how == "Close" else b"\xff\x00")
+            if how != "RST":
+                frames = await peer.receive_all()
+        (outcome,) = outcomes
+        assert isinstance(outcome, ConnectionClosedError)
+        if how.startswith("Close"):
+            assert outcome.rcvd == Close(4000, "")
+            assert frames == [close(4000)]
+        elif how == "EOF":
+            assert outcome.rcvd is None
+
+
+@unix_only
+@each_role
+async def test_closed_while_a_receiver_reads(role: Role, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
+        for _ in range(2):
+            await peer.send(text("a"))
+            assert await ws.receive() == "a"
+        outcomes: list[BaseException] = []
+
+        async def receive() -> None:
+            outcomes.append(await end_of(ws))
+
+        nursery.start_soon(receive)
+        await settle()
+        nursery.start_soon(peer.receive_all)
+        await ws.aclose(4001)
+        await settle()
+        (outcome,) = outcomes
+        assert isinstance(outcome, ConnectionClosedLocally)
+        assert outcome.sent == Close(4001, "")
+
+
+@unix_only
+async def test_closed_when_the_peer_does_not_answer_a_receiver_that_reads(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    async with opened(streams=sockets(), ping_interval=None, close_timeout=3) as (ws, peer):
+        await peer.send(text("a"))
+        assert await ws.receive() == "a"
+        outcomes: list[BaseException] = []
+
+        async def receive() -> None:
+            outcomes.append(await end_of(ws))
+
+        nursery.start_soon(receive)
+        await settle()
+        start = trio.current_time()
+        await ws.send_close(4001)
+        await settle()
+        assert outcomes == []
+        await trio.sleep(4)
+        (outcome,) = outcomes
+        assert isinstance(outcome, ConnectionClosedError)
+        assert (outcome.rcvd, outcome.sent) == (None, Close(4001, ""))
+        assert start <= trio.current_time()
+
+
+@unix_only
+@each_role
+async def test_much_in_one_read(role: Role, autojump_clock: MockClock) -> None:
+    async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
+        await peer.send(text("first"))
+        assert await ws.receive() == "first"
+        for count in (1000, 3):
+            await peer.send(*[binary(b"%d" % i) for i in range(count)])
+            assert [await ws.receive() for _ in range(count)] == [b"%d" % i for i in range(count)]
+
+
+@unix_only
+@each_role
+async def test_large_messages_in_large_reads(role: Role, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    messages = [bytes([i]) * 300_000 for i in range(5)]
+    async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
+        nursery.start_soon(peer.send, *map(binary, messages))
+        assert [await ws.receive() for _ in messages] == messages
+
+
+@unix_only
+async def test_cancelled_while_it_reads(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    async with opened(streams=sockets(), ping_interval=None) as (ws, peer):
+        await peer.send(text("a"))
+        assert await ws.receive() == "a"
+        with trio.move_on_after(1):
+            await ws.receive()
+        await peer.send(ping(b"p"), text("b"))
+        assert await peer.receive() == pong(b"p")
+        assert await ws.receive() == "b"

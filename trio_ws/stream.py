@@ -73,8 +73,7 @@ class Transport:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        # Not that of a subclass: it may do more than a socket does.
-        self._socket = stream.socket if type(stream) is trio.SocketStream and hasattr(os, "writev") else None
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) and hasattr(os, "writev") else None
         # Where what is received comes in.
         self._buffer = _buffer() if self._socket is not None else memoryview(b"")
         # What was not taken by the system when it was written without waiting.
@@ -125,6 +124,10 @@ class Transport:
             StreamBroken: if the connection is lost.
         """
         assert self._socket is not None
+        if self._socket.fileno() < 0:
+            # Trio would keep our task for good under this number.
+            exc = trio.ClosedResourceError("the socket is closed")
+            raise _broken(exc) from exc
         try:
             await trio.lowlevel.wait_readable(self._socket)
         except (OSError, trio.ClosedResourceError) as exc:

@@ -178,8 +178,8 @@ bytes as they come; what it does is an echo only where messages are large, or co
 LINES = """\
 ## Straight lines
 
-What costs grow with. Each line should be straight: ten times as much takes ten times as long, whatever a peer sends. The
-fit says how straight it is: it is the coefficient of determination, 1 for points that all lie on the line.
+What costs grow with. Each line should be straight: ten times as much takes ten times as long, whatever a peer sends.
+The fit says how straight it is: it is the coefficient of determination, 1 for points that all lie on the line.
 """
 
 
@@ -193,7 +193,7 @@ def render_page(results: Results, plots: Sequence[str]) -> str:
     machine = [f"{key}: {value}" for key, value in results.machine.items()]
     parts = [
         INTRODUCTION,
-        f"This one was made on {results.date}, in rounds of {results.seconds:g} s ({results.rounds}), on this machine:\n",
+        f"This one was made on {results.date}, in {results.rounds} rounds of {results.seconds:g} s, on this machine:\n",
         bullets(machine),
         "## Targets\n\nWhat the library is meant to reach.\n",
         to_markdown(targets_table(results)),

@@ -1,7 +1,7 @@
 """A process of the benchmark, from the inside: it does its job, and reports with lines of JSON on its output.
 
-``python -m tests.benchmarks.worker MODULE FUNCTION JOB`` calls a function of a module of this package and reports what it
-returns. Meanwhile a thread answers what is asked on the standard input: ``cpu`` and ``memory``. When that ends, the
+``python -m tests.benchmarks.worker MODULE FUNCTION JOB`` calls a function of a module of this package and reports what
+it returns. Meanwhile a thread answers what is asked on the standard input: ``cpu`` and ``memory``. When that ends, the
 process ends, whatever it is doing: it never outlives the one that has started it.
 """
 

@@ -11,7 +11,7 @@ from websockets.streams import StreamReader
 
 from trio_ws.exceptions import ProtocolError
 from trio_ws.frames import Frame, Opcode
-from trio_ws.protocol.codec import RSV1, RSV2, RSV3, FrameDecoder, Piece, Role, serialize
+from trio_ws.protocol.codec import LARGE, RSV1, RSV2, RSV3, FrameDecoder, Piece, Role, serialize
 
 from .strategies import (
     BINARY,
@@ -279,6 +279,71 @@ def test_what_comes_before_a_violation_is_yielded() -> None:
         assert join(pieces) == [(TEXT, b"good"), (FIN | PING, b""), (FIN | CONT, b"more")]
         assert type(error) is ProtocolError
         assert error.code == 1002
+
+
+# -- Large frames, borrowed memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 3 * LARGE])
+@pytest.mark.parametrize("first_byte", [FIN | BINARY, BINARY, FIN | TEXT, FIN | CONT])
+def test_large_messages_put_together(role: Role, size: int, first_byte: int) -> None:
+    payload = bytes(i & 0x7F for i in range(size))
+    data = frame_to(role, first_byte, payload)
+    decoder = FrameDecoder(role, whole=True)
+    pieces = [piece for chunk in cut(data, range(5, len(data), 30_000)) for piece in feed(decoder, chunk)]
+    assert pieces[-1][2] == 0
+    assert b"".join(piece for _, piece, _ in pieces) == payload
+    together = first_byte == FIN | BINARY and size >= LARGE
+    assert [bool(piece) for _, piece, _ in pieces[:-1]] == [not together] * (len(pieces) - 1)
+    assert decoder.assembled == 0
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_was_put_together_can_be_taken(role: Role) -> None:
+    payload = bytes(i & 0xFF for i in range(2 * LARGE))
+    data = frame_to(role, FIN | BINARY, payload)
+    header_size = len(data) - len(payload)
+    decoder = FrameDecoder(role, whole=True)
+    assert decoder.take_assembled() == b""
+    assert list(feed(decoder, data[: header_size + LARGE])) == [(FIN | BINARY, b"", LARGE)]
+    assert decoder.assembled == LARGE
+    assert decoder.take_assembled() == payload[:LARGE]
+    assert decoder.assembled == 0
+    assert list(feed(decoder, data[header_size + LARGE :])) == [(FIN | BINARY, payload[LARGE:], 0)]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_is_expected(role: Role) -> None:
+    decoder = FrameDecoder(role)
+    at_rest = decoder.expected
+    data = frame_to(role, FIN | BINARY, bytes(100_000))
+    list(feed(decoder, data[:50_000]))
+    # The rest of this one, and another one.
+    assert decoder.expected == len(data) - 50_000 + 100_000 + at_rest
+    list(feed(decoder, data[50_000:] + data[:10]))
+    assert decoder.expected >= 100_000
+    list(feed(decoder, data[10:]))
+    # What comes now is small.
+    assert list(feed(decoder, frame_to(role, FIN | TEXT, b"a"))) == [(FIN | TEXT, b"a", 0)]
+    assert decoder.expected <= at_rest + 1
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("at", [1, 7, 20, 50])
+def test_borrowed_memory(role: Role, at: int) -> None:
+    data = b"".join(frame_to(role, FIN | BINARY, bytes([size]) * size) for size in range(1, 20))
+    decoder = FrameDecoder(role)
+    pieces = []
+    for chunk in (data[:at], data[at:]):
+        borrowed = bytearray(chunk)
+        decoder.feed(memoryview(borrowed))
+        if (piece := decoder.next_piece()) is not None:
+            pieces.append(piece)
+            decoder.detach()
+        borrowed[:] = bytes(len(borrowed))
+        pieces += iter(decoder.next_piece, None)
+    assert b"".join(payload for _, payload, _ in pieces) == b"".join(bytes([size]) * size for size in range(1, 20))
 
 
 # -- Writing ---------------------------------------------------------------------------------------------------------

@@ -985,3 +985,27 @@ def test_we_understand_others(role: Role, steps: list[Step], where: list[int]) -
     wire = b"".join(peer.data_to_send())
     expected.append(close(b"\x03\xe9bye"))
     assert events_of(role, cut(wire, where)) == [comparable(event) for event in expected]
+
+
+# -- What is expected, and what is borrowed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_more_of_a_large_frame_is_expected(role: Role) -> None:
+    receiver = protocol(role)
+    at_rest = receiver.expected
+    receiver.receive(frame_to(role, FIN | BINARY, bytes(100_000))[:1000])
+    assert receiver.expected > at_rest + 190_000
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("frame", [b"", b"a"])
+def test_memory_is_borrowed_for_one_step(role: Role, frame: bytes) -> None:
+    one = frame_to(role, FIN | BINARY, frame)
+    borrowed = bytearray(one * 1000)
+    receiver = protocol(role)
+    messages = []
+    for _ in receiver.receive_in_steps(memoryview(borrowed)):
+        messages += drain(receiver)
+        borrowed[:] = bytes(len(borrowed))
+    assert messages + drain(receiver) == [frame] * 1000

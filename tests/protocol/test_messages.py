@@ -682,3 +682,48 @@ def test_limit_after_decoding_fragments() -> None:
     with pytest.raises(MessageTooBig) as caught:
         list(feed_to(decoder, wire))
     assert (caught.value.size, caught.value.limit) == (12, 10)
+
+
+# -- Large binary messages -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_large_message_counts_as_it_comes(role: Role) -> None:
+    payload = bytes(i & 0xFF for i in range(200_000))
+    data = frame_to(role, FIN | BINARY, payload)
+    decoder = MessageDecoder(role)
+    at_rest = decoder.expected
+    assert list(decoder.feed(data[:100_000])) == []
+    assert decoder.in_progress is Opcode.BINARY
+    assert 99_000 < decoder.held <= 100_000
+    assert decoder.expected > at_rest + 100_000
+    assert list(decoder.feed(data[100_000:])) == [payload]
+    assert decoder.held == 0
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("claim", ["take_part", "skip"])
+def test_a_large_message_is_claimed_while_it_comes(role: Role, claim: str) -> None:
+    payload = bytes(i & 0xFF for i in range(200_000))
+    data = frame_to(role, FIN | BINARY, payload)
+    decoder = MessageDecoder(role)
+    assert list(decoder.feed(data[:100_000])) == []
+    taken = getattr(decoder, claim)()
+    assert decoder.held == 0
+    end = list(decoder.feed(data[100_000:]))
+    if claim == "skip":
+        assert end == []
+    else:
+        (last,) = end
+        assert isinstance(last, LastPart)
+        assert taken + last.data == payload
+
+
+def test_memory_is_borrowed_until_a_pause() -> None:
+    borrowed = bytearray(frame_to(Role.CLIENT, FIN | TEXT, b"ab") + frame_to(Role.CLIENT, FIN | PING, b"c") * 2)
+    decoder = MessageDecoder(Role.CLIENT)
+    items = decoder.feed(memoryview(borrowed))
+    assert next(items) == ["ab"]
+    decoder.detach()
+    borrowed[:] = bytes(len(borrowed))
+    assert list(items) == [Frame(Opcode.PING, b"c")] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -217,6 +218,63 @@ def test_pack(hot: Any) -> None:
     assert hot.pack([]) == hot.pack([], b"") == b""
 
 
+# -- Large payloads --------------------------------------------------------------------------------------------------
+
+
+@each_implementation
+@deterministic
+@given(
+    pieces=st.lists(st.binary(max_size=50), max_size=8),
+    key=st.one_of(st.just(b""), masking_keys),
+    more=st.integers(0, 99),
+)
+def test_payload(hot: Any, pieces: list[bytes], key: bytes, more: int) -> None:
+    data = b"".join(pieces)
+    payload = hot.Payload(len(data) + more)
+    came = 0
+    for piece in pieces:
+        payload.add(memoryview(piece), key)
+        came += len(piece)
+        assert payload.size == came
+    with pytest.raises(ValueError):
+        payload.add(bytes(more + 1), key)
+    taken = payload.take()
+    assert type(taken) is bytes
+    assert taken == (xor(data, key) if key else data)
+    # It is over.
+    assert (payload.size, payload.take()) == (0, b"")
+    with pytest.raises(ValueError):
+        payload.add(b"a", b"")
+
+
+@each_implementation
+def test_a_payload_takes_no_more_memory_than_has_come_twice(hot: Any) -> None:
+    def check(most: int) -> None:
+        assert tracemalloc.get_traced_memory()[0] - before < most + 1000
+
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        payload = hot.Payload(2**40)
+        check(0)
+        piece = bytes(10_000)
+        for count in range(1, 100):
+            payload.add(piece, KEY)
+            check(2 * count * len(piece) + len(piece))
+        data = payload.take()
+        check(100 * len(piece))
+        assert data == hot.apply_mask(bytes(99 * 10_000), KEY)
+    finally:
+        tracemalloc.stop()
+
+
+@each_implementation
+@pytest.mark.parametrize("total", [-1, -(2**62)])
+def test_a_payload_of_less_than_nothing(hot: Any, total: int) -> None:
+    with pytest.raises(ValueError):
+        hot.Payload(total)
+
+
 # -- The compiled ones are the same, and safe ------------------------------------------------------------------------
 
 
@@ -311,6 +369,27 @@ class TestCompiled:
 
         # It stays within the key, whatever it takes for the offset.
         assert compiled.apply_mask(bytes(8), KEY, Treacherous()) == (KEY[3:] + KEY[:3]) * 2
+
+    @pytest.mark.parametrize(
+        "arguments", [(None, KEY), ("a", KEY), (b"a", None), (b"a", bytearray(KEY)), (b"a", b"123")]
+    )
+    def test_add_to_a_payload_what_it_is_not_for(self, arguments: Any) -> None:
+        payload = compiled.Payload(10)
+        with pytest.raises((TypeError, ValueError)):
+            payload.add(*arguments)
+        assert payload.size == 0
+
+    @pytest.mark.parametrize("arguments", [(), (None,), (1.5,), (2**70,)])
+    def test_payloads_of_what_is_no_size(self, arguments: Any) -> None:
+        with pytest.raises((TypeError, OverflowError)):
+            compiled.Payload(*arguments)
+
+    def test_a_payload_that_there_is_no_memory_for(self) -> None:
+        payload = compiled.Payload(2**62)
+        payload.add(b"abc", b"")
+        # Being made anew changes nothing, and what is never taken is given back.
+        payload.__init__(2**62)
+        assert payload.take() == b"abc"
 
     @pytest.mark.parametrize(
         "arguments",

@@ -106,6 +106,8 @@ class FrameDecoder:
             data: The bytes, in order. They are only borrowed, until :meth:`next_piece` returns None or :meth:`detach`
                 is called: whatever comes in, what goes out is ``bytes``.
         """
+        if not self._remaining and len(data) < self._size:
+            self._size = 0  # what comes now is smaller than it was
         self._data = b"".join((self._data, data)) if self._data else data
 
     def detach(self) -> None:
@@ -158,8 +160,6 @@ class FrameDecoder:
                 return self._take_payload()
         elif self._take_header():
             return self._take_payload()
-        if not self._remaining and len(self._data) < self._size:
-            self._size = 0  # what comes now is smaller
         # What is left is the beginning of a header or of a control frame: at most 14 + 125 bytes.
         self.detach()
         return None

@@ -240,6 +240,7 @@ cdef class Payload:
 
     def take(self):
         cdef bytes result
+        self.total = 0
         if not self.size:
             return b""
         if self.size < self.room:
@@ -247,5 +248,5 @@ cdef class Payload:
         result = <bytes>self.data
         Py_XDECREF(self.data)
         self.data = NULL
-        self.room = self.size = self.total = 0
+        self.room = self.size = 0
         return result

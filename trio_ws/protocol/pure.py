@@ -129,9 +129,6 @@ class Payload:
 
     Args:
         total: How many bytes it will have at most.
-
-    Attributes:
-        size: How many it has.
     """
 
     __slots__ = ("_data", "_total")
@@ -144,6 +141,7 @@ class Payload:
 
     @property
     def size(self) -> int:
+        """How many bytes have come."""
         return len(self._data)
 
     def add(self, piece: Buffer, key: bytes) -> None:
