@@ -1178,6 +1178,7 @@ def test_what_is_remembered_is_bounded(bits: int) -> None:
             assert decompress(end, *compress(end, message)) == message
             for last in (end._sent, end._received):
                 assert len(last) <= 1.25 * 2**bits
+                assert sys.getsizeof(last) <= 1.5 * 2**bits + 100
                 assert bytes(last).endswith(message[-(2**bits) :])
 
 

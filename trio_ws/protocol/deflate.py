@@ -425,6 +425,8 @@ def _remember(last: bytearray, data: bytes, bits: int) -> None:
     Because of the quarter they do not have to be moved for each message.
     """
     size = 1 << bits
-    last += data[-size:]
-    if len(last) > size + (size >> 2):
-        del last[:-size]
+    data = data[-size:]
+    excess = len(last) + len(data) - size
+    if excess > size >> 2:
+        del last[:excess]
+    last += data
