@@ -832,6 +832,7 @@ async def test_what_ends_it_is_read_by_a_receiver(role: Role, how: str, autojump
             assert await ws.receive() == "a"
         async with trio.open_nursery() as nursery:
             outcomes: list[BaseException] = []
+            frames: list[Frame] = []
 
             async def receive() -> None:
                 outcomes.append(await end_of(ws))
