@@ -227,6 +227,11 @@ class Transport:
             return False
         return True
 
+    def close(self) -> None:
+        """Close a socket. That takes no time."""
+        assert self._socket is not None
+        self._socket.close()
+
     async def aclose(self, seconds: float) -> None:
         """Close the stream, with the goodbye that it may have, such as that of TLS, if there is time.
 
@@ -236,7 +241,7 @@ class Transport:
             seconds: How long it may take.
         """
         if self._socket is not None:
-            self._socket.close()  # takes no time
+            self.close()
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
             with contextlib.suppress(Exception):  # as above

@@ -297,8 +297,29 @@ class Connection:
             self.outbox.finish(close)
             self.hurry(self.settings.close_timeout)
             self.flush()
-            self.run()  # for the deadline
-            self.relieve()
+            if not self._end_at_once():
+                self.run()  # for the deadline
+                self.relieve()
+
+    def _end_at_once(self) -> bool:
+        """End without any tasks, where they would have nothing to wait for. Return whether that is so.
+
+        A server that has answered the Close frame of its peer closes the stream, and that is all.
+        """
+        if (
+            self._start is None
+            or not self.self_service
+            or not self.writing_over.is_set()
+            or self.role is not Role.SERVER
+            or not isinstance(self.ending, Close)
+        ):
+            return False
+        self._start = None
+        self.self_service = False
+        self.settle()
+        self.transport.close()
+        self.closed.set()
+        return True
 
     def hurry(self, seconds: float) -> None:
         """Let the tasks end in so many seconds at the latest."""
@@ -429,7 +450,11 @@ class Connection:
         finally:
             self.attended = False
             self.listening_since = None
-        if not go_on:
+        if isinstance(self.ending, Close) and self._start is not None:
+            # As in _end(): whoever reads for itself has been asked for nothing that it could still answer.
+            self.inbox.end()
+            self.begin_closing(self.ending)
+        elif not go_on:
             self.relieve()
         return True
 
@@ -519,7 +544,8 @@ async def run(connection: Connection) -> None:
                 if connection.settings.ping_interval is not None:
                     nursery.start_soon(keepalive, connection)
                 await read_loop(connection)
-                await connection.writing_over.wait()
+                if not connection.writing_over.is_set():
+                    await connection.writing_over.wait()
                 nursery.cancel_scope.cancel()
     finally:
         await _say_goodbye(connection)
@@ -609,7 +635,8 @@ async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
     if isinstance(ending, Close):
         # The answer is the echo of the code (RFC 6455, section 5.5.1); and the server closes the stream first.
         connection.begin_closing(ending)
-        await connection.writing_over.wait()
+        if not connection.writing_over.is_set():
+            await connection.writing_over.wait()
         connection.settle()
         if connection.role is Role.SERVER:
             return
