@@ -43,7 +43,8 @@ def _check(name: Any, value: Any) -> None:
         raise TypeError(f"the value of the header {name!r} is a str, not {value!r}")
     if not TOKEN.fullmatch(name):
         raise InvalidHeader(name, value, "the name is not a token (RFC 9110, section 5.1)")
-    if not _VALUE.fullmatch(value):
+    # Nearly all are of the first kind, which is found out sooner.
+    if not (value.isascii() and value.isprintable()) and not _VALUE.fullmatch(value):
         raise InvalidHeader(name, value, "the value has a character that is not allowed (RFC 9110, section 5.5)")
 
 
@@ -120,9 +121,9 @@ class Headers(MutableMapping[str, str]):
                 pairs.extend(source.items())
             elif hasattr(source, "keys"):  # as dict() does it
                 mapping = cast("_SupportsKeysAndGetItem", source)
-                pairs.extend((name, mapping[name]) for name in mapping.keys())  # noqa: SIM118  # not a mapping
+                pairs += [(name, mapping[name]) for name in mapping.keys()]  # noqa: SIM118  # not a mapping
             else:
-                pairs.extend((name, value) for name, value in source)
+                pairs += [(name, value) for name, value in source]
         pairs.extend(kwargs.items())
         for name, value in pairs:
             _check(name, value)
@@ -130,8 +131,9 @@ class Headers(MutableMapping[str, str]):
 
     def _add(self, pairs: list[tuple[str, str]]) -> None:
         """Add headers that are valid."""
+        by_name = self._by_name
         for name, value in pairs:
-            self._by_name.setdefault(name.lower(), []).append(value)
+            by_name.setdefault(name.lower(), []).append(value)
         self._pairs += pairs
 
     # -- Asking for one value --------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ def parse_tokens(name: str, values: Sequence[str]) -> list[str]:
     Raises:
         InvalidHeader: if it is not such a list.
     """
+    if len(values) == 1 and is_token(values[0]):
+        return [values[0]]  # so are nearly all
     return _Scanner(name, values).list_of(_Scanner.token)
 
 
