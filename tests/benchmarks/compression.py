@@ -3,7 +3,7 @@
 ::
 
     python tests/benchmarks/compression.py           # everything, in about three minutes
-    python tests/benchmarks/compression.py speed     # one part: memory, speed, min-size or thread
+    python tests/benchmarks/compression.py speed     # one part: memory, speed, rest, min-size or thread
     python tests/benchmarks/compression.py --rst     # tables for the documentation
 
 The package must be installed, with its extra ``speedups`` to measure both. How it is measured:
@@ -79,7 +79,7 @@ class Choice(NamedTuple):
         return answer[1]
 
 
-DEFAULT, SMALLEST, LARGEST = Choice(), Choice(6, 1, 9), Choice(9, 9, 15)
+DEFAULT, SMALLEST, LARGEST = Choice(), Choice(mem_level=1, bits=9), Choice(9, 9, 15)
 ZLIB = Choice(6, 8, 15)  # what zlib does unless it is told otherwise
 
 
@@ -153,8 +153,11 @@ def in_new_process(function: Callable[..., float], *args: object) -> float:
         return pool.apply(function, args)
 
 
-def transform_memory(back_end: str, bits: int, mem_level: int | None) -> float:
-    """Return the KiB of one compressor that has seen more than its window holds. mem_level None: a decompressor."""
+def transform_memory(back_end: str, bits: int, mem_level: int | None, resting: bool = False) -> float:
+    """Return the KiB that one end keeps for one direction, when more has passed than its window holds.
+
+    That is for what it sends; for what it receives with mem_level None.
+    """
     use(back_end)
     choice = Choice(mem_level=mem_level or DEFAULT.mem_level, bits=bits)
     function, messages = encode, feed(64 * KIB, 2)
@@ -168,6 +171,8 @@ def transform_memory(back_end: str, bits: int, mem_level: int | None) -> float:
             before = resident()  # the first half has used up what was free by chance
         for message in messages:
             function(transform, message)
+        if resting:
+            transform.rest()
     return (resident() - before) / COMPRESSORS
 
 
@@ -216,10 +221,15 @@ def connection_memory(back_end: str, choice: Choice | None, count: int) -> float
 
 def memory() -> Iterator[Table]:
     rows: list[list[object]] = [["window bits", "mem_level", *INSTALLED]]
-    for bits, mem_level in itertools.product((9, 12, 15), (1, 5, 8, 9, None)):
-        values = (in_new_process(transform_memory, back_end, bits, mem_level) for back_end in INSTALLED)
-        rows.append([bits, mem_level or "(decompressor)", *values])
-    yield "KiB of memory of a compressor", rows
+    for bits in (9, 12, 15):
+        for mem_level, resting, label in (
+            *((each, False, each) for each in (1, 5, 8, 9)),
+            (DEFAULT.mem_level, True, "(resting)"),
+            (None, False, "(receiving)"),
+        ):
+            values = (in_new_process(transform_memory, back_end, bits, mem_level, resting) for back_end in INSTALLED)
+            rows.append([bits, label, *values])
+    yield "KiB of memory for one direction, between two messages", rows
 
     rows = [["mem_level", "bits", "takeover", "unused"]]
     rows[0] += [f"{back_end}: {count} of 4 KiB" for back_end in INSTALLED for count in (1, 16)]
@@ -241,17 +251,26 @@ def seconds(function: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def cost(choice: Choice, messages: Sequence[bytes]) -> tuple[float, float, float]:
-    """Return, of a message, what is left of it in percent, and µs to compress and to decompress it."""
+def cost(choice: Choice, messages: Sequence[bytes], *, resting: bool = False) -> tuple[float, float, float]:
+    """Return, of a message, what is left of it in percent, and µs to compress and to decompress it.
+
+    With ``resting`` both ends rest after each message, and that counts too.
+    """
     sender, receiver = choice.transform(), choice.transform()
     compressed: list[bytes] = []
 
     def compress() -> None:
-        compressed[:] = [encode(sender, message) for message in messages]
+        compressed.clear()
+        for message in messages:
+            compressed.append(encode(sender, message))
+            if resting:
+                sender.rest()
 
     def decompress() -> None:
         for message in compressed:
             decode(receiver, message)
+            if resting:
+                receiver.rest()
 
     times = [(seconds(compress), seconds(decompress)) for _ in range(ROUNDS)]
     there, back = (min(each) / len(messages) * 1e6 for each in zip(*times, strict=True))
@@ -260,7 +279,15 @@ def cost(choice: Choice, messages: Sequence[bytes]) -> tuple[float, float, float
 
 def speed() -> Iterator[Table]:
     sizes = {"100 B": feed(100, 5000), "1 KiB": feed(KIB, 500), "64 KiB": feed(64 * KIB, 8)}
-    choices = [DEFAULT, Choice(level=1), Choice(level=9), Choice(mem_level=1), Choice(mem_level=8), Choice(bits=9)]
+    choices = [
+        DEFAULT,
+        Choice(level=1),
+        Choice(level=6),
+        Choice(level=9),
+        Choice(mem_level=1),
+        Choice(mem_level=8),
+        Choice(bits=9),
+    ]
     choices += [Choice(bits=15), ZLIB, SMALLEST, LARGEST, Choice(takeover=False), ZLIB._replace(takeover=False)]
     for back_end in INSTALLED:
         use(back_end)
@@ -268,6 +295,17 @@ def speed() -> Iterator[Table]:
         rows[0] += itertools.chain(*([f"{name}: %", "µs", "µs back"] for name in sizes))
         rows += [[*choice, *itertools.chain(*(cost(choice, each) for each in sizes.values()))] for choice in choices]
         yield f"What is left of a message, and µs to compress and decompress it, {back_end}", rows
+
+
+def rest() -> Iterator[Table]:
+    rows: list[list[object]] = [["library", "bits", "bytes"]]
+    rows[0] += itertools.chain(*([f"{name}: %", "µs", "µs back"] for name in ("busy", "resting")))
+    for back_end in INSTALLED:
+        use(back_end)
+        for bits, messages in itertools.product((9, 12, 15), (feed(100, 500), feed(KIB, 500))):
+            costs = (cost(Choice(bits=bits), messages, resting=resting) for resting in (False, True))
+            rows.append([back_end, bits, sum(map(len, messages)) // len(messages), *itertools.chain(*costs)])
+    yield "What is left of a message, and µs to compress and decompress it, with a rest after each", rows
 
 
 def min_size() -> Iterator[Table]:
@@ -330,7 +368,7 @@ def thread() -> Iterator[Table]:
 
 # -- The command line ----------------------------------------------------------------------------------------------
 
-PARTS = {"memory": memory, "speed": speed, "min-size": min_size, "thread": thread}
+PARTS = {"memory": memory, "speed": speed, "rest": rest, "min-size": min_size, "thread": thread}
 
 
 def show(table: Table, rst: bool) -> None:

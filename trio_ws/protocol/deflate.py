@@ -108,7 +108,7 @@ class Deflate:
         ValueError: if it is out of range.
     """
 
-    level: int = attrs.field(default=6, validator=_integer(1, 9))
+    level: int = attrs.field(default=4, validator=_integer(1, 9))
     mem_level: int = attrs.field(default=5, validator=_integer(1, 9))
     server_max_window_bits: int | None = attrs.field(default=None, validator=_bits)
     client_max_window_bits: int | None = attrs.field(default=None, validator=_bits)

@@ -21,7 +21,7 @@ from ..worker import report
 def compression(job: Job) -> Literal["deflate"] | trio_ws.Deflate | None:
     """Return the option; for equal terms the parameters that websockets has by default."""
     if job.compression == "equal":
-        return trio_ws.Deflate(server_max_window_bits=12, client_max_window_bits=12, mem_level=5, min_size=0)
+        return trio_ws.Deflate(server_max_window_bits=12, client_max_window_bits=12, level=6, mem_level=5, min_size=0)
     return None if job.compression is None else "deflate"
 
 
