@@ -278,7 +278,9 @@ OPENINGS = {
 async def test_cancel_opening(kind: str, name: str, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     # A byte at a time, the heads of the opening handshake have a thousand points, which are much the same.
     step = 5 if kind == "one byte" else 1
-    assert await at_every_point(scheduling, partial(cancel_opening, kind, OPENINGS[name]), step) > 30
+    assert await at_every_point(scheduling, partial(cancel_opening, kind, OPENINGS[name]), step) > (
+        20 if kind == "sockets" else 30  # a socket is read and written with less waiting
+    )
 
 
 @each_kind
