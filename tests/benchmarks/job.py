@@ -27,6 +27,7 @@ class Job:
         round_trip: Whether a client sends one message at a time, instead of many without waiting.
         connections: How many to open.
         compression: None, ``"default"``, or ``"equal"`` for the parameters that websockets has by default.
+        ping_interval: Seconds between keepalive pings, for servers that have them; None for no pings.
         certificates: A folder with the files that :mod:`tls` makes, for TLS; None for plain connections.
         fan_out: Whether a server sends each message to all connections but the one it came from; it echoes otherwise.
         raw: Whether the server echoes bytes and knows nothing of WebSocket.
@@ -41,6 +42,7 @@ class Job:
     round_trip: bool = False
     connections: int = 1
     compression: str | None = None
+    ping_interval: float | None = None
     certificates: str | None = None
     fan_out: bool = False
     raw: bool = False

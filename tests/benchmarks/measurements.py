@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -88,6 +89,10 @@ class Measurement:
     most_rounds: int = 1_000_000
 
 
+#: Seconds in which a connection has come to rest. Those with compression have keepalive pings: with these, trio_ws gives
+#: back memory.
+REST = 6.0
+
 SERVER, CLIENT, COMPRESSION, CONNECTIONS, IMPORTS, LINEAR = (
     "Echo server",
     "Client",
@@ -141,7 +146,9 @@ def idle(compression: str | None) -> Turn:
     """Return a turn that opens connections and sees how much memory the server needs for each."""
 
     def turn(contender: Contender, scale: Scale) -> Values:
-        job = Job(size=KIB, text=True, compression=compression)
+        # Without compression nothing changes at rest.
+        interval = None if compression is None else REST / 3
+        job = Job(size=KIB, text=True, compression=compression, ping_interval=interval)
         with serve(contender, job) as server:
             job = replace(job, port=server.read("port"))
             # What comes with the first connections is not theirs.
@@ -150,6 +157,8 @@ def idle(compression: str | None) -> Turn:
                 before = server.ask("memory")
                 with Process("load", "hold", replace(job, connections=scale.idle)) as load:
                     load.read("open")
+                    if compression is not None:
+                        time.sleep(REST)
                     return {"memory": (server.ask("memory") - before) / scale.idle}
 
     return turn

@@ -53,7 +53,8 @@ async def run_server(job: Job) -> None:
                 host=HOST,
                 ssl=server_context(job.certificates),
                 compression=compression(job),
-                ping_interval=None,
+                ping_interval=job.ping_interval,
+                ping_timeout=None,
                 max_message_size=None,
             )
         )

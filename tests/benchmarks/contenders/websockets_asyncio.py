@@ -41,7 +41,8 @@ async def run_server(job: Job) -> None:
         0,
         ssl=server_context(job.certificates),
         compression="deflate" if job.compression else None,
-        ping_interval=None,
+        ping_interval=job.ping_interval,
+        ping_timeout=None,
         max_size=None,
     ) as server:
         (sock,) = server.sockets
