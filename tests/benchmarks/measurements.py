@@ -89,8 +89,8 @@ class Measurement:
     most_rounds: int = 1_000_000
 
 
-#: Seconds in which a connection has come to rest. Those with compression have keepalive pings: with these, trio_ws gives
-#: back memory.
+#: Seconds in which a connection has come to rest. Those with compression have keepalive pings: with these, trio_ws
+#: gives back memory.
 REST = 6.0
 
 SERVER, CLIENT, COMPRESSION, CONNECTIONS, IMPORTS, LINEAR = (

@@ -160,14 +160,16 @@ every round, so that a machine that is busy for a while is busy for all. The fig
   server to hang up.
 - **Memory**: what the private pages of the server grow by, when {idle:,} more connections are opened; with
   compression, after one message of 1 KiB in either direction and 6 seconds without any. In these, trio_ws and
-  websockets send keepalive pings, 2 seconds apart: with each, trio_ws puts its compressor away. Equal parameters are those that websockets has by
+  websockets send keepalive pings, 2 seconds apart: with each, trio_ws puts its compressor away. Equal parameters are
+  those that websockets has by
   default: a window of 12 bits and `memLevel` 5.
 - **TLS**: the load generator is as busy as the fastest servers here. They may be faster than it can show.
 - **One message to 1,000 connections**: until all have received it; then the next.
 - **Import**: how long it takes after Trio, or asyncio, was imported.
 
-Messages are ASCII. Servers listen on the loopback interface. Keepalive pings are off, limits of size are out of the
-way, and compression is off but where it is measured; everything else is left as it is by default:
+Messages are ASCII. Servers listen on the loopback interface. But for memory with compression, keepalive pings
+are off; limits of size are out of the way, and compression is off but where it is measured. Everything else is left as
+it is by default:
 """
 
 EXPLANATION = """\
