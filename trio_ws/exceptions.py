@@ -67,7 +67,8 @@ __all__ = [
 ]
 
 # The classes are not frozen, because the interpreter sets __traceback__, __context__ and __notes__; not
-# slotted, because two bases with slots do not mix; and compared by identity, as exceptions are.
+# slotted, because two bases with slots do not mix; and compared by identity, as exceptions are. A subclass without
+# attributes of its own takes everything from its base.
 
 
 class WebSocketException(Exception):
@@ -118,7 +119,6 @@ class ProtocolError(WebSocketException, ValueError):
         return self.reason
 
 
-@attrs.define(slots=False, eq=False)
 class InvalidData(ProtocolError):
     """The content of a message is not what its type says, such as text that is not UTF-8.
 
@@ -171,7 +171,6 @@ class ConnectFailed(WebSocketException, OSError):
         return f"cannot connect to {self.peer}: {self.reason}"
 
 
-@attrs.define(slots=False, eq=False)
 class TLSFailed(ConnectFailed):
     """The TLS handshake failed, for example because the certificate is not to be trusted.
 
@@ -323,7 +322,6 @@ class InvalidHeader(InvalidHandshake, ValueError):
         return f"header {self.name!r}{shown}: {self.reason}"
 
 
-@attrs.define(slots=False, eq=False)
 class InvalidUpgrade(InvalidHeader):
     """The message is no upgrade to the version of WebSocket that we speak.
 
@@ -387,7 +385,6 @@ class ConnectionClosed(WebSocketException):
         return "the connection was lost without a closing handshake"
 
 
-@attrs.define(slots=False, eq=False)
 class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
     """The connection ended with a complete closing handshake and a normal code: 1000, 1001 or none.
 
@@ -398,7 +395,6 @@ class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
     """
 
 
-@attrs.define(slots=False, eq=False)
 class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
     """The connection was lost, or ended with a code that says that something is wrong.
 
@@ -412,7 +408,6 @@ class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
     """
 
 
-@attrs.define(slots=False, eq=False)
 class ConnectionClosedLocally(ConnectionClosed, trio.ClosedResourceError):
     """This end has closed the connection with ``aclose()`` or by leaving ``async with``.
 

@@ -17,7 +17,7 @@ DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
 # The characters that RFC 3986 lets stand for themselves, in user information, in a host name, and in a path
 # or query. What else is ASCII is an error; what is not ASCII is encoded.
-_USER_INFO_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%\x80-\ud7ff\ue000-\U0010ffff]*")
+_USER_INFO_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%]*")
 _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]+")
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -107,8 +107,8 @@ def _parse(uri: str) -> WebSocketURI:
         secure=scheme == "wss",
         host=host,
         port=port,
-        path=_quote(slash + path, "path"),
-        query=_quote(query, "query"),
+        path=_quote(slash + path, "path", _PATH_CHARACTERS),
+        query=_quote(query, "query", _PATH_CHARACTERS),
         username=username,
         password=password,
     )
@@ -132,12 +132,9 @@ def _parse_user_info(user_info: str) -> tuple[str, str]:
 
 
 def _unquote(text: str) -> str:
-    if not _USER_INFO_CHARACTERS.fullmatch(text):
-        raise _Invalid("the user information has a character that must be percent-encoded")
-    if _BAD_ESCAPE.search(text):
-        raise _Invalid("a percent sign in the user information is not followed by two hexadecimal digits")
+    quoted = _quote(text, "user information", _USER_INFO_CHARACTERS)
     try:
-        return urllib.parse.unquote(text, errors="strict")
+        return urllib.parse.unquote(quoted, errors="strict")
     except UnicodeDecodeError as exc:
         raise _Invalid("the percent-encoding in the user information is not UTF-8") from exc
 
@@ -195,13 +192,13 @@ def _parse_host(host: str) -> str:
     return host.lower()
 
 
-def _quote(text: str, what: str) -> str:
+def _quote(text: str, what: str, allowed: re.Pattern[str]) -> str:
     if _BAD_ESCAPE.search(text):
         raise _Invalid(f"a percent sign in the {what} is not followed by two hexadecimal digits")
     try:
         quoted = "".join(c if c.isascii() else urllib.parse.quote(c, safe="") for c in text)
     except UnicodeEncodeError as exc:
         raise _Invalid(f"the {what} cannot be encoded as UTF-8") from exc
-    if not _PATH_CHARACTERS.fullmatch(quoted):
+    if not allowed.fullmatch(quoted):
         raise _Invalid(f"the {what} has a character that must be percent-encoded")
     return quoted
