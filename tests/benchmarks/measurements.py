@@ -6,7 +6,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -165,20 +167,25 @@ def idle(compression: str | None) -> Turn:
 
 
 def imports(contender: Contender, scale: Scale) -> Values:
-    """Import a library, after what runs its tasks, in new processes."""
+    """Import a library, after what runs its tasks, in new processes.
+
+    Each has been imported before, so that its bytecode is there, as it is for everything that is installed. It would
+    not be for what is installed in editable mode, where the environment forbids to write bytecode.
+    """
     code = (
         f"import {contender.loop}; from time import perf_counter; start = perf_counter(); "
         f"import {contender.imports}; print(perf_counter() - start)"
     )
     command = [sys.executable, "-c", code]
-    environ = {**os.environ, **contender.environ}
     times = []
-    for _ in range(scale.imports):
-        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
-        if done.returncode:
-            raise WorkerFailed(done.stderr)
-        times.append(float(done.stdout))
-    return {"seconds": statistics.median(times)}
+    with tempfile.TemporaryDirectory() as folder:
+        environ = {**os.environ, **contender.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        for _ in range(1 + scale.imports):
+            done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+            if done.returncode:
+                raise WorkerFailed(done.stderr)
+            times.append(float(done.stdout))
+    return {"seconds": statistics.median(times[1:])}
 
 
 def line_of(function: str, counts: Sequence[int], parameters: Callable[[int], Any]) -> Turn:

@@ -165,7 +165,7 @@ every round, so that a machine that is busy for a while is busy for all. The fig
   default: a window of 12 bits and `memLevel` 5.
 - **TLS**: the load generator is as busy as the fastest servers here. They may be faster than it can show.
 - **One message to 1,000 connections**: until all have received it; then the next.
-- **Import**: how long it takes after Trio, or asyncio, was imported.
+- **Import**: how long it takes after Trio, or asyncio, was imported, and with the bytecode that Python has kept.
 
 Messages are ASCII. Servers listen on the loopback interface. But for memory with compression, keepalive pings
 are off; limits of size are out of the way, and compression is off but where it is measured. Everything else is left as
