@@ -117,29 +117,25 @@ def find_sanitizers() -> list[str]:
     return libraries
 
 
-def build_wheel(session: nox.Session, env: dict[str, str]) -> Path:
-    """Build the sdist, and the wheel from it in this environment, as for PyPI; return where the wheel is.
-
-    Built in the checkout, the compiled module would stay in build/, and get into the next wheel from there.
-    """
-    folder = Path(session.create_tmp()) / "dist"
-    shutil.rmtree(folder, ignore_errors=True)
-    session.run("pyproject-build", "--outdir", str(folder), env=env, silent=True)
-    (wheel,) = folder.resolve().glob("*.whl")
-    return wheel
-
-
 @contextmanager
-def installed_elsewhere(session: nox.Session, wheel: Path) -> Iterator[None]:
-    """Install a wheel and change to a folder with the tests, but without the package: they find the installed one."""
-    # Pip would take another wheel of the same version for the one that is installed.
-    session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "trio-ws", silent=True)
-    session.run("python", "-m", "pip", "install", "--quiet", str(wheel))
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree("tests", Path(folder) / "tests", ignore=shutil.ignore_patterns("node_modules"))
+def installed_elsewhere(session: nox.Session, env: dict[str, str]) -> Iterator[Path]:
+    """Build the sdist, and the wheel from it in this environment; install it and change to a folder with the tests.
+
+    The package is not in that folder, so the tests find the installed one. It yields where the wheel is. Built in the
+    checkout, the compiled module would stay in build/, and get into the next wheel from there.
+    """
+    # Not a folder of the session, which pytest would use too: paths there may be too long for Unix sockets.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        session.run("pyproject-build", "--outdir", str(folder / "dist"), env=env, silent=True)
+        (wheel,) = (folder / "dist").glob("*.whl")
+        # Pip would take another wheel of the same version for the one that is installed.
+        session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "trio-ws", silent=True)
+        session.run("python", "-m", "pip", "install", "--quiet", str(wheel))
+        shutil.copytree("tests", folder / "tests", ignore=shutil.ignore_patterns("node_modules"))
         shutil.copy("pyproject.toml", folder)
         with session.chdir(folder):
-            yield
+            yield wheel
 
 
 INTERPRETERS = find_interpreters()
@@ -214,12 +210,11 @@ def build(session: nox.Session) -> None:
     session.install("build", *group("test"))
     files = str(session.run("git", "ls-files", "trio_ws", external=True, silent=True)).split()
     for env, compiled in (({}, True), ({"CC": "false"}, False)):
-        wheel = build_wheel(session, env)
-        with zipfile.ZipFile(wheel) as archive:
-            missing = set(files) - set(archive.namelist())
-        if missing:
-            session.error(f"{wheel.name} does not have {', '.join(sorted(missing))}")
-        with installed_elsewhere(session, wheel):
+        with installed_elsewhere(session, env) as wheel:
+            with zipfile.ZipFile(wheel) as archive:
+                missing = set(files) - set(archive.namelist())
+            if missing:
+                session.error(f"{wheel.name} does not have {', '.join(sorted(missing))}")
             session.run("python", "-c", f"from trio_ws.protocol import hot; assert hot.COMPILED is {compiled}")
             session.run("pytest", "tests/protocol/test_hot.py", "tests/protocol/test_pure.py")
             session.run("python", "-m", "trio_ws", "demo")
@@ -234,11 +229,6 @@ def sanitize(session: nox.Session) -> None:
     session.install("build", *group("test"))
     # -O3 is added as in pyproject.toml, so that what is checked is what users get.
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
-    wheel = build_wheel(session, {"CC": "gcc", "CFLAGS": checks})
-    with zipfile.ZipFile(wheel) as archive:
-        code = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".so"))
-    if b"__asan_report_load" not in code or b"__ubsan_handle" not in code:
-        session.error(f"{wheel.name} has no compiled code with sanitizers in it")
     protocol = ["pure", "hot", "codec", "connection", "messages", "extensions"]
     others = ["stream", "tasks", "websocket", "websocket_closing", "compression", "state_machine", "server"]
     tests = [*(f"tests/protocol/test_{name}.py" for name in protocol), *(f"tests/test_{name}.py" for name in others)]
@@ -252,7 +242,11 @@ def sanitize(session: nox.Session) -> None:
         "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=8:malloc_context_size=3",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    with installed_elsewhere(session, wheel):
+    with installed_elsewhere(session, {"CC": "gcc", "CFLAGS": checks}) as wheel:
+        with zipfile.ZipFile(wheel) as archive:
+            code = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".so"))
+        if b"__asan_report_load" not in code or b"__ubsan_handle" not in code:
+            session.error(f"{wheel.name} has no compiled code with sanitizers in it")
         session.run("python", "-c", "from trio_ws.protocol import hot; assert hot.COMPILED", env=env)
         # They write what they found, and the process ends. It is not to be lost with what pytest has captured.
         session.run("pytest", "--numprocesses=auto", "--capture=sys", *(session.posargs or tests), env=env)
