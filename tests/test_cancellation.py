@@ -700,6 +700,36 @@ async def test_cancel_receive_stream(role: Role, take: int, scheduling: Scheduli
 
 
 @each_role
+async def test_cancel_receiving_a_part_and_go_on(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
+    # Within the block the cancellation is caught, and the next part is received as if nothing had been.
+    frames = [binary(b"1" * 10, fin=False), ping(), cont(b"2" * 50), cont(b""), cont(b"3" * 10, fin=True), text("next")]
+    received: list[Message] = []
+
+    async def run(number: int) -> bool:
+        dialogue = Dialogue(role)
+        received.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dialogue.listen)
+            async with dialogue.session as ws:
+                nursery.start_soon(dialogue.say, frames)
+                async with ws.receive_stream() as parts:
+
+                    async def receive() -> None:
+                        async for part in parts:
+                            received.append(part)
+
+                    outcome = await cancel_at(number, receive)
+                    await receive()
+                    assert b"".join(map(bytes, received)) == b"1" * 10 + b"2" * 50 + b"3" * 10  # type: ignore[arg-type]  # these are bytes
+                assert await ws.receive() == "next"
+                await check_usable(dialogue, ws)
+            nursery.cancel_scope.cancel()
+        return outcome.fired
+
+    assert await at_every_point(scheduling, run) > 3
+
+
+@each_role
 async def test_cancel_ping(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
     async def call(ws: WebSocket) -> float:
         return await ws.ping(b"a")

@@ -259,7 +259,7 @@ def test_get_all(headers: Headers) -> None:
 
 @pytest.mark.parametrize("name", ["Cookie", "Origin"], ids=["there", "missing"])
 def test_get_all_returns_a_new_list(headers: Headers, name: str) -> None:
-    before = headers.get_all(name)
+    before = list(headers.get_all(name))
     headers.get_all(name).append("mine")
     assert headers.get_all(name) == before
     assert raw(headers) == PAIRS

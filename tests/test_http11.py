@@ -955,6 +955,24 @@ def test_a_hostile_head_costs_little(
     assert time.process_time() - before < 0.5
 
 
+@pytest.mark.parametrize(
+    "parser_type, first_line",
+    [(RequestParser, b"GET / HTTP/1.1\r\nHost: a\r\n"), (ResponseParser, b"HTTP/1.1 101 OK\r\n")],
+    ids=["request", "response"],
+)
+def test_a_head_that_trickles_costs_little(
+    parser_type: type[RequestParser | ResponseParser], first_line: bytes
+) -> None:
+    # Each line might be followed by the empty one. To look at all of them with each byte would take many seconds.
+    data = first_line + b"X:\r\n" * 8_000
+    assert len(data) <= MAX_HEAD_SIZE
+    parser = parser_type()
+    before = time.process_time()
+    for position in range(len(data)):
+        assert parser.feed(data[position : position + 1]) is None
+    assert time.process_time() - before < 0.5
+
+
 def test_hostile_trailers_cost_little() -> None:
     data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX:" + b" " * 32_000 + b"\0\r\n\r\n"
     before = time.process_time()

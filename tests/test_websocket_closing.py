@@ -24,7 +24,7 @@ from trio_ws.exceptions import (
 )
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Role
-from trio_ws.websocket import Session
+from trio_ws.websocket import Session, WebSocket
 
 from .support import (
     OTHER,
@@ -100,14 +100,23 @@ async def test_aclose_drops_what_was_not_received() -> None:
             await ws.receive_stream().__aenter__()
 
 
+async def check_still_open(ws: WebSocket, peer: Peer) -> None:
+    """Check that nothing has happened, not even that this end is taken for the one that has closed."""
+    await ws.send("still here")
+    assert await peer.receive() == text("still here")
+    await peer.send(text("still there"), close())
+    assert await ws.receive() == "still there"
+    with pytest.raises(ConnectionClosedOK):
+        await ws.receive()
+
+
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, -1])
 async def test_codes_that_may_not_be_sent(code: int) -> None:
     async with opened() as (ws, peer):
         for closing in (ws.aclose, ws.send_close):
             with pytest.raises(ValueError):
                 await closing(code)
-        await ws.send("still here")
-        assert await peer.receive() == text("still here")
+        await check_still_open(ws, peer)
 
 
 @pytest.mark.parametrize("reason", ["x" * 124, "é" * 62, "\ud800"])
@@ -116,8 +125,7 @@ async def test_reasons_that_may_not_be_sent(reason: str) -> None:
         for closing in (ws.aclose, ws.send_close):
             with pytest.raises(ValueError):
                 await closing(1000, reason)
-        await ws.send("still here")
-        assert await peer.receive() == text("still here")
+        await check_still_open(ws, peer)
 
 
 @pytest.mark.parametrize("args", [("1000",), (None,), (True,), (1000, b"why"), (1000, None)])
@@ -126,8 +134,7 @@ async def test_codes_and_reasons_of_the_wrong_type(args: tuple[Any, ...]) -> Non
         for closing in (ws.aclose, ws.send_close):
             with pytest.raises(TypeError):
                 await closing(*args)
-        await ws.send("still here")
-        assert await peer.receive() == text("still here")
+        await check_still_open(ws, peer)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1003, 1007, 1014, 3000, 4999])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from random import Random
 from sys import getsizeof
 from typing import Any
 
@@ -476,12 +477,14 @@ def test_many_fragments_take_little_memory(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_claims_cost_nothing(role: Role) -> None:
+@pytest.mark.parametrize("size", [2**20, 2**62])
+def test_claims_cost_nothing(role: Role, size: int) -> None:
     receiver = protocol(role)
     tracemalloc.start()
     try:
-        receiver.receive(frame_to(role, FIN | BINARY, b"abc", size=2**62))
-        memory, _ = tracemalloc.get_traced_memory()
+        receiver.receive(frame_to(role, FIN | BINARY, b"abc", size=size))
+        # Not even for a moment.
+        _, memory = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert memory < 10_000
@@ -592,6 +595,24 @@ def test_a_client_masks_each_frame_with_a_fresh_key() -> None:
     if not keys:
         keys = random(1024)
     assert b"".join(client.encode_close(Close(1005, ""))) == b"\x88\x80" + keys[:4]
+
+
+@pytest.mark.parametrize("sizes", [[7] * 1000, [7, 20_000, 7] * 100], ids=["small", "large too"])
+def test_frames_that_are_encoded_together_have_different_keys(sizes: list[int]) -> None:
+    client = Protocol(Role.CLIENT, random=Random(1).randbytes)
+    frames = [(FIN | Opcode.BINARY, bytes(size), False) for size in sizes]
+    keys = set()
+    for _ in range(2):
+        data = b"".join(client.encode_all(frames))
+        for size in sizes:
+            start = 6 if size < 126 else 8
+            # What masks nothing is the key, again and again.
+            key = data[start - 4 : start]
+            assert data[start : start + size] == (key * (size // 4 + 1))[:size]
+            keys.add(key)
+            data = data[start + size :]
+        assert data == b""
+    assert len(keys) == 2 * len(sizes)
 
 
 def test_keys_are_drawn_when_they_are_needed() -> None:
