@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
