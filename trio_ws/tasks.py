@@ -77,7 +77,7 @@ from .protocol.extensions import Extension
 from .settings import Settings
 from .stream import MAX_RECEIVE_SIZE, RECEIVE_SIZE, StreamBroken, Transport
 
-__all__ = ["Connection", "Ping", "run"]
+__all__ = ["Absences", "Connection", "Ping", "run"]
 
 #: Seconds for what should take no time and may take forever: an application that comes back for the next message before
 #: the connection ends, a last Close frame, the last words of a peer that is gone.
@@ -215,8 +215,8 @@ class Connection:
         extensions: Sequence[Extension] = (),
         received: bytes = b"",
     ) -> None:
-        self.role = role
-        self.settings = settings
+        self.role: Role = role
+        self.settings: Settings = settings
         self.transport: Transport = transport
         transport.write_ahead()
         self.protocol: Protocol = Protocol(

@@ -17,7 +17,7 @@ and how many bytes of the payload are still to come. A frame that is there whole
 and so is every control frame. So nothing is looked at twice, and those above can judge a frame by its length before any
 memory is spent on it and its text before it is complete.
 
-Nearly all frames are whole messages. Many of these are taken at once, by :func:`~trio_ws.protocol.hot.take_messages`,
+Nearly all frames are whole messages. Many of these are taken at once, by :func:`~trio_ws.protocol.pure.take_messages`,
 which leaves whatever is not as simple to what is written here.
 
 Rules of a frame by itself are checked here: reserved bits, opcodes, masking, lengths, control frames. Those between
@@ -27,15 +27,12 @@ frames are checked in :mod:`trio_ws.protocol.messages`.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
 from .hot import Payload, apply_mask, pack, take_messages
 from .pure import Buffer
-
-if TYPE_CHECKING:
-    from . import pure
 
 __all__ = ["BATCH", "FIN", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "serialize"]
 
@@ -97,7 +94,7 @@ class FrameDecoder:
         self._size = 0
         self._offset = 0
         self._remaining = 0
-        self._payload: pure.Payload | None = None
+        self._payload: Payload | None = None
 
     def feed(self, data: Buffer) -> None:
         """Take what has arrived, once :meth:`next_piece` has returned None for what arrived before.

@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import os
 
-from . import pure
+from .pure import Payload, apply_mask, pack, take_messages
 
 __all__ = ["COMPILED", "Payload", "apply_mask", "pack", "take_messages"]
-
-Payload: type[pure.Payload] = pure.Payload
-apply_mask = pure.apply_mask
-pack = pure.pack
-take_messages = pure.take_messages
 
 #: Whether it is the compiled ones.
 COMPILED: bool = False
 
 if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
     try:
-        from . import compiled
+        from .compiled import Payload, apply_mask, pack, take_messages
     except ImportError:
         pass
     else:
-        Payload = compiled.Payload
-        apply_mask = compiled.apply_mask
-        pack = compiled.pack
-        take_messages = compiled.take_messages
         COMPILED = True
