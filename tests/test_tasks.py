@@ -860,6 +860,27 @@ async def test_what_ends_it_is_read_by_a_receiver(role: Role, how: str, autojump
 
 
 @unix_only
+@pytest.mark.parametrize("call", ["receive", "iterate"])
+async def test_a_server_that_is_closed_needs_no_tasks(call: str, autojump_clock: MockClock) -> None:
+    # The reader of the first one looks after all.
+    async with opened(streams=sockets(), ping_interval=None):
+        before = tasks_living()
+        async with opened(Role.SERVER, streams=sockets(), ping_interval=None) as (ws, peer):
+            await peer.send(text("a"), ping(b"b"), close(4000, "bye"))
+            assert await ws.receive() == "a"
+            with pytest.raises(ConnectionClosedError) as raised:
+                await (ws.receive() if call == "receive" else anext(ws))
+            assert (raised.value.rcvd, raised.value.sent) == (Close(4000, "bye"), Close(4000, "bye"))
+            assert raised.value.rcvd_then_sent is True
+            assert ws.close_code == 4000
+            assert await peer.receive_all() == [pong(b"b"), close(4000, "bye")]
+            assert tasks_living() == before
+            with pytest.raises(ConnectionClosedError):
+                await ws.send("too late")
+            await ws.aclose()
+
+
+@unix_only
 @each_role
 async def test_closed_while_a_receiver_reads(role: Role, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):

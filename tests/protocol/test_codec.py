@@ -11,7 +11,7 @@ from websockets.streams import StreamReader
 
 from trio_ws.exceptions import ProtocolError
 from trio_ws.frames import Frame, Opcode
-from trio_ws.protocol.codec import LARGE, RSV1, RSV2, RSV3, FrameDecoder, Piece, Role, serialize
+from trio_ws.protocol.codec import BATCH, LARGE, RSV1, RSV2, RSV3, FrameDecoder, Piece, Role, serialize
 
 from .strategies import (
     BINARY,
@@ -279,6 +279,22 @@ def test_what_comes_before_a_violation_is_yielded() -> None:
         assert join(pieces) == [(TEXT, b"good"), (FIN | PING, b""), (FIN | CONT, b"more")]
         assert type(error) is ProtocolError
         assert error.code == 1002
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_messages_are_taken_where_one_can_begin(role: Role) -> None:
+    decoder = FrameDecoder(role)
+    good = frame_to(role, FIN | TEXT, b"a") + frame_to(role, FIN | BINARY, b"bc")
+    decoder.feed(good + frame_to(role, FIN | PING, b"p") + good * BATCH)
+    assert decoder.take_messages(None) == ["a", b"bc"]
+    # The rest is for the other way.
+    assert decoder.take_messages(None) == []
+    assert decoder.next_piece() == (FIN | PING, b"p", 0)
+    assert decoder.take_messages(1) == ["a"]
+    assert decoder.next_piece() == (FIN | BINARY, b"bc", 0)
+    assert len(decoder.take_messages(None)) == BATCH
+    assert len(decoder.take_messages(None)) == BATCH - 2
+    assert decoder.next_piece() is None
 
 
 # -- Large frames, borrowed memory -----------------------------------------------------------------------------------

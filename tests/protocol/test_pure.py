@@ -250,7 +250,7 @@ def test_payload(hot: Any, pieces: list[bytes], key: bytes, more: int) -> None:
 @each_implementation
 def test_a_payload_takes_no_more_memory_than_has_come_twice(hot: Any) -> None:
     def check(most: int) -> None:
-        assert tracemalloc.get_traced_memory()[0] - before < most + 1000
+        assert tracemalloc.get_traced_memory()[0] - before < most + 10_000
 
     tracemalloc.start()
     try:

@@ -141,8 +141,7 @@ class FrameDecoder:
         Returns:
             The messages, at most :data:`BATCH` of them. None at all says nothing about what comes next.
         """
-        if self._remaining:
-            return []
+        assert not self._remaining
         messages, self._position = take_messages(self._data, self._position, self._masked, limit, BATCH)
         return messages
 
