@@ -11,6 +11,9 @@ from typing import TypeAlias
 
 __all__ = ["Buffer", "Payload", "apply_mask", "header", "pack", "take_messages"]
 
+#: So much is masked at once: it takes five times as much memory while it is done.
+_BLOCK = 64 * 1024
+
 #: Bytes that come in.
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -28,6 +31,9 @@ def apply_mask(data: Buffer, key: bytes, offset: int = 0) -> bytes:
         offset: How many bytes of the payload came before this piece.
     """
     size = len(data)
+    if size > _BLOCK:
+        view = memoryview(data)
+        return b"".join([apply_mask(view[at : at + _BLOCK], key, offset + at) for at in range(0, size, _BLOCK)])
     offset &= 3
     if offset:
         key = key[offset:] + key[:offset]
