@@ -866,8 +866,9 @@ async def test_a_server_that_is_closed_needs_no_tasks(call: str, autojump_clock:
     async with opened(streams=sockets(), ping_interval=None):
         before = tasks_living()
         async with opened(Role.SERVER, streams=sockets(), ping_interval=None) as (ws, peer):
-            await peer.send(text("a"), ping(b"b"), close(4000, "bye"))
+            await peer.send(text("a"), ping(b"b"))
             assert await ws.receive() == "a"
+            await peer.send(close(4000, "bye"))
             with pytest.raises(ConnectionClosedError) as raised:
                 await (ws.receive() if call == "receive" else anext(ws))
             assert (raised.value.rcvd, raised.value.sent) == (Close(4000, "bye"), Close(4000, "bye"))
@@ -878,6 +879,18 @@ async def test_a_server_that_is_closed_needs_no_tasks(call: str, autojump_clock:
             with pytest.raises(ConnectionClosedError):
                 await ws.send("too late")
             await ws.aclose()
+
+
+@unix_only
+@each_role
+async def test_what_comes_with_a_close_frame_can_be_answered(role: Role, autojump_clock: MockClock) -> None:
+    # The reader of the first one looks after all.
+    async with opened(streams=sockets(), ping_interval=None):
+        async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
+            await peer.send(text("a"), close(4000))
+            assert await ws.receive() == "a"
+            await ws.send("answer")
+            assert await peer.receive() == text("answer")
 
 
 @unix_only

@@ -230,8 +230,8 @@ class Connection:
         #: Where the reader rests. Until it is needed for the first time, it does not even run.
         self.relief: Bell = Bell()
         self._start: Callable[[], None] | None = None
-        #: What is being taken in, step by step; and what has ended the connection, once that has come.
         self.absences: Absences = Absences.current()
+        #: What is being taken in, step by step; and what has ended the connection, once that has come.
         self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received) if received else None
         self.ending: Close | ProtocolError | None = None
         #: Whether extensions are in use, so that encoding may take long.
@@ -450,8 +450,8 @@ class Connection:
         finally:
             self.attended = False
             self.listening_since = None
-        if isinstance(self.ending, Close) and self._start is not None:
-            # As in _end(): whoever reads for itself has been asked for nothing that it could still answer.
+        if isinstance(self.ending, Close) and self._start is not None and self.inbox.is_asked():
+            # As in _end(), where nothing came before it that could still be answered.
             self.inbox.end()
             self.begin_closing(self.ending)
         elif not go_on:
