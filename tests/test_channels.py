@@ -1007,6 +1007,96 @@ async def test_a_part_that_waits_when_its_message_ends_is_refused(nursery: trio.
     assert other.result is True
 
 
+# -- Outbox: messages that nobody waits with -------------------------------------------------------------------------
+
+
+def senders_waiting(outbox: Outbox) -> int:
+    return len(outbox._senders)
+
+
+async def test_a_posted_message_is_put_if_there_is_room(nursery: trio.Nursery) -> None:
+    outbox = Outbox(2 * memory(frame(b"0")))
+    assert outbox.post(frame(b"1"))
+    assert outbox.post(frame(b"2"))
+    assert not outbox.post(frame(b"3"))
+    # Nor does it pass those who wait.
+    task = Task(nursery, outbox.put, frame(HUNDRED))
+    await settle()
+    assert payloads(outbox) == [b"1", b"2"]
+    assert not outbox.post(frame(b""))
+    outbox.written()
+    await settle()
+    assert task.result
+    assert payloads(outbox) == [HUNDRED]
+
+
+async def test_the_newest_message_waits_for_room(nursery: trio.Nursery) -> None:
+    outbox = Outbox(0)
+    assert outbox.post(frame(b"1"))
+    for data in (b"2", b"3" * 50, b"4"):
+        outbox.post_newest(frame(data))
+    task = Task(nursery, outbox.put, frame(b"5"))
+    await settle()
+    outbox.post_newest(frame(b"6"))
+    sent = []
+    while taken := payloads(outbox):
+        sent += taken
+        outbox.written()
+        await settle()
+    assert sent == [b"1", b"6", b"5"]
+    assert task.result
+    # It is no more than any other once it is in.
+    assert outbox.post(frame(b"7"))
+    outbox.post_newest(frame(b"8"))
+    assert payloads(outbox) == [b"7"]
+    outbox.written()
+    assert payloads(outbox) == [b"8"]
+
+
+async def test_posted_in_the_middle_of_the_parts() -> None:
+    outbox = Outbox(2 * memory(frame(b"0")))
+    stream = object()
+    assert await outbox.begin_stream(stream)
+    assert outbox.post(frame(b"1"))
+    assert outbox.post(frame(b"2"))
+    assert not outbox.post(frame(b"3"))
+    outbox.post_newest(frame(b"4"))  # in place of the last one
+    # The parts have their own room.
+    assert await outbox.put(frame(b"a", fin=False), stream)
+    assert outbox.end_stream(frame(b"", True, Opcode.CONT))
+    assert payloads(outbox) == [b"a", b""]
+    outbox.written()
+    assert payloads(outbox) == [b"1", b"4"]
+    outbox.written()
+    assert outbox.is_clear
+    assert not senders_waiting(outbox)
+
+
+async def test_one_message_is_posted_in_the_middle_of_the_parts_however_large() -> None:
+    outbox = Outbox(0)
+    assert await outbox.begin_stream(object())
+    assert outbox.post(frame(HUNDRED))
+    assert not outbox.post(frame(b""))
+    outbox.end_stream(None)
+    assert payloads(outbox) == [HUNDRED]
+
+
+@pytest.mark.parametrize("in_parts", [True, False])
+async def test_what_was_posted_ends_with_the_outbox(in_parts: bool) -> None:
+    outbox = Outbox(0)
+    if in_parts:
+        assert await outbox.begin_stream(object())
+    else:
+        assert outbox.post(frame(b"1"))
+    outbox.post_newest(frame(b"2"))
+    assert senders_waiting(outbox) == 1
+    outbox.finish(Close(1000, ""))
+    assert not senders_waiting(outbox)
+    assert payloads(outbox) == ([] if in_parts else [b"1"])
+    assert not outbox.post(frame(b"3"))
+    assert not senders_waiting(outbox)
+
+
 # -- Outbox: the end -------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Message, Role
 from trio_ws.protocol.codec import FIN, RSV1
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
+from trio_ws.protocol.extensions import Shared
 from trio_ws.protocol.messages import _STEP as STEP
 from trio_ws.settings import Options
 from trio_ws.websocket import WebSocket
@@ -359,9 +360,9 @@ async def test_the_thread_is_another_one() -> None:
     seen = []
 
     class Watching(PerMessageDeflate):
-        def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+        def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
             seen.append(threading.current_thread())
-            return super().encode(data, first=first, final=final)
+            return super().encode(data, first=first, final=final, shared=shared)
 
     ours, theirs = pipe_pair(10**6)
     extension = Watching(Deflate(), send_bits=12, receive_bits=12)
@@ -460,11 +461,11 @@ async def test_a_thread_that_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> N
     entered, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(PerMessageDeflate):
-        def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+        def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
             entered.set()
             leave.wait(60)
             try:
-                return super().encode(data, first=first, final=final)
+                return super().encode(data, first=first, final=final, shared=shared)
             finally:
                 left.set()
 

@@ -4,6 +4,7 @@
 :mod:`trio_ws.client`           ``connect``, ``connect_over``
 :mod:`trio_ws.server`           ``serve``, ``serve_over``, ``Server``
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
+:mod:`trio_ws.broadcast`        ``broadcast``: one message to many connections
 :mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
 :mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
 :mod:`trio_ws.channels`         the inbox and the outbox between the two
@@ -20,6 +21,7 @@
 ``python -m trio_ws demo`` shows it at work.
 """
 
+from .broadcast import WhenFull, broadcast
 from .bytestream import ByteStream
 from .client import Connecting, connect, connect_over
 from .datastructures import Headers, MultipleValuesError
@@ -97,7 +99,9 @@ __all__ = [
     "WebSocket",
     "WebSocketException",
     "WebSocketURI",
+    "WhenFull",
     "__version__",
+    "broadcast",
     "connect",
     "connect_over",
     "parse_uri",

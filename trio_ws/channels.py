@@ -331,14 +331,26 @@ class Inbox:
         self._reader.ring()
 
 
+def _size(frame: OutgoingFrame) -> int:
+    """Return how much memory a frame takes in the outbox."""
+    return _FRAME + getsizeof(frame[1])
+
+
 @attrs.define(eq=False)
 class _Sender:
-    """A task that waits to put a frame, or to begin a message in parts when it has none."""
+    """A task that waits to put a frame, or to begin a message in parts when it has none.
 
-    task: trio.lowlevel.Task
+    Without a task, it is a frame that waits by itself.
+    """
+
+    task: trio.lowlevel.Task | None
     frame: OutgoingFrame | None
     stream: object | None
     admitted: bool = False
+
+    def wake(self) -> None:
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
 
 
 class Outbox:
@@ -355,6 +367,8 @@ class Outbox:
         "_limit",
         "_pings",
         "_pongs",
+        "_posted",
+        "_posted_size",
         "_senders",
         "_size_taken",
         "_start_writer",
@@ -377,6 +391,9 @@ class Outbox:
         self._pings: list[bytes] = []
         self._pongs: list[bytes] = []
         self._senders: list[_Sender] = []
+        # The last of them without a task, and the memory that these take.
+        self._posted: _Sender | None = None
+        self._posted_size = 0
         # The message that is being put in parts, if there is one.
         self.stream: object | None = None
         # Where the writer waits, and how to start it; whether it has to be woken, or started, when something is put.
@@ -405,6 +422,34 @@ class Outbox:
         if self._writer_rests:
             self.wake_writer()
         return True
+
+    def post(self, frame: OutgoingFrame) -> bool:
+        """Add a whole message that nobody waits with, if there is room. Return whether it was added.
+
+        In the middle of a message in parts there is as much room for what goes out after it.
+        """
+        if self.put_nowait(frame):
+            return True
+        if self.finished or self.stream is None:
+            return False
+        if self._posted is not None and self._posted_size + _size(frame) > self._limit:
+            return False
+        self._post(frame)
+        return True
+
+    def post_newest(self, frame: OutgoingFrame) -> None:
+        """Let a whole message wait for room by itself, in place of the last one that does."""
+        if self._posted is None:
+            self._post(frame)
+        else:
+            assert self._posted.frame is not None
+            self._posted_size += _size(frame) - _size(self._posted.frame)
+            self._posted.frame = frame
+
+    def _post(self, frame: OutgoingFrame) -> None:
+        self._posted = _Sender(None, frame, None)
+        self._posted_size += _size(frame)
+        self._senders.append(self._posted)
 
     async def put(self, frame: OutgoingFrame, stream: object | None = None) -> bool:
         """Add a message, or a part of the message that ``stream`` stands for, once there is room.
@@ -509,7 +554,7 @@ class Outbox:
 
     def keep(self, frame: OutgoingFrame) -> None:
         """Take note of a frame that was not put, but whose writing was begun. The writer has to go on with it."""
-        self.size = self._size_taken = _FRAME + getsizeof(frame[1])
+        self.size = self._size_taken = _size(frame)
         self.taken = True
         self.wake_writer()
 
@@ -560,17 +605,24 @@ class Outbox:
     # -- Both ------------------------------------------------------------------------------------------------------
 
     def _fits(self, frame: OutgoingFrame) -> bool:
-        return not self.size or self.size + _FRAME + getsizeof(frame[1]) <= self._limit
+        return not self.size or self.size + _size(frame) <= self._limit
 
     def _append(self, frame: OutgoingFrame) -> None:
         self._frames.append(frame)
-        self.size += _FRAME + getsizeof(frame[1])
+        self.size += _size(frame)
         self.wake_writer()
 
     def _refuse(self, senders: list[_Sender]) -> None:
         for sender in list(senders):
-            self._senders.remove(sender)
-            trio.lowlevel.reschedule(sender.task)
+            self._remove(sender)
+            sender.wake()
+
+    def _remove(self, sender: _Sender) -> None:
+        self._senders.remove(sender)
+        if sender.task is None and sender.frame is not None:
+            self._posted_size -= _size(sender.frame)
+            if sender is self._posted:
+                self._posted = None
 
     async def _wait(self, frame: OutgoingFrame | None, stream: object | None) -> bool:
         if self.finished:
@@ -593,10 +645,10 @@ class Outbox:
             sender = next(candidates, None)
             if sender is None or not self._fits(sender.frame or _LAST_PART):
                 return
-            self._senders.remove(sender)
+            self._remove(sender)
             if sender.frame is None:
                 self.stream = sender.stream
             else:
                 self._append(sender.frame)
             sender.admitted = True
-            trio.lowlevel.reschedule(sender.task)
+            sender.wake()

@@ -301,6 +301,11 @@ class Connection:
                 self.run()  # for the deadline
                 self.relieve()
 
+    def drop(self) -> None:
+        """Close because the peer takes what it is sent too slowly."""
+        self.begin_closing(Close(CloseCode.TRY_AGAIN_LATER, "too slow"))
+        self.cause = self.cause or trio.TooSlowError(f"the peer left {self.outbox.size} bytes in the outbox")
+
     def _end_at_once(self) -> bool:
         """End without any tasks, where they would have nothing to wait for. Return whether that is so.
 
@@ -367,18 +372,32 @@ class Connection:
         """Write a message at once, or put it into the outbox, if that takes no waiting. Return whether it was done."""
         outbox = self.outbox
         # Whoever still has messages to handle may have more to send.
-        if self.inbox.is_empty and outbox.is_clear and self._is_worth_a_write(frame):
-            if not self.transport.write_now(self.protocol.encode_all([frame])):
-                outbox.keep(frame)
+        if self.inbox.is_empty and self._can_write_now(frame) and self._is_worth_a_write():
+            self._write_now(frame)
             return True
         if outbox.put_nowait(frame):
             return True
         self.flush()
         return outbox.put_nowait(frame)
 
-    def _is_worth_a_write(self, frame: OutgoingFrame) -> bool:
-        if not self.transport.can_write_now() or (self.transforms and frame[2] and len(frame[1]) >= THREAD_SIZE):
+    @trio.lowlevel.enable_ki_protection
+    def post(self, frame: OutgoingFrame) -> bool:
+        """Write a message that nobody waits with at once, or post it in the outbox. Return whether it was done."""
+        if self._can_write_now(frame):
+            self._write_now(frame)
+            return True
+        return self.outbox.post(frame)
+
+    def _can_write_now(self, frame: OutgoingFrame) -> bool:
+        if not (self.outbox.is_clear and self.transport.can_write_now()):
             return False
+        return not (self.transforms and frame[2] and len(frame[1]) >= THREAD_SIZE)
+
+    def _write_now(self, frame: OutgoingFrame) -> None:
+        if not self.transport.write_now(self.protocol.encode_all([frame])):
+            self.outbox.keep(frame)
+
+    def _is_worth_a_write(self) -> bool:
         now = trio.current_time()
         if now < self._gather_until:
             return False

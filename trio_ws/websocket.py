@@ -29,7 +29,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ReceiveStream", "SendStream", "Session", "WebSocket"]
+__all__ = ["ReceiveStream", "SendStream", "Sendable", "Session", "WebSocket", "prepare"]
 
 #: What can be sent as one message.
 Sendable: TypeAlias = str | bytes | bytearray | memoryview
@@ -150,7 +150,7 @@ class WebSocket(trio.abc.Channel[Message]):
             TypeError: if the message is neither text nor bytes.
             ValueError: if it is to be text and cannot be.
         """
-        opcode, data = _prepare(message, text)
+        opcode, data = prepare(message, text)
         await self._checkpoint()
         frame = (FIN | opcode, data, compress)
         if not self._connection.send_nowait(frame):
@@ -262,7 +262,7 @@ class WebSocket(trio.abc.Channel[Message]):
             TypeError: if the data are neither text nor bytes.
             ValueError: if they are too long.
         """
-        payload = None if data is None else _prepare(data, None)[1]
+        payload = None if data is None else prepare(data, None)[1]
         if payload is not None and len(payload) > MAX_CONTROL_PAYLOAD:
             raise ValueError(f"a ping carries at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
         await self._checkpoint()
@@ -414,7 +414,7 @@ class SendStream:
         """
         if isinstance(part, str) and not self._text:
             raise TypeError("a part of a binary message is bytes, not str")
-        data = _prepare(part, None)[1]
+        data = prepare(part, None)[1]
         await self._ws._checkpoint()
         self._check_active()
         if self._busy:
@@ -581,7 +581,7 @@ def _make_close(code: int, reason: str) -> Close:
     return Close(code, reason)
 
 
-def _prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
+def prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
     """Return how to send a message, and its bytes, which nobody else can change."""
     if text is None:
         # Nearly all are of these.

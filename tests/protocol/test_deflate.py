@@ -21,7 +21,7 @@ from trio_ws.http11 import Response
 from trio_ws.protocol import Event, LastPart, Protocol, Role
 from trio_ws.protocol.codec import RSV1, RSV2
 from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate
-from trio_ws.protocol.extensions import ClientExtension, Extension, ServerExtension
+from trio_ws.protocol.extensions import ClientExtension, Extension, ServerExtension, Shared
 from trio_ws.protocol.handshake import accept, build_request, check_response
 from trio_ws.uri import parse_uri
 
@@ -992,6 +992,88 @@ def test_we_are_ready_for_the_window_that_was_agreed_on(bits: int) -> None:
     receiver = transform(bits=bits)
     assert decompress(receiver, stored(filling) + b"\x00") == filling
     assert decompress(receiver, match) == filling[:3]
+
+
+# -- Messages that many get ------------------------------------------------------------------------------------------
+
+
+def encode_shared(sender: PerMessageDeflate, message: bytes, shared: Shared) -> bytes:
+    data, marked = sender.encode(message, first=True, final=True, shared=shared)
+    assert marked
+    return data
+
+
+def test_what_is_shared_is_compressed_once() -> None:
+    message = b"".join(MESSAGES)
+    shared = Shared()
+    # Whether the contexts are kept does not matter, nor what was sent before.
+    senders = [transform(bits=bits, takeover=takeover) for bits in (9, 12) for takeover in (True, False)]
+    senders += [transform(Deflate(level=level, mem_level=1, min_size=0), bits=12) for level in (1, 9, 1, 9)]
+    for number, sender in enumerate(senders):
+        compress(sender, noise(number, 100))
+    compressed = [encode_shared(sender, message, shared) for sender in senders]
+    assert len(shared.results) == 4
+    for one, same in ((0, 1), (2, 3), (4, 6), (5, 7)):
+        assert compressed[one] is compressed[same]
+    assert encode_shared(senders[0], b"another", shared) is not compressed[0]
+    assert all(decompress(transform(), data) == message for data in compressed)
+
+
+@settings(deterministic, max_examples=50)
+@given(deflates, deflates, st.data())
+def test_shared_among_others(client: Deflate, server: Deflate, data: st.DataObject) -> None:
+    """Whatever is sent before and after to one connection only."""
+    ends = [pair for _ in range(3) for pair in itertools.permutations(connect(client, server))]
+    expected: list[list[bytes]] = [[] for _ in ends]
+
+    def deliver(index: int, message: bytes, transform: bool | Shared) -> None:
+        sender, receiver = ends[index]
+        expected[index].append(message)
+        receiver.receive(b"".join(sender.encode_all([(FIN | Opcode.BINARY, message, transform)])))
+
+    for _ in range(data.draw(st.integers(1, 6))):
+        message = data.draw(compressible)
+        if data.draw(st.booleans()):
+            shared = Shared()
+            for index in range(len(ends)):
+                deliver(index, message, shared)
+        else:
+            deliver(data.draw(st.integers(0, len(ends) - 1)), message, data.draw(st.booleans()))
+        if data.draw(st.booleans()):
+            ends[data.draw(st.integers(0, len(ends) - 1))][0].rest()
+    assert [drain(receiver) for _, receiver in ends] == expected
+
+
+def test_what_is_shared_does_not_refer_to_what_was_sent() -> None:
+    sender, receiver = transform(), transform()
+    message = noise(1, 300)
+    before = compress(sender, message)[0]
+    shared = encode_shared(sender, message, Shared())
+    assert abs(len(shared) - len(before)) < 10
+    # But what comes next may refer to it.
+    (after,) = compress(sender, message)
+    assert len(after) < 30
+    assert [decompress(receiver, data) for data in (before, shared, after)] == [message] * 3
+
+
+def test_what_is_shared_and_small_or_large_or_in_parts() -> None:
+    receiver, sender = connect(server=Deflate(min_size=100))
+    shared = Shared()
+    for message in (b"a" * 99, b"b" * 100_000):
+        receiver.receive(b"".join(sender.encode(Opcode.BINARY, message, transform=shared)))
+    assert len(shared.results) == 1
+    # A part by itself means nothing to others.
+    receiver.receive(b"".join(sender.encode(Opcode.BINARY, b"c" * 100, False, transform=shared)))
+    receiver.receive(b"".join(sender.encode(Opcode.CONT, b"c" * 100, transform=shared)))
+    assert drain(receiver) == [b"a" * 99, b"b" * 100_000, b"c" * 200]
+    assert len(shared.results) == 1
+
+
+def test_nothing_is_kept_of_what_is_shared_without_context_takeover() -> None:
+    sender = transform(takeover=False)
+    encode_shared(sender, noise(1, 10_000), Shared())
+    assert not sender._sent
+    assert sender._compressor is None
 
 
 # -- Resting ---------------------------------------------------------------------------------------------------------

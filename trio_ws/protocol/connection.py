@@ -27,6 +27,7 @@ from ..exceptions import ProtocolError
 from ..frames import Close, Frame, Opcode
 from .closing import Closing
 from .codec import BATCH, FIN, Role
+from .extensions import Shared
 from .hot import pack
 from .messages import LastPart, Message, MessageDecoder
 from .pure import Buffer, header
@@ -45,8 +46,8 @@ _KEYS = 256
 _LARGE = 16 * 1024
 
 #: A frame to send, as :meth:`Protocol.encode_all` takes it: the first byte of its header, with FIN and the opcode; its
-#: payload; and whether the extensions may transform it.
-OutgoingFrame: TypeAlias = "tuple[int, bytes, bool]"
+#: payload; and whether the extensions may transform it, or what they have made of it for other connections.
+OutgoingFrame: TypeAlias = "tuple[int, bytes, bool | Shared]"
 
 
 class Protocol:
@@ -211,14 +212,15 @@ class Protocol:
 
     # -- Sending ---------------------------------------------------------------------------------------------------
 
-    def encode(self, opcode: Opcode, data: bytes, fin: bool = True, *, transform: bool = True) -> list[bytes]:
+    def encode(self, opcode: Opcode, data: bytes, fin: bool = True, *, transform: bool | Shared = True) -> list[bytes]:
         """Return the bytes of a frame to send, in order, in chunks. A large payload is not copied to join its header.
 
         Args:
             opcode: TEXT or BINARY for a message, CONT to continue one, PING or PONG.
             data: The payload. Text is UTF-8 already.
             fin: Whether the message ends with this.
-            transform: Whether the extensions may transform the message that begins with this.
+            transform: Whether the extensions may transform the message that begins with this. For a message in one
+                frame, it can be what they have made of it for other connections.
 
         Raises:
             ProtocolError: if no such frame may be sent now.
@@ -231,8 +233,9 @@ class Protocol:
                 raise ProtocolError(f"a {opcode.name} frame {'within' if self._sending else 'without'} a message")
             if not self._sending:
                 self._transforms = self._extensions if transform else ()
+            shared = transform if isinstance(transform, Shared) else None
             for extension in self._transforms:
-                data, marked = extension.encode(data, first=not self._sending, final=fin)
+                data, marked = extension.encode(data, first=not self._sending, final=fin, shared=shared)
                 if marked and not self._sending:
                     first_byte |= extension.rsv
             self._sending = not fin
@@ -242,7 +245,7 @@ class Protocol:
             Frame(opcode, data, fin)  # raises if there is no such control frame
         return self._frame(first_byte | FIN if fin else first_byte, data)
 
-    def encode_all(self, frames: list[OutgoingFrame]) -> list[bytes]:
+    def encode_all(self, frames: Sequence[OutgoingFrame]) -> list[bytes]:
         """Return the bytes of several frames to send, in order, in chunks.
 
         It does what :meth:`encode` does for each of them, only faster.
@@ -257,17 +260,18 @@ class Protocol:
             small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < _LARGE]
             if len(small) == len(frames):
                 if self._extensions:
-                    frames = [self._transform_whole(frame) if frame[2] else frame for frame in frames]
-                return [pack(frames, None if self._random is None else self._random(4 * len(frames)))]
+                    small = [self._transform_whole(frame) if frame[2] else frame for frame in small]
+                return [pack(small, None if self._random is None else self._random(4 * len(small)))]
         chunks: list[bytes] = []
         for first_byte, data, transform in frames:
             chunks += self.encode(Opcode(first_byte & 0x0F), data, first_byte >= FIN, transform=transform)
         return chunks
 
     def _transform_whole(self, frame: OutgoingFrame) -> OutgoingFrame:
-        first_byte, data, _ = frame
+        first_byte, data, transform = frame
+        shared = transform if isinstance(transform, Shared) else None
         for extension in self._extensions:
-            data, marked = extension.encode(data, first=True, final=True)
+            data, marked = extension.encode(data, first=True, final=True, shared=shared)
             if marked:
                 first_byte |= extension.rsv
         return first_byte, data, False

@@ -25,7 +25,7 @@ import attrs
 
 from ..exceptions import InvalidData, NegotiationError
 from .codec import RSV1
-from .extensions import Params
+from .extensions import Params, Shared
 
 if TYPE_CHECKING:
     import zlib
@@ -305,35 +305,55 @@ class PerMessageDeflate:
 
     # -- Sending ---------------------------------------------------------------------------------------------------
 
-    def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+    def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
         """Compress a message, or a part of one (RFC 7692, section 7.2.1). Each part can be read when it has arrived."""
         if first:
             self._compressing = not final or len(data) >= self._min_size
         if not self._compressing:
             return data, False
+        if shared is not None and first and final:
+            self._compressing = False
+            return self._encode_shared(data, shared), True
         compressor = self._compressor
         if compressor is None:
-            compressor = self._compressor = self._new_compressor()
+            compressor = self._compressor = self._new_compressor(self._sent)
         compressed = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
         if self.send_takeover:
             _remember(self._sent, data, self.send_bits)
         if final:
             self._compressing = False
-            # Nothing comes out where a part ended just before: that is an empty block, too.
-            compressed = compressed[: -len(_TAIL)] or b"\x00"
+            compressed = _cut_tail(compressed)
             if not self.send_takeover:
                 self._compressor = None
         return compressed, True
 
-    def _new_compressor(self) -> Any:
+    def _encode_shared(self, data: bytes, shared: Shared) -> bytes:
+        """Compress a message that other connections get too, once for all with the same parameters.
+
+        What was sent before is not the same to all, so the message does not refer to it, although it may: it is larger
+        by that.
+        """
+        settings = self._settings
+        key = data, settings.level, settings.mem_level, self.send_bits
+        compressed = shared.results.get(key)
+        if compressed is None:
+            compressor = self._new_compressor(b"")
+            compressed = _cut_tail(compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))
+            shared.results[key] = compressed
+        if self.send_takeover:
+            _remember(self._sent, data, self.send_bits)
+            self._compressor = None  # it knows nothing of this message; the next one begins with what was sent
+        return compressed
+
+    def _new_compressor(self, sent: bytes | bytearray) -> Any:
         settings = self._settings
         bits = self.send_bits
         more: list[Any] = []
         if bits == 8:
             # zlib cannot compress with so small a window. With this strategy it never looks back further than one byte.
             bits, more = 9, [zlib.Z_RLE]
-        elif self._sent:
-            more = [zlib.Z_DEFAULT_STRATEGY, self._sent]
+        elif sent:
+            more = [zlib.Z_DEFAULT_STRATEGY, sent]
         return zlib.compressobj(settings.level, zlib.DEFLATED, -bits, settings.mem_level, *more)
 
     # -- Receiving -------------------------------------------------------------------------------------------------
@@ -417,6 +437,12 @@ class PerMessageDeflate:
             self._compressor = None
         self._sent = self._sent[-(1 << self.send_bits) :]
         self._received = self._received[-(1 << self.receive_bits) :]
+
+
+def _cut_tail(compressed: bytes) -> bytes:
+    """Cut off what does not travel of the last part of a message."""
+    # Nothing comes out where a part ended just before: that is an empty block, too.
+    return compressed[: -len(_TAIL)] or b"\x00"
 
 
 def _remember(last: bytearray, data: bytes, bits: int) -> None:

@@ -7,13 +7,28 @@ reserved bits on the first frame; control frames are not its business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeAlias
 
-__all__ = ["ClientExtension", "Extension", "Params", "ServerExtension"]
+__all__ = ["ClientExtension", "Extension", "Params", "ServerExtension", "Shared"]
 
 #: The parameters of an extension, in order: names with their values, None where there is no value.
 Params: TypeAlias = "tuple[tuple[str, str | None], ...]"
+
+
+class Shared:
+    """What extensions have made of one message that goes to many connections.
+
+    It is made once for all connections that agreed on the same, and kept as long as the message is.
+
+    Attributes:
+        results: The new payloads. The keys have the old payload in them, and whatever else the new one depends on.
+    """
+
+    __slots__ = ("results",)
+
+    def __init__(self) -> None:
+        self.results: dict[Hashable, bytes] = {}
 
 
 class Extension(Protocol):
@@ -23,13 +38,15 @@ class Extension(Protocol):
     def rsv(self) -> int:
         """The reserved bit that marks a message as transformed: ``RSV1``, ``RSV2`` or ``RSV3`` of the codec."""
 
-    def encode(self, data: bytes, *, first: bool, final: bool) -> tuple[bytes, bool]:
+    def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
         """Transform what is about to be sent.
 
         Args:
             data: The payload of the next frame of a message.
             first: Whether it is the first frame.
             final: Whether it is the last.
+            shared: For a message in one frame that other connections get too: what is there already can be used, and
+                what is not can be added.
 
         Returns:
             The new payload, and whether the message is marked. Only the answer for the first frame counts.

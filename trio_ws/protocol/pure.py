@@ -96,7 +96,7 @@ def take_messages(
     return messages, position
 
 
-def pack(frames: Sequence[tuple[int, bytes, bool]], keys: bytes | None = None) -> bytes:
+def pack(frames: Sequence[tuple[int, bytes, object]], keys: bytes | None = None) -> bytes:
     """Return frames as bytes, one after the other.
 
     Args:

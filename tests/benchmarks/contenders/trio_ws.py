@@ -39,8 +39,7 @@ class FanOut:
     async def __call__(self, ws: trio_ws.WebSocket) -> None:
         self._connections.add(ws)
         async for message in ws:
-            for each in self._connections - {ws}:
-                await each.send(message)
+            trio_ws.broadcast(self._connections - {ws}, message)
 
 
 async def run_server(job: Job) -> None:
