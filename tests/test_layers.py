@@ -40,7 +40,7 @@ TABLE = [
     ["stream"],
     ["tasks"],
     ["websocket"],
-    ["proxy", "routing"],
+    ["redirect", "cookies", "proxy", "routing"],
     ["client", "server", "bytestream"],
     ["reconnect", "broadcast"],
     ["testing"],

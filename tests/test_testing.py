@@ -410,7 +410,7 @@ async def test_a_handshake_that_fails(
                 raise AssertionError("not reached")
     assert type(raised.value) is type(expected.value)
     # The key, and what follows from it, is another one each time.
-    assert re.sub(r"'\S{28}'", "", str(raised.value)) == re.sub(r"'\S{28}'", "", str(expected.value))
+    assert re.sub(r"'\S{24,28}'", "", str(raised.value)) == re.sub(r"'\S{24,28}'", "", str(expected.value))
 
 
 async def test_a_request_that_arrives_after_all(autojump_clock: MockClock) -> None:

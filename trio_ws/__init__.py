@@ -1,7 +1,7 @@
 """WebSocket for Trio: client, server, and the protocol itself (RFC 6455).
 
 ==============================  ==================================================================================
-:mod:`trio_ws.client`           ``connect``, ``connect_over``
+:mod:`trio_ws.client`           ``connect``, ``connect_unix``, ``connect_over``
 :mod:`trio_ws.server`           ``serve``, ``serve_over``, ``Server``
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
 :mod:`trio_ws.broadcast`        ``broadcast``: one message to many connections
@@ -23,7 +23,8 @@
 
 from .broadcast import WhenFull, broadcast
 from .bytestream import ByteStream
-from .client import Connecting, connect, connect_over
+from .client import Connecting, Credentials, connect, connect_over, connect_unix
+from .cookies import CookiesLike
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
     BodyTooBig,
@@ -38,6 +39,7 @@ from .exceptions import (
     InvalidHeader,
     InvalidMessage,
     InvalidMethod,
+    InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
     InvalidURI,
@@ -69,6 +71,8 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedLocally",
     "ConnectionClosedOK",
+    "CookiesLike",
+    "Credentials",
     "Deflate",
     "Frame",
     "Handler",
@@ -79,6 +83,7 @@ __all__ = [
     "InvalidHeader",
     "InvalidMessage",
     "InvalidMethod",
+    "InvalidRedirect",
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
@@ -104,6 +109,7 @@ __all__ = [
     "broadcast",
     "connect",
     "connect_over",
+    "connect_unix",
     "parse_uri",
     "serve",
     "serve_over",

@@ -16,6 +16,7 @@ import http
 import operator
 import platform
 import re
+import zlib
 from typing import Any
 
 import attrs
@@ -44,6 +45,9 @@ _UPGRADE_REQUEST = h11.Request(
 
 # The status codes whose responses have no body, besides 1xx (RFC 9112, section 6.3).
 _BODILESS = (204, 304)
+
+# The codings of bodies that we can read (RFC 9110, section 8.4.1).
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 _HTTP_VERSION = re.compile(r"[0-9]\.[0-9]")
 _REASON_PHRASE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -402,6 +406,33 @@ class ResponseParser(_Parser):
             return Response(event.status_code, event.reason.decode("iso-8859-1"), self._headers(event))
         except InvalidHeader as exc:
             raise InvalidMessage(str(exc)) from exc
+
+
+def decode_body(response: Response) -> Response:
+    """Return a response with its body decompressed, as far as it has come, if it is compressed with gzip or deflate.
+
+    At most as much comes out as a body may have. Other bodies stay as they are, and so do the headers.
+    """
+    coding = response.headers.get("Content-Encoding", "").strip(_SPACE).lower() if _has_one_coding(response) else ""
+    if not response.body or coding not in _CODINGS:
+        return response
+    body = bytearray()
+    data = response.body
+    try:
+        # What gzip makes may be several streams, one after the other (RFC 1952, section 2.2).
+        while data and len(body) < MAX_BODY_SIZE:
+            # It sees by itself which of the two it is.
+            decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            body += decompressor.decompress(data, MAX_BODY_SIZE - len(body))
+            data = decompressor.unused_data
+    except zlib.error:
+        if not body:
+            return response
+    return attrs.evolve(response, body=bytes(body))
+
+
+def _has_one_coding(response: Response) -> bool:
+    return len(response.headers.get_all("Content-Encoding")) == 1
 
 
 def reason_phrase(status_code: int) -> str:

@@ -184,7 +184,9 @@ class Transport:
         """
         assert self._socket is not None
         try:
-            written = os.writev(self._socket.fileno(), chunks[:_MAX_CHUNKS])
+            fd = self._socket.fileno()
+            # One is what nearly all writes have, and takes the system less time in this way.
+            written = os.write(fd, chunks[0]) if len(chunks) == 1 else os.writev(fd, chunks[:_MAX_CHUNKS])
         except OSError:  # it takes nothing now, or never again
             written = 0
         while chunks and written >= len(chunks[0]):

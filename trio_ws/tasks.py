@@ -516,7 +516,7 @@ class Connection:
             elif event.opcode is Opcode.PONG:
                 self.receive_pong(event.data)
             else:
-                self.ending = Close.parse(event.data)
+                self.ending = protocol.closing.rcvd
         inbox.progress()
         if answered:
             self.flush()

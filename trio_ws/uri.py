@@ -11,7 +11,7 @@ import idna
 
 from .exceptions import InvalidURI
 
-__all__ = ["WebSocketURI", "parse_uri"]
+__all__ = ["WebSocketURI", "is_unix", "parse_unix_uri", "parse_uri"]
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -21,6 +21,7 @@ _USER_INFO_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%]*")
 _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]+")
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNIX = re.compile(r"(wss?)\+unix:(?://(?=/))?([^:?]+)(?::(.*))?", re.DOTALL | re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 
 
@@ -83,6 +84,40 @@ def parse_uri(uri: str) -> WebSocketURI:
         return _parse(uri)
     except _Invalid as exc:
         raise InvalidURI(uri, exc.args[0]) from exc.__cause__
+
+
+def is_unix(uri: str) -> bool:
+    """Whether a URI is one for a WebSocket over a Unix socket."""
+    return uri.lower().startswith(("ws+unix:", "wss+unix:"))
+
+
+def parse_unix_uri(uri: str) -> tuple[str, WebSocketURI]:
+    """Parse the URI of a WebSocket over a Unix socket: ``ws+unix:/run/app.sock:/path?query``.
+
+    No standard knows these. The part behind the second colon can be left out. The host is ``localhost``.
+
+    Args:
+        uri: A URI with the scheme ``ws+unix`` or ``wss+unix``. A colon, a question mark and a percent sign in the name
+            of the file are percent-encoded.
+
+    Returns:
+        The name of the socket's file, and the URI to ask for.
+
+    Raises:
+        InvalidURI: if it is not valid.
+    """
+    match = _UNIX.fullmatch(uri)
+    if match is None:
+        raise InvalidURI(uri, "it is not like ws+unix:/run/app.sock:/path")
+    scheme, file, resource = match.groups()
+    if "\0" in (path := urllib.parse.unquote(file)):
+        raise InvalidURI(uri, "no file has a NUL in its name")
+    if resource and not resource.startswith(("/", "?")):
+        raise InvalidURI(uri, "the path behind the name of the socket starts with a slash")
+    try:
+        return path, parse_uri(f"{scheme}://localhost{resource or ''}")
+    except InvalidURI as exc:
+        raise InvalidURI(uri, exc.reason) from exc
 
 
 class _Invalid(Exception):
