@@ -6,6 +6,7 @@ tests/protocol/test_deflate.py, and with real peers in tests/interop/.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import zlib
@@ -28,6 +29,7 @@ from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
 from trio_ws.protocol.extensions import Shared
 from trio_ws.protocol.messages import _STEP as STEP
 from trio_ws.settings import Options
+from trio_ws.testing import memory_websocket_pair
 from trio_ws.websocket import WebSocket
 
 from .support import (
@@ -578,3 +580,74 @@ async def test_messages_that_are_skipped() -> None:
                 await parts.__anext__()
             await server.send(PROSE[:5000])
             assert await ws.receive() == PROSE[:5000]
+
+
+# -- How many compressors there are ----------------------------------------------------------------------------------
+
+
+def compressors_of(*ends: trio_ws.WebSocket) -> list[bool]:
+    """Whether each of them has a compressor."""
+    extensions = [ws._connection.protocol._extensions[0] for ws in ends]
+    assert all(isinstance(extension, PerMessageDeflate) for extension in extensions)
+    return [extension._compressor is not None for extension in extensions]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("sockets", [True, False])
+async def test_only_the_last_that_have_sent_keep_compressors(sockets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "MAX_RECENT", 2)
+    async with contextlib.AsyncExitStack() as stack:
+        pairs = []
+        for _ in range(3):
+            streams = None
+            if sockets:
+                ours, theirs = trio.socket.socketpair()
+                streams = trio.SocketStream(ours), trio.SocketStream(theirs)
+            pairs.append(await stack.enter_async_context(memory_websocket_pair(streams, ping_interval=None)))
+        ends = [client for client, _ in pairs]
+
+        async def say(index: int, message: str) -> None:
+            client, server = pairs[index]
+            await client.send(message * 50)
+            assert await server.receive() == message * 50
+
+        await say(0, "one")
+        await say(1, "two")
+        assert compressors_of(*ends) == [True, True, False]
+        await say(0, "one")
+        await say(2, "three")
+        assert compressors_of(*ends) == [True, False, True]
+        # Pings and the like need none.
+        for client, _ in pairs:
+            await client.ping()
+        assert compressors_of(*ends) == [True, False, True]
+        # Whoever has none makes one; and the context is not lost.
+        await say(1, "two")
+        assert compressors_of(*ends) == [False, True, True]
+        for index in range(3):
+            for message in ("one", "two", "three"):
+                await say(index, message)
+        recent = ends[0]._connection.recent
+        assert recent is not None
+        assert len(recent._connections) == 2
+        kept = list(recent._connections)
+    # Those that have ended are forgotten.
+    assert kept
+    assert not recent._connections
+
+
+async def test_a_compressor_is_left_alone_while_a_thread_works_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "MAX_RECENT", 1)
+    async with (
+        memory_websocket_pair(ping_interval=None) as (busy, busy_server),
+        memory_websocket_pair(ping_interval=None) as (other, other_server),
+    ):
+        await busy.send("busy" * 50)
+        assert await busy_server.receive() == "busy" * 50
+        busy._connection.encoding = True
+        await other.send("other" * 50)
+        assert await other_server.receive() == "other" * 50
+        assert compressors_of(busy, other) == [True, True]
+        busy._connection.encoding = False
+        await busy.send("busy" * 50)
+        assert await busy_server.receive() == "busy" * 50
+        assert compressors_of(busy, other) == [True, False]

@@ -56,6 +56,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -89,6 +90,9 @@ THREAD_SIZE = 64 * 1024
 
 #: Seconds after a message was written at once in which others are not: they are gathered into one write.
 GATHER = 0.0001
+
+#: How many connections keep their compressors, at most, in one run of Trio.
+MAX_RECENT = 256
 
 #: So many bytes are worth a write.
 GATHER_SIZE = 64 * 1024
@@ -165,6 +169,43 @@ class Absences:
             connection.relieve()
 
 
+class Recent:
+    """The connections that have encoded last, of those whose extensions remember something for that.
+
+    A compressor takes a hundred KiB or so. So only these keep theirs; the others are put to :meth:`Protocol.rest`, and
+    make a new one when they need it.
+    """
+
+    _var: trio.lowlevel.RunVar[Recent] = trio.lowlevel.RunVar("trio_ws.recent")
+
+    def __init__(self) -> None:
+        self._connections: OrderedDict[Connection, None] = OrderedDict()
+
+    @classmethod
+    def current(cls) -> Recent:
+        """Return those of this run."""
+        try:
+            return cls._var.get()
+        except LookupError:
+            recent = cls()
+            cls._var.set(recent)
+            return recent
+
+    def note(self, connection: Connection) -> None:
+        """Take note that a connection has encoded something."""
+        connections = self._connections
+        connections[connection] = None
+        connections.move_to_end(connection)
+        if len(connections) > MAX_RECENT:
+            oldest, _ = connections.popitem(last=False)
+            if not oldest.encoding:  # otherwise it will be the newest in a moment
+                oldest.protocol.rest()
+
+    def forget(self, connection: Connection) -> None:
+        """Take note that a connection has ended."""
+        self._connections.pop(connection, None)
+
+
 class Connection:
     """What the tasks of an open connection and the calls of its user share.
 
@@ -195,6 +236,7 @@ class Connection:
         "outbox",
         "pings",
         "protocol",
+        "recent",
         "relief",
         "role",
         "scope",
@@ -234,8 +276,9 @@ class Connection:
         #: What is being taken in, step by step; and what has ended the connection, once that has come.
         self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received) if received else None
         self.ending: Close | ProtocolError | None = None
-        #: Whether extensions are in use, so that encoding may take long.
+        #: Whether extensions are in use, so that encoding may take long. If so, who has used them last.
         self.transforms: bool = bool(extensions)
+        self.recent: Recent | None = Recent.current() if extensions else None
         # Until when messages are not written at once.
         self._gather_until = -math.inf
         #: Whether messages are being encoded. When this is interrupted, no more of them can be.
@@ -344,6 +387,8 @@ class Connection:
             for ping in self.pings:
                 ping.done.set()
             self.pings.clear()
+            if self.recent is not None:
+                self.recent.forget(self)
             self.settled.set()
 
     @property
@@ -394,7 +439,7 @@ class Connection:
         return not (self.transforms and frame[2] and len(frame[1]) >= THREAD_SIZE)
 
     def _write_now(self, frame: OutgoingFrame) -> None:
-        if not self.transport.write_now(self.protocol.encode_all([frame])):
+        if not self.transport.write_now(self.encode([frame])):
             self.outbox.keep(frame)
 
     def _is_worth_a_write(self) -> bool:
@@ -416,13 +461,26 @@ class Connection:
         if outbox.taken or not self.transport.can_write_now() or (self.transforms and outbox.size >= THREAD_SIZE):
             return False
         finished = outbox.finished
-        chunks = self.encode_last(self.protocol.encode_all(outbox.take()), finished)
+        chunks = self.encode_last(self.encode(outbox.take()), finished)
         if chunks and not self.transport.write_now(chunks):
             return False
         outbox.written()
         if finished:
             self.writing_over.set()
         return True
+
+    def encode(self, frames: Sequence[OutgoingFrame]) -> list[bytes]:
+        """Return the bytes of frames that were taken out of the outbox, or do not go through it."""
+        chunks = self.protocol.encode_all(frames)
+        if self.recent is not None:
+            self.note_encoding(frames)
+        return chunks
+
+    def note_encoding(self, frames: Sequence[OutgoingFrame]) -> None:
+        """Take note of what was encoded."""
+        assert self.recent is not None
+        if any(transform for _, _, transform in frames) and not self.settled.is_set():
+            self.recent.note(self)
 
     def encode_last(self, chunks: list[bytes], finished: bool) -> list[bytes]:
         """Add the Close frame to what is to be written, if that is all there was before it, and it is not out yet."""
@@ -726,8 +784,9 @@ async def _encode_waiting(connection: Connection) -> list[bytes]:
     connection.encoding = True
     if connection.transforms and sum(len(data) for _, data, transform in frames if transform) >= THREAD_SIZE:
         chunks = await _encode_in_thread(connection.protocol, frames)
+        connection.note_encoding(frames)
     else:
-        chunks = connection.protocol.encode_all(frames)
+        chunks = connection.encode(frames)
     connection.encoding = False
     return chunks
 
