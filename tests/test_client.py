@@ -11,13 +11,18 @@ import contextlib
 import datetime
 import errno
 import gc
+import gzip
 import hashlib
 import os
+import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +41,7 @@ from trio_ws.exceptions import (
     InvalidHandshake,
     InvalidHeader,
     InvalidMessage,
+    InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
     InvalidURI,
@@ -46,6 +52,9 @@ from trio_ws.exceptions import (
     TooManyHeaders,
 )
 from trio_ws.http11 import MAX_BODY_SIZE, MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES, Request, RequestParser
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 URI = "ws://example.org/"
 TEXT_HI = b"\x81\x02hi"
@@ -743,7 +752,7 @@ async def test_refusal_without_body(status: str, body: bytes | None, autojump_cl
     assert response.body == body
 
 
-async def test_redirect_is_a_refusal(autojump_clock: trio.testing.MockClock) -> None:
+async def test_redirect_is_a_refusal_where_there_is_one_stream(autojump_clock: trio.testing.MockClock) -> None:
     response = await refused(refusal("Location: ws://other.example/", "Content-Length: 0", status="301 Moved"))
     assert response.headers["Location"] == "ws://other.example/"
 
@@ -1104,13 +1113,42 @@ async def test_unknown_host() -> None:
 
 
 async def test_refused_by_several_addresses() -> None:
+    refused = os.strerror(errno.ECONNREFUSED)
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", 0))
+        # The last one has no error of its own that tells where it was: the system refuses it at once.
+        trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2", "127.0.0.1", "255.255.255.255"))
+        exc = await expect_failure(trio_ws.connect(f"ws://many.example:{sock.getsockname()[1]}"))
+    assert isinstance(exc, ConnectFailed)
+    one, two, last = exc.reason.split("; ")
+    assert [one, two] == [f"127.0.0.1: {refused}", f"127.0.0.2: {refused}"]
+    assert re.fullmatch(r"255\.255\.255\.255: [^:]+", last)
+    assert isinstance(exc.__cause__, OSError)
+
+
+async def test_refused_by_the_only_address() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.1"))
-        exc = await expect_failure(trio_ws.connect(f"ws://twice.example:{sock.getsockname()[1]}"))
+        trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1"))
+        exc = await expect_failure(trio_ws.connect(f"ws://one.example:{sock.getsockname()[1]}"))
     assert isinstance(exc, ConnectFailed)
-    # What they have in common is said once.
-    assert exc.reason.count(os.strerror(errno.ECONNREFUSED)) == 1
+    assert exc.reason == f"127.0.0.1: {os.strerror(errno.ECONNREFUSED)}"
+
+
+async def test_refused_by_a_name_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("127.0.0.1", "127.0.0.2")
+    trio.socket.set_custom_hostname_resolver(resolver)
+
+    async def open_tcp_stream(*_: Any, **__: Any) -> trio.SocketStream:
+        resolver.addresses = ()
+        raise OSError("all failed") from ExceptionGroup(
+            "all", [OSError(1, "this"), OSError(2, "that"), OSError(3, "this")]
+        )
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    exc = await expect_failure(trio_ws.connect("ws://gone.example/"))
+    assert isinstance(exc, ConnectFailed)
+    assert exc.reason == "this; that"
 
 
 async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
@@ -1170,6 +1208,209 @@ async def test_refused_by_a_web_server(nothing_left: Callable[[], None]) -> None
     assert isinstance(exc, InvalidStatus)
     assert (exc.response.status_code, exc.response.body) == (404, b"nothing")
     nothing_left()
+
+
+async def test_a_refusal_tells_all(autojump_clock: trio.testing.MockClock) -> None:
+    body = gzip.compress(b"you are\nnot invited")
+    headers = ["Content-Encoding: gzip", f"Content-Length: {len(body)}", "Retry-After: 60"]
+    exc = await failure_of(refusal(*headers, body=body))
+    assert isinstance(exc, InvalidStatus)
+    assert (exc.status_code, exc.reason_phrase) == (403, "Forbidden")
+    assert (exc.headers["Retry-After"], exc.headers["Content-Encoding"]) == ("60", "gzip")
+    assert exc.body == exc.response.body == b"you are\nnot invited"
+    for part in ("403 Forbidden", "Retry-After: 60", "you are not invited"):
+        assert part in str(exc)
+
+
+async def test_a_refusal_whose_compressed_body_stalls(autojump_clock: trio.testing.MockClock) -> None:
+    body = gzip.compress(os.urandom(30_000))
+    answer = refusal("Content-Encoding: gzip", "Content-Length: 100000", body=body[:20_000])
+    for timeout in (10, BODY_TIMEOUT / 2):
+        response = await refused(answer, open_timeout=timeout)
+        assert response.body is not None
+        assert len(response.body) > 10_000
+        assert gzip.decompress(body).startswith(response.body)
+
+
+# -- Unix sockets --------------------------------------------------------------------------------------------------
+
+
+unix_only = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
+
+
+@pytest.fixture
+def socket_path() -> Iterator[str]:
+    """Where a socket can be; the folder of pytest may have too long a name."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield os.path.join(folder, "app.sock")
+
+
+async def start_unix_server(nursery: trio.Nursery, path: str, **options: Any) -> list[trio_ws.WebSocket]:
+    """Let a server listen there. Return its connections, which grow."""
+    seen: list[trio_ws.WebSocket] = []
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        seen.append(ws)
+        await echo(ws)
+
+    await nursery.start(partial(trio_ws.serve, handler, path=path, **options))
+    return seen
+
+
+@unix_only
+async def test_connect_unix(nursery: trio.Nursery, socket_path: str, nothing_left: Callable[[], None]) -> None:
+    async with trio.open_nursery() as servers:
+        seen = await start_unix_server(servers, socket_path)
+        for connecting, host, path in (
+            (trio_ws.connect_unix(socket_path), "localhost", "/"),
+            (trio_ws.connect_unix(Path(socket_path), "ws://any.example/chat?x"), "any.example", "/chat?x"),
+            (trio_ws.connect(f"ws+unix:{socket_path}"), "localhost", "/"),
+            (
+                trio_ws.connect(f"ws+unix://{socket_path}:/chat?x", headers={"Host": "a.example"}),
+                "a.example",
+                "/chat?x",
+            ),
+        ):
+            async with connecting as ws:
+                await ws.send("hello")
+                assert await ws.receive() == "hello"
+                assert seen[-1].request.path == path
+                assert seen[-1].request.headers["Host"] == host
+                assert ws.remote_address == socket_path
+        servers.cancel_scope.cancel()
+    nothing_left()
+
+
+@unix_only
+async def test_connect_unix_with_everything(nursery: trio.Nursery, socket_path: str) -> None:
+    seen = await start_unix_server(nursery, socket_path, subprotocols=["chat"], origins=trio_ws.ANY)
+    async with trio_ws.connect_unix(
+        socket_path,
+        "ws://me:secret@localhost/",
+        headers={"X-Mine": "1"},
+        user_agent="me",
+        origin="https://example.org",
+        cookies={"a": "b"},
+        credentials=lambda uri: {"X-Token": uri.host},
+        subprotocols=["chat"],
+    ) as ws:
+        assert ws.subprotocol == "chat"
+        headers = seen[0].request.headers
+        assert headers["Authorization"] == "Basic bWU6c2VjcmV0"
+        assert (headers["X-Mine"], headers["User-Agent"], headers["Origin"]) == ("1", "me", "https://example.org")
+        assert (headers["Cookie"], headers["X-Token"]) == ("a=b", "localhost")
+
+
+@unix_only
+async def test_tls_over_a_unix_socket(authority: trustme.CA, nursery: trio.Nursery, socket_path: str) -> None:
+    await start_unix_server(nursery, socket_path, ssl=server_context(authority, "localhost"))
+    context = client_context(authority)
+    for connecting in (
+        trio_ws.connect(f"wss+unix:{socket_path}", ssl=context),
+        trio_ws.connect_unix(socket_path, "wss://localhost", ssl=context),
+        trio_ws.connect_unix(socket_path, "wss://other.example", ssl=context, server_hostname="localhost"),
+    ):
+        async with connecting as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+    exc = await expect_failure(trio_ws.connect_unix(socket_path, "wss://other.example", ssl=context))
+    assert isinstance(exc, TLSFailed)
+    assert "other.example" in exc.reason
+
+
+@unix_only
+async def test_unix_sockets_that_are_not_there(socket_path: str, nothing_left: Callable[[], None]) -> None:
+    exc = await expect_failure(trio_ws.connect_unix(socket_path))
+    assert type(exc) is ConnectFailed
+    assert (exc.peer, exc.reason) == (socket_path, os.strerror(errno.ENOENT))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(socket_path)  # and nobody listens
+    exc = await expect_failure(trio_ws.connect(f"ws+unix:{socket_path}"))
+    assert type(exc) is ConnectFailed
+    assert exc.reason == os.strerror(errno.ECONNREFUSED)
+    nothing_left()
+
+
+@unix_only
+async def test_redirects_stay_on_the_unix_socket(nursery: trio.Nursery, socket_path: str) -> None:
+    paths: list[str] = []
+
+    async def talk(stream: trio.SocketStream) -> None:
+        async with stream:
+            request = await read_request(stream)
+            paths.append(request.path)
+            if request.path == "/here":
+                await stream.send_all(switch(request))
+                await stream.receive_some()
+                return
+            location = {"/": "/here", "/absolute": "http://localhost/here", "/away": "http://other.example/here"}
+            await in_one_piece(stream, refusal(f"Location: {location[request.path]}", status="302 Found")(request))
+
+    sock = trio.socket.socket(socket.AF_UNIX)
+    await sock.bind(socket_path)
+    sock.listen()
+    nursery.start_soon(trio.serve_listeners, talk, [trio.SocketListener(sock)])
+    for path in ("/", "/absolute"):
+        async with trio_ws.connect(f"ws+unix:{socket_path}:{path}", close_timeout=0) as ws:
+            assert ws.request.path == "/here"
+    exc = await expect_failure(trio_ws.connect(f"ws+unix:{socket_path}:/away"))
+    assert isinstance(exc, InvalidRedirect)
+    assert exc.reason == "ws://other.example/here is not reached through this socket"
+    assert paths == ["/", "/here", "/absolute", "/here", "/away"]
+
+
+@pytest.mark.parametrize("connect", [trio_ws.connect, partial(trio_ws.connect_unix, "/run/app.sock")])
+async def test_ssl_is_for_wss_on_unix_sockets_too(connect: Callable[..., object]) -> None:
+    uri = "ws+unix:/run/app.sock" if connect is trio_ws.connect else "ws://localhost"
+    with pytest.raises(ValueError, match=r"ssl is for wss:// URIs"):
+        connect(uri, ssl=ssl.create_default_context())
+
+
+# -- Who we are ----------------------------------------------------------------------------------------------------
+
+
+async def test_credentials_are_asked_for_when_it_connects(nursery: trio.Nursery) -> None:
+    tokens = iter(["one", "two"])
+    server = await start_server(nursery)
+
+    def credentials(uri: trio_ws.WebSocketURI) -> dict[str, str]:
+        assert (uri.host, uri.port) == ("127.0.0.1", server.port)
+        return {"Authorization": f"Bearer {next(tokens)}"}
+
+    for token in ("one", "two"):
+        connecting = trio_ws.connect(
+            f"ws://me:secret@127.0.0.1:{server.port}", credentials=credentials, headers={"authorization": "replaced"}
+        )
+        async with connecting as ws:
+            assert ws.request.headers.get_all("Authorization") == [f"Bearer {token}"]
+
+
+async def test_credentials_that_fail(autojump_clock: trio.testing.MockClock) -> None:
+    async def fail(_: trio_ws.WebSocketURI) -> dict[str, str]:
+        raise ZeroDivisionError
+
+    async def wait(_: trio_ws.WebSocketURI) -> dict[str, str]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with connect_over(URI, credentials=fail):
+            pytest.fail("the connection was opened")
+    exc = await expect_failure(connect_over(URI, credentials=wait, open_timeout=3))
+    assert isinstance(exc, OpenTimeout)
+    assert trio.current_time() == 3
+    with pytest.raises(trio_ws.InvalidHeader):
+        async with connect_over(URI, credentials=lambda _: {"Upgrade": "x"}):
+            pytest.fail("the connection was opened")
+
+
+async def test_origin(autojump_clock: trio.testing.MockClock) -> None:
+    assert "Origin" not in (await requested()).headers
+    assert (await requested(origin="https://example.org")).headers["Origin"] == "https://example.org"
+    request = await requested(origin="https://example.org", headers={"origin": "null"})
+    assert request.headers.get_all("Origin") == ["null"]
+    with pytest.raises(trio_ws.InvalidHeader):
+        connect_over(URI, origin="a\r\nb")
 
 
 # -- TLS -----------------------------------------------------------------------------------------------------------

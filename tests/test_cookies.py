@@ -6,9 +6,9 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import pytest
-import trio_ws
 from aiohttp import web
 
+import trio_ws
 from trio_ws.cookies import Cookies
 from trio_ws.http11 import Response
 from trio_ws.uri import parse_uri

@@ -348,6 +348,23 @@ def test_chat_example_with_a_client_that_does_not_read(perform: Perform) -> None
     perform(play)
 
 
+def test_log_in_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(stage: Stage) -> None:
+        async def greet(ws: trio_ws.WebSocket) -> None:
+            headers = ws.request.headers
+            await ws.send(f"{headers['Authorization']} from {headers['Origin']}")
+
+        listeners = await stage.open_tcp_listeners(8765)
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(trio_ws.serve, greet, listeners=listeners))
+            monkeypatch.setattr(sys, "argv", ["log_in.py", "ws://localhost:8765/feed"])
+            await run_example(stage, "log_in.py")
+            assert stage.new_output() == "connected to /feed\nBearer token-for-localhost from https://example.org\n"
+            await server.aclose()
+
+    perform(play)
+
+
 def test_file_example(perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "sent").write_bytes(content)

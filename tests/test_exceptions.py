@@ -28,6 +28,7 @@ from trio_ws.exceptions import (
     InvalidHeader,
     InvalidMessage,
     InvalidMethod,
+    InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
     InvalidURI,
@@ -261,7 +262,8 @@ def test_can_be_raised_with_a_cause_and_kept(cls: type[BaseException]) -> None:
         (TooManyHeaders(128), ["128"]),
         (BodyTooBig(4321), ["4321"]),
         (InvalidMethod("POST"), ["POST"]),
-        (InvalidStatus(RESPONSE), ["403 Forbidden"]),
+        (InvalidStatus(RESPONSE), ["403 Forbidden", "Server: x", "no"]),
+        (InvalidRedirect(RESPONSE, "it leads away"), ["403 Forbidden", "Server: x", "no", "it leads away"]),
         (InvalidHeader("Host", "a b", "a space"), ["Host", "a b", "a space"]),
         (InvalidUpgrade("Upgrade", None, "missing"), ["Upgrade", "missing"]),
         (NegotiationError("no subprotocol"), ["no subprotocol"]),
@@ -335,6 +337,36 @@ def test_invalid_status_without_a_reason_phrase() -> None:
     exc = InvalidStatus(Response(503, "", []))
     assert exc.response.status_code == 503
     assert str(exc).endswith(" 503")
+    assert (exc.status_code, exc.reason_phrase, exc.body) == (503, "", b"")
+
+
+def test_invalid_status_tells_all() -> None:
+    exc = InvalidStatus(RESPONSE)
+    assert (exc.status_code, exc.reason_phrase, exc.body) == (403, "Forbidden", b"no")
+    assert exc.headers is RESPONSE.headers
+    assert str(exc).endswith(": HTTP status 403 Forbidden (Server: x) no")
+
+
+@pytest.mark.parametrize(
+    "body, shown",
+    [
+        (b"<html>\r\n <h1>\tNo</h1>\n", "<html> <h1> No</h1>"),
+        (b"\x1b[31m\x00\xff", "\ufffd[31m\ufffd\ufffd"),
+        (b"a" * 1000, "a" * 500 + "..."),
+        ("\xe4".encode() * 1000, "\xe4" * 500 + "..."),
+        (b"\n", ""),
+    ],
+)
+def test_the_body_in_a_message_is_short_and_can_be_printed(body: bytes, shown: str) -> None:
+    message = str(InvalidStatus(Response(403, "No", [], body)))
+    assert message.removeprefix("the server refused the WebSocket connection: HTTP status 403 No").strip() == shown
+    assert message.isprintable()
+
+
+def test_the_headers_in_a_message_are_few() -> None:
+    exc = InvalidStatus(Response(403, "No", [(f"X-{number}", "x" * 1000) for number in range(100)]))
+    assert "; and 80 more)" in str(exc)
+    assert len(str(exc)) < 12_000
 
 
 def test_invalid_header_that_is_missing() -> None:

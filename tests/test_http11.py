@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import http
 import pickle
 import platform
+import random
 import re
 import string
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -30,6 +33,7 @@ from trio_ws.http11 import (
     RequestParser,
     Response,
     ResponseParser,
+    decode_body,
     reason_phrase,
     software,
 )
@@ -1129,6 +1133,98 @@ def test_nothing_breaks_out_of_its_line(first: str, name: str, value: str) -> No
         assert empty == body == b""
         assert b"\r" not in start_line
         assert all(re.fullmatch(rb"[!#-'*+\-.0-9A-Z^-z|~]+: ?[^\r\n\0]*", line) for line in lines)
+
+
+# -- Bodies that are compressed ------------------------------------------------------------------------------
+
+
+TEXT = b"you are not invited " * 50
+NOISE = random.Random(1).randbytes(9000)
+
+
+def compressed(data: bytes, wbits: int) -> bytes:
+    compressor = zlib.compressobj(wbits=wbits)
+    return compressor.compress(data) + compressor.flush()
+
+
+def answer(body: bytes | None, *codings: str) -> Response:
+    return Response(403, "Forbidden", [("Content-Encoding", coding) for coding in codings], body)
+
+
+@pytest.mark.parametrize(
+    "body, coding",
+    [
+        (gzip.compress(TEXT), "gzip"),
+        (gzip.compress(TEXT), " GZIP "),
+        (gzip.compress(TEXT), "x-gzip"),
+        (gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:]), "gzip"),
+        (gzip.compress(NOISE) + gzip.compress(TEXT), "gzip"),
+        (gzip.compress(TEXT) + b"and something else", "gzip"),
+        (compressed(TEXT, 15), "deflate"),
+        (compressed(TEXT, -15), "deflate"),
+    ],
+)
+def test_bodies_that_can_be_decompressed(body: bytes, coding: str) -> None:
+    response = answer(body, coding)
+    decoded = decode_body(response)
+    assert decoded.body == (NOISE if len(body) > 9000 else b"") + TEXT
+    assert decoded == attrs.evolve(response, body=decoded.body)
+
+
+@pytest.mark.parametrize(
+    "body, codings",
+    [
+        (TEXT, []),
+        (gzip.compress(TEXT), []),
+        (gzip.compress(TEXT), ["identity"]),
+        (gzip.compress(TEXT), ["br"]),
+        (gzip.compress(TEXT), ["gzip", "gzip"]),
+        (gzip.compress(TEXT), ["gzip, gzip"]),
+        (TEXT, ["gzip"]),
+        (compressed(TEXT, -15), ["gzip"]),
+        (b"", ["gzip"]),
+        (None, ["gzip"]),
+    ],
+)
+def test_bodies_that_stay_as_they_are(body: bytes | None, codings: list[str]) -> None:
+    response = answer(body, *codings)
+    assert decode_body(response) is response
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: data[:-30] + bytes(30)])
+def test_what_there_is_of_a_body_is_decompressed(damage: Callable[[bytes], bytes]) -> None:
+    content = random.Random(1).randbytes(30_000)
+    body = decode_body(answer(damage(gzip.compress(content)), "gzip")).body
+    assert body is not None
+    assert content.startswith(body)
+    assert len(body) > 20_000
+
+
+def test_many_small_streams_are_not_copied_again_and_again() -> None:
+    stream = gzip.compress(b"x")
+    count = MAX_BODY_SIZE // len(stream)
+    seen = Counting(stream * count)
+    assert decode_body(answer(seen, "gzip")).body == b"x" * count
+    assert seen.copied < 5000 * count
+
+
+class Counting(bytes):
+    """Bytes that count how many of them are copied."""
+
+    copied = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        self.copied += len(part) if isinstance(part, bytes) else 1
+        return part
+
+
+@pytest.mark.parametrize("size", [MAX_BODY_SIZE - 1, MAX_BODY_SIZE, MAX_BODY_SIZE + 1, 100 * MAX_BODY_SIZE])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_what_comes_out_of_a_body_is_bounded(size: int, streams: int) -> None:
+    body = decode_body(answer(gzip.compress(bytes(size)) * streams, "gzip")).body
+    assert body is not None
+    assert len(body) == min(streams * size, MAX_BODY_SIZE)
 
 
 # -- The rest ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_ws.exceptions import InvalidURI
-from trio_ws.uri import WebSocketURI, parse_uri
+from trio_ws.uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
 
 deterministic = settings(derandomize=True, deadline=None)
 
@@ -593,3 +593,56 @@ def test_user_information_round_trip(username: str, password: str) -> None:
 
     uri = parse_uri(f"ws://{quote(username)}:{quote(password)}@example.org/")
     assert uri.user_info == (username, password)
+
+
+# -- Unix sockets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "uri, path, resource",
+    [
+        ("ws+unix:/run/app.sock", "/run/app.sock", "/"),
+        ("ws+unix:///run/app.sock", "/run/app.sock", "/"),
+        ("WS+UNIX:/run/app.sock:/chat?room=1", "/run/app.sock", "/chat?room=1"),
+        ("ws+unix:///run/app.sock:/a:b", "/run/app.sock", "/a:b"),
+        ("ws+unix:/run/app.sock:?room=1", "/run/app.sock", "/?room=1"),
+        ("ws+unix:/run/app.sock:", "/run/app.sock", "/"),
+        ("ws+unix:run/app.sock:/x", "run/app.sock", "/x"),
+        ("ws+unix:/with%20space%3A%3f%25:/%20", "/with space:?%", "/%20"),
+        ("ws+unix:/bücher", "/bücher", "/"),
+    ],
+)
+@pytest.mark.parametrize("secure", [False, True])
+def test_unix_uri(uri: str, path: str, resource: str, secure: bool) -> None:
+    if secure:
+        uri = uri[:2] + "s" + uri[2:]
+    assert is_unix(uri)
+    file, parsed = parse_unix_uri(uri)
+    assert file == path
+    assert parsed.resource_name == resource
+    assert (parsed.secure, parsed.host, parsed.host_header) == (secure, "localhost", "localhost")
+
+
+@pytest.mark.parametrize(
+    "uri, reason",
+    [
+        ("ws+unix:", "it is not like"),
+        ("ws+unix://host/run/app.sock", "it is not like"),
+        ("ws+unix:?x", "it is not like"),
+        ("ws+unix:/run/app.sock?x", "it is not like"),
+        ("ws+unix:/run/app.sock:chat", "starts with a slash"),
+        ("ws+unix:/run/app.sock:/#part", "no fragment"),
+        ("ws+unix:/run/app.sock:/a b", "percent-encoded"),
+        ("ws+unix:/run/%00", "NUL"),
+        ("http+unix:/run/app.sock", "it is not like"),
+    ],
+)
+def test_unix_uris_that_are_none(uri: str, reason: str) -> None:
+    with pytest.raises(InvalidURI, match=reason) as caught:
+        parse_unix_uri(uri)
+    assert caught.value.uri == uri
+
+
+@pytest.mark.parametrize("uri", ["ws:/run/app.sock", "ws://example.org/", "unix:/run/app.sock", "ws+unix", ""])
+def test_what_is_no_unix_uri(uri: str) -> None:
+    assert not is_unix(uri)

@@ -325,7 +325,8 @@ class _Way:
                     local_address=self._local_address,
                 )
         except OSError as exc:
-            raise ConnectFailed(self._path or uri.host_header, _explain(exc)) from exc
+            reason = _explain(exc) if self._path is not None else await _explain_addresses(exc, uri.host, uri.port)
+            raise ConnectFailed(self._path or uri.host_header, reason) from exc
         if not uri.secure:
             return stream
         return await _start_tls(stream, peer=uri.host_header, context=self._context(), name=self._name(uri))
@@ -505,6 +506,40 @@ async def _start_tls(
         await Transport(stream).aclose(0)
         raise
     return tls
+
+
+async def _explain_addresses(exc: OSError, host: str, port: int) -> str:
+    """Say for each address of a host why it could not be connected to.
+
+    The errors do not all tell where they are from. So the addresses are looked up once more.
+    """
+    errors = [each for each in _leaves(exc) if isinstance(each, OSError) and each.errno is not None]
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    except OSError:
+        found = []
+    addresses = {address[0]: address for *_, address in found if address[0] != host}
+    if not addresses:
+        return _explain(exc)
+    # Trio's own errors show the address as Python does; those that the system has at once are of the others.
+    named = {
+        name: [each for each in errors if each.strerror is not None and repr(address) in each.strerror]
+        for name, address in addresses.items()
+    }
+    others = [each for each in errors if not any(each in found for found in named.values())]
+    reasons = {name: _strerrors(found or others) for name, found in named.items()}
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or _explain(exc)
+
+
+def _leaves(exc: BaseException) -> list[BaseException]:
+    """Return what an error is made of."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for each in exc.exceptions for leaf in _leaves(each)]
+    return [exc] if exc.__cause__ is None else _leaves(exc.__cause__)
+
+
+def _strerrors(errors: list[OSError]) -> str:
+    return " or ".join(dict.fromkeys(os.strerror(each.errno) for each in errors if each.errno is not None))
 
 
 def _explain(exc: BaseException) -> str:

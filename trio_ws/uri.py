@@ -21,7 +21,7 @@ _USER_INFO_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%]*")
 _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]+")
 _PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_UNIX = re.compile(r"(wss?)\+unix:(?://(?=/))?([^:?]+)(?::(.*))?", re.DOTALL | re.IGNORECASE)
+_UNIX = re.compile(r"(wss?)\+unix:(?://(?=/))?(?!//)([^:?]+)(?::(.*))?", re.DOTALL | re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 
 

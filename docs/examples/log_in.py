@@ -1,8 +1,8 @@
 """A client that logs in before it connects, and says who it is with a cookie and a token.
 
 Run it with ``python log_in.py URI``. The cookies that the server sets are kept in a jar; with a
-``http.cookiejar.LWPCookieJar`` they could be kept in a file. The token is asked for whenever a connection is made, so it
-is never too old.
+``http.cookiejar.LWPCookieJar`` they could be kept in a file. The token is asked for whenever a connection is made, so
+it is never too old.
 """
 
 import sys
