@@ -3,6 +3,9 @@
 ==============================  ==================================================================================
 :mod:`trio_ws.client`           ``connect``, ``connect_unix``, ``connect_over``
 :mod:`trio_ws.server`           ``serve``, ``serve_over``, ``Server``
+:mod:`trio_ws.opening`          a server's side of the opening handshake
+:mod:`trio_ws.origins`          which pages may connect
+:mod:`trio_ws.auth`             ``basic_auth``
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
 :mod:`trio_ws.broadcast`        ``broadcast``: one message to many connections
 :mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
@@ -21,6 +24,7 @@
 ``python -m trio_ws demo`` shows it at work.
 """
 
+from .auth import CheckCredentials, basic_auth
 from .broadcast import WhenFull, broadcast
 from .bytestream import ByteStream
 from .client import Connecting, Credentials, connect, connect_over, connect_unix
@@ -34,11 +38,13 @@ from .exceptions import (
     ConnectionClosedLocally,
     ConnectionClosedOK,
     HeadTooBig,
+    HostNotServed,
     InvalidData,
     InvalidHandshake,
     InvalidHeader,
     InvalidMessage,
     InvalidMethod,
+    InvalidOrigin,
     InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
@@ -53,6 +59,8 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
+from .opening import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
+from .origins import ANY, SAME_HOST, Origins
 from .protocol.deflate import Deflate
 from .server import Handler, Server, serve, serve_over
 from .settings import Options
@@ -61,8 +69,11 @@ from .version import __version__
 from .websocket import ReceiveStream, SendStream, WebSocket
 
 __all__ = [
+    "ANY",
+    "SAME_HOST",
     "BodyTooBig",
     "ByteStream",
+    "CheckCredentials",
     "Close",
     "CloseCode",
     "ConnectFailed",
@@ -78,11 +89,13 @@ __all__ = [
     "Handler",
     "HeadTooBig",
     "Headers",
+    "HostNotServed",
     "InvalidData",
     "InvalidHandshake",
     "InvalidHeader",
     "InvalidMessage",
     "InvalidMethod",
+    "InvalidOrigin",
     "InvalidRedirect",
     "InvalidStatus",
     "InvalidURI",
@@ -92,11 +105,16 @@ __all__ = [
     "NegotiationError",
     "Opcode",
     "OpenTimeout",
+    "Opening",
     "Options",
+    "Origins",
+    "ProcessRequest",
+    "ProcessResponse",
     "ProtocolError",
     "ReceiveStream",
     "Request",
     "Response",
+    "SelectSubprotocol",
     "SendStream",
     "Server",
     "TLSFailed",
@@ -106,6 +124,7 @@ __all__ = [
     "WebSocketURI",
     "WhenFull",
     "__version__",
+    "basic_auth",
     "broadcast",
     "connect",
     "connect_over",

@@ -17,6 +17,8 @@
     │   ├── InvalidStatus                               a server's answer other than 101
     │   │   └── InvalidRedirect                             ... that leads where we do not go
     │   ├── InvalidHeader       (ValueError)            missing, malformed or with a wrong value
+    │   │   ├── HostNotServed                           another server is meant
+    │   │   ├── InvalidOrigin                           a page that may not connect
     │   │   └── InvalidUpgrade                          Connection, Upgrade, Sec-WebSocket-Version
     │   └── NegotiationError                            subprotocol or extension
     └── ConnectionClosed                           the WebSocket is not open any more
@@ -33,7 +35,6 @@ written for any Trio channel handles a WebSocket too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -52,11 +53,13 @@ __all__ = [
     "ConnectionClosedLocally",
     "ConnectionClosedOK",
     "HeadTooBig",
+    "HostNotServed",
     "InvalidData",
     "InvalidHandshake",
     "InvalidHeader",
     "InvalidMessage",
     "InvalidMethod",
+    "InvalidOrigin",
     "InvalidRedirect",
     "InvalidStatus",
     "InvalidURI",
@@ -394,6 +397,26 @@ class InvalidUpgrade(InvalidHeader):
     Attributes:
         name: The name of the header that should say so.
         value: Its value; None when it is missing.
+        reason: What is wrong with it.
+    """
+
+
+class HostNotServed(InvalidHeader):
+    """The request is for a host that is not ours.
+
+    Attributes:
+        name: ``Host``.
+        value: The host.
+        reason: What is wrong with it.
+    """
+
+
+class InvalidOrigin(InvalidHeader):
+    """The page that wants to connect may not (RFC 6455, section 10.2).
+
+    Attributes:
+        name: ``Origin``.
+        value: What the browser says where the page is from; None if it does not say.
         reason: What is wrong with it.
     """
 

@@ -46,8 +46,8 @@ _UPGRADE_REQUEST = h11.Request(
 # The status codes whose responses have no body, besides 1xx (RFC 9112, section 6.3).
 _BODILESS = (204, 304)
 
-# The codings of bodies that we can read (RFC 9110, section 8.4.1).
-_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+# How many bytes of a body are decompressed at a time. Where one is wrong, nothing comes out of those before it.
+_PIECE = 4 * 1024
 
 _HTTP_VERSION = re.compile(r"[0-9]\.[0-9]")
 _REASON_PHRASE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -173,8 +173,11 @@ class Response:
         if not _REASON_PHRASE.fullmatch(reason_phrase):
             raise InvalidMessage(f"{reason_phrase!r} cannot be a reason phrase")
 
-    def serialize(self) -> bytes:
+    def serialize(self, *, head: bool = False) -> bytes:
         """Return the response as bytes, with a Content-Length header if it may have a body.
+
+        Args:
+            head: Whether it answers a HEAD request: then the body is left out, but not what is said about it.
 
         Raises:
             InvalidMessage: if it is no HTTP/1.1 response, for example with a body shorter than its
@@ -198,7 +201,7 @@ class Response:
                 connection.send(h11.Data(data=body)),
                 connection.send(h11.EndOfMessage()),
             ]
-            return b"".join(part or b"" for part in parts)
+            return parts[0] or b"" if head else b"".join(part or b"" for part in parts)
         except h11.LocalProtocolError as exc:
             raise InvalidMessage(f"not a response: {exc}") from exc
 
@@ -282,6 +285,11 @@ class RequestParser(_Parser):
 
     def __init__(self, *, max_head_size: int = MAX_HEAD_SIZE, max_headers: int = MAX_HEADERS) -> None:
         super().__init__(h11.SERVER, max_head_size, max_headers)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no part of a request."""
+        return not self._held
 
     def feed(self, data: bytes) -> Request | None:
         """Take what has arrived; return the request once it is whole.
@@ -413,26 +421,32 @@ def decode_body(response: Response) -> Response:
 
     At most as much comes out as a body may have. Other bodies stay as they are, and so do the headers.
     """
-    coding = response.headers.get("Content-Encoding", "").strip(_SPACE).lower() if _has_one_coding(response) else ""
-    if not response.body or coding not in _CODINGS:
+    codings = response.headers.get_all("Content-Encoding")
+    if not response.body or len(codings) != 1:
         return response
+    # It sees by itself which of the two formats it is. What is called deflate has one, and often comes without.
+    for wbits in {"gzip": [47], "x-gzip": [47], "deflate": [47, -15]}.get(codings[0].strip(_SPACE).lower(), []):
+        if body := _decompress(response.body, wbits):
+            return attrs.evolve(response, body=body)
+    return response
+
+
+def _decompress(data: bytes, wbits: int) -> bytes:
+    """Return what can be decompressed, which may be nothing."""
     body = bytearray()
-    data = response.body
-    try:
-        # What gzip makes may be several streams, one after the other (RFC 1952, section 2.2).
-        while data and len(body) < MAX_BODY_SIZE:
-            # It sees by itself which of the two it is.
-            decompressor = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            body += decompressor.decompress(data, MAX_BODY_SIZE - len(body))
-            data = decompressor.unused_data
-    except zlib.error:
-        if not body:
-            return response
-    return attrs.evolve(response, body=bytes(body))
-
-
-def _has_one_coding(response: Response) -> bool:
-    return len(response.headers.get_all("Content-Encoding")) == 1
+    decompressor = zlib.decompressobj(wbits)
+    position = 0
+    while position < len(data) and len(body) < MAX_BODY_SIZE:
+        if decompressor.eof:
+            # What gzip makes may be several streams, one after the other (RFC 1952, section 2.2).
+            decompressor = zlib.decompressobj(wbits)
+        piece = data[position : position + _PIECE]
+        try:
+            body += decompressor.decompress(piece, MAX_BODY_SIZE - len(body))
+        except zlib.error:
+            break
+        position += len(piece) - len(decompressor.unused_data)
+    return bytes(body)
 
 
 def reason_phrase(status_code: int) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import ssl as ssl_module
 import sys
@@ -18,16 +17,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
-from .exceptions import ConnectionClosed, InvalidHandshake
+from .datastructures import HeadersLike
+from .exceptions import ConnectionClosed
 from .frames import Close, CloseCode
-from .http11 import Request, RequestParser, Response, software
-from .protocol import Role
-from .protocol.deflate import DeflateServer
-from .protocol.handshake import accept, reject
+from .opening import (
+    SERVER,
+    Answering,
+    ProcessRequest,
+    ProcessResponse,
+    SelectSubprotocol,
+    logger,
+    open_connection,
+)
+from .origins import SAME_HOST, Origins
 from .settings import Options, Settings
-from .stream import StreamBroken, Transport
-from .tasks import GRACE, Connection
-from .version import __version__
+from .stream import Transport
+from .tasks import GRACE
 from .websocket import Session, WebSocket
 
 if sys.version_info < (3, 11):
@@ -37,11 +42,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Handler", "Server", "serve", "serve_over"]
-
-#: The Server header.
-SERVER = software(__version__)
-
-logger: logging.Logger = logging.getLogger("trio_ws.server")
 
 #: Seconds to wait when the system cannot accept one more connection, and what it says then.
 ACCEPT_DELAY = 0.1
@@ -63,6 +63,13 @@ async def serve(
     listeners: _Listeners | None = None,
     ssl: ssl_module.SSLContext | None = None,
     backlog: int | None = None,
+    process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
+    process_response: ProcessResponse | None = None,
+    select_subprotocol: SelectSubprotocol | None = None,
+    origins: Origins = SAME_HOST,
+    hosts: Sequence[str] | None = None,
+    headers: HeadersLike = (),
+    server_header: str | None = SERVER,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
@@ -86,6 +93,22 @@ async def serve(
         listeners: Trio listeners to accept from instead; they are closed at the end.
         ssl: How to do TLS; None for plain connections.
         backlog: How many connections the operating system holds until they are accepted; None for a good default.
+        process_request: Called with an :class:`Opening` and the :class:`Request`, for each request, be it for a
+            WebSocket or not. It returns a :class:`Response` to answer with, for which :meth:`Opening.respond` is of
+            use, or None to let the handshake go on. It may be async. Of several functions in a sequence, the first
+            that answers counts.
+        process_response: Called with the same and the :class:`Response` to each request for a WebSocket, be it 101 or
+            a refusal. It returns another one, or None to leave it as it is. It may be async.
+        select_subprotocol: Called with an :class:`Opening` and the subprotocols that the client speaks, in its order of
+            preference; returns one of these, or None. Otherwise it is the first of ``subprotocols`` that the client
+            speaks.
+        origins: Which pages may connect, by the Origin header that browsers send (RFC 6455, section 10.2): origins such
+            as ``https://example.org``, regular expressions that match the whole origin, and None for clients that send
+            none; or :data:`ANY`. The default, :data:`SAME_HOST`, is pages of the host that the request is for, and
+            clients that send none. Others get 403.
+        hosts: The hosts that the server is for, with or without a port; requests for others get 421. None for any.
+        headers: More headers for each response.
+        server_header: The Server header; None for none.
         task_status: Trio's; ``started`` is called with the :class:`Server` as soon as it listens.
         **options: See :class:`Options`.
 
@@ -102,6 +125,15 @@ async def serve(
     if listeners is not None and not listeners:
         raise ValueError("there is nothing to listen on: listeners is empty")
     settings = Settings(**options)
+    answering = Answering(
+        process_request=process_request,
+        process_response=process_response,
+        select_subprotocol=select_subprotocol,
+        origins=origins,
+        hosts=hosts,
+        headers=headers,
+        server_header=server_header,
+    )
     ours = None
     if ssl is not None:
         _check_tls(ssl)
@@ -111,7 +143,7 @@ async def serve(
         listener, ours = await _listen_unix(path, backlog)
         listeners = [listener]
     assert listeners is not None
-    server = Server(listeners, handler, settings, ssl)
+    server = Server(listeners, handler, settings, ssl, answering)
     try:
         await server._run(task_status)
     finally:
@@ -122,7 +154,19 @@ async def serve(
                     os.unlink(path)
 
 
-async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpack[Options]) -> None:
+async def serve_over(
+    stream: trio.abc.Stream,
+    handler: Handler,
+    *,
+    process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
+    process_response: ProcessResponse | None = None,
+    select_subprotocol: SelectSubprotocol | None = None,
+    origins: Origins = SAME_HOST,
+    hosts: Sequence[str] | None = None,
+    headers: HeadersLike = (),
+    server_header: str | None = SERVER,
+    **options: Unpack[Options],
+) -> None:
     """Serve one WebSocket connection over any Trio stream; return when it is over.
 
     What :func:`serve` says about handlers applies. The stream is closed at the end.
@@ -130,13 +174,29 @@ async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpac
     Args:
         stream: The stream. From now on it belongs to the connection.
         handler: An async function that takes a :class:`WebSocket`.
+        process_request: As for :func:`serve`, like all that follows.
+        process_response: What may change the answer.
+        select_subprotocol: What chooses a subprotocol.
+        origins: Which pages may connect.
+        hosts: The hosts that the server is for.
+        headers: More headers for each response.
+        server_header: The Server header; None for none.
         **options: See :class:`Options`.
 
     Raises:
         TypeError: if an option is of the wrong type or does not exist.
         ValueError: if an option is out of range.
     """
-    await Server([], handler, Settings(**options), None)._serve_connection(stream)
+    answering = Answering(
+        process_request=process_request,
+        process_response=process_response,
+        select_subprotocol=select_subprotocol,
+        origins=origins,
+        hosts=hosts,
+        headers=headers,
+        server_header=server_header,
+    )
+    await Server([], handler, Settings(**options), None, answering)._serve_connection(stream)
 
 
 class Server:
@@ -148,10 +208,12 @@ class Server:
         handler: Handler,
         settings: Settings,
         ssl: ssl_module.SSLContext | None,
+        answering: Answering,
     ) -> None:
         self._listeners = listeners
         self._handler = handler
         self._settings = settings
+        self._answering = answering
         self._ssl = ssl
         # The connections in their opening handshakes, and those that are open.
         self._opening: set[trio.CancelScope] = set()
@@ -286,11 +348,22 @@ class Server:
         """Do the opening handshake. Return None, with the stream closed, if nothing comes of it."""
         ws = None
         timeout = self._settings.open_timeout
+        seconds = float("inf") if timeout is None else timeout
         try:
-            with trio.move_on_after(float("inf") if timeout is None else timeout) as scope:
+            with trio.move_on_after(seconds) as scope:
+
+                def answered() -> None:
+                    scope.deadline = trio.current_time() + seconds  # for the next request
+
                 self._opening.add(scope)
                 try:
-                    ws = await open_connection(stream, self._settings)
+                    ws = await open_connection(
+                        stream,
+                        self._settings,
+                        self._answering,
+                        server=self if self._listeners else None,
+                        answered=answered,
+                    )
                 finally:
                     self._opening.discard(scope)
             if scope.cancelled_caught and self._close is None:
@@ -315,57 +388,6 @@ def _says_closed(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return all(_says_closed(each) for each in exc.exceptions)
     return isinstance(exc, ConnectionClosed)
-
-
-async def open_connection(stream: trio.abc.Stream, settings: Settings) -> WebSocket | None:
-    """Do the opening handshake. Return None if there is nothing to serve; the peer has been told why."""
-    transport = Transport(stream)
-    parser = RequestParser()
-    request = None
-    try:
-        try:
-            while request is None:
-                data = await transport.receive()
-                request = parser.feed(data)
-            ws = upgrade(stream, request, settings, parser.unused)
-        except InvalidHandshake as exc:
-            logger.info("opening handshake with %s failed: %s", transport.remote_address, exc)
-            await _answer(transport, reject(exc, server=SERVER))
-            await _linger(transport)
-            return None
-        await _answer(transport, ws.response)
-    except StreamBroken as exc:
-        logger.info("connection from %s lost during the opening handshake: %s", transport.remote_address, exc)
-        return None
-    return ws
-
-
-def upgrade(stream: trio.abc.Stream, request: Request, settings: Settings, received: bytes = b"") -> WebSocket:
-    """Return the connection that a stream becomes with this request, and what was received after it.
-
-    Raises:
-        InvalidHandshake: if the request is refused.
-    """
-    extensions = [] if settings.compression is None else [DeflateServer(settings.compression)]
-    response, agreement = accept(request, subprotocols=settings.subprotocols, extensions=extensions, server=SERVER)
-    connection = Connection(Role.SERVER, Transport(stream), settings, agreement.extensions, received)
-    return WebSocket(connection, request, response, agreement.subprotocol)
-
-
-async def _answer(transport: Transport, response: Response) -> None:
-    data = response.serialize()
-    if not transport.can_write_now():
-        await transport.send([data])
-    elif not transport.write_now([data]):
-        await transport.send([])  # the rest, or to hear what is wrong
-
-
-async def _linger(transport: Transport) -> None:
-    """Give the peer the time to read the answer: if we closed a socket with unread bytes in it, it would be reset."""
-    with trio.move_on_after(GRACE):
-        await transport.send_eof()
-        while await transport.receive():
-            pass
 
 
 def _check_tls(context: ssl_module.SSLContext) -> None:

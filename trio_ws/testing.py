@@ -25,10 +25,10 @@ from .client import connect_over
 from .exceptions import ConnectFailed, ProtocolError
 from .frames import Frame, Opcode
 from .http11 import Request, RequestParser, Response, ResponseParser
+from .opening import Answering, open_connection, upgrade
 from .protocol import Role
 from .protocol.codec import FIN, RSV1, RSV2, RSV3, FrameDecoder, serialize
 from .protocol.handshake import accept, build_request, check_response
-from .server import open_connection, upgrade
 from .settings import Options, Settings
 from .stream import Transport
 from .uri import parse_uri
@@ -132,7 +132,7 @@ class memory_websocket_pair:
 
         async def serve() -> None:
             nonlocal server
-            server = await open_connection(self._server_stream, self._settings)
+            server = await open_connection(self._server_stream, self._settings, Answering())
             if server is None:
                 await Transport(self._server_stream).aclose(0)  # as a server does; the client may be waiting
 

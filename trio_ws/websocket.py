@@ -29,6 +29,8 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .opening import Opening
+
 __all__ = ["ReceiveStream", "SendStream", "Sendable", "Session", "WebSocket", "prepare"]
 
 #: What can be sent as one message.
@@ -92,6 +94,8 @@ class WebSocket(trio.abc.Channel[Message]):
         subprotocol: The subprotocol that was agreed on, or None.
         local_address: The address of this end, in the form that the socket gives it; None without a socket.
         remote_address: The address of the other end; None without a socket.
+        opening: On a server, what was known of the connection in the opening handshake, such as who the client is; None
+            on a client.
     """
 
     request: Request
@@ -99,14 +103,24 @@ class WebSocket(trio.abc.Channel[Message]):
     subprotocol: str | None
     local_address: Any
     remote_address: Any
+    opening: Opening | None
 
-    def __init__(self, connection: Connection, request: Request, response: Response, subprotocol: str | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        request: Request,
+        response: Response,
+        subprotocol: str | None,
+        opening: Opening | None = None,
+    ) -> None:
         self._connection = connection
         self.request = request
         self.response = response
         self.subprotocol = subprotocol
-        self.local_address = connection.transport.local_address
-        self.remote_address = connection.transport.remote_address
+        self.opening = opening
+        known: Any = opening or connection.transport
+        self.local_address = known.local_address
+        self.remote_address = known.remote_address
         self._inbox = connection.inbox
         self._checkpoint = Turn.current().checkpoint
 

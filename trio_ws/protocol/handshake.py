@@ -18,10 +18,12 @@ import attrs
 
 from ..datastructures import Headers, HeadersLike
 from ..exceptions import (
+    HostNotServed,
     InvalidHandshake,
     InvalidHeader,
     InvalidMessage,
     InvalidMethod,
+    InvalidOrigin,
     InvalidStatus,
     InvalidUpgrade,
     NegotiationError,
@@ -31,7 +33,7 @@ from ..uri import WebSocketURI
 from .extensions import ClientExtension, Extension, Params, ServerExtension
 from .grammar import build_extensions, build_list, is_token, parse_extensions, parse_tokens
 
-__all__ = ["Agreement", "accept", "build_request", "check_response", "reject"]
+__all__ = ["Agreement", "accept", "build_request", "check_response", "is_upgrade", "reject"]
 
 VERSION = "13"
 
@@ -119,10 +121,7 @@ def build_request(
     Raises:
         InvalidHeader: if one of ``headers`` is not valid, or is one that makes the handshake.
     """
-    more = Headers(headers)
-    for name, value in more.raw_items():
-        if name.lower() in _OURS:
-            raise InvalidHeader(name, value, "the opening handshake sets this header itself")
+    more = _check_more(headers)
     ours = Headers()
     ours["Host"] = uri.host_header
     # Some servers compare the whole value, so it is this one token.
@@ -220,6 +219,8 @@ def accept(
     subprotocols: Sequence[str] = (),
     extensions: Sequence[ServerExtension] = (),
     server: str | None = None,
+    headers: HeadersLike = (),
+    select_subprotocol: Callable[[Sequence[str]], str | None] | None = None,
 ) -> tuple[Response, Agreement]:
     """Return the answer of a server to a request that is in order (RFC 6455, section 4.2).
 
@@ -228,6 +229,9 @@ def accept(
         subprotocols: What the server speaks, in order of preference. Without one in common there is none.
         extensions: What the server supports. Among the client's offers the first that is understood wins.
         server: The Server header; None for none.
+        headers: More headers for the answer.
+        select_subprotocol: Called with what the client speaks, in its order of preference, which may be nothing;
+            returns one of these or None. Then ``subprotocols`` does not count.
 
     Raises:
         InvalidMessage: if the version of HTTP is not 1.1, or the request has a body.
@@ -239,21 +243,21 @@ def accept(
         raise InvalidMessage(f"HTTP/{request.http_version} cannot be upgraded, HTTP/1.1 can", 505)
     if request.method != "GET":
         raise InvalidMethod(request.method)
-    headers = request.headers
+    asked = request.headers
     # A body would be read as frames: that is how requests are smuggled.
-    if "Transfer-Encoding" in headers or any(value != "0" for value in headers.get_all("Content-Length")):
+    if "Transfer-Encoding" in asked or any(value != "0" for value in asked.get_all("Content-Length")):
         raise InvalidMessage("an opening handshake has no body")
-    _get(headers, "Host")
-    _check_upgrade(headers)
-    key = _get(headers, "Sec-WebSocket-Key")
+    _get(asked, "Host")
+    _check_upgrade(asked)
+    key = _get(asked, "Sec-WebSocket-Key")
     if not _KEY.fullmatch(key):
         raise InvalidHeader("Sec-WebSocket-Key", key, "it is not sixteen bytes in base64")
-    version = _get(headers, "Sec-WebSocket-Version")
+    version = _get(asked, "Sec-WebSocket-Version")
     if version != VERSION:
         raise InvalidUpgrade("Sec-WebSocket-Version", version, f"the version that we speak is {VERSION}")
 
-    subprotocol = _choose_subprotocol(headers, subprotocols)
-    answers = _answer_extensions(headers, extensions)
+    subprotocol = _choose_subprotocol(asked, subprotocols, select_subprotocol)
+    answers = _answer_extensions(asked, extensions)
 
     ours = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", _accept_key(key))]
     if subprotocol is not None:
@@ -263,15 +267,22 @@ def accept(
         ours.append(("Sec-WebSocket-Extensions", build_extensions(chosen)))
     if server is not None:
         ours.append(("Server", server))
+    if headers:
+        ours.extend(_check_more(headers).raw_items())
     response = Response(101, reason_phrase(101), ours)
     return response, Agreement(subprotocol, tuple(extension for _, _, extension in answers))
 
 
-def _choose_subprotocol(headers: Headers, supported: Sequence[str]) -> str | None:
+def _choose_subprotocol(
+    headers: Headers, supported: Sequence[str], select: Callable[[Sequence[str]], str | None] | None
+) -> str | None:
     values = headers.get_all("Sec-WebSocket-Protocol")
-    if not values:
-        return None
-    offered = parse_tokens("Sec-WebSocket-Protocol", values)
+    offered = parse_tokens("Sec-WebSocket-Protocol", values) if values else []
+    if select is not None:
+        chosen = select(offered)
+        if chosen is not None and chosen not in offered:
+            raise ValueError(f"select_subprotocol() chose {chosen!r}, which the client does not speak: {offered!r}")
+        return chosen
     return next((subprotocol for subprotocol in supported if subprotocol in offered), None)
 
 
@@ -305,6 +316,10 @@ def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
     elif isinstance(exc, InvalidMethod):
         status = 405
         headers["Allow"] = "GET"
+    elif isinstance(exc, InvalidOrigin):
+        status = 403
+    elif isinstance(exc, HostNotServed):
+        status = 421
     elif isinstance(exc, InvalidUpgrade):
         status = 426
         headers["Upgrade"] = "websocket"
@@ -323,7 +338,25 @@ def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
     )
 
 
+def is_upgrade(request: Request) -> bool:
+    """Whether a request wants to become a WebSocket, whatever else may be wrong with it."""
+    return any(
+        token.partition("/")[0].strip(" \t").lower() == "websocket"
+        for value in request.headers.get_all("Upgrade")
+        for token in value.split(",")
+    )
+
+
 # -- Both ----------------------------------------------------------------------------------------------------------
+
+
+def _check_more(headers: HeadersLike) -> Headers:
+    """Return the headers of a caller, which are none of those that make the handshake."""
+    more = Headers(headers)
+    for name, value in more.raw_items():
+        if name.lower() in _OURS:
+            raise InvalidHeader(name, value, "the opening handshake sets this header itself")
+    return more
 
 
 def _accept_key(key: str) -> str:
