@@ -36,6 +36,7 @@ from typing import Any, NamedTuple, TypeAlias
 import trio
 
 import trio_ws
+from trio_ws import tasks
 from trio_ws.protocol import deflate
 from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate
 
@@ -179,9 +180,10 @@ def transform_memory(back_end: str, bits: int, mem_level: int | None, resting: b
 def connection_memory(back_end: str, choice: Choice | None, count: int) -> float:
     """Return the KiB of one end of a connection, with its tasks and its stream.
 
-    Each end has sent, and received, so many messages of 4 KiB.
+    Each end has sent, and received, so many messages of 4 KiB, and keeps its compressor.
     """
     use(back_end)
+    tasks.MAX_RECENT = 10 * CONNECTIONS
     compression = None if choice is None else choice.options()
     clients: list[trio_ws.WebSocket] = []
 
