@@ -356,7 +356,9 @@ def test_log_in_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> No
 
         listeners = await stage.open_tcp_listeners(8765)
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(trio_ws.serve, greet, listeners=listeners, origins=["https://example.org"]))
+            server = await nursery.start(
+                partial(trio_ws.serve, greet, listeners=listeners, origins=["https://example.org"])
+            )
             monkeypatch.setattr(sys, "argv", ["log_in.py", "ws://localhost:8765/feed"])
             await run_example(stage, "log_in.py")
             assert stage.new_output() == "connected to /feed\nBearer token-for-localhost from https://example.org\n"

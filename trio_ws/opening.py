@@ -25,12 +25,12 @@ import attrs
 import trio
 
 from .datastructures import Headers, HeadersLike
-from .exceptions import HostNotServed, InvalidHandshake, InvalidHeader
+from .exceptions import HostNotServed, InvalidHandshake, InvalidHeader, InvalidMessage
 from .http11 import Request, RequestParser, Response, reason_phrase, software
 from .origins import SAME_HOST, Origins, check_host, check_origin, check_origins
 from .protocol import Role
 from .protocol.deflate import DeflateServer
-from .protocol.handshake import accept, is_upgrade, reject
+from .protocol.handshake import accept, check_headers, is_upgrade, reject
 from .settings import Settings
 from .stream import StreamBroken, Transport
 from .tasks import GRACE, Connection
@@ -120,10 +120,6 @@ def _to_hosts(hosts: Sequence[str] | None) -> frozenset[str] | None:
     return frozenset(host.lower() for host in hosts)
 
 
-def _copy(headers: HeadersLike) -> Headers:
-    return Headers(headers)
-
-
 @attrs.frozen(kw_only=True)
 class Answering:
     """How a server answers requests: see :func:`serve` for what it all means."""
@@ -133,7 +129,7 @@ class Answering:
     select_subprotocol: SelectSubprotocol | None = None
     origins: Origins = attrs.field(default=SAME_HOST, converter=check_origins)
     hosts: frozenset[str] | None = attrs.field(default=None, converter=_to_hosts)
-    headers: Headers = attrs.field(factory=Headers, converter=_copy)
+    headers: Headers = attrs.field(factory=Headers, converter=check_headers)
     server_header: str | None = SERVER
 
     def check(self, request: Request) -> None:
@@ -263,25 +259,32 @@ class _Reception:
             if request is None:
                 return False
             response = await self._respond(request)
+            data, stays_open = self._finish(request, response)
         except StreamBroken:
             raise
         except InvalidHandshake as exc:
-            response = self._refuse(exc)
+            data, stays_open = self._finish(request, self._refuse(exc))
         except Exception:
             # Whatever a function of the application raises must not end the server.
             logger.exception("connection from %s: the opening handshake failed", self.opening.remote_address)
-            response = self.opening.respond(500, "the server failed\n")
             self.ws = None
-        if self.ws is not None:
-            await self._send(self.ws.response.serialize())
-            return False
-        stays_open = request is not None and _stays_open(request, response)
-        response = self._answering.add_headers(response if stays_open else _closing(response))
-        await self._send(response.serialize(head=request is not None and request.method == "HEAD"))
+            data, stays_open = self._finish(request, _closing(self.opening.respond(500, "the server failed\n")))
+        await self._send(data)
         self._has_served = True
-        if not stays_open:
+        if self.ws is None and not stays_open:
             await self._linger()
         return stays_open
+
+    def _finish(self, request: Request | None, response: Response) -> tuple[bytes, bool]:
+        """Return the bytes of a response, and whether the next request may come after it."""
+        stays_open = False
+        if self.ws is None:
+            stays_open = request is not None and _stays_open(request, response)
+            response = self._answering.add_headers(response if stays_open else _closing(response))
+        try:
+            return response.serialize(head=request is not None and request.method == "HEAD"), stays_open
+        except InvalidMessage as exc:  # which is about the application's response here, not about the request
+            raise ValueError(f"the answer is no response: {exc}") from exc
 
     async def _read(self) -> Request | None:
         """Read a request. Return None if there is none after the last one."""
@@ -301,6 +304,8 @@ class _Reception:
         response = await self._answering.answer(self.opening, request)
         ws = None
         if response is None:
+            if request.method == "HEAD" and not is_upgrade(request):
+                request = attrs.evolve(request, method="GET")  # whose answer it is, but for the body
             try:
                 ws = upgrade(self._stream, request, self._settings, self._received, self._answering, self.opening)
                 response = ws.response

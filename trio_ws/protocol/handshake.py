@@ -95,6 +95,19 @@ def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
     return checked
 
 
+def check_headers(headers: HeadersLike) -> Headers:
+    """Return a copy of the headers of a caller.
+
+    Raises:
+        InvalidHeader: if one is not valid, or is one of those that make the handshake.
+    """
+    more = Headers(headers)
+    for name, value in more.raw_items():
+        if name.lower() in _OURS:
+            raise InvalidHeader(name, value, "the opening handshake sets this header itself")
+    return more
+
+
 # -- Client --------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +134,7 @@ def build_request(
     Raises:
         InvalidHeader: if one of ``headers`` is not valid, or is one that makes the handshake.
     """
-    more = _check_more(headers)
+    more = check_headers(headers)
     ours = Headers()
     ours["Host"] = uri.host_header
     # Some servers compare the whole value, so it is this one token.
@@ -268,7 +281,7 @@ def accept(
     if server is not None:
         ours.append(("Server", server))
     if headers:
-        ours.extend(_check_more(headers).raw_items())
+        ours.extend(check_headers(headers).raw_items())
     response = Response(101, reason_phrase(101), ours)
     return response, Agreement(subprotocol, tuple(extension for _, _, extension in answers))
 
@@ -348,15 +361,6 @@ def is_upgrade(request: Request) -> bool:
 
 
 # -- Both ----------------------------------------------------------------------------------------------------------
-
-
-def _check_more(headers: HeadersLike) -> Headers:
-    """Return the headers of a caller, which are none of those that make the handshake."""
-    more = Headers(headers)
-    for name, value in more.raw_items():
-        if name.lower() in _OURS:
-            raise InvalidHeader(name, value, "the opening handshake sets this header itself")
-    return more
 
 
 def _accept_key(key: str) -> str:

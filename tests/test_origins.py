@@ -1,0 +1,168 @@
+"""Which pages may connect, by the Origin and the Host header."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_ws.exceptions import InvalidOrigin
+from trio_ws.http11 import Request
+from trio_ws.origins import ANY, SAME_HOST, check_host, check_origin, check_origins
+
+
+def request(*origins: str, host: str = "example.org") -> Request:
+    return Request("/", [("Host", host), *(("Origin", origin) for origin in origins)])
+
+
+def is_allowed(request: Request, origins: Any) -> bool:
+    try:
+        check_origin(request, check_origins(origins))
+    except InvalidOrigin:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "origin, host",
+    [
+        ("http://example.org", "example.org"),
+        ("https://example.org", "example.org"),
+        ("https://EXAMPLE.org", "Example.ORG"),
+        ("https://example.org", "example.org:443"),
+        ("https://example.org:443", "example.org"),
+        ("http://example.org:80", "example.org"),
+        ("http://example.org", "example.org:80"),
+        ("http://localhost:8765", "localhost:8765"),
+        ("http://127.0.0.1:8765", "127.0.0.1:8765"),
+        ("http://[::1]:8765", "[::1]:8765"),
+        ("http://[::1]", "[::1]"),
+        ("app://example.org:7", "example.org:7"),
+    ],
+)
+def test_pages_of_the_same_host(origin: str, host: str) -> None:
+    assert is_allowed(request(origin, host=host), SAME_HOST)
+
+
+@pytest.mark.parametrize(
+    "origin, host",
+    [
+        ("https://example.com", "example.org"),
+        ("https://www.example.org", "example.org"),
+        ("https://example.org.evil.example", "example.org"),
+        ("https://evil.example/example.org", "example.org"),
+        ("https://example.org@evil.example", "example.org"),
+        ("https://evil.example#example.org", "example.org"),
+        ("https://example.org:8443", "example.org"),
+        ("https://example.org", "example.org:80"),
+        ("http://example.org", "example.org:443"),
+        ("http://localhost:8765", "localhost:8766"),
+        ("http://[::1]:8765", "[::2]:8765"),
+        ("null", "example.org"),
+        ("null", "null"),
+        ("", "example.org"),
+        ("file://", "example.org"),
+        ("example.org", "example.org"),
+        ("https://example.org/", "example.org"),
+        ("https://example.org https://evil.example", "example.org"),
+        ("app://example.org", "example.org:7"),
+        ("https://example.org:99999999", "example.org"),
+    ],
+)
+def test_pages_of_other_hosts(origin: str, host: str) -> None:
+    assert not is_allowed(request(origin, host=host), SAME_HOST)
+
+
+@pytest.mark.parametrize(
+    "origins, allowed",
+    [
+        (SAME_HOST, True),
+        (ANY, True),
+        ([], False),
+        (["https://example.org"], False),
+        ([None], True),
+        ([re.compile(".*")], False),
+    ],
+)
+def test_no_origin(origins: Any, allowed: bool) -> None:
+    assert is_allowed(request(), origins) is allowed
+
+
+@pytest.mark.parametrize("origins", [SAME_HOST, ["https://example.org"], [re.compile(".*")], [None]])
+def test_two_origins(origins: Any) -> None:
+    assert not is_allowed(request("https://example.org", "https://example.org"), origins)
+
+
+def test_all_origins() -> None:
+    for origin in ("https://evil.example", "null", "", "nonsense"):
+        assert is_allowed(request(origin), ANY)
+
+
+@pytest.mark.parametrize(
+    "origin, allowed",
+    [
+        ("https://example.org", True),
+        ("https://example.org:443", True),
+        ("HTTPS://Example.Org", True),
+        ("http://example.org", False),
+        ("https://example.org:444", False),
+        ("https://example.org.evil.example", False),
+        ("https://a.example.com", True),
+        ("https://a.example.com:443", False),
+        ("https://a.example.com.evil.example", False),
+        ("https://evil.example/https://a.example.com", False),
+        ("null", False),
+    ],
+)
+def test_a_list_of_origins(origin: str, allowed: bool) -> None:
+    origins = ["https://example.org", re.compile(r"https://\w+\.example\.com")]
+    assert is_allowed(request(origin, host="other.example"), origins) is allowed
+
+
+def test_the_origin_of_documents_without_one() -> None:
+    assert is_allowed(request("null"), ["null"])
+    assert not is_allowed(request("null"), [None])
+
+
+@pytest.mark.parametrize("origins", ["https://example.org", b"https://example.org", re.compile("x"), [1], [b"x"], 1])
+def test_what_is_no_list_of_origins(origins: Any) -> None:
+    with pytest.raises(TypeError):
+        check_origins(origins)
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "https://", "", "*", "https://a b"])
+def test_what_is_no_origin(origin: str) -> None:
+    with pytest.raises(ValueError, match="is not an origin"):
+        check_origins([origin])
+
+
+def test_the_rules_have_names() -> None:
+    assert (repr(SAME_HOST), repr(ANY)) == ("trio_ws.SAME_HOST", "trio_ws.ANY")
+
+
+@pytest.mark.parametrize(
+    "host", ["example.org", "example.org:80", "a-b.c_d", "127.0.0.1:1", "[::1]", "[::1]:65535", "a:"]
+)
+def test_hosts(host: str) -> None:
+    assert check_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", ":80", "a b", "a/b", "user@a", "a:b", "a:65536", "::1", "[::1", "a,b", "[::g]", "a:1:2", "ä", "a#", "a?b"],
+)
+def test_what_is_no_host(host: str) -> None:
+    assert not check_host(host)
+
+
+visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)
+
+
+@given(visible, visible)
+def test_any_origin_and_host(origin: str, host: str) -> None:
+    # Whatever it is, only a host that is named exactly is the same.
+    if is_allowed(request(origin, host=host), SAME_HOST):
+        assert origin.lower().partition("://")[2].partition(":")[0] in host.lower()
