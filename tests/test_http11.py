@@ -1250,3 +1250,18 @@ def test_software() -> None:
     name = software("1.2.3")
     assert name == f"trio_ws/1.2.3 Python/{platform.python_version()}"
     assert Headers(Server=name)["Server"] == name
+
+
+def test_is_empty() -> None:
+    parser = RequestParser()
+    assert parser.is_empty
+    parser.feed(REQUEST[:10])
+    assert not parser.is_empty
+
+
+@pytest.mark.parametrize("body", [b"", b"hello"])
+def test_what_answers_head_has_no_body(body: bytes) -> None:
+    data = Response(200, "OK", {"X-A": "1"}, body).serialize(head=True)
+    assert data.endswith(b"\r\n\r\n")
+    assert b"Content-Length: %d\r\n" % len(body) in data
+    assert Response(200, "OK", {"X-A": "1"}, body).serialize() == data + body

@@ -15,6 +15,7 @@ and its client gets 500.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +34,7 @@ from .protocol.deflate import DeflateServer
 from .protocol.handshake import accept, check_headers, is_upgrade, reject
 from .settings import Settings
 from .stream import StreamBroken, Transport
-from .tasks import GRACE, Connection
+from .tasks import GOODBYE_TIMEOUT, GRACE, Connection
 from .version import __version__
 from .websocket import WebSocket
 
@@ -51,6 +52,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+#: Seconds after which a client may try again that was turned away.
+RETRY_AFTER = 5
 
 #: The Server header.
 SERVER = software(__version__)
@@ -211,6 +215,7 @@ async def open_connection(
     *,
     server: Server | None = None,
     answered: Callable[[], object] = lambda: None,
+    interrupted: Callable[[], int] = lambda: 503,
 ) -> WebSocket | None:
     """Read requests and answer them. Return the WebSocket, or None if there is none; the peer has been told why.
 
@@ -220,11 +225,15 @@ async def open_connection(
         answering: How to answer.
         server: The server that the application is told about.
         answered: Called when a plain request has been answered, and the next one may come.
+        interrupted: Called when this is cancelled before there is an answer. Returns a status code for the answer.
     """
     reception = _Reception(stream, settings, answering, server)
     try:
         while await reception.serve_request():
             answered()
+    except trio.Cancelled:
+        await reception.turn_away(interrupted())
+        raise
     except StreamBroken as exc:
         logger.info("connection from %s lost during the opening handshake: %s", reception.opening.remote_address, exc)
         return None
@@ -246,6 +255,8 @@ class _Reception:
         # What came in behind the last request; whether there was one.
         self._received = b""
         self._has_served = False
+        # Whether an answer may be half-written.
+        self._sending = False
 
     async def serve_request(self) -> bool:
         """Read a request and answer it. Return whether the next one may come.
@@ -322,11 +333,23 @@ class _Reception:
         logger.info("opening handshake with %s failed: %s", self.opening.remote_address, exc)
         return reject(exc, server=self._answering.server_header)
 
+    async def turn_away(self, status: int) -> None:
+        """Answer with a status and nothing more, if that is possible and takes next to no time. Never raises."""
+        if self._sending or self._has_served:
+            return  # it waits for nothing, or may have half of another answer
+        headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
+        response = _closing(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
+            with contextlib.suppress(StreamBroken):
+                await self._send(self._answering.add_headers(response).serialize())
+
     async def _send(self, data: bytes) -> None:
+        self._sending = True
         if not self._transport.can_write_now():
             await self._transport.send([data])
         elif not self._transport.write_now([data]):
             await self._transport.send([])  # the rest, or to hear what is wrong
+        self._sending = False
 
     async def _linger(self) -> None:
         """Give the peer the time to read the answer: if we closed a socket with unread bytes, it would be reset."""

@@ -12,7 +12,7 @@ from trio_ws.exceptions import MessageTooBig, NegotiationError
 from trio_ws.frames import Frame, Opcode
 from trio_ws.protocol import Protocol, Role
 from trio_ws.protocol.codec import RSV2, RSV3
-from trio_ws.protocol.extensions import ClientExtension, Extension, Params, ServerExtension
+from trio_ws.protocol.extensions import ClientExtension, Extension, Params, ServerExtension, Shared
 from trio_ws.protocol.handshake import Agreement, accept, build_request, check_response
 from trio_ws.uri import parse_uri
 
@@ -175,3 +175,7 @@ def test_limits() -> None:
     client.receive(b"\x12\x03abc\x80\x03def")
     (event,) = drain(client)
     assert isinstance(event, MessageTooBig)
+
+
+def test_nothing_is_shared_at_first() -> None:
+    assert Shared().results == {}

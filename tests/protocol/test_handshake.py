@@ -15,10 +15,12 @@ from websockets.uri import parse_uri as their_parse_uri
 from trio_ws.datastructures import Headers
 from trio_ws.exceptions import (
     HeadTooBig,
+    HostNotServed,
     InvalidHandshake,
     InvalidHeader,
     InvalidMessage,
     InvalidMethod,
+    InvalidOrigin,
     InvalidStatus,
     InvalidUpgrade,
     NegotiationError,
@@ -28,8 +30,10 @@ from trio_ws.protocol.handshake import (
     Agreement,
     accept,
     build_request,
+    check_headers,
     check_response,
     check_subprotocols,
+    is_upgrade,
     reject,
 )
 from trio_ws.uri import parse_uri
@@ -237,6 +241,74 @@ def test_example_of_the_rfc() -> None:
     assert dict(answer.headers.raw_items()) == dict(RESPONSE)
     assert answer.body is None
     assert agreement == Agreement(None, ()) == Agreement()
+
+
+def test_more_headers() -> None:
+    answer, _ = accept(request(), headers=[("X-A", "1"), ("X-A", "2")])
+    assert answer.headers.get_all("X-A") == ["1", "2"]
+    assert answer.status_code == 101
+
+
+@pytest.mark.parametrize("name", ["Upgrade", "sec-websocket-accept", "Connection", "Content-Length"])
+def test_headers_that_are_not_the_servers(name: str) -> None:
+    with pytest.raises(InvalidHeader, match="sets this header itself"):
+        accept(request(), headers={name: "x"})
+    with pytest.raises(InvalidHeader):
+        check_headers({name: "x"})
+
+
+def test_headers_are_copied() -> None:
+    headers = Headers({"X-A": "1"})
+    copied = check_headers(headers)
+    assert copied == headers
+    assert copied is not headers
+
+
+@pytest.mark.parametrize("offered", [[], ["chat"], ["chat.v2, chat.v1", "news"]])
+def test_a_subprotocol_is_selected(offered: list[str]) -> None:
+    seen: list[Sequence[str]] = []
+
+    def select(subprotocols: Sequence[str]) -> str | None:
+        seen.append(subprotocols)
+        return subprotocols[-1] if subprotocols else None
+
+    asked = request([*REQUEST, *(("Sec-WebSocket-Protocol", value) for value in offered)])
+    answer, agreement = accept(asked, subprotocols=["chat"], select_subprotocol=select)
+    expected = [each for value in offered for each in value.split(", ")]
+    assert [list(each) for each in seen] == [expected]
+    assert agreement.subprotocol == answer.headers.get("Sec-WebSocket-Protocol") == (expected[-1] if expected else None)
+
+
+def test_no_subprotocol_is_selected() -> None:
+    asked = request([*REQUEST, ("Sec-WebSocket-Protocol", "chat")])
+    answer, agreement = accept(asked, subprotocols=["chat"], select_subprotocol=lambda _: None)
+    assert agreement.subprotocol is None
+    assert "Sec-WebSocket-Protocol" not in answer.headers
+
+
+@pytest.mark.parametrize("offered", [[], ["news"]])
+def test_a_subprotocol_that_was_not_offered_is_not_selected(offered: list[str]) -> None:
+    asked = request([*REQUEST, *(("Sec-WebSocket-Protocol", value) for value in offered)])
+    with pytest.raises(ValueError, match="chose 'chat', which the client does not speak"):
+        accept(asked, select_subprotocol=lambda _: "chat")
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([], False),
+        (["websocket"], True),
+        (["WebSocket"], True),
+        (["h2c, websocket"], True),
+        (["h2c", " websocket "], True),
+        (["websocket/13"], True),
+        (["h2c"], False),
+        (["websockets"], False),
+        ([""], False),
+    ],
+)
+def test_what_asks_for_an_upgrade(values: list[str], expected: bool) -> None:
+    assert is_upgrade(request(replace(REQUEST, "Upgrade", *values))) is expected
 
 
 def test_server_header() -> None:
@@ -484,6 +556,8 @@ def test_what_is_not_even_a_request(data: bytes, status: int) -> None:
         (InvalidHeader("Name", None, "reason"), 400),
         (InvalidHeader("Name", "\xe9\udcff\x1b\r\n", "reason"), 400),
         (InvalidUpgrade("Name", "value", "reason"), 426),
+        (InvalidOrigin("Origin", "https://evil.example", "reason"), 403),
+        (HostNotServed("Host", "other.example", "reason"), 421),
         (NegotiationError("reason"), 400),
         (InvalidHandshake("reason"), 400),
     ],
