@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 # Whatever a shell starts in the background ignores Ctrl-C, and so would all that is started from here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_proxies() -> Iterator[None]:
+    """Let no test depend on the proxy that this machine may need. Those about proxies set what they test."""
+    before = _take_proxies()
+    yield
+    _take_proxies()  # what a sample in the documentation has set
+    os.environ.update(before)
+
+
+def _take_proxies() -> dict[str, str]:
+    return {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

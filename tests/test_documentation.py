@@ -15,6 +15,8 @@ Nothing is skipped and nothing is hidden in the pages. Instead, what is around t
   free, and nothing leaves this machine.
 - ``wss://example.org`` is an echo server in there, which hangs up when nothing has come for ten seconds. Its
   certificate is issued by an authority that the test makes, and that the environment says to trust.
+- ``proxy.example`` is a proxy in there: an HTTP proxy that wants credentials on port 3128, the same inside TLS on port
+  3129, and a SOCKS proxy for everybody on port 1080.
 - The current directory is a new one. It has a certificate for ``localhost`` in cert.pem and key.pem, and the
   certificate of the authority in ca.pem.
 """
@@ -46,6 +48,8 @@ import trustme
 
 import trio_ws
 from trio_ws import cli
+
+from . import proxies
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -131,6 +135,14 @@ class Stage:
         if (host, port) not in self._ports:
             raise ConnectionRefusedError(f"nobody listens on {host}:{port}")
         return await trio_open_tcp_stream("127.0.0.1", self._ports[host, port])
+
+    async def start_proxy(self, port: int, proxy: proxies.Proxy, context: ssl.SSLContext | None = None) -> None:
+        """Let a proxy listen on a port of proxy.example."""
+
+        def start_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
+            return stream if context is None else trio.SSLStream(stream, context, server_side=True)
+
+        self._ports["proxy.example", port] = await proxies.start_proxy(self._nursery, proxy, start_tls)
 
     def run(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """What ``trio.run`` is here: the program begins when the code around it has ended."""
@@ -219,6 +231,12 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Perform:
             ca.issue_cert("example.org").configure_cert(context)
             listeners = await stage.open_tcp_listeners(443, host="example.org")
             nursery.start_soon(partial(trio_ws.serve, echo_until_idle, listeners=listeners, ssl=context))
+            private = proxies.Proxy((proxies.USERNAME, proxies.PASSWORD), stage.open_tcp_stream)
+            await stage.start_proxy(3128, private)
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            ca.issue_cert("proxy.example").configure_cert(tls)
+            await stage.start_proxy(3129, private, tls)
+            await stage.start_proxy(1080, proxies.Proxy(None, stage.open_tcp_stream))
             await play(stage)
             nursery.cancel_scope.cancel()
 
@@ -380,6 +398,23 @@ def test_file_example(perform: Perform, tmp_path: Path, monkeypatch: pytest.Monk
         async with trio_ws.connect("ws://localhost:8765") as ws:
             await ws.send("text")
             assert await ws.receive() == "received 4 bytes"
+
+    perform(play)
+
+
+def test_proxy_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(stage: Stage) -> None:
+        for variable, value, arguments, printed in [
+            ("", "", ["http://user:secret@proxy.example:3128"], "connected to 127.0.0.1\n"),
+            ("https_proxy", "http://user:secret@proxy.example:3128", [], "connected to 127.0.0.1\n"),
+            ("https_proxy", "http://user:wrong@proxy.example:3128", [], 'required\nit wants: Basic realm="test"\n'),
+            ("", "", ["http://nowhere.example"], "nobody listens on nowhere.example:80\n"),
+        ]:
+            if variable:
+                monkeypatch.setenv(variable, value)
+            monkeypatch.setattr(sys, "argv", ["through_proxy.py", "wss://example.org/", *arguments])
+            await run_example(stage, "through_proxy.py")
+            assert stage.new_output().lower().endswith(printed.lower())
 
     perform(play)
 

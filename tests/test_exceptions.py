@@ -28,6 +28,7 @@ from trio_ws.exceptions import (
     InvalidHeader,
     InvalidMessage,
     InvalidMethod,
+    InvalidProxy,
     InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
@@ -36,6 +37,7 @@ from trio_ws.exceptions import (
     NegotiationError,
     OpenTimeout,
     ProtocolError,
+    ProxyFailed,
     TLSFailed,
     TooManyHeaders,
     WebSocketException,
@@ -60,6 +62,7 @@ VALUES: dict[str, Any] = {
     "method": "POST",
     "name": "Upgrade",
     "peer": "ws://example.org/",
+    "proxy": "http://proxy.example:3128",
     "rcvd": BYE,
     "rcvd_then_sent": True,
     "reason": "it is wrong",
@@ -123,11 +126,13 @@ def test_the_tree_is_as_drawn(name: str, parent: str, others: list[str]) -> None
     "cls, expected",
     [
         (InvalidURI, ValueError),
+        (InvalidProxy, ValueError),
         (ProtocolError, ValueError),
         (InvalidData, ProtocolError),
         (MessageTooBig, ProtocolError),
         (ConnectFailed, OSError),
         (TLSFailed, ConnectFailed),
+        (ProxyFailed, ConnectFailed),
         (OpenTimeout, trio.TooSlowError),
         (OpenTimeout, TimeoutError),
         (InvalidMessage, ValueError),
@@ -251,11 +256,13 @@ def test_can_be_raised_with_a_cause_and_kept(cls: type[BaseException]) -> None:
     "exc, shown",
     [
         (InvalidURI("ws:/x", "no host"), ["ws:/x", "no host"]),
+        (InvalidProxy("http:/x", "no host"), ["http:/x", "no host"]),
         (ProtocolError("bad frame"), ["bad frame"]),
         (InvalidData("not UTF-8"), ["not UTF-8"]),
         (MessageTooBig(11, 10), ["11", "10"]),
         (ConnectFailed("example.org", "refused"), ["example.org", "refused"]),
         (TLSFailed("example.org", "bad certificate"), ["example.org", "bad certificate"]),
+        (ProxyFailed("example.org", "no", "http://a:1", RESPONSE), ["example.org", "no", "http://a:1"]),
         (OpenTimeout("example.org", 2.5), ["example.org", "2.5"]),
         (InvalidMessage("no HTTP"), ["no HTTP"]),
         (HeadTooBig(1234), ["1234"]),
@@ -322,7 +329,7 @@ def test_message_too_big_has_a_reason() -> None:
     assert (exc.size, exc.limit, exc.reason) == (11, 10, str(exc))
 
 
-@pytest.mark.parametrize("cls", [ConnectFailed, TLSFailed, OpenTimeout])
+@pytest.mark.parametrize("cls", [ConnectFailed, TLSFailed, ProxyFailed, OpenTimeout])
 def test_os_errors_have_no_errno(cls: type[OSError]) -> None:
     exc = make(cls)
     assert isinstance(exc, OSError)

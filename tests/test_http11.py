@@ -33,6 +33,7 @@ from trio_ws.http11 import (
     RequestParser,
     Response,
     ResponseParser,
+    TunnelParser,
     decode_body,
     reason_phrase,
     software,
@@ -749,6 +750,54 @@ def test_partial() -> None:
 def test_partial_is_the_response_in_the_end() -> None:
     parser = ResponseParser()
     assert parser.feed(LENGTH) == parser.partial
+
+
+# -- Answers of proxies --------------------------------------------------------------------------------------
+
+TUNNELS = {
+    "plain": b"HTTP/1.1 200 Connection established\r\n\r\n",
+    "HTTP/1.0": b"HTTP/1.0 200 OK\r\nProxy-Agent: x\r\n\r\n",
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "any 2xx": b"HTTP/1.1 299 x\r\n\r\n",
+    "length": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "after an interim response": CONTINUE + EARLY_HINTS + b"HTTP/1.1 200 OK\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", TUNNELS)
+@pytest.mark.parametrize("cut", [lambda data: [data], one_by_one], ids=["at once", "one by one"])
+def test_a_tunnel_begins_behind_the_headers(name: str, cut: Callable[[bytes], list[bytes]]) -> None:
+    parser = TunnelParser()
+    *pieces, last = cut(TUNNELS[name])
+    for piece in pieces:
+        assert parser.feed(piece) is None
+        assert parser.partial is None
+    response = parser.feed(last + b"hello")
+    assert response is not None
+    assert response.status_code // 100 == 2
+    assert response.body is None
+    assert parser.partial == response
+    assert parser.unused == b"hello"
+
+
+@pytest.mark.parametrize("name", [name for name, (_, status_code, _) in RESPONSES.items() if status_code >= 300])
+def test_a_refusal_is_like_any_response(name: str) -> None:
+    data, status_code, body = RESPONSES[name]
+    parser = TunnelParser()
+    response = parser.feed(data) or parser.feed(b"")
+    assert response is not None
+    assert (response.status_code, response.body) == (status_code, body)
+
+
+@pytest.mark.parametrize("data", [SWITCH, *BAD_RESPONSES.values()], ids=["switch", *BAD_RESPONSES])
+def test_bad_answers_of_proxies(data: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        parser = TunnelParser()
+        if parser.feed(data) is not None and parser.unused:
+            # What is wrong with a body is not with a tunnel.
+            raise InvalidMessage("it is too early for that")
+        parser.feed(b"")
 
 
 # -- Limits --------------------------------------------------------------------------------------------------

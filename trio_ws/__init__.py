@@ -12,6 +12,7 @@
 :mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
 :mod:`trio_ws.channels`         the inbox and the outbox between the two
 :mod:`trio_ws.stream`           the Trio stream below
+:mod:`trio_ws.proxy`            ``Proxy``, ``parse_proxy``, and the way through one
 :mod:`trio_ws.settings`         the options
 :mod:`trio_ws.protocol`         the protocol without I/O: bytes in, events out
 :mod:`trio_ws.frames`           ``Frame``, ``Opcode``, ``Close``, ``CloseCode``
@@ -45,6 +46,7 @@ from .exceptions import (
     InvalidMessage,
     InvalidMethod,
     InvalidOrigin,
+    InvalidProxy,
     InvalidRedirect,
     InvalidStatus,
     InvalidUpgrade,
@@ -53,6 +55,7 @@ from .exceptions import (
     NegotiationError,
     OpenTimeout,
     ProtocolError,
+    ProxyFailed,
     TLSFailed,
     TooManyHeaders,
     WebSocketException,
@@ -62,6 +65,7 @@ from .http11 import Request, Response
 from .opening import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
 from .origins import ANY, SAME_HOST, Origins
 from .protocol.deflate import Deflate
+from .proxy import Proxy, parse_proxy
 from .server import Handler, Server, serve, serve_over
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
@@ -96,6 +100,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidMethod",
     "InvalidOrigin",
+    "InvalidProxy",
     "InvalidRedirect",
     "InvalidStatus",
     "InvalidURI",
@@ -111,6 +116,8 @@ __all__ = [
     "ProcessRequest",
     "ProcessResponse",
     "ProtocolError",
+    "Proxy",
+    "ProxyFailed",
     "ReceiveStream",
     "Request",
     "Response",
@@ -129,6 +136,7 @@ __all__ = [
     "connect",
     "connect_over",
     "connect_unix",
+    "parse_proxy",
     "parse_uri",
     "serve",
     "serve_over",

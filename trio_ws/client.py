@@ -10,10 +10,9 @@ from __future__ import annotations
 import inspect
 import os
 import ssl as ssl_module
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 import trio
@@ -26,16 +25,14 @@ from .protocol import Role
 from .protocol.deflate import DeflateClient
 from .protocol.extensions import ClientExtension
 from .protocol.handshake import build_request, check_response
+from .proxy import Proxy, check_proxy, connect_through, find_proxy
 from .redirect import is_redirect, redirected, same_origin
 from .settings import Options, Settings
-from .stream import StreamBroken, Transport
+from .stream import StreamBroken, Transport, explain, explain_addresses, start_tls
 from .tasks import Connection
 from .uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
 from .version import __version__
 from .websocket import Session, WebSocket
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -71,6 +68,8 @@ def connect(
     max_redirects: int = MAX_REDIRECTS,
     happy_eyeballs_delay: float = 0.25,
     local_address: str | None = None,
+    proxy: Proxy | str | None = "auto",
+    proxy_ssl: ssl_module.SSLContext | None = None,
     **options: Unpack[Options],
 ) -> Connecting:
     """Connect to a WebSocket server, for as long as a block.
@@ -106,24 +105,37 @@ def connect(
             :exc:`InvalidStatus`.
         happy_eyeballs_delay: Seconds after which the next address of the host is tried too.
         local_address: The local IP address to connect from.
+        proxy: The proxy to connect through: the URL of one, such as ``"http://proxy.example:3128"``, or a
+            :class:`Proxy`. ``"auto"``, the default, for the one that the environment says, as other programs on the
+            machine do: see :func:`~trio_ws.proxy.find_proxy`. None for no proxy.
+        proxy_ssl: How to do TLS with an ``https://`` proxy. The default is like that of ``ssl``.
         **options: See :class:`Options`.
 
     Raises:
         InvalidURI: if the URI is not valid.
-        ConnectFailed: if the server cannot be reached, or hangs up; :exc:`TLSFailed` if TLS fails. On entering the
-            block, like the following ones.
+        InvalidProxy: if ``proxy`` is not valid; on entering the block if it is what the environment says.
+        ConnectFailed: if the server cannot be reached, or hangs up; :exc:`TLSFailed` if TLS fails, :exc:`ProxyFailed`
+            if there is no way through the proxy. On entering the block, like the following ones.
         OpenTimeout: if that takes longer than ``open_timeout`` seconds.
         InvalidStatus: if the server answers with another HTTP status than 101; it has the response.
             :exc:`InvalidRedirect` if that is a redirect where we do not go.
         InvalidHandshake: if the answer is not right in another way.
         TypeError: if an option is of the wrong type or does not exist.
         ValueError: if an option is out of range, ``ssl`` is given for a ``ws://`` URI or is not a context for clients,
-            or ``server_hostname`` cannot be the name of a server.
+            or ``server_hostname`` cannot be the name of a server; if ``proxy`` is one for a Unix socket; if
+            ``proxy_ssl`` is given for another proxy than an ``https://`` one, or is not a context for clients.
+        ImportError: if the proxy is a SOCKS proxy, and python-socks is not installed (``pip install trio-ws[socks]``).
+            On entering the block.
     """
     path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
     if ssl is not None and not parsed.secure:
         raise ValueError(f"ssl is for wss:// URIs, and this is {uri!r}")
-    way = _Way(parsed, path, ssl, server_hostname, happy_eyeballs_delay, local_address)
+    via = check_proxy(proxy, proxy_ssl)
+    if proxy_ssl is not None:
+        _check_tls(proxy_ssl, "localhost", "proxy_ssl")
+    if path is not None and isinstance(via, Proxy):
+        raise ValueError(f"there is no proxy on the way to a Unix socket, and this is {uri!r}")
+    way = _Way(parsed, path, ssl, server_hostname, happy_eyeballs_delay, local_address, via, proxy_ssl, user_agent)
     asking = _Asking(Settings(**options), user_agent, origin, headers, cookies, credentials)
     return Connecting(parsed, way.dial, asking, max_redirects, elsewhere=path is None)
 
@@ -288,6 +300,9 @@ class _Way:
         server_hostname: The name to check the certificate against, for that origin.
         happy_eyeballs_delay: Seconds after which the next address is tried too.
         local_address: Where to connect from.
+        proxy: The proxy, ``"auto"`` to look for one, or None. There is none to a Unix socket.
+        proxy_ssl: How to do TLS with it.
+        user_agent: How to introduce ourselves to it.
 
     Raises:
         ValueError: if TLS cannot be done in this way.
@@ -301,6 +316,9 @@ class _Way:
         server_hostname: str | None,
         happy_eyeballs_delay: float = 0.25,
         local_address: str | None = None,
+        proxy: Proxy | Literal["auto"] | None = None,
+        proxy_ssl: ssl_module.SSLContext | None = None,
+        user_agent: str | None = None,
     ) -> None:
         self._first = first
         self._path = path
@@ -308,11 +326,35 @@ class _Way:
         self._server_hostname = server_hostname
         self._happy_eyeballs_delay = happy_eyeballs_delay
         self._local_address = local_address
+        self._proxy = proxy
+        self._proxy_ssl = proxy_ssl
+        self._user_agent = user_agent
         if first.secure:
             _check_tls(self._context(), self._name(first))
 
     async def dial(self, uri: WebSocketURI) -> trio.abc.Stream:
         """Return a stream, after the handshake of TLS if there is one. When cancelled, nothing is left open."""
+        context = self._context() if uri.secure else None
+        stream = await self._dial(uri)
+        if context is None:
+            return stream
+        try:
+            return await start_tls(stream, context, self._name(uri))
+        except StreamBroken as exc:
+            raise TLSFailed(uri.host_header, str(exc)) from exc.__cause__
+
+    async def _dial(self, uri: WebSocketURI) -> trio.abc.Stream:
+        if self._path is None:
+            proxy = await find_proxy(uri) if self._proxy == "auto" else self._proxy
+            if proxy is not None:
+                return await connect_through(
+                    proxy,
+                    uri,
+                    ssl=self._proxy_ssl,
+                    user_agent=self._user_agent,
+                    happy_eyeballs_delay=self._happy_eyeballs_delay,
+                    local_address=self._local_address,
+                )
         stream: trio.abc.Stream
         try:
             if self._path is not None:
@@ -325,11 +367,9 @@ class _Way:
                     local_address=self._local_address,
                 )
         except OSError as exc:
-            reason = _explain(exc) if self._path is not None else await _explain_addresses(exc, uri.host, uri.port)
+            reason = explain(exc) if self._path is not None else await explain_addresses(exc, uri.host, uri.port)
             raise ConnectFailed(self._path or uri.host_header, reason) from exc
-        if not uri.secure:
-            return stream
-        return await _start_tls(stream, peer=uri.host_header, context=self._context(), name=self._name(uri))
+        return stream
 
     def _context(self) -> ssl_module.SSLContext:
         if self._ssl is None:
@@ -469,7 +509,7 @@ class Connecting:
                     response = parser.feed(await transport.receive())
         except StreamBroken as exc:
             if parser.partial is None:
-                raise ConnectFailed(self._uri.host_header, _explain(exc)) from exc.__cause__
+                raise ConnectFailed(self._uri.host_header, explain(exc)) from exc.__cause__
         except InvalidMessage:
             if parser.partial is None:
                 raise
@@ -483,73 +523,9 @@ def _show(uri: WebSocketURI) -> str:
     return f"{'wss' if uri.secure else 'ws'}://{uri.host_header}{uri.resource_name}"
 
 
-def _check_tls(context: ssl_module.SSLContext, name: str) -> None:
+def _check_tls(context: ssl_module.SSLContext, name: str, option: str = "ssl") -> None:
     """Raise now what would otherwise be raised when there is a connection, whoever the server is."""
     try:
         context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_hostname=name)
     except ssl_module.SSLError as exc:
-        raise ValueError("ssl is not a context for clients") from exc
-
-
-async def _start_tls(
-    stream: trio.abc.Stream, *, peer: str, context: ssl_module.SSLContext, name: str
-) -> trio.abc.Stream:
-    # An end without the goodbye of TLS cannot deceive us: frames and the closing handshake tell whether all has come.
-    tls = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
-    try:
-        await tls.do_handshake()
-    except trio.BrokenResourceError as exc:
-        await Transport(stream).aclose(0)
-        cause = exc.__cause__ or exc
-        raise TLSFailed(peer, f"TLS: {_explain(cause)}") from cause
-    except BaseException:
-        await Transport(stream).aclose(0)
-        raise
-    return tls
-
-
-async def _explain_addresses(exc: OSError, host: str, port: int) -> str:
-    """Say for each address of a host why it could not be connected to.
-
-    The errors do not all tell where they are from. So the addresses are looked up once more.
-    """
-    errors = [each for each in _leaves(exc) if isinstance(each, OSError) and each.errno is not None]
-    try:
-        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    except OSError:
-        found = []
-    addresses = {address[0]: address for *_, address in found if address[0] != host}
-    if not addresses:
-        return _explain(exc)
-    # Trio's own errors show the address as Python does; those that the system has at once are of the others.
-    named = {
-        name: [each for each in errors if each.strerror is not None and repr(address) in each.strerror]
-        for name, address in addresses.items()
-    }
-    others = [each for each in errors if not any(each in found for found in named.values())]
-    reasons = {name: _strerrors(found or others) for name, found in named.items()}
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or _explain(exc)
-
-
-def _leaves(exc: BaseException) -> list[BaseException]:
-    """Return what an error is made of."""
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for each in exc.exceptions for leaf in _leaves(each)]
-    return [exc] if exc.__cause__ is None else _leaves(exc.__cause__)
-
-
-def _strerrors(errors: list[OSError]) -> str:
-    return " or ".join(dict.fromkeys(os.strerror(each.errno) for each in errors if each.errno is not None))
-
-
-def _explain(exc: BaseException) -> str:
-    """Say in one line what went wrong. What is outermost often says only that something did."""
-    if isinstance(exc, BaseExceptionGroup):
-        return "; ".join(dict.fromkeys(_explain(each) for each in exc.exceptions))
-    if isinstance(exc, ssl_module.SSLCertVerificationError):
-        return f"certificate not accepted: {exc.verify_message}"
-    if exc.__cause__ is not None:
-        return _explain(exc.__cause__)
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return str(exc) or type(exc).__name__
+        raise ValueError(f"{option} is not a context for clients") from exc

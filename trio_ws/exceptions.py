@@ -4,11 +4,13 @@
 
     WebSocketException
     ├── InvalidURI                  (ValueError)   parse_uri()
+    ├── InvalidProxy                (ValueError)   parse_proxy()
     ├── ProtocolError               (ValueError)   a frame or message that RFC 6455 forbids
     │   ├── InvalidData                                 ... whose content is not what it says: 1007
     │   └── MessageTooBig                               ... or is larger than we accept: 1009
     ├── ConnectFailed               (OSError)      no connection, or lost before it was a WebSocket
-    │   └── TLSFailed
+    │   ├── TLSFailed
+    │   └── ProxyFailed                                 ... by a proxy
     ├── OpenTimeout                 (trio.TooSlowError, TimeoutError)
     ├── InvalidHandshake                           the opening handshake is not what it must be
     │   ├── InvalidMessage      (ValueError)            not HTTP/1.1
@@ -60,6 +62,7 @@ __all__ = [
     "InvalidMessage",
     "InvalidMethod",
     "InvalidOrigin",
+    "InvalidProxy",
     "InvalidRedirect",
     "InvalidStatus",
     "InvalidURI",
@@ -68,6 +71,7 @@ __all__ = [
     "NegotiationError",
     "OpenTimeout",
     "ProtocolError",
+    "ProxyFailed",
     "TLSFailed",
     "TooManyHeaders",
     "WebSocketException",
@@ -82,7 +86,7 @@ class WebSocketException(Exception):
     """Base class of every exception that this library defines."""
 
 
-# -- URI -----------------------------------------------------------------------------------------------------
+# -- URIs ----------------------------------------------------------------------------------------------------
 
 
 @attrs.define(slots=False, eq=False)
@@ -101,6 +105,27 @@ class InvalidURI(WebSocketException, ValueError):
         # A message ends up in logs, where a password has no place.
         shown = re.sub(r"(//[^/?#@]*:)[^/?#]*@", r"\1***@", str(self.uri))
         return f"{shown!r} is not a WebSocket URI: {self.reason}"
+
+
+def _without_credentials(url: object) -> str:
+    # Whatever is wrong with it. There is no "@" in a proxy but the one that ends the credentials.
+    return re.sub(r"^(\w[\w+.\-]*://)?.*@", r"\1***@", str(url), flags=re.DOTALL)
+
+
+@attrs.define(slots=False, eq=False)
+class InvalidProxy(WebSocketException, ValueError):
+    """A string does not name a proxy.
+
+    Attributes:
+        proxy: The string. Instead of user name and password, which must not end up in logs, it has ``***``.
+        reason: What is wrong with it.
+    """
+
+    proxy: str = attrs.field(converter=_without_credentials)
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.proxy!r} is not a proxy: {self.reason}"
 
 
 # -- Frames and messages -------------------------------------------------------------------------------------
@@ -185,6 +210,26 @@ class TLSFailed(ConnectFailed):
         peer: What we tried to reach, for messages.
         reason: What failed to verify.
     """
+
+
+@attrs.define(slots=False, eq=False)
+class ProxyFailed(ConnectFailed):
+    """The proxy cannot be reached, or there is no way through it.
+
+    Attributes:
+        peer: What we tried to reach through the proxy, for messages.
+        reason: What happened.
+        proxy: The proxy, without user name and password.
+        response: The whole answer, where there is one: status code, reason phrase, headers and body. Of a body that is
+            larger than 1 MiB, or that does not end, it has what came first. What was compressed is decompressed. None
+            for a SOCKS proxy.
+    """
+
+    proxy: str
+    response: Response | None = None
+
+    def __str__(self) -> str:
+        return f"cannot connect to {self.peer} through the proxy {self.proxy}: {self.reason}"
 
 
 @attrs.define(slots=False, eq=False)

@@ -25,7 +25,7 @@ import h11
 from .datastructures import TOKEN, Headers, HeadersLike
 from .exceptions import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 
-__all__ = ["Request", "RequestParser", "Response", "ResponseParser"]
+__all__ = ["Request", "RequestParser", "Response", "ResponseParser", "TunnelParser"]
 
 #: Most bytes of a start line and its headers.
 MAX_HEAD_SIZE = 32 * 1024
@@ -42,6 +42,9 @@ MAX_INTERIM_RESPONSES = 16
 _UPGRADE_REQUEST = h11.Request(
     method="GET", target="/", headers=[("Host", ""), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
 )
+
+# The same for an answer to a request for a tunnel.
+_CONNECT_REQUEST = h11.Request(method="CONNECT", target="example.org:443", headers=[("Host", "example.org:443")])
 
 # The status codes whose responses have no body, besides 1xx (RFC 9112, section 6.3).
 _BODILESS = (204, 304)
@@ -234,7 +237,7 @@ class _Parser:
 
     @property
     def unused(self) -> bytes:
-        """The bytes that were fed and came after the message: the first of the WebSocket connection."""
+        """The bytes that were fed and came after the message: the first of the WebSocket connection, or tunnel."""
         return self._connection.trailing_data[0] + bytes(self._held)
 
     def _hand_on_head(self) -> bool:
@@ -331,6 +334,9 @@ class ResponseParser(_Parser):
         max_body_size: Most bytes that the body may have.
     """
 
+    # What it is an answer to.
+    _asked = _UPGRADE_REQUEST
+
     def __init__(
         self,
         *,
@@ -339,7 +345,7 @@ class ResponseParser(_Parser):
         max_body_size: int = MAX_BODY_SIZE,
     ) -> None:
         super().__init__(h11.CLIENT, max_head_size, max_headers)
-        self._connection.send(_UPGRADE_REQUEST)
+        self._connection.send(self._asked)
         self._connection.send(h11.EndOfMessage())
         self._max_body_size = max_body_size
         self._interim_responses = 0
@@ -349,9 +355,12 @@ class ResponseParser(_Parser):
     @property
     def partial(self) -> Response | None:
         """The response as far as it has come, once its head has: for when the rest never comes."""
-        if self._head is None or self._head.status_code in _BODILESS:
+        if self._head is None or self._has_no_body(self._head.status_code):
             return self._head
         return attrs.evolve(self._head, body=bytes(self._body))
+
+    def _has_no_body(self, status_code: int) -> bool:
+        return status_code in _BODILESS
 
     def feed(self, data: bytes) -> Response | None:
         """Take what has arrived; return the response once it is whole.
@@ -394,7 +403,8 @@ class ResponseParser(_Parser):
                 self._body += event.data[:room]
                 if len(event.data) > room:
                     raise BodyTooBig(self._max_body_size)
-            elif isinstance(event, h11.EndOfMessage):
+            elif isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
+                # Paused is what h11 is where a tunnel begins.
                 return self.partial
             elif self._held:
                 # With so many bytes that it cannot use, h11 gives up. It never has more of them, so that it
@@ -414,6 +424,19 @@ class ResponseParser(_Parser):
             return Response(event.status_code, event.reason.decode("iso-8859-1"), self._headers(event))
         except InvalidHeader as exc:
             raise InvalidMessage(str(exc)) from exc
+
+
+class TunnelParser(ResponseParser):
+    """Reads the response of a proxy to a CONNECT request, fed in pieces of any size.
+
+    If it is 2xx, a tunnel begins right behind the headers. There is no body then, even where the headers give it a
+    length (RFC 9110, section 9.3.6). Anything else is read as :class:`ResponseParser` reads it.
+    """
+
+    _asked = _CONNECT_REQUEST
+
+    def _has_no_body(self, status_code: int) -> bool:
+        return status_code < 300 or super()._has_no_body(status_code)
 
 
 def decode_body(response: Response) -> Response:

@@ -82,7 +82,7 @@ def parse_uri(uri: str) -> WebSocketURI:
         raise InvalidURI(uri, f"it is not a str but {type(uri).__name__}")
     try:
         return _parse(uri)
-    except _Invalid as exc:
+    except Invalid as exc:
         raise InvalidURI(uri, exc.args[0]) from exc.__cause__
 
 
@@ -120,24 +120,24 @@ def parse_unix_uri(uri: str) -> tuple[str, WebSocketURI]:
         raise InvalidURI(uri, exc.reason) from exc
 
 
-class _Invalid(Exception):
+class Invalid(Exception):
     """What is wrong, for :func:`parse_uri` to report together with the URI."""
 
 
 def _parse(uri: str) -> WebSocketURI:
     for character in uri:
         if character <= " " or character == "\x7f":
-            raise _Invalid(f"the character {character!r} must be percent-encoded")
+            raise Invalid(f"the character {character!r} must be percent-encoded")
     scheme, rest = _split_scheme(uri)
     if "#" in rest:
-        raise _Invalid("a WebSocket URI has no fragment (RFC 6455, section 3)")
+        raise Invalid("a WebSocket URI has no fragment (RFC 6455, section 3)")
     if not rest.startswith("//"):
-        raise _Invalid("it has no host")
+        raise Invalid("it has no host")
     rest, _, query = rest[2:].partition("?")
     authority, slash, path = rest.partition("/")
     user_info, at, host_and_port = authority.rpartition("@")
     username, password = _parse_user_info(user_info) if at else (None, None)
-    host, port = _parse_host_and_port(host_and_port, DEFAULT_PORTS[scheme])
+    host, port = parse_host_and_port(host_and_port, DEFAULT_PORTS[scheme])
     return WebSocketURI(
         secure=scheme == "wss",
         host=host,
@@ -152,33 +152,33 @@ def _parse(uri: str) -> WebSocketURI:
 def _split_scheme(uri: str) -> tuple[str, str]:
     match = _SCHEME.fullmatch(uri)
     if match is None:
-        raise _Invalid("it has no scheme")
+        raise Invalid("it has no scheme")
     scheme = match[1].lower()
     if scheme not in DEFAULT_PORTS:
-        raise _Invalid(f"the scheme is ws or wss, not {match[1]}")
+        raise Invalid(f"the scheme is ws or wss, not {match[1]}")
     return scheme, match[2]
 
 
 def _parse_user_info(user_info: str) -> tuple[str, str]:
     username, colon, password = user_info.partition(":")
     if not colon:
-        raise _Invalid("it has a user name without a password")
-    return _unquote(username), _unquote(password)
+        raise Invalid("it has a user name without a password")
+    return unquote_user_info(username), unquote_user_info(password)
 
 
-def _unquote(text: str) -> str:
+def unquote_user_info(text: str) -> str:
     quoted = _quote(text, "user information", _USER_INFO_CHARACTERS)
     try:
         return urllib.parse.unquote(quoted, errors="strict")
     except UnicodeDecodeError as exc:
-        raise _Invalid("the percent-encoding in the user information is not UTF-8") from exc
+        raise Invalid("the percent-encoding in the user information is not UTF-8") from exc
 
 
-def _parse_host_and_port(text: str, default_port: int) -> tuple[str, int]:
+def parse_host_and_port(text: str, default_port: int) -> tuple[str, int]:
     if text.startswith("["):
         address, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise _Invalid("the brackets around an IPv6 address do not match")
+            raise Invalid("the brackets around an IPv6 address do not match")
         host = _parse_ipv6(address)
         port = rest[1:]
     else:
@@ -189,7 +189,7 @@ def _parse_host_and_port(text: str, default_port: int) -> tuple[str, int]:
     # No more than five digits, without leading zeros: int() of a very long string is slow, or refused.
     digits = port.lstrip("0")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and int(digits) <= 65535):
-        raise _Invalid(f"the port is a number from 1 to 65535, not {port!r}")
+        raise Invalid(f"the port is a number from 1 to 65535, not {port!r}")
     return host, int(digits)
 
 
@@ -200,40 +200,40 @@ def _parse_ipv6(address: str) -> str:
             raise ValueError("a zone is not allowed")
         return str(ipaddress.IPv6Address(address))
     except ValueError as exc:
-        raise _Invalid(f"{address!r} is not an IPv6 address") from exc
+        raise Invalid(f"{address!r} is not an IPv6 address") from exc
 
 
 def _parse_host(host: str) -> str:
     if not host:
-        raise _Invalid("it has no host")
+        raise Invalid("it has no host")
     if "%" in host:
         if _BAD_ESCAPE.search(host):
-            raise _Invalid("a percent sign in the host is not followed by two hexadecimal digits")
+            raise Invalid("a percent sign in the host is not followed by two hexadecimal digits")
         try:
             host = urllib.parse.unquote(host, errors="strict")
         except UnicodeDecodeError as exc:
-            raise _Invalid("the percent-encoding in the host is not UTF-8") from exc
+            raise Invalid("the percent-encoding in the host is not UTF-8") from exc
     if not host.isascii():
         try:
             host = idna.encode(host, uts46=True).decode()
         except UnicodeError as exc:
-            raise _Invalid(f"the host {host!r} has no IDNA encoding: {exc}") from exc
+            raise Invalid(f"the host {host!r} has no IDNA encoding: {exc}") from exc
     if not _HOST_CHARACTERS.fullmatch(host):
-        raise _Invalid(f"the host {host!r} has a character that no host has")
+        raise Invalid(f"the host {host!r} has a character that no host has")
     if any(len(label) > 63 for label in host.split(".")) or len(host.removesuffix(".")) > 253:
-        raise _Invalid("a host has at most 253 characters, 63 between two dots")
+        raise Invalid("a host has at most 253 characters, 63 between two dots")
     if host.startswith(".") or ".." in host:
-        raise _Invalid(f"a label of the host {host!r} is empty")
+        raise Invalid(f"a label of the host {host!r} is empty")
     return host.lower()
 
 
 def _quote(text: str, what: str, allowed: re.Pattern[str]) -> str:
     if _BAD_ESCAPE.search(text):
-        raise _Invalid(f"a percent sign in the {what} is not followed by two hexadecimal digits")
+        raise Invalid(f"a percent sign in the {what} is not followed by two hexadecimal digits")
     try:
         quoted = "".join(c if c.isascii() else urllib.parse.quote(c, safe="") for c in text)
     except UnicodeEncodeError as exc:
-        raise _Invalid(f"the {what} cannot be encoded as UTF-8") from exc
+        raise Invalid(f"the {what} cannot be encoded as UTF-8") from exc
     if not allowed.fullmatch(quoted):
-        raise _Invalid(f"the {what} has a character that must be percent-encoded")
+        raise Invalid(f"the {what} has a character that must be percent-encoded")
     return quoted
