@@ -42,7 +42,7 @@ TABLE = [
     ["websocket"],
     ["redirect", "cookies", "proxy", "origins"],
     ["opening"],
-    ["auth"],
+    ["auth", "limits", "listeners"],
     ["routing"],
     ["client", "server", "bytestream"],
     ["reconnect", "broadcast"],

@@ -33,7 +33,7 @@ from trio_ws.exceptions import (
 )
 from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, Response, ResponseParser
 from trio_ws.server import ACCEPT_DELAY
-from trio_ws.tasks import GRACE
+from trio_ws.tasks import GOODBYE_TIMEOUT, GRACE
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -668,7 +668,7 @@ async def test_slow_clients(
                 await trio.sleep(0.4)
 
     nursery.start_soon(trickle)
-    assert await read_to_end(client) == b""
+    assert (await read_to_end(client)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert trio.current_time() - begin == seconds
     (record,) = caplog.records
     assert record.levelno == logging.INFO
@@ -1115,7 +1115,7 @@ async def test_cancelled(caplog: Logs, autojump_clock: trio.testing.MockClock) -
         assert listener.closed
         assert server.connections == frozenset()
     assert [exc.rcvd for exc in closings] == 8 * [trio_ws.Close(1001, "")]
-    assert await read_to_end(opening) == b""
+    assert (await read_to_end(opening)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert trio.current_time() == begin
     assert caplog.records == []
     await server.aclose()  # does nothing any more, and does not wait
@@ -1300,9 +1300,84 @@ async def test_close_cuts_opening_handshakes(
     await trio.testing.wait_all_tasks_blocked()
     await server.aclose()
     for client in clients:
-        assert await read_to_end(client) == b""
+        answer = await read_to_end(client)
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nRetry-After: 5\r\n" in answer
     assert trio.current_time() == begin
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("grace", [0, 3])
+async def test_grace(grace: float, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    begin = trio.current_time()
+    ended: list[float] = []
+
+    async def busy(_: trio_ws.WebSocket) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(trio.current_time() - begin)
+
+    server, listener = await start_in_memory(nursery, busy)
+    async with trio_ws.connect_over(listener.connect(), "ws://any/") as ws:
+        await server.aclose(1012, "restarting", grace=grace)
+        assert (await closing_of(ws)).rcvd == trio_ws.Close(1012, "restarting")
+    assert ended == [max(grace, GOODBYE_TIMEOUT)]
+
+
+async def test_grace_can_be_shortened(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    begin = trio.current_time()
+    server, listener = await start_in_memory(nursery, never_ends)
+    async with trio_ws.connect_over(listener.connect(), "ws://any/") as ws:
+        async with trio.open_nursery() as closing:
+            closing.start_soon(partial(server.aclose, grace=100))
+            await trio.sleep(2)
+            closing.start_soon(partial(server.aclose, grace=1))
+            closing.start_soon(partial(server.aclose, grace=50))
+        assert trio.current_time() - begin == 3
+        await closing_of(ws)
+
+
+async def never_ends(_: trio_ws.WebSocket) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan")])
+async def test_grace_that_is_none(grace: float, nursery: trio.Nursery) -> None:
+    server = await start_tcp(nursery)
+    with pytest.raises(ValueError, match="grace"):
+        await server.aclose(grace=grace)
+    assert await answers(server)
+
+
+async def answers(server: trio_ws.Server) -> bool:
+    async with trio_ws.connect(url(server)) as ws:
+        await ws.send("hello")
+        return await ws.receive() == "hello"
+
+
+async def test_a_new_certificate(
+    authority: trustme.CA, server_context: ssl.SSLContext, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    server = await start_tcp(nursery, ssl=server_context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    uri = f"wss://localhost:{server.port}"
+
+    def serial(ws: trio_ws.WebSocket) -> object:
+        stream = ws._connection.transport._stream
+        assert isinstance(stream, trio.SSLStream)
+        return stream.getpeercert()["serialNumber"]
+
+    async with trio_ws.connect(uri, ssl=trusting) as old:
+        issued = authority.issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "new.pem")
+        server_context.load_cert_chain(tmp_path / "new.pem")
+        async with trio_ws.connect(uri, ssl=trusting) as new:
+            assert serial(new) != serial(old)
+            for ws in (old, new):
+                await ws.send("hello")
+                assert await ws.receive() == "hello"
 
 
 async def test_close_at_the_end_of_an_opening_handshake(

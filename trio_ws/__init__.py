@@ -6,6 +6,8 @@
 :mod:`trio_ws.opening`          a server's side of the opening handshake
 :mod:`trio_ws.origins`          which pages may connect
 :mod:`trio_ws.auth`             ``basic_auth``
+:mod:`trio_ws.limits`           ``Limits``: how much a server takes on
+:mod:`trio_ws.listeners`        what a server listens on
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
 :mod:`trio_ws.broadcast`        ``broadcast``: one message to many connections
 :mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
@@ -58,10 +60,13 @@ from .exceptions import (
     ProxyFailed,
     TLSFailed,
     TooManyHeaders,
+    TooManyMessages,
     WebSocketException,
 )
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
+from .limits import Limits
+from .listeners import open_systemd_listeners
 from .opening import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
 from .origins import ANY, SAME_HOST, Origins
 from .protocol.deflate import Deflate
@@ -105,6 +110,7 @@ __all__ = [
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
+    "Limits",
     "MessageTooBig",
     "MultipleValuesError",
     "NegotiationError",
@@ -126,6 +132,7 @@ __all__ = [
     "Server",
     "TLSFailed",
     "TooManyHeaders",
+    "TooManyMessages",
     "WebSocket",
     "WebSocketException",
     "WebSocketURI",
@@ -136,6 +143,7 @@ __all__ = [
     "connect",
     "connect_over",
     "connect_unix",
+    "open_systemd_listeners",
     "parse_proxy",
     "parse_uri",
     "serve",

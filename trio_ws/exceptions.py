@@ -7,7 +7,8 @@
     ├── InvalidProxy                (ValueError)   parse_proxy()
     ├── ProtocolError               (ValueError)   a frame or message that RFC 6455 forbids
     │   ├── InvalidData                                 ... whose content is not what it says: 1007
-    │   └── MessageTooBig                               ... or is larger than we accept: 1009
+    │   ├── MessageTooBig                               ... or is larger than we accept: 1009
+    │   └── TooManyMessages                         more of them than we accept: 1008
     ├── ConnectFailed               (OSError)      no connection, or lost before it was a WebSocket
     │   ├── TLSFailed
     │   └── ProxyFailed                                 ... by a proxy
@@ -74,6 +75,7 @@ __all__ = [
     "ProxyFailed",
     "TLSFailed",
     "TooManyHeaders",
+    "TooManyMessages",
     "WebSocketException",
 ]
 
@@ -180,6 +182,24 @@ class MessageTooBig(ProtocolError):
     @reason.default
     def _reason(self) -> str:
         return f"message of at least {self.size} bytes, the limit is {self.limit}"
+
+
+@attrs.define(slots=False, eq=False)
+class TooManyMessages(ProtocolError):
+    """The peer sends more messages than we accept.
+
+    Attributes:
+        limit: How many per second it may send.
+    """
+
+    limit: float
+    reason: str = attrs.field(init=False)
+
+    code = 1008
+
+    @reason.default
+    def _reason(self) -> str:
+        return f"more than {self.limit:g} messages per second"
 
 
 # -- Connecting ----------------------------------------------------------------------------------------------

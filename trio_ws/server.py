@@ -12,27 +12,34 @@ import errno
 import os
 import ssl as ssl_module
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
 import trio
 
 from .datastructures import HeadersLike
 from .exceptions import ConnectionClosed
 from .frames import Close, CloseCode
+from .http11 import Request, Response
+from .limits import Limits
+from .listeners import open_tcp_listeners, open_unix_listener
 from .opening import (
+    RETRY_AFTER,
     SERVER,
     Answering,
+    Opening,
     ProcessRequest,
     ProcessResponse,
     SelectSubprotocol,
     logger,
     open_connection,
 )
-from .origins import SAME_HOST, Origins
+from .origins import ANY, SAME_HOST, Origins
 from .settings import Options, Settings
 from .stream import Transport
-from .tasks import GRACE
+from .tasks import GOODBYE_TIMEOUT, GRACE
 from .websocket import Session, WebSocket
 
 if sys.version_info < (3, 11):
@@ -46,6 +53,11 @@ __all__ = ["Handler", "Server", "serve", "serve_over"]
 #: Seconds to wait when the system cannot accept one more connection, and what it says then.
 ACCEPT_DELAY = 0.1
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+#: How many requests above a limit are answered at the same time. More than that are closed at once.
+MAX_TURNING_AWAY = 100
+
+_LIMITS = Limits()
 
 #: What is called for each connection. When it returns, the connection is closed.
 Handler: TypeAlias = Callable[[WebSocket], Awaitable[object]]
@@ -63,6 +75,8 @@ async def serve(
     listeners: _Listeners | None = None,
     ssl: ssl_module.SSLContext | None = None,
     backlog: int | None = None,
+    reuse_port: bool = False,
+    limits: Limits = _LIMITS,
     process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
     process_response: ProcessResponse | None = None,
     select_subprotocol: SelectSubprotocol | None = None,
@@ -89,10 +103,14 @@ async def serve(
         handler: An async function that takes a :class:`WebSocket`.
         port: The TCP port to listen on; 0 for any that is free.
         host: The name or address to listen on; None for all of this machine.
-        path: A Unix socket to listen on instead.
+        path: A Unix socket to listen on instead. What a server has left there that was killed is replaced.
         listeners: Trio listeners to accept from instead; they are closed at the end.
-        ssl: How to do TLS; None for plain connections.
+        ssl: How to do TLS; None for plain connections. A certificate that is loaded into the context later
+            (``load_cert_chain``) is used for the connections that come then.
         backlog: How many connections the operating system holds until they are accepted; None for a good default.
+        reuse_port: Whether other processes may listen on the same port, among which the system then divides the
+            connections.
+        limits: How much the server takes on.
         process_request: Called with an :class:`Opening` and the :class:`Request`, for each request, be it for a
             WebSocket or not. It returns a :class:`Response` to answer with, for which :meth:`Opening.respond` is of
             use, or None to let the handshake go on. It may be async. Of several functions in a sequence, the first
@@ -122,6 +140,10 @@ async def serve(
         raise TypeError("exactly one of port, path and listeners says where to listen")
     if host is not None and port is None:
         raise TypeError("host goes with port")
+    if reuse_port and port is None:
+        raise TypeError("reuse_port goes with port")
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits are Limits, not {limits!r}")
     if listeners is not None and not listeners:
         raise ValueError("there is nothing to listen on: listeners is empty")
     settings = Settings(**options)
@@ -138,12 +160,12 @@ async def serve(
     if ssl is not None:
         _check_tls(ssl)
     if port is not None:
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        listeners = await open_tcp_listeners(port, host=host, backlog=backlog, reuse_port=reuse_port)
     elif path is not None:
-        listener, ours = await _listen_unix(path, backlog)
+        listener, ours = await open_unix_listener(path, backlog)
         listeners = [listener]
     assert listeners is not None
-    server = Server(listeners, handler, settings, ssl, answering)
+    server = Server(listeners, handler, settings, ssl, answering, limits)
     try:
         await server._run(task_status)
     finally:
@@ -209,12 +231,20 @@ class Server:
         settings: Settings,
         ssl: ssl_module.SSLContext | None,
         answering: Answering,
+        limits: Limits = _LIMITS,
     ) -> None:
         self._listeners = listeners
         self._handler = handler
         self._settings = settings
         self._answering = answering
         self._ssl = ssl
+        self._limits = limits
+        # How requests above a limit are answered, and how many are at the moment.
+        self._busy = attrs.evolve(answering, process_request=_say_busy, process_response=None, origins=ANY, hosts=None)
+        self._turning_away = 0
+        # All connections, and how many of them come from each address.
+        self._count = 0
+        self._by_address: Counter[str] = Counter()
         # The connections in their opening handshakes, and those that are open.
         self._opening: set[trio.CancelScope] = set()
         self._open: set[WebSocket] = set()
@@ -250,22 +280,26 @@ class Server:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._addresses} with {len(self._open)} connections>"
 
-    async def aclose(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
+    async def aclose(self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, grace: float | None = None) -> None:
         """Stop accepting, close all connections, wait for their handlers, and let ``serve`` return.
 
-        Handlers can receive what their peers had sent before they close. After ``close_timeout`` seconds the handlers
-        that have not returned are cancelled. Connections in the middle of the opening handshake are cut.
+        Handlers can receive what their peers had sent before they close. Those that have not returned after ``grace``
+        seconds are cancelled. Requests that have no answer yet get 503.
 
-        When cancelled, it does not wait for that; the server goes on closing. A handler that calls this waits for
-        itself until it is cancelled: let another task do it.
+        When cancelled, it does not wait for that; the server goes on closing. Called again, it can only shorten the
+        time. A handler that calls this waits for itself until it is cancelled: let another task do it.
 
         Args:
             code: The close code.
             reason: Text for the peers' logs, at most 123 bytes of UTF-8.
+            grace: Seconds that handlers have to return, at least a tenth of one. None: as long as the closing handshakes may take, which is
+                ``close_timeout``, and half a second.
 
         Raises:
-            ValueError: if the code may not be sent, or the reason is too long.
+            ValueError: if the code may not be sent, the reason is too long, or ``grace`` is negative.
         """
+        if grace is not None and not grace >= 0:
+            raise ValueError(f"grace is a number of seconds, not {grace!r}")
         if code == CloseCode.NO_STATUS_RCVD:
             raise ValueError(f"{code} is not a close code that may be sent")
         close = Close(code, reason)
@@ -277,7 +311,10 @@ class Server:
             for ws in self._open:
                 self._begin_closing(ws, close)
         # The connections have their deadlines; the extra time is for handlers to see how it ended, and return.
-        deadline = trio.current_time() + self._settings.close_timeout + GRACE
+        if grace is None:
+            grace = self._settings.close_timeout + GRACE
+        # Close frames take a moment, too: what is cancelled in the middle of writing cannot write anything more.
+        deadline = trio.current_time() + max(grace, GOODBYE_TIMEOUT)
         self._serving.deadline = min(self._serving.deadline, deadline)
         await self._stopped.wait()
 
@@ -317,12 +354,55 @@ class Server:
 
     async def _serve_connection(self, stream: trio.abc.Stream) -> None:
         """Serve a connection from beginning to end. Raises nothing but cancellation, and what is no ``Exception``."""
+        address = _host_of(stream)
+        reason = self._find_limit(address)
+        if reason is not None:
+            await self._turn_away(stream, reason)
+            return
+        self._count += 1
+        self._by_address[address] += 1
+        try:
+            await self._serve_within_limits(stream)
+        finally:
+            self._count -= 1
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+    def _find_limit(self, address: str) -> str | None:
+        """Return the limit that one more connection would pass; None if there is none."""
+        limits = self._limits
+        if limits.connections is not None and self._count >= limits.connections:
+            return f"there are {self._count} connections"
+        if limits.openings is not None and len(self._opening) >= limits.openings:
+            return f"there are {len(self._opening)} opening handshakes in progress"
+        if limits.per_address is not None and address and self._by_address[address] >= limits.per_address:
+            return f"there are {self._by_address[address]} connections from its address"
+        return None
+
+    async def _turn_away(self, stream: trio.abc.Stream, reason: str) -> None:
+        """Answer a request with 503, if there is one at once and not too many wait for that."""
+        logger.info("connection from %s turned away: %s", Transport(stream).remote_address, reason)
+        try:
+            # TLS would be the most that there is to do for the connection.
+            if self._ssl is None and self._turning_away < MAX_TURNING_AWAY:
+                self._turning_away += 1
+                try:
+                    with trio.move_on_after(GRACE):
+                        await open_connection(stream, self._settings, self._busy)
+                finally:
+                    self._turning_away -= 1
+        finally:
+            await Transport(stream).aclose(0)
+
+    async def _serve_within_limits(self, stream: trio.abc.Stream) -> None:
         if self._ssl is not None:
             # As on the client's side: frames and the closing handshake tell whether all has come.
             stream = trio.SSLStream(stream, self._ssl, server_side=True, https_compatible=True)
         ws = await self._open_in_time(stream)
         if ws is None:
             return
+        ws._connection.watch(self._limits.messages_per_second, self._limits.idle, self._limits.lifetime)
         lost = False
         try:
             async with Session(ws):
@@ -355,6 +435,9 @@ class Server:
                 def answered() -> None:
                     scope.deadline = trio.current_time() + seconds  # for the next request
 
+                def interrupted() -> int:
+                    return 408 if trio.current_time() >= scope.deadline and self._close is None else 503
+
                 self._opening.add(scope)
                 try:
                     ws = await open_connection(
@@ -363,6 +446,7 @@ class Server:
                         self._answering,
                         server=self if self._listeners else None,
                         answered=answered,
+                        interrupted=interrupted,
                     )
                 finally:
                     self._opening.discard(scope)
@@ -373,6 +457,16 @@ class Server:
             if ws is None:
                 await Transport(stream).aclose(0)
         return ws
+
+
+def _say_busy(opening: Opening, _request: Request) -> Response:
+    return opening.respond(503, "try again later\n", {"Retry-After": str(RETRY_AFTER), "Connection": "close"})
+
+
+def _host_of(stream: trio.abc.Stream) -> str:
+    """Return the IP address of a peer; empty if it has none."""
+    address = Transport(stream).remote_address
+    return str(address[0]) if isinstance(address, tuple) else ""
 
 
 def _log_failure(ws: WebSocket, exc: BaseException, lost: bool) -> None:
@@ -396,19 +490,6 @@ def _check_tls(context: ssl_module.SSLContext) -> None:
         context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_side=True)
     except ssl_module.SSLError as exc:
         raise ValueError("ssl is not a context for servers") from exc
-
-
-async def _listen_unix(path: _Path, backlog: int | None) -> tuple[trio.SocketListener, os.stat_result]:
-    """Return a listener, and what tells the file that it has made from any other."""
-    sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-    try:
-        await sock.bind(os.fspath(path))
-        sock.listen(min(backlog or 0xFFFF, 0xFFFF))
-        ours = os.stat(path)
-    except BaseException:
-        sock.close()
-        raise
-    return trio.SocketListener(sock), ours
 
 
 def _address(listener: trio.abc.Listener[Any]) -> Any:

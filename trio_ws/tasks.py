@@ -70,6 +70,7 @@ from .exceptions import (
     ConnectionClosedLocally,
     ConnectionClosedOK,
     ProtocolError,
+    TooManyMessages,
 )
 from .frames import Close, CloseCode, Opcode
 from .protocol import LastPart, Message, Protocol, Role
@@ -206,6 +207,26 @@ class Recent:
         self._connections.pop(connection, None)
 
 
+class Rate:
+    """So many messages per second on average, and in a second as many at once.
+
+    Args:
+        limit: How many.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._left = max(limit, 1.0)
+        self._at = trio.current_time()
+
+    def take(self, count: int) -> bool:
+        """Take note of messages. Return whether they are within the limit."""
+        now = trio.current_time()
+        self._left = min(max(self.limit, 1.0), self._left + (now - self._at) * self.limit) - count
+        self._at = now
+        return self._left >= 0
+
+
 class Connection:
     """What the tasks of an open connection and the calls of its user share.
 
@@ -220,8 +241,10 @@ class Connection:
     __slots__ = (
         "_gather_until",
         "_ping_numbers",
+        "_rate",
         "_start",
         "absences",
+        "active_at",
         "attended",
         "cause",
         "closed",
@@ -229,7 +252,9 @@ class Connection:
         "cut_off",
         "encoding",
         "ending",
+        "expires_at",
         "heard_at",
+        "idle",
         "inbox",
         "latency",
         "listening_since",
@@ -279,6 +304,11 @@ class Connection:
         #: Whether extensions are in use, so that encoding may take long. If so, who has used them last.
         self.transforms: bool = bool(extensions)
         self.recent: Recent | None = Recent.current() if extensions else None
+        # What limits it, on a server: see watch(). When the last message came or went, if that is of interest.
+        self._rate: Rate | None = None
+        self.idle: float | None = None
+        self.expires_at: float | None = None
+        self.active_at: float | None = None
         # Until when messages are not written at once.
         self._gather_until = -math.inf
         #: Whether messages are being encoded. When this is interrupted, no more of them can be.
@@ -318,8 +348,20 @@ class Connection:
         self.outbox.set_writer(self.run)
         if self.self_service:
             self.absences.note(self)
-        if not self.self_service or self.settings.ping_interval is not None:
+        if not self.self_service or self.settings.ping_interval is not None or self.has_deadlines:
             self.run()
+
+    def watch(self, messages_per_second: float | None, idle: float | None, lifetime: float | None) -> None:
+        """Say what limits the connection, before it is opened; see :class:`trio_ws.Limits`."""
+        self._rate = None if messages_per_second is None else Rate(messages_per_second)
+        self.idle = idle
+        self.active_at = None if idle is None else trio.current_time()
+        self.expires_at = None if lifetime is None else trio.current_time() + lifetime
+
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether it is closed after some time, whatever its user does."""
+        return self.idle is not None or self.expires_at is not None
 
     def run(self) -> None:
         """Let the tasks run, if they do not yet."""
@@ -474,6 +516,8 @@ class Connection:
         chunks = self.protocol.encode_all(frames)
         if self.recent is not None:
             self.note_encoding(frames)
+        if self.active_at is not None and frames and frames[-1][0] & 0x0F < Opcode.CLOSE:
+            self.active_at = trio.current_time()
         return chunks
 
     def note_encoding(self, frames: Sequence[OutgoingFrame]) -> None:
@@ -561,11 +605,14 @@ class Connection:
     def _hand_on(self) -> None:
         protocol, inbox, outbox = self.protocol, self.inbox, self.outbox
         answered = False
+        count = 0
         if messages := protocol.next_messages():
             inbox.put_all(messages)
+            count = len(messages)
         while (event := protocol.next_event()) is not None:
             if isinstance(event, (str, bytes, LastPart)):
                 inbox.put(event)
+                count += 1
             elif isinstance(event, ProtocolError):
                 self.ending = event
             elif event.opcode is Opcode.PING:
@@ -576,6 +623,10 @@ class Connection:
             else:
                 self.ending = protocol.closing.rcvd
         inbox.progress()
+        if count and self.active_at is not None:
+            self.active_at = self.heard_at
+        if count and self._rate is not None and not self._rate.take(count) and self.ending is None:
+            self.ending = TooManyMessages(self._rate.limit)
         if answered:
             self.flush()
 
@@ -620,6 +671,8 @@ async def run(connection: Connection) -> None:
                 connection.outbox.set_writer(partial(nursery.start_soon, write_loop, connection))
                 if connection.settings.ping_interval is not None:
                     nursery.start_soon(keepalive, connection)
+                if connection.has_deadlines:
+                    nursery.start_soon(expire, connection)
                 await read_loop(connection)
                 if not connection.writing_over.is_set():
                     await connection.writing_over.wait()
@@ -835,6 +888,22 @@ async def keepalive(connection: Connection) -> None:
                 await connection.writing_over.wait()
             connection.abort()
             return
+
+
+@trio.lowlevel.enable_ki_protection
+async def expire(connection: Connection) -> None:
+    """Close the connection when no message has come or gone for too long, or when it is too old."""
+    expires_at = math.inf if connection.expires_at is None else connection.expires_at
+    while True:
+        idle_at = math.inf
+        if connection.idle is not None and connection.active_at is not None:
+            idle_at = connection.active_at + connection.idle
+        now = trio.current_time()
+        if now >= min(idle_at, expires_at):
+            reason = "idle for too long" if idle_at <= now else "open for too long"
+            connection.begin_closing(Close(CloseCode.GOING_AWAY, reason))
+            return
+        await trio.sleep_until(min(idle_at, expires_at))
 
 
 async def _is_alive(connection: Connection, ping: Ping, allowed: float) -> bool:

@@ -1,0 +1,321 @@
+"""What a server takes on, and what becomes of what is too much."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import trio_ws
+from trio_ws import Limits
+from trio_ws.server import MAX_TURNING_AWAY
+from trio_ws.tasks import Rate
+
+MockClock = trio.testing.MockClock
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+@contextlib.asynccontextmanager
+async def server_with(limits: Limits, **options: Any) -> AsyncIterator[trio_ws.Server]:
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio_ws.serve, echo, 0, host="127.0.0.1", limits=limits, **options)
+        server: trio_ws.Server = await nursery.start(serve)
+        yield server
+        nursery.cancel_scope.cancel()
+
+
+def uri(server: trio_ws.Server) -> str:
+    return f"ws://127.0.0.1:{server.port}/"
+
+
+async def refused(server: trio_ws.Server) -> trio_ws.InvalidStatus:
+    with pytest.raises(trio_ws.InvalidStatus) as caught:
+        async with trio_ws.connect(uri(server)):
+            pytest.fail("the connection was opened")
+    assert caught.value.status_code == 503
+    assert caught.value.headers["Retry-After"] == "5"
+    assert caught.value.headers["Connection"] == "close"
+    return caught.value
+
+
+async def answers(ws: trio_ws.WebSocket) -> bool:
+    await ws.send("hello")
+    return await ws.receive() == "hello"
+
+
+# -- Connections -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [Limits(connections=2), Limits(per_address=2)])
+async def test_connections(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with server_with(limits) as server:
+        async with trio_ws.connect(uri(server)) as one:
+            async with trio_ws.connect(uri(server)) as two:
+                await refused(server)
+                await refused(server)
+                assert await answers(one)
+                assert await answers(two)
+            # When one has gone, there is room for another one.
+            while len(server.connections) > 1:
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+            async with trio_ws.connect(uri(server)) as three:
+                assert await answers(three)
+    assert "turned away: there are 2 connections" in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def test_each_address_has_its_own_limit() -> None:
+    async with server_with(Limits(per_address=1)) as server:
+        async with trio_ws.connect(uri(server)) as one, trio_ws.connect(uri(server), local_address="127.0.0.2") as two:
+            assert await answers(one)
+            assert await answers(two)
+            await refused(server)
+        while server.connections:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not server._by_address
+        assert server._count == 0
+
+
+async def test_opening_handshakes_in_progress() -> None:
+    async with server_with(Limits(openings=2)) as server:
+        async with trio_ws.connect(uri(server)) as one:  # not in progress any more
+            slow = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(2)]
+            while len(server._opening) < 2:
+                await trio.lowlevel.checkpoint()
+            await refused(server)
+            assert await answers(one)
+            await slow[0].aclose()
+            while len(server._opening) == 2:
+                await trio.lowlevel.checkpoint()
+            async with trio_ws.connect(uri(server)) as two:
+                assert await answers(two)
+            await slow[1].aclose()
+
+
+async def test_a_failed_opening_handshake_is_not_counted_for_ever() -> None:
+    async with server_with(Limits(connections=1, per_address=1, openings=1)) as server:
+        for _ in range(3):
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                await stream.send_all(b"nonsense\r\n\r\n")
+                while await stream.receive_some():
+                    pass
+            while server._count:
+                await trio.lowlevel.checkpoint()
+        async with trio_ws.connect(uri(server)) as ws:
+            assert await answers(ws)
+
+
+async def test_turning_away_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_ws.server.MAX_TURNING_AWAY", 1)
+    assert MAX_TURNING_AWAY == 100
+    async with server_with(Limits(connections=1)) as server, trio_ws.connect(uri(server)) as ws:
+        # Somebody is being turned away, and takes his time.
+        async with await trio.open_tcp_stream("127.0.0.1", server.port):
+            while not server._turning_away:
+                await trio.lowlevel.checkpoint()
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                assert await stream.receive_some() == b""
+        while server._turning_away:
+            await trio.lowlevel.checkpoint()
+        await refused(server)
+        assert await answers(ws)
+
+
+async def test_no_limits() -> None:
+    none = Limits(connections=None, per_address=None, openings=None)
+    async with server_with(none) as server, trio_ws.connect(uri(server)) as ws:
+        assert await answers(ws)
+
+
+def test_defaults() -> None:
+    limits = Limits()
+    assert (limits.connections, limits.per_address, limits.openings) == (10_000, None, 1_000)
+    assert (limits.messages_per_second, limits.idle, limits.lifetime) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["connections", "per_address", "openings", "messages_per_second", "idle", "lifetime"])
+def test_what_is_no_limit(name: str) -> None:
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"{name} is more than 0"):
+            Limits(**{name: value})
+    for value in ("1", True, 1.5 if name in {"connections", "per_address", "openings"} else b"1"):
+        with pytest.raises(TypeError, match=name):
+            Limits(**{name: value})  # type: ignore[arg-type]
+
+
+async def test_limits_of_another_type() -> None:
+    with pytest.raises(TypeError, match="limits are Limits"):
+        await trio_ws.serve(echo, 0, host="127.0.0.1", limits={"connections": 1})  # type: ignore[arg-type]
+
+
+# -- What a client may do --------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def connected(limits: Limits, handler: trio_ws.Handler = echo) -> AsyncIterator[trio_ws.WebSocket]:
+    """A client of a server over memory, so that a mock clock can be used."""
+
+    class Listener(trio.abc.Listener[trio.abc.Stream]):
+        def __init__(self, stream: trio.abc.Stream) -> None:
+            self.streams = [stream]
+
+        async def accept(self) -> trio.abc.Stream:
+            if not self.streams:
+                await trio.sleep_forever()
+            return self.streams.pop()
+
+        async def aclose(self) -> None:
+            pass
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        serve = partial(
+            trio_ws.serve, handler, listeners=[Listener(theirs)], limits=limits, ping_interval=None, close_timeout=1
+        )
+        await nursery.start(serve)
+        async with trio_ws.connect_over(ours, "ws://example.org/", ping_interval=None) as ws:
+            yield ws
+        nursery.cancel_scope.cancel()
+
+
+async def end_of(ws: trio_ws.WebSocket) -> trio_ws.Close | None:
+    with pytest.raises(trio_ws.ConnectionClosed) as caught:
+        while True:
+            await ws.receive()
+    return caught.value.rcvd
+
+
+async def test_messages_per_second(autojump_clock: MockClock) -> None:
+    async with connected(Limits(messages_per_second=5)) as ws:
+        # Five at once, and five per second, for as long as one likes.
+        for _ in range(5):
+            assert await answers(ws)
+        for _ in range(50):
+            await trio.sleep(0.21)
+            assert await answers(ws)
+        await trio.sleep(10)
+        for number in range(6):
+            await ws.send(str(number))
+        # What came before is not lost, the last one included.
+        received = []
+        with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+            while True:
+                received.append(await ws.receive())
+        assert caught.value.rcvd == trio_ws.Close(1008, "more than 5 messages per second")
+        assert received[:5] == ["0", "1", "2", "3", "4"]
+
+
+async def test_fewer_than_one_message_per_second(autojump_clock: MockClock) -> None:
+    async with connected(Limits(messages_per_second=0.1)) as ws:
+        for _ in range(3):
+            assert await answers(ws)
+            await trio.sleep(10)
+        assert await answers(ws)
+        await ws.send("too soon")
+        assert await end_of(ws) == trio_ws.Close(1008, "more than 0.1 messages per second")
+
+
+async def test_pings_are_no_messages(autojump_clock: MockClock) -> None:
+    async with connected(Limits(messages_per_second=1)) as ws:
+        for _ in range(10):
+            await ws.ping()
+        assert await answers(ws)
+
+
+async def test_messages_in_parts_are_counted_once(autojump_clock: MockClock) -> None:
+    async with connected(Limits(messages_per_second=1)) as ws:
+        for _ in range(3):
+            async with ws.send_stream(text=True) as out:
+                for part in "hello":
+                    await out.send(part)
+            assert await ws.receive() == "hello"
+            await trio.sleep(1)
+
+
+async def test_rate(autojump_clock: MockClock) -> None:
+    rate = Rate(10)
+    assert rate.take(10)
+    assert not rate.take(1)
+    await trio.sleep(0.5)
+    assert rate.take(4)
+    assert not rate.take(1)
+    await trio.sleep(100)
+    assert rate.take(10)
+    assert not rate.take(1)
+
+
+async def test_idle(autojump_clock: MockClock) -> None:
+    async with connected(Limits(idle=10)) as ws:
+        for _ in range(3):
+            await trio.sleep(9)
+            assert await answers(ws)
+        start = trio.current_time()
+        assert await end_of(ws) == trio_ws.Close(1001, "idle for too long")
+        assert trio.current_time() - start == 10
+
+
+async def test_pings_do_not_keep_a_connection_from_being_idle(autojump_clock: MockClock) -> None:
+    async with connected(Limits(idle=10)) as ws:
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def ping() -> None:
+                with contextlib.suppress(trio_ws.ConnectionClosed):
+                    while True:
+                        await ws.ping()
+                        await trio.sleep(1)
+
+            nursery.start_soon(ping)
+            assert await end_of(ws) == trio_ws.Close(1001, "idle for too long")
+        assert 10 <= trio.current_time() - start <= 11
+
+
+async def test_sending_is_not_idle(autojump_clock: MockClock) -> None:
+    async def tick(ws: trio_ws.WebSocket) -> None:
+        for _ in range(5):
+            await trio.sleep(9)
+            await ws.send("tick")
+        await trio.sleep_forever()
+
+    async with connected(Limits(idle=10), tick) as ws:
+        start = trio.current_time()
+        assert await end_of(ws) == trio_ws.Close(1001, "idle for too long")
+        assert trio.current_time() - start == 55
+
+
+async def test_lifetime(autojump_clock: MockClock) -> None:
+    async with connected(Limits(lifetime=10, idle=7)) as ws:
+        for _ in range(3):
+            assert await answers(ws)
+            await trio.sleep(3)
+        start = trio.current_time()
+        assert await end_of(ws) == trio_ws.Close(1001, "open for too long")
+        assert trio.current_time() - start == 1
+
+
+async def test_idle_on_sockets() -> None:
+    # Where a connection needs no task of its own otherwise. The clock is the real one here, so the limit is short.
+    async with server_with(Limits(idle=0.001), ping_interval=None) as server:
+        async with trio_ws.connect(uri(server)) as ws:
+            assert await end_of(ws) == trio_ws.Close(1001, "idle for too long")
+
+
+async def test_rate_on_sockets() -> None:
+    async with server_with(Limits(messages_per_second=1), ping_interval=None) as server:
+        async with trio_ws.connect(uri(server)) as ws:
+            for _ in range(3):
+                await ws.send("hello")
+            assert await end_of(ws) == trio_ws.Close(1008, "more than 1 messages per second")

@@ -1,0 +1,53 @@
+"""What a server allows its clients: ``Limits``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+__all__ = ["Limits"]
+
+
+def _limit(default: float | None, *, whole: bool) -> Any:
+    kind = "a whole number" if whole else "a number"
+
+    def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise TypeError(f"{attribute.name} is {kind} or None, not {value!r}")
+        if not value > 0:
+            raise ValueError(f"{attribute.name} is more than 0, not {value!r}")
+
+    return attrs.field(default=default, validator=check)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much a server takes on. None stands for no limit.
+
+    Connections above a limit are answered with 503 (service unavailable) and Retry-After, or closed at once where that
+    would be too much, too. What a single connection may do is limited by :class:`Options`, such as
+    ``max_message_size``; the head of a request by 32 KiB and 128 headers, which is answered with 431.
+
+    Attributes:
+        connections: Connections in all, those in the opening handshake included. Default: 10,000.
+        per_address: Connections from one IP address. Default: None, as all that come through a proxy come from one.
+        openings: Opening handshakes in progress. Default: 1,000.
+        messages_per_second: Messages that a client may send per second, on average; in a second it may send as many at
+            once. One that sends more is closed with 1008. Default: None.
+        idle: Seconds without a message in either direction after which a connection is closed with 1001. Default: None.
+        lifetime: Seconds after which a connection is closed with 1001. Default: None.
+
+    Raises:
+        TypeError: if a value is of the wrong type.
+        ValueError: if it is not more than 0.
+    """
+
+    connections: int | None = _limit(10_000, whole=True)
+    per_address: int | None = _limit(None, whole=True)
+    openings: int | None = _limit(1_000, whole=True)
+    messages_per_second: float | None = _limit(None, whole=False)
+    idle: float | None = _limit(None, whole=False)
+    lifetime: float | None = _limit(None, whole=False)
