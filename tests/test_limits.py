@@ -148,12 +148,15 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("name", ["connections", "per_address", "openings", "messages_per_second", "idle", "lifetime"])
 def test_what_is_no_limit(name: str) -> None:
-    for value in (0, -1):
+    for number in (0, -1):
         with pytest.raises(ValueError, match=f"{name} is more than 0"):
-            Limits(**{name: value})
-    for value in ("1", True, 1.5 if name in {"connections", "per_address", "openings"} else b"1"):
+            Limits(**{name: number})
+    wrong: list[Any] = ["1", True, b"1"]
+    if name in {"connections", "per_address", "openings"}:
+        wrong.append(1.5)
+    for value in wrong:
         with pytest.raises(TypeError, match=name):
-            Limits(**{name: value})  # type: ignore[arg-type]
+            Limits(**{name: value})
 
 
 async def test_limits_of_another_type() -> None:

@@ -292,8 +292,8 @@ class Server:
         Args:
             code: The close code.
             reason: Text for the peers' logs, at most 123 bytes of UTF-8.
-            grace: Seconds that handlers have to return, at least a tenth of one. None: as long as the closing handshakes may take, which is
-                ``close_timeout``, and half a second.
+            grace: Seconds that handlers have to return, at least a tenth of one. None: as long as the closing
+                handshakes may take, which is ``close_timeout``, and half a second.
 
         Raises:
             ValueError: if the code may not be sent, the reason is too long, or ``grace`` is negative.
