@@ -153,7 +153,9 @@ def show_colons(_app: Sphinx, _what: str, _name: str, _object: object, _options:
 
 
 # Users get these from a function and do not make them.
-NOT_CONSTRUCTED = {f"trio_ws.{name}" for name in ("Connecting", "ReceiveStream", "SendStream", "Server", "WebSocket")}
+NOT_CONSTRUCTED = {
+    f"trio_ws.{name}" for name in ("Connecting", "Opening", "ReceiveStream", "SendStream", "Server", "WebSocket")
+}
 
 
 def hide_constructor(

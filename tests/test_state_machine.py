@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import trio_ws
 from trio_ws.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -695,6 +696,26 @@ class ConnectionMachine(RuleBasedStateMachine):
                         sent.state = "failed"
 
         self.start("send", send, pause)
+
+    @rule(text=st.booleans(), size=sizes, compress=st.booleans(), pause=pauses)
+    def broadcast(self, text: bool, size: int, compress: bool, pause: int | None) -> None:
+        data = self.content(text, size)
+        self.numbers += 1
+        task = self.numbers
+
+        def send() -> None:
+            outbox = self.ws._connection.outbox
+            sent = Sent(text, data, task, self.epoch)
+            self.sends.append(sent)
+            in_parts, closing = outbox.stream is not None, outbox.finished
+            full = trio_ws.broadcast([self.ws], data, text=text, compress=compress, when_full="skip")
+            if full or closing:
+                sent.state = "failed"
+            else:
+                # If it waits for the end of a message in parts, that may never come.
+                sent.state = "sent or not" if in_parts else "sent"
+
+        self.do(send, pause)
 
     @rule(
         text=st.booleans(), compress=st.booleans(), parts=st.lists(sizes, max_size=2), end=st.booleans(), pause=pauses

@@ -9,7 +9,7 @@
 :mod:`trio_ws.limits`           ``Limits``: how much a server takes on
 :mod:`trio_ws.listeners`        what a server listens on
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
-:mod:`trio_ws.broadcast`        ``broadcast``: one message to many connections
+``trio_ws.broadcast``           ``broadcast``: one message to many connections
 :mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
 :mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
 :mod:`trio_ws.channels`         the inbox and the outbox between the two
