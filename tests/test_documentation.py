@@ -36,7 +36,7 @@ import subprocess
 import sys
 import textwrap
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -133,6 +133,7 @@ class Stage:
 
     async def open_tcp_stream(self, host: str, port: int, **_options: object) -> trio.SocketStream:
         if (host, port) not in self._ports:
+            await trio.sleep(0.001)  # it takes a moment, as everywhere
             raise ConnectionRefusedError(f"nobody listens on {host}:{port}")
         return await trio_open_tcp_stream("127.0.0.1", self._ports[host, port])
 
@@ -147,6 +148,15 @@ class Stage:
     def run(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """What ``trio.run`` is here: the program begins when the code around it has ended."""
         self._programs.append((async_fn, args))
+
+    @contextlib.asynccontextmanager
+    async def interlude(self) -> AsyncIterator[trio.Nursery]:
+        """Programs that are started in this block end with it."""
+        whole = self._nursery
+        async with trio.open_nursery() as self._nursery:
+            yield self._nursery
+            self._nursery.cancel_scope.cancel()
+        self._nursery = whole
 
     async def execute(self, code: types.CodeType, namespace: dict[str, Any]) -> None:
         """Execute code, then the programs that it has given to ``trio.run``."""
@@ -415,6 +425,40 @@ def test_proxy_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> Non
             monkeypatch.setattr(sys, "argv", ["through_proxy.py", "wss://example.org/", *arguments])
             await run_example(stage, "through_proxy.py")
             assert stage.new_output().lower().endswith(printed.lower())
+
+    perform(play)
+
+
+def test_reconnecting_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["reconnecting_client.py", "ann"])
+
+    async def greet(greeting: str) -> None:
+        async with trio_ws.connect("ws://localhost:8765/bob") as bob:
+            for _ in range(8):  # in one of these seconds she is back
+                await bob.send(greeting)
+                await trio.sleep(1)
+
+    async def play(stage: Stage) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_example, stage, "reconnecting_client.py")
+            await trio.sleep(1)
+            for greeting in ("hello", "hello again"):
+                async with stage.interlude() as server:
+                    server.start_soon(run_example, stage, "chat_server.py")
+                    await trio.sleep(1)
+                    await greet(greeting)
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        printed = stage.new_output()
+        in_order = [
+            r"\[waiting .* cannot connect to localhost:8765: .*\]",
+            r"\[open, attempt \d+\]",
+            "bob: hello",
+            r"\[waiting .* received 1001 .*\]",
+            r"\[open, attempt \d+\]",
+            "bob: hello again",
+        ]
+        assert re.search("^" + r"\n(.*\n)*".join(in_order) + "\n", printed, re.MULTILINE), printed
 
     perform(play)
 

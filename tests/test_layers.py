@@ -40,7 +40,7 @@ TABLE = [
     ["stream"],
     ["tasks"],
     ["websocket"],
-    ["redirect", "cookies", "proxy", "origins"],
+    ["redirect", "cookies", "proxy", "origins", "backoff"],
     ["opening"],
     ["auth", "limits", "listeners"],
     ["routing"],

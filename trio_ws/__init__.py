@@ -10,6 +10,8 @@
 :mod:`trio_ws.listeners`        what a server listens on
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
 ``trio_ws.broadcast``           ``broadcast``: one message to many connections
+:mod:`trio_ws.reconnect`        ``open_reconnecting``, ``attempts``: connecting again when a connection is lost
+:mod:`trio_ws.backoff`          ``Backoff``, ``is_retryable``: when, and whether
 :mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
 :mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
 :mod:`trio_ws.channels`         the inbox and the outbox between the two
@@ -28,6 +30,7 @@
 """
 
 from .auth import CheckCredentials, basic_auth
+from .backoff import Backoff, is_retryable
 from .broadcast import WhenFull, broadcast
 from .bytestream import ByteStream
 from .client import Connecting, Credentials, connect, connect_over, connect_unix
@@ -55,6 +58,7 @@ from .exceptions import (
     InvalidURI,
     MessageTooBig,
     NegotiationError,
+    NotConnected,
     OpenTimeout,
     ProtocolError,
     ProxyFailed,
@@ -71,6 +75,17 @@ from .opening import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
 from .origins import ANY, SAME_HOST, Origins
 from .protocol.deflate import Deflate
 from .proxy import Proxy, parse_proxy
+from .reconnect import (
+    Attempt,
+    Attempts,
+    ConnectOptions,
+    ReconnectingChannel,
+    ReconnectPhase,
+    ReconnectState,
+    WhenDown,
+    attempts,
+    open_reconnecting,
+)
 from .server import Handler, Server, serve, serve_over
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
@@ -80,12 +95,16 @@ from .websocket import ReceiveStream, SendStream, WebSocket
 __all__ = [
     "ANY",
     "SAME_HOST",
+    "Attempt",
+    "Attempts",
+    "Backoff",
     "BodyTooBig",
     "ByteStream",
     "CheckCredentials",
     "Close",
     "CloseCode",
     "ConnectFailed",
+    "ConnectOptions",
     "Connecting",
     "ConnectionClosed",
     "ConnectionClosedError",
@@ -114,6 +133,7 @@ __all__ = [
     "MessageTooBig",
     "MultipleValuesError",
     "NegotiationError",
+    "NotConnected",
     "Opcode",
     "OpenTimeout",
     "Opening",
@@ -125,6 +145,9 @@ __all__ = [
     "Proxy",
     "ProxyFailed",
     "ReceiveStream",
+    "ReconnectPhase",
+    "ReconnectState",
+    "ReconnectingChannel",
     "Request",
     "Response",
     "SelectSubprotocol",
@@ -136,13 +159,17 @@ __all__ = [
     "WebSocket",
     "WebSocketException",
     "WebSocketURI",
+    "WhenDown",
     "WhenFull",
     "__version__",
+    "attempts",
     "basic_auth",
     "broadcast",
     "connect",
     "connect_over",
     "connect_unix",
+    "is_retryable",
+    "open_reconnecting",
     "open_systemd_listeners",
     "parse_proxy",
     "parse_uri",

@@ -175,6 +175,16 @@ class Inbox:
         size = self._size + self._protocol.held
         return size > 0 and size >= self._limit
 
+    def take_rest(self) -> list[Message]:
+        """Return all whole messages that are left after the end, whosever turn it is.
+
+        Those who wait for one see that there is none. The last part of a message stays for whoever takes its parts.
+        """
+        rest = [message for message in self._messages if not isinstance(message, LastPart)]
+        while self._messages and not isinstance(self._messages[-1], LastPart):
+            self._size -= getsizeof(self._messages.pop())
+        return rest
+
     # -- The receivers' side ---------------------------------------------------------------------------------------
 
     def get_nowait(self) -> Message | None:

@@ -13,6 +13,7 @@
     │   ├── TLSFailed
     │   └── ProxyFailed                                 ... by a proxy
     ├── OpenTimeout                 (trio.TooSlowError, TimeoutError)
+    ├── NotConnected                (trio.BrokenResourceError)  down at the moment, see open_reconnecting()
     ├── InvalidHandshake                           the opening handshake is not what it must be
     │   ├── InvalidMessage      (ValueError)            not HTTP/1.1
     │   │   ├── HeadTooBig, TooManyHeaders, BodyTooBig
@@ -70,6 +71,7 @@ __all__ = [
     "InvalidUpgrade",
     "MessageTooBig",
     "NegotiationError",
+    "NotConnected",
     "OpenTimeout",
     "ProtocolError",
     "ProxyFailed",
@@ -266,6 +268,23 @@ class OpenTimeout(WebSocketException, trio.TooSlowError, TimeoutError):
 
     def __str__(self) -> str:
         return f"no open connection with {self.peer} after {self.seconds:g} seconds"
+
+
+@attrs.define(slots=False, eq=False)
+class NotConnected(WebSocketException, trio.BrokenResourceError):
+    """There is no connection at the moment, and the message was to be sent at once or not at all.
+
+    Nothing of it was sent. The ``__cause__``, if any, is why the last connection ended, or could not be made. See
+    :func:`~trio_ws.open_reconnecting`.
+
+    Attributes:
+        reason: What is going on instead.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not connected: {self.reason}"
 
 
 # -- The opening handshake -----------------------------------------------------------------------------------

@@ -269,6 +269,7 @@ class Connection:
         "settings",
         "settled",
         "steps",
+        "told",
         "transforms",
         "transport",
         "writing_over",
@@ -325,6 +326,8 @@ class Connection:
         self.closed_locally: bool = False
         #: Whether the write failed that our Close frame was part of.
         self.cut_off: bool = False
+        #: Whether the user was told how it ended.
+        self.told: bool = False
         #: What went wrong on our side, or came from below.
         self.cause: BaseException | None = None
         #: Pings whose pongs have not come, oldest first.
@@ -439,7 +442,8 @@ class Connection:
         return self.protocol.closing.is_clean and not self.cut_off
 
     def error(self) -> ConnectionClosed:
-        """Return a new exception that tells how the connection ended."""
+        """Return a new exception that tells the user how the connection ended."""
+        self.told = True
         closing = self.protocol.closing
         error: type[ConnectionClosed]
         if self.closed_locally:
