@@ -407,7 +407,10 @@ class Witness:
         if self._role is Role.CLIENT:
             start = b"GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
             await stream.send_all(start + KEY + b"\r\n" + common + b"\r\n")
-            head, data = await self._read_head(stream, b"HTTP/1.1 101 ")
+            head, data = await self._read_head(stream, b"HTTP/1.1 101 ", b"HTTP/1.1 503 ")
+            if head.startswith(b"HTTP/1.1 503 "):
+                await self._read_refusal(stream, head, data)
+                raise EOFError
             assert b"\r\nSec-WebSocket-Accept: " + _answer_to(KEY) + b"\r\n" in head
             assert (b"\r\nSec-WebSocket-Extensions: permessage-deflate" in head) is self._compressed
         else:
@@ -419,14 +422,21 @@ class Witness:
             await stream.send_all(start + _answer_to(key[1]) + b"\r\n" + common + b"\r\n")
         return data
 
-    async def _read_head(self, stream: trio.abc.Stream, start: bytes) -> tuple[bytes, bytes]:
+    async def _read_refusal(self, stream: trio.abc.Stream, head: bytes, data: bytes) -> None:
+        """Check that what a server says that was interrupted in the opening handshake is whole."""
+        while more := await stream.receive_some():
+            data += more
+        assert head.endswith(b"\r\nContent-Length: %d\r\n\r\n" % len(data))
+        assert b"\r\nRetry-After: 5\r\n" in head
+
+    async def _read_head(self, stream: trio.abc.Stream, *starts: bytes) -> tuple[bytes, bytes]:
         data = b""
         while b"\r\n\r\n" not in data:
             more = await stream.receive_some()
             if not more:
                 raise EOFError
             data += more
-            assert data.startswith(start[: len(data)])
+            assert any(data.startswith(start[: len(data)]) for start in starts)
         head, end, rest = data.partition(b"\r\n\r\n")
         return head + end, rest
 

@@ -327,8 +327,8 @@ def seen_by_peer(stream: PipeStream, *, masked: bool, head: bool = False) -> tup
     assert stream.outgoing.log is not None
     data = bytes(stream.outgoing.log)
     if head:
-        _, separator, data = data.partition(b"\r\n\r\n")
-        if not separator:
+        answer, separator, data = data.partition(b"\r\n\r\n")
+        if not separator or answer.startswith(b"HTTP/1.1 503 "):
             return [], None
     frames, rest = parse_frames(data, masked=masked)
     messages, closed, _ = read_messages(frames)
@@ -411,8 +411,9 @@ async def behave(peer: Peer) -> None:
         for frame in SCRIPT:
             await peer.send(frame)
         await peer.behave()
-    except (trio.BrokenResourceError, ValueError):
-        # The connection ended in the middle of something. What came of it is looked at later.
+    except (trio.BrokenResourceError, ValueError, trio_ws.InvalidStatus):
+        # The connection ended in the middle of something, or was refused because of that. What came of it is looked at
+        # later.
         pass
     finally:
         await trio.aclose_forcefully(peer.stream)

@@ -202,7 +202,7 @@ async def test_a_function_that_takes_too_long(autojump_clock: trio.testing.MockC
         await trio.sleep_forever()
 
     async with served(process_request=wait, open_timeout=10) as client:
-        await client.stream.send_all(get())
+        assert (await client.ask(get()))[0] == 408
         assert await client.is_closed()
         assert trio.current_time() == 10
 
@@ -543,4 +543,7 @@ async def test_cancelled_in_a_function(nursery: trio.Nursery) -> None:
             await ours.send_all(get("/", *UPGRADE))
             await entered.wait()
             scope.cancel()
-    assert await ours.receive_some() == b""
+    client = Client(ours)
+    status, headers, _ = await client.ask()
+    assert (status, headers["retry-after"], headers["connection"]) == (503, "5", "close")
+    assert await client.is_closed()
