@@ -27,8 +27,8 @@ version = release = trio_ws.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 exclude_patterns = ["_build"]
 nitpicky = True
-# The typing module of Python 3.10 has none.
-nitpick_ignore = [("py:class", "Unpack")]
+# The typing module of Python 3.10 has no Unpack, and werkzeug, whose Map it is, need not be installed.
+nitpick_ignore = [("py:class", "Unpack"), ("py:class", "Map")]
 default_role = "py:obj"
 
 html_theme = "furo"
@@ -154,7 +154,8 @@ def show_colons(_app: Sphinx, _what: str, _name: str, _object: object, _options:
 
 # Users get these from a function and do not make them.
 NOT_CONSTRUCTED = {
-    f"trio_ws.{name}" for name in ("Connecting", "Opening", "ReceiveStream", "SendStream", "Server", "WebSocket")
+    f"trio_ws.{name}"
+    for name in ("Connecting", "Opening", "ReceiveStream", "Router", "SendStream", "Server", "Topic", "WebSocket")
 }
 
 

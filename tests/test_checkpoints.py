@@ -105,6 +105,8 @@ TESTED = {
     "serve": "test_nothing_is_served",
     "serve_over": "test_nothing_is_served_over_a_stream",
     "Server.aclose": "test_a_server_closes",
+    "Hub.run": "test_nothing_is_counted_or_run",
+    "Topic.count_members": "test_nothing_is_counted_or_run",
 }
 
 #: Those that connect again are in test_reconnect.py, with the checkpoints and the cancellation of their calls.
@@ -117,9 +119,12 @@ RECONNECTING = {
 #: Trio's, for every resource: it returns the resource, which is open already, and that is all.
 NOT_OURS = {"WebSocket.__aenter__", "ByteStream.__aenter__"}
 
+#: To be implemented by others.
+ABSTRACT = {f"Backend.{name}" for name in trio_ws.Backend.__abstractmethods__}
+
 
 def test_everything_is_tested() -> None:
-    assert set(TESTED) == public_async() - NOT_OURS - RECONNECTING
+    assert set(TESTED) == public_async() - NOT_OURS - RECONNECTING - ABSTRACT
     for name in TESTED.values():
         assert inspect.iscoroutinefunction(globals()[name])
 
@@ -511,6 +516,41 @@ async def test_a_server_closes(cancelled: Callable[[Call], Awaitable[None]], aut
     assert ours.closed
     for _ in range(OFTEN):
         await cancelled(server.aclose)
+
+
+class Quiet(trio_ws.Backend):
+    """A back end that says what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def publish(self, topic: str, message: str | bytes) -> None:
+        await self.set_members(topic, 1)
+
+    async def receive(self) -> tuple[str, str | bytes]:
+        return await trio.sleep_forever()
+
+    async def set_members(self, topic: str, count: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(topic)
+
+    async def count_members(self, topic: str) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
+
+
+@each_way
+@pytest.mark.parametrize("backend", [Quiet(), None])
+async def test_nothing_is_counted_or_run(cancelled: Callable[[Call], Awaitable[None]], backend: Quiet | None) -> None:
+    hub = trio_ws.Hub(backend=backend)
+    topic = hub.topic("news")
+    async with opened() as (ws, _):
+        with topic.subscribe(ws):
+            topic.publish("x")
+            for _ in range(OFTEN):
+                await cancelled(hub.run)
+                await cancelled(topic.count_members)
+    assert backend is None or not backend.calls
 
 
 # -- At least once in 32 calls ---------------------------------------------------------------------------------------

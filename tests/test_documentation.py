@@ -31,6 +31,7 @@ import os
 import random
 import re
 import shlex
+import signal
 import ssl
 import subprocess
 import sys
@@ -333,21 +334,31 @@ def test_the_readme_shows_the_echo_example() -> None:
     assert shown == [source.partition('"""\n\n')[2] for source in files]
 
 
+CHAT = "ws://localhost:8765/chat"
+
+
 def test_chat_example(perform: Perform) -> None:
     async def play(stage: Stage) -> None:
         await run_example(stage, "chat_server.py")
-        uri = "ws://localhost:8765"
-        async with trio_ws.connect(f"{uri}/ann") as ann:
-            async with trio_ws.connect(f"{uri}/bob") as bob:
+        async with trio_ws.connect(f"{CHAT}/trio/ann") as ann:
+            assert await ann.receive() == "in here: ann"
+            async with trio_ws.connect(f"{CHAT}/trio/bob") as bob, trio_ws.connect(f"{CHAT}/other/eve") as eve:
                 assert await ann.receive() == "bob has come in"
+                assert await bob.receive() == "in here: ann, bob"
+                assert await eve.receive() == "in here: eve"
                 await ann.send("hello")
                 assert await bob.receive() == "ann: hello"
                 await bob.send(b"\x00")
                 await bob.send("hello yourself")
                 assert await ann.receive() == "bob: hello yourself"
+                async with trio_ws.connect("ws://localhost:8765/rooms") as ws:
+                    assert [message async for message in ws] == ["other: 1", "trio: 2"]
             assert await ann.receive() == "bob has left"
-            async with trio_ws.connect(uri):
-                assert await ann.receive() == "somebody has come in"
+            for path in ("", "/chat", "/chat/trio", "/chat/trio/ann/x"):
+                with pytest.raises(trio_ws.InvalidStatus) as caught:
+                    async with trio_ws.connect(f"ws://localhost:8765{path}"):
+                        pass
+                assert caught.value.status_code == 404
 
     perform(play)
 
@@ -355,11 +366,11 @@ def test_chat_example(perform: Perform) -> None:
 def test_chat_example_with_a_client_that_does_not_read(perform: Perform) -> None:
     async def play(stage: Stage) -> None:
         await run_example(stage, "chat_server.py")
-        uri = "ws://localhost:8765"
-        async with trio_ws.connect(f"{uri}/ann") as ann:
-            async with trio_ws.connect(f"{uri}/deaf") as deaf, trio_ws.connect(f"{uri}/bob") as bob:
-                for _ in range(2):
-                    await ann.receive()
+        async with trio_ws.connect(f"{CHAT}/trio/ann") as ann:
+            async with trio_ws.connect(f"{CHAT}/trio/deaf") as deaf, trio_ws.connect(f"{CHAT}/trio/bob") as bob:
+                for ws, count in [(ann, 3), (deaf, 2), (bob, 1)]:
+                    for _ in range(count):
+                        await ws.receive()
                 await deaf.send("I talk")
                 for ws in (ann, bob):
                     assert await ws.receive() == "deaf: I talk"
@@ -367,11 +378,33 @@ def test_chat_example_with_a_client_that_does_not_read(perform: Perform) -> None
                 noise = random.Random(1).randbytes(250_000).hex()
                 for _ in range(100):
                     await ann.send(noise)
-                    await bob.receive()
+                    while str(await bob.receive()).startswith("deaf"):
+                        pass  # it has left, in the middle of that
                 with pytest.raises(trio_ws.ConnectionClosedError) as caught:
                     while True:
                         await deaf.receive()
                 assert caught.value.rcvd == trio_ws.Close(1013, "too slow")
+
+    perform(play)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_chat_example_when_it_is_asked_to_end(number: signal.Signals, perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "chat_server.py")
+        async with trio_ws.connect(f"{CHAT}/trio/ann") as ann, trio_ws.connect(f"{CHAT}/trio/bob") as bob:
+            await ann.send("the last words")
+            assert [await bob.receive() for _ in range(2)] == ["in here: ann, bob", "ann: the last words"]
+            signal.raise_signal(number)
+            for ws in (ann, bob):
+                with pytest.raises(trio_ws.ConnectionClosedOK) as caught:
+                    while True:
+                        await ws.receive()
+                assert caught.value.rcvd == trio_ws.Close(1001, "the server ends")
+        with pytest.raises(trio_ws.ConnectFailed):
+            async with trio_ws.connect(f"{CHAT}/trio/ann"):
+                pass
+        assert stage.new_output() == "asked to end\n"
 
     perform(play)
 
@@ -433,7 +466,7 @@ def test_reconnecting_example(perform: Perform, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "argv", ["reconnecting_client.py", "ann"])
 
     async def greet(greeting: str) -> None:
-        async with trio_ws.connect("ws://localhost:8765/bob") as bob:
+        async with trio_ws.connect(f"{CHAT}/lobby/bob") as bob:
             for _ in range(8):  # in one of these seconds she is back
                 await bob.send(greeting)
                 await trio.sleep(1)

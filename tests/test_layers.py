@@ -46,6 +46,7 @@ TABLE = [
     ["routing"],
     ["client", "server", "bytestream"],
     ["reconnect", "broadcast"],
+    ["hub"],
     ["testing"],
     ["cli"],
     ["__main__"],

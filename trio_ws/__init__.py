@@ -6,10 +6,12 @@
 :mod:`trio_ws.opening`          a server's side of the opening handshake
 :mod:`trio_ws.origins`          which pages may connect
 :mod:`trio_ws.auth`             ``basic_auth``
+:mod:`trio_ws.routing`          ``route``: a handler for each path
 :mod:`trio_ws.limits`           ``Limits``: how much a server takes on
 :mod:`trio_ws.listeners`        what a server listens on
 :mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
 ``trio_ws.broadcast``           ``broadcast``: one message to many connections
+:mod:`trio_ws.hub`              ``Hub``: topics to subscribe to
 :mod:`trio_ws.reconnect`        ``open_reconnecting``, ``attempts``: connecting again when a connection is lost
 :mod:`trio_ws.backoff`          ``Backoff``, ``is_retryable``: when, and whether
 :mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
@@ -69,6 +71,7 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
+from .hub import Backend, Hub, Topic
 from .limits import Limits
 from .listeners import open_systemd_listeners
 from .opening import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
@@ -86,6 +89,7 @@ from .reconnect import (
     attempts,
     open_reconnecting,
 )
+from .routing import RouteHandler, Router, route
 from .server import Handler, Server, serve, serve_over
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
@@ -97,6 +101,7 @@ __all__ = [
     "SAME_HOST",
     "Attempt",
     "Attempts",
+    "Backend",
     "Backoff",
     "BodyTooBig",
     "ByteStream",
@@ -118,6 +123,7 @@ __all__ = [
     "HeadTooBig",
     "Headers",
     "HostNotServed",
+    "Hub",
     "InvalidData",
     "InvalidHandshake",
     "InvalidHeader",
@@ -150,12 +156,15 @@ __all__ = [
     "ReconnectingChannel",
     "Request",
     "Response",
+    "RouteHandler",
+    "Router",
     "SelectSubprotocol",
     "SendStream",
     "Server",
     "TLSFailed",
     "TooManyHeaders",
     "TooManyMessages",
+    "Topic",
     "WebSocket",
     "WebSocketException",
     "WebSocketURI",
@@ -173,6 +182,7 @@ __all__ = [
     "open_systemd_listeners",
     "parse_proxy",
     "parse_uri",
+    "route",
     "serve",
     "serve_over",
 ]

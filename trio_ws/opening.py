@@ -5,7 +5,7 @@ What happens to a request, in this order:
 1. It is read, within the limits. What is no HTTP/1.1 request is answered with 400, or 431 if it is too large.
 2. Its Host header is looked at, and, if it asks for a WebSocket, its Origin: 400, 421, 403.
 3. The application's ``process_request`` may answer it, with anything. That is also how plain requests are answered; the
-   connection stays open for the next one then.
+   connection stays open for the next one then. The last to be asked is the router, if there is one: 404, redirects.
 4. Otherwise it becomes a WebSocket, or is refused: 426 if it does not ask for one.
 5. The application's ``process_response`` may change the answer to an opening handshake.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -74,13 +74,15 @@ class Opening:
         username: Who the client is, once that has been found out: :func:`basic_auth` sets it, and so may others.
     """
 
-    __slots__ = ("local_address", "remote_address", "server", "username")
+    __slots__ = ("_match", "local_address", "remote_address", "server", "username")
 
     def __init__(self, transport: Transport, server: Server | None) -> None:
         self.server: Server | None = server
         self.local_address: Any = transport.local_address
         self.remote_address: Any = transport.remote_address
         self.username: str | None = None
+        # What a router has found: the handler, and its keyword arguments.
+        self._match: tuple[Callable[..., Awaitable[object]], Mapping[str, Any]] | None = None
 
     def respond(self, status: int, body: str | bytes = "", headers: HeadersLike = ()) -> Response:
         """Return a response, for ``process_request`` to return.

@@ -37,6 +37,7 @@ from .opening import (
     open_connection,
 )
 from .origins import ANY, SAME_HOST, Origins
+from .routing import Router
 from .settings import Options, Settings
 from .stream import Transport
 from .tasks import GOODBYE_TIMEOUT, GRACE
@@ -100,7 +101,7 @@ async def serve(
     ``serve`` is cancelled, each connection is sent a Close frame with 1001 if that takes no waiting, and cut.
 
     Args:
-        handler: An async function that takes a :class:`WebSocket`.
+        handler: An async function that takes a :class:`WebSocket`; or a :func:`route`, which finds one by the path.
         port: The TCP port to listen on; 0 for any that is free.
         host: The name or address to listen on; None for all of this machine.
         path: A Unix socket to listen on instead. What a server has left there that was killed is replaced.
@@ -195,7 +196,7 @@ async def serve_over(
 
     Args:
         stream: The stream. From now on it belongs to the connection.
-        handler: An async function that takes a :class:`WebSocket`.
+        handler: An async function that takes a :class:`WebSocket`; or a :func:`route`, which finds one by the path.
         process_request: As for :func:`serve`, like all that follows.
         process_response: What may change the answer.
         select_subprotocol: What chooses a subprotocol.
@@ -233,6 +234,10 @@ class Server:
         answering: Answering,
         limits: Limits = _LIMITS,
     ) -> None:
+        if isinstance(handler, Router):
+            # It has the last word: who may not connect is not told where there is something.
+            process_request = (*answering.process_request, handler.process_request)
+            answering = attrs.evolve(answering, process_request=process_request)
         self._listeners = listeners
         self._handler = handler
         self._settings = settings

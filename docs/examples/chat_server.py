@@ -1,34 +1,52 @@
-"""A chat server: what one client says goes to all others.
+"""A chat server with rooms: what one client says goes to all others in its room.
 
-Run it with ``python chat_server.py``, and talk to it from several terminals with
-``python -m trio_ws connect ws://localhost:8765/ann``: the path is the name that the others see.
+Install it with ``pip install trio-ws[routing]``, run it with ``python chat_server.py``, and talk to it from several
+terminals with ``python -m trio_ws connect ws://localhost:8765/chat/trio/ann``. The first part of the path is the room,
+the second one the name that the others see. ``ws://localhost:8765/rooms`` tells which rooms there are.
 
-A client that does not read holds up nobody. When the buffer of its connection is full, it has to leave.
+A client that does not read holds up nobody. When the buffer of its connection is full, it has to leave. Ctrl-C or
+SIGTERM ends the server; it says good-bye, and clients have five seconds to do so too.
 """
+
+import signal
+from functools import partial
 
 import trio
 import trio_ws
 
+hub = trio_ws.Hub(when_full="drop")
+names: dict[trio_ws.WebSocket, str] = {}
 
-class Room:
-    def __init__(self) -> None:
-        self.members: set[trio_ws.WebSocket] = set()
 
-    async def handle(self, ws: trio_ws.WebSocket) -> None:
-        name = ws.request.path.strip("/") or "somebody"
-        trio_ws.broadcast(self.members, f"{name} has come in")
-        self.members.add(ws)
+async def chat(ws: trio_ws.WebSocket, room: str, name: str) -> None:
+    topic = hub.topic(room)
+    names[ws] = name
+    with topic.subscribe(ws):
+        topic.publish(f"{name} has come in", exclude=[ws])
         try:
+            present = sorted(names[member] for member in topic.members)
+            await ws.send(f"in here: {', '.join(present)}")
             async for message in ws:
                 if isinstance(message, str):
-                    trio_ws.broadcast(self.members - {ws}, f"{name}: {message}")
+                    topic.publish(f"{name}: {message}", exclude=[ws])
         finally:
-            self.members.discard(ws)
-            trio_ws.broadcast(self.members, f"{name} has left")
+            del names[ws]
+            topic.publish(f"{name} has left", exclude=[ws])
+
+
+async def list_rooms(ws: trio_ws.WebSocket) -> None:
+    for room in sorted(hub.topics):
+        await ws.send(f"{room}: {len(hub.topic(room))}")
 
 
 async def main() -> None:
-    await trio_ws.serve(Room().handle, 8765, host="localhost")
+    router = trio_ws.route({"/chat/<room>/<name>": chat, "/rooms": list_rooms})
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(trio_ws.serve, router, 8765, host="localhost"))
+            await anext(signals)
+            print("asked to end")
+            await server.aclose(reason="the server ends", grace=5)
 
 
 trio.run(main)

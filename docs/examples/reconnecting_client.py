@@ -19,7 +19,7 @@ async def report(room: trio_ws.ReconnectingChannel) -> None:
 
 
 async def main(name: str) -> None:
-    uri = f"ws://localhost:8765/{name}"
+    uri = f"ws://localhost:8765/chat/lobby/{name}"
     backoff = trio_ws.Backoff(maximum=5)
     async with trio.open_nursery() as nursery:
         async with trio_ws.open_reconnecting(uri, on_connect=say_hello, backoff=backoff) as room:
