@@ -40,7 +40,7 @@ TABLE = [
     ["stream"],
     ["tasks"],
     ["websocket"],
-    ["redirect", "cookies", "proxy", "origins", "backoff"],
+    ["redirect", "cookies", "proxy", "origins", "forwarded", "backoff"],
     ["opening"],
     ["auth", "limits", "listeners"],
     ["routing"],

@@ -5,6 +5,7 @@
 :mod:`trio_ws.server`           ``serve``, ``serve_over``, ``Server``
 :mod:`trio_ws.opening`          a server's side of the opening handshake
 :mod:`trio_ws.origins`          which pages may connect
+:mod:`trio_ws.forwarded`        who the client is, behind a proxy
 :mod:`trio_ws.auth`             ``basic_auth``
 :mod:`trio_ws.routing`          ``route``: a handler for each path
 :mod:`trio_ws.limits`           ``Limits``: how much a server takes on
@@ -69,6 +70,7 @@ from .exceptions import (
     TooManyMessages,
     WebSocketException,
 )
+from .forwarded import TrustedProxies
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
 from .hub import Backend, Hub, Topic
@@ -165,6 +167,7 @@ __all__ = [
     "TooManyHeaders",
     "TooManyMessages",
     "Topic",
+    "TrustedProxies",
     "WebSocket",
     "WebSocketException",
     "WebSocketURI",

@@ -33,7 +33,8 @@ class Limits:
 
     Attributes:
         connections: Connections in all, those in the opening handshake included. Default: 10,000.
-        per_address: Connections from one IP address. Default: None, as all that come through a proxy come from one.
+        per_address: Connections from one IP address. Default: None, as all that come through a proxy come from one,
+            unless ``trusted_proxies`` or ``proxy_protocol`` of :func:`serve` let it say whose they are.
         openings: Opening handshakes in progress. Default: 1,000.
         messages_per_second: Messages that a client may send per second, on average; in a second it may send as many at
             once. One that sends more is closed with 1008. Default: None.

@@ -8,6 +8,13 @@ What happens to a request, in this order:
    connection stays open for the next one then. The last to be asked is the router, if there is one: 404, redirects.
 4. Otherwise it becomes a WebSocket, or is refused: 426 if it does not ask for one.
 5. The application's ``process_response`` may change the answer to an opening handshake.
+2. If it comes from a proxy that is trusted, its headers say who the client is. One that has too many connections
+   already gets 503.
+3. Its Host header is looked at, and, if it asks for a WebSocket, its Origin: 400, 421, 403.
+4. The application's ``process_request`` may answer it, with anything. That is also how plain requests are answered; the
+   connection stays open for the next one then.
+5. Otherwise it becomes a WebSocket, or is refused: 426 if it does not ask for one.
+6. The application's ``process_response`` may change the answer to an opening handshake.
 
 Functions of the application may be ``async``, and take as long as ``open_timeout`` allows. One that raises is logged,
 and its client gets 500.
@@ -27,6 +34,7 @@ import trio
 
 from .datastructures import Headers, HeadersLike
 from .exceptions import HostNotServed, InvalidHandshake, InvalidHeader, InvalidMessage
+from .forwarded import Forwarding, Peer, ProxyHeader, find_client, peer_of
 from .http11 import Request, RequestParser, Response, reason_phrase, software
 from .origins import SAME_HOST, Origins, check_host, check_origin, check_origins
 from .protocol import Role
@@ -70,19 +78,33 @@ class Opening:
     Attributes:
         server: The server; None with :func:`serve_over`.
         local_address: The address of this end, in the form that the socket gives it; None without a socket.
-        remote_address: The address of the other end; None without a socket.
+        remote_address: The address of the client; None without a socket. If a proxy that is trusted says who its client
+            is, that is the one: the IP address, and the port or 0.
+        proxy_address: The address of the proxy that the connection comes from, if there is one that is trusted and has
+            something to say; None otherwise.
+        secure: Whether the client uses TLS: with this server, or with the proxy, if that says so.
         username: Who the client is, once that has been found out: :func:`basic_auth` sets it, and so may others.
     """
 
-    __slots__ = ("_match", "local_address", "remote_address", "server", "username")
+    __slots__ = ("_match", "local_address", "proxy_address", "remote_address", "secure", "server", "username")
 
-    def __init__(self, transport: Transport, server: Server | None) -> None:
+    def __init__(self, transport: Transport, server: Server | None, peer: Peer | None = None) -> None:
+        peer = peer or peer_of(transport, Forwarding())
         self.server: Server | None = server
         self.local_address: Any = transport.local_address
-        self.remote_address: Any = transport.remote_address
         self.username: str | None = None
         # What a router has found: the handler, and its keyword arguments.
         self._match: tuple[Callable[..., Awaitable[object]], Mapping[str, Any]] | None = None
+        self.remote_address: Any
+        self.proxy_address: Any
+        self.secure: bool
+        self._tell(peer)
+
+    def _tell(self, peer: Peer) -> None:
+        """Take over what is known of a peer."""
+        self.remote_address = peer.address
+        self.proxy_address = peer.proxy_address
+        self.secure = peer.secure
 
     def respond(self, status: int, body: str | bytes = "", headers: HeadersLike = ()) -> Response:
         """Return a response, for ``process_request`` to return.
@@ -137,6 +159,7 @@ class Answering:
     hosts: frozenset[str] | None = attrs.field(default=None, converter=_to_hosts)
     headers: Headers = attrs.field(factory=Headers, converter=check_headers)
     server_header: str | None = SERVER
+    forwarding: Forwarding = attrs.field(factory=Forwarding)
 
     def check(self, request: Request) -> None:
         """Check for which host a request is, and from which page.
@@ -216,6 +239,8 @@ async def open_connection(
     answering: Answering,
     *,
     server: Server | None = None,
+    header: ProxyHeader | None = None,
+    admit: Callable[[Opening], Response | None] = lambda _: None,
     answered: Callable[[], object] = lambda: None,
     interrupted: Callable[[], int] = lambda: 503,
 ) -> WebSocket | None:
@@ -226,10 +251,12 @@ async def open_connection(
         settings: The options of the connection.
         answering: How to answer.
         server: The server that the application is told about.
+        header: What a proxy has said in front of everything.
+        admit: Called when it is known who a request is from. Returns an answer if it is not to be looked at.
         answered: Called when a plain request has been answered, and the next one may come.
         interrupted: Called when this is cancelled before there is an answer. Returns a status code for the answer.
     """
-    reception = _Reception(stream, settings, answering, server)
+    reception = _Reception(stream, settings, answering, server, header, admit)
     try:
         while await reception.serve_request():
             answered()
@@ -246,13 +273,21 @@ class _Reception:
     """Where the requests of one connection are answered, until one of them makes it a WebSocket."""
 
     def __init__(
-        self, stream: trio.abc.Stream, settings: Settings, answering: Answering, server: Server | None
+        self,
+        stream: trio.abc.Stream,
+        settings: Settings,
+        answering: Answering,
+        server: Server | None,
+        header: ProxyHeader | None,
+        admit: Callable[[Opening], Response | None],
     ) -> None:
         self._stream = stream
         self._transport = Transport(stream)
         self._settings = settings
         self._answering = answering
-        self.opening = Opening(self._transport, server)
+        self._peer = peer_of(self._transport, answering.forwarding, header)
+        self._admit = admit
+        self.opening = Opening(self._transport, server, self._peer)
         self.ws: WebSocket | None = None
         # What came in behind the last request; whether there was one.
         self._received = b""
@@ -313,6 +348,13 @@ class _Reception:
 
     async def _respond(self, request: Request) -> Response:
         """Return the answer to a request. When that makes it a WebSocket, it is there."""
+        if self._peer.forwards:
+            # A proxy may send the requests of several clients on one connection: nothing is left of the one before.
+            self.opening = Opening(self._transport, self.opening.server, self._peer)
+            self.opening._tell(find_client(self._peer, request.headers, self._answering.forwarding))
+        response = self._admit(self.opening)
+        if response is not None:
+            return response
         self._answering.check(request)
         response = await self._answering.answer(self.opening, request)
         ws = None

@@ -21,6 +21,7 @@ import trio
 
 from .datastructures import HeadersLike
 from .exceptions import ConnectionClosed
+from .forwarded import Forwarding, InvalidProxyHeader, ProxyHeader, TrustedProxies, peer_of, read_proxy_header
 from .frames import Close, CloseCode
 from .http11 import Request, Response
 from .limits import Limits
@@ -39,7 +40,7 @@ from .opening import (
 from .origins import ANY, SAME_HOST, Origins
 from .routing import Router
 from .settings import Options, Settings
-from .stream import Transport
+from .stream import StreamBroken, Transport
 from .tasks import GOODBYE_TIMEOUT, GRACE
 from .websocket import Session, WebSocket
 
@@ -85,6 +86,8 @@ async def serve(
     hosts: Sequence[str] | None = None,
     headers: HeadersLike = (),
     server_header: str | None = SERVER,
+    trusted_proxies: TrustedProxies = (),
+    proxy_protocol: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
@@ -128,6 +131,12 @@ async def serve(
         hosts: The hosts that the server is for, with or without a port; requests for others get 421. None for any.
         headers: More headers for each response.
         server_header: The Server header; None for none.
+        trusted_proxies: The proxies in front of the server: IP addresses, networks such as ``"10.0.0.0/8"``, and
+            ``"unix"`` for all that connect through a Unix socket. What they say about their clients in X-Forwarded-For,
+            X-Forwarded-Proto and Forwarded (RFC 7239) counts; what others say does not.
+        proxy_protocol: Whether every connection begins with a header of the PROXY protocol, version 1 or 2, in front
+            of everything else. Connections without one are closed; if there are ``trusted_proxies``, so are those from
+            anywhere else.
         task_status: Trio's; ``started`` is called with the :class:`Server` as soon as it listens.
         **options: See :class:`Options`.
 
@@ -156,6 +165,7 @@ async def serve(
         hosts=hosts,
         headers=headers,
         server_header=server_header,
+        forwarding=Forwarding(trusted_proxies=trusted_proxies, proxy_protocol=proxy_protocol),
     )
     ours = None
     if ssl is not None:
@@ -188,6 +198,8 @@ async def serve_over(
     hosts: Sequence[str] | None = None,
     headers: HeadersLike = (),
     server_header: str | None = SERVER,
+    trusted_proxies: TrustedProxies = (),
+    proxy_protocol: bool = False,
     **options: Unpack[Options],
 ) -> None:
     """Serve one WebSocket connection over any Trio stream; return when it is over.
@@ -204,6 +216,8 @@ async def serve_over(
         hosts: The hosts that the server is for.
         headers: More headers for each response.
         server_header: The Server header; None for none.
+        trusted_proxies: The proxies in front of the server.
+        proxy_protocol: Whether the connection begins with a header of the PROXY protocol.
         **options: See :class:`Options`.
 
     Raises:
@@ -218,6 +232,7 @@ async def serve_over(
         hosts=hosts,
         headers=headers,
         server_header=server_header,
+        forwarding=Forwarding(trusted_proxies=trusted_proxies, proxy_protocol=proxy_protocol),
     )
     await Server([], handler, Settings(**options), None, answering)._serve_connection(stream)
 
@@ -359,54 +374,67 @@ class Server:
 
     async def _serve_connection(self, stream: trio.abc.Stream) -> None:
         """Serve a connection from beginning to end. Raises nothing but cancellation, and what is no ``Exception``."""
-        address = _host_of(stream)
-        reason = self._find_limit(address)
+        seat = _Seat(self._by_address, self._limits.per_address)
+        peer = peer_of(Transport(stream), self._answering.forwarding)
+        # Behind a proxy, whose connection it is shows later.
+        behind = peer.forwards or self._answering.forwarding.proxy_protocol
+        reason = self._find_limit() or (None if behind else seat.take(peer.address))
         if reason is not None:
             await self._turn_away(stream, reason)
             return
         self._count += 1
-        self._by_address[address] += 1
         try:
-            await self._serve_within_limits(stream)
+            ws = await self._open_in_time(stream, seat)
+            if ws is not None:
+                await self._serve_websocket(ws)
         finally:
             self._count -= 1
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            seat.leave()
 
-    def _find_limit(self, address: str) -> str | None:
-        """Return the limit that one more connection would pass; None if there is none."""
+    def _find_limit(self) -> str | None:
+        """Return the limit that one more connection would pass, wherever it comes from; None if there is none."""
         limits = self._limits
         if limits.connections is not None and self._count >= limits.connections:
             return f"there are {self._count} connections"
         if limits.openings is not None and len(self._opening) >= limits.openings:
             return f"there are {len(self._opening)} opening handshakes in progress"
-        if limits.per_address is not None and address and self._by_address[address] >= limits.per_address:
-            return f"there are {self._by_address[address]} connections from its address"
         return None
 
-    async def _turn_away(self, stream: trio.abc.Stream, reason: str) -> None:
+    async def _turn_away(self, stream: trio.abc.Stream, reason: str, header: ProxyHeader | None = None) -> None:
         """Answer a request with 503, if there is one at once and not too many wait for that."""
-        logger.info("connection from %s turned away: %s", Transport(stream).remote_address, reason)
+        forwarding = self._answering.forwarding
+        logger.info(
+            "connection from %s turned away: %s", peer_of(Transport(stream), forwarding, header).address, reason
+        )
         try:
             # TLS would be the most that there is to do for the connection.
             if self._ssl is None and self._turning_away < MAX_TURNING_AWAY:
                 self._turning_away += 1
                 try:
                     with trio.move_on_after(GRACE):
-                        await open_connection(stream, self._settings, self._busy)
+                        if forwarding.proxy_protocol and header is None:
+                            header = await self._read_header(stream)
+                            if header is None:
+                                return
+                        await open_connection(stream, self._settings, self._busy, header=header)
                 finally:
                     self._turning_away -= 1
         finally:
             await Transport(stream).aclose(0)
 
-    async def _serve_within_limits(self, stream: trio.abc.Stream) -> None:
-        if self._ssl is not None:
-            # As on the client's side: frames and the closing handshake tell whether all has come.
-            stream = trio.SSLStream(stream, self._ssl, server_side=True, https_compatible=True)
-        ws = await self._open_in_time(stream)
-        if ws is None:
-            return
+    async def _read_header(self, stream: trio.abc.Stream) -> ProxyHeader | None:
+        """Return what a proxy says in front of everything. Return None if nothing can come of the connection."""
+        address = Transport(stream).remote_address
+        forwarding = self._answering.forwarding
+        try:
+            if forwarding.trusted_proxies and not forwarding.trusts(address):
+                raise InvalidProxyHeader("it does not come from a trusted proxy")
+            return await read_proxy_header(stream)
+        except (InvalidProxyHeader, StreamBroken) as exc:
+            logger.info("connection from %s closed: %s", address, exc)
+            return None
+
+    async def _serve_websocket(self, ws: WebSocket) -> None:
         ws._connection.watch(self._limits.messages_per_second, self._limits.idle, self._limits.lifetime)
         lost = False
         try:
@@ -429,9 +457,9 @@ class Server:
             if rest is not None:
                 raise rest from None
 
-    async def _open_in_time(self, stream: trio.abc.Stream) -> WebSocket | None:
+    async def _open_in_time(self, stream: trio.abc.Stream, seat: _Seat) -> WebSocket | None:
         """Do the opening handshake. Return None, with the stream closed, if nothing comes of it."""
-        ws = None
+        ws = header = None
         timeout = self._settings.open_timeout
         seconds = float("inf") if timeout is None else timeout
         try:
@@ -445,33 +473,91 @@ class Server:
 
                 self._opening.add(scope)
                 try:
+                    if self._answering.forwarding.proxy_protocol:
+                        header = await self._read_header(stream)
+                        if header is None or not await self._seat(stream, header, seat):
+                            return None
+                    if self._ssl is not None:
+                        # As on the client's side: frames and the closing handshake tell whether all has come.
+                        stream = trio.SSLStream(stream, self._ssl, server_side=True, https_compatible=True)
                     ws = await open_connection(
                         stream,
                         self._settings,
                         self._answering,
                         server=self if self._listeners else None,
+                        header=header,
+                        admit=seat.admit,
                         answered=answered,
                         interrupted=interrupted,
                     )
                 finally:
                     self._opening.discard(scope)
             if scope.cancelled_caught and self._close is None:
-                address = Transport(stream).remote_address
+                address = peer_of(Transport(stream), self._answering.forwarding, header).address
                 logger.info("opening handshake with %s not complete after %g seconds", address, timeout)
         finally:
             if ws is None:
                 await Transport(stream).aclose(0)
         return ws
 
+    async def _seat(self, stream: trio.abc.Stream, header: ProxyHeader, seat: _Seat) -> bool:
+        """Count a connection for the client that a proxy has named. Return whether there is room for it."""
+        peer = peer_of(Transport(stream), self._answering.forwarding, header)
+        reason = None if peer.forwards else seat.take(peer.address)
+        if reason is not None:
+            await self._turn_away(stream, reason, header)
+        return reason is None
 
-def _say_busy(opening: Opening, _request: Request) -> Response:
+
+class _Seat:
+    """What a connection takes of the limit for each address: a place at the address of its client.
+
+    Args:
+        by_address: How many connections there are from each address.
+        limit: How many there may be; None for any number.
+    """
+
+    def __init__(self, by_address: Counter[str], limit: int | None) -> None:
+        self._by_address = by_address
+        self._limit = limit
+        self._host = ""
+
+    def take(self, address: Any) -> str | None:
+        """Take a place at an address, instead of the one before. Return why there is none; None if there is one.
+
+        What has no IP address, such as a Unix socket, is not counted.
+        """
+        host = str(address[0]) if isinstance(address, tuple) else ""
+        if host == self._host:
+            return None
+        self.leave()
+        if not host:
+            return None
+        if self._limit is not None and self._by_address[host] >= self._limit:
+            return f"there are {self._by_address[host]} connections from its address"
+        self._by_address[host] += 1
+        self._host = host
+        return None
+
+    def admit(self, opening: Opening) -> Response | None:
+        """Take a place for whom a request is from. Return the answer if there is none."""
+        reason = self.take(opening.remote_address)
+        if reason is None:
+            return None
+        logger.info("connection from %s turned away: %s", opening.remote_address, reason)
+        return _say_busy(opening)
+
+    def leave(self) -> None:
+        """Leave the place, if there is one."""
+        if self._host:
+            self._by_address[self._host] -= 1
+            if not self._by_address[self._host]:
+                del self._by_address[self._host]
+            self._host = ""
+
+
+def _say_busy(opening: Opening, _request: Request | None = None) -> Response:
     return opening.respond(503, "try again later\n", {"Retry-After": str(RETRY_AFTER), "Connection": "close"})
-
-
-def _host_of(stream: trio.abc.Stream) -> str:
-    """Return the IP address of a peer; empty if it has none."""
-    address = Transport(stream).remote_address
-    return str(address[0]) if isinstance(address, tuple) else ""
 
 
 def _log_failure(ws: WebSocket, exc: BaseException, lost: bool) -> None:

@@ -122,6 +122,11 @@ class Transport:
         """Whether it can be read and written without waiting."""
         return self._socket is not None
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether it is TLS, if it is Trio's."""
+        return isinstance(self._stream, trio.SSLStream)
+
     async def wait_until_readable(self) -> None:
         """Wait until :meth:`receive_now` has something to return, on a socket. Only one task may do so.
 

@@ -93,7 +93,8 @@ class WebSocket(trio.abc.Channel[Message]):
         response: Its response.
         subprotocol: The subprotocol that was agreed on, or None.
         local_address: The address of this end, in the form that the socket gives it; None without a socket.
-        remote_address: The address of the other end; None without a socket.
+        remote_address: The address of the other end; None without a socket. On a server behind a proxy that it knows
+            of, it is that of the client: see :class:`Opening`.
         opening: On a server, what was known of the connection in the opening handshake, such as who the client is; None
             on a client.
     """
