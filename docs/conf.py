@@ -27,8 +27,9 @@ version = release = trio_ws.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 exclude_patterns = ["_build"]
 nitpicky = True
-# The typing module of Python 3.10 has no Unpack, and werkzeug, whose Map it is, need not be installed.
-nitpick_ignore = [("py:class", "Unpack"), ("py:class", "Map")]
+# The typing module of Python 3.10 has no Unpack; werkzeug and prometheus-client, whose the others are, need not be
+# installed.
+nitpick_ignore = [("py:class", "Unpack"), ("py:class", "Map"), ("py:class", "CollectorRegistry")]
 default_role = "py:obj"
 
 html_theme = "furo"

@@ -17,6 +17,8 @@ Nothing is skipped and nothing is hidden in the pages. Instead, what is around t
   certificate is issued by an authority that the test makes, and that the environment says to trust.
 - ``proxy.example`` is a proxy in there: an HTTP proxy that wants credentials on port 3128, the same inside TLS on port
   3129, and a SOCKS proxy for everybody on port 1080.
+- Connections are numbered from 1 on in each page, what it does to the loggers of the library ends with it, and it has
+  a registry of its own for the metrics of Prometheus.
 - The current directory is a new one. It has a certificate for ``localhost`` in cert.pem and key.pem, and the
   certificate of the authority in ca.pem.
 """
@@ -27,6 +29,8 @@ import ast
 import contextlib
 import inspect
 import io
+import itertools
+import logging
 import os
 import random
 import re
@@ -37,11 +41,12 @@ import subprocess
 import sys
 import textwrap
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import prometheus_client
 import pytest
 import trio
 import trio.testing
@@ -220,7 +225,18 @@ Perform: TypeAlias = Callable[[Play], None]
 
 
 @pytest.fixture
-def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Perform:
+def loggers() -> Iterator[None]:
+    """Let the loggers of the library be afterwards as they were."""
+    found = [logging.getLogger(name) for name in ("trio_ws", "trio_ws.client", "trio_ws.server")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in found]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+@pytest.fixture
+def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers: None) -> Perform:
     """Call an async function with a stage."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -230,6 +246,8 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Perform:
         pem.write_to_path(tmp_path / "cert.pem", append=number > 0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setattr(trio_ws.websocket, "_ids", itertools.count(1))
+    monkeypatch.setattr(prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry())
     output = io.StringIO()
 
     async def main(play: Play) -> None:
@@ -494,6 +512,27 @@ def test_reconnecting_example(perform: Perform, monkeypatch: pytest.MonkeyPatch)
         assert re.search("^" + r"\n(.*\n)*".join(in_order) + "\n", printed, re.MULTILINE), printed
 
     perform(play)
+
+
+def test_watching_example(perform: Perform, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["watched_server.py"])
+    caplog.set_level(logging.INFO)
+
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "watched_server.py")
+        async with trio_ws.connect("ws://localhost:8765/feed", compression=None) as ws:
+            await ws.send("hello")
+            await ws.receive()
+            async with await trio.open_tcp_stream("localhost", 8765) as stream:
+                await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                metrics = b"".join([part async for part in stream]).decode()
+        assert 'trio_ws_open_connections{role="server"} 1.0\n' in metrics
+        assert 'trio_ws_bytes_total{direction="out",role="server"} 7.0\n' in metrics
+
+    perform(play)
+    opened, closed = (record.getMessage() for record in caplog.records if record.name == "trio_ws.server")
+    assert opened.endswith(", path /feed")
+    assert "in 1 messages (19 bytes), out 1 messages (11 bytes)" in closed
 
 
 def test_every_example_is_tried_out() -> None:

@@ -22,6 +22,7 @@ DEFAULTS = {
     "send_buffer": 64 * 1024,
     "compression": Deflate(),
     "subprotocols": (),
+    "instruments": (),
 }
 TIMES = ["open_timeout", "close_timeout", "ping_interval", "ping_timeout"]
 SIZES = ["max_message_size", "receive_buffer", "send_buffer"]

@@ -16,6 +16,9 @@
 :mod:`trio_ws.reconnect`        ``open_reconnecting``, ``attempts``: connecting again when a connection is lost
 :mod:`trio_ws.backoff`          ``Backoff``, ``is_retryable``: when, and whether
 :mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
+:mod:`trio_ws.instruments`      ``Instrument``: what is told of all that happens
+:mod:`trio_ws.logs`             ``LogConnections``, ``LogFrames``
+:mod:`trio_ws.prometheus`       ``PrometheusInstrument``
 :mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
 :mod:`trio_ws.channels`         the inbox and the outbox between the two
 :mod:`trio_ws.stream`           the Trio stream below
@@ -74,10 +77,13 @@ from .forwarded import TrustedProxies
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
 from .hub import Backend, Hub, Topic
+from .instruments import ConnectionSummary, FrameInfo, Instrument
 from .limits import Limits
 from .listeners import open_systemd_listeners
+from .logs import LogConnections, LogFrames
 from .opening import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
 from .origins import ANY, SAME_HOST, Origins
+from .prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
 from .proxy import Proxy, parse_proxy
 from .reconnect import (
@@ -117,15 +123,18 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedLocally",
     "ConnectionClosedOK",
+    "ConnectionSummary",
     "CookiesLike",
     "Credentials",
     "Deflate",
     "Frame",
+    "FrameInfo",
     "Handler",
     "HeadTooBig",
     "Headers",
     "HostNotServed",
     "Hub",
+    "Instrument",
     "InvalidData",
     "InvalidHandshake",
     "InvalidHeader",
@@ -138,6 +147,8 @@ __all__ = [
     "InvalidURI",
     "InvalidUpgrade",
     "Limits",
+    "LogConnections",
+    "LogFrames",
     "MessageTooBig",
     "MultipleValuesError",
     "NegotiationError",
@@ -149,6 +160,7 @@ __all__ = [
     "Origins",
     "ProcessRequest",
     "ProcessResponse",
+    "PrometheusInstrument",
     "ProtocolError",
     "Proxy",
     "ProxyFailed",

@@ -216,6 +216,11 @@ class Inbox:
         return self._getting and not self._waiting
 
     @property
+    def size(self) -> int:
+        """Bytes of memory that the messages take which are there, and what has come of the one in progress."""
+        return self._size + self._protocol.held
+
+    @property
     def is_empty(self) -> bool:
         """Whether no whole message is there."""
         return not self._messages

@@ -206,21 +206,30 @@ class Frame:
         if not self.fin:
             flags.append("continued")
         size = f"{len(self.data)} byte{'' if len(self.data) == 1 else 's'}"
-        return f"{self.opcode.name} {self._shown()} [{', '.join([size, *flags])}]"
+        shown = show_payload(self.opcode, self.data, len(self.data), self.fin)
+        return f"{self.opcode.name} {shown} [{', '.join([size, *flags])}]"
 
-    def _shown(self) -> str:
-        if self.opcode is Opcode.CLOSE:
-            return str(Close.parse(self.data))
-        # Four bytes are the most that a character takes. Whatever follows is not looked at, however long it
-        # is.
-        start = self.data[: 4 * MAX_SHOWN]
-        cut = len(start) < len(self.data)
-        try:
-            # The last character may be cut, here or by fragmentation: that does not make it any less text.
-            text = codecs.getincrementaldecoder("utf-8")().decode(start, final=self.fin and not cut)
-        except UnicodeDecodeError:
-            text = None
-        if text is not None and (self.opcode is Opcode.TEXT or text.isprintable()):
-            return repr(text) if not cut and len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}..."
-        shown = start[: MAX_SHOWN // 2].hex(" ")
-        return shown if len(start) <= MAX_SHOWN // 2 else f"{shown} ..."
+
+def show_payload(opcode: Opcode, start: bytes, size: int, fin: bool) -> str:
+    """Return the payload of a frame for a log, as far as it fits.
+
+    Args:
+        opcode: What the frame is.
+        start: The beginning of the payload: ``4 * MAX_SHOWN`` bytes are enough, but all of a control frame.
+        size: The size of the payload.
+        fin: Whether it is the last frame of its message.
+    """
+    if opcode is Opcode.CLOSE:
+        return str(Close.parse(start))
+    # Four bytes are the most that a character takes. Whatever follows is not looked at, however long it is.
+    start = start[: 4 * MAX_SHOWN]
+    cut = len(start) < size
+    try:
+        # The last character may be cut, here or by fragmentation: that does not make it any less text.
+        text = codecs.getincrementaldecoder("utf-8")().decode(start, final=fin and not cut)
+    except UnicodeDecodeError:
+        text = None
+    if text is not None and (opcode is Opcode.TEXT or text.isprintable()):
+        return repr(text) if not cut and len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}..."
+    shown = start[: MAX_SHOWN // 2].hex(" ")
+    return shown if len(start) <= MAX_SHOWN // 2 else f"{shown} ..."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 
+from .instruments import Instrument
 from .protocol.deflate import Deflate
 from .protocol.handshake import check_subprotocols
 
@@ -43,6 +44,16 @@ def _to_deflate(value: Any) -> Deflate | None:
     raise TypeError(f"compression is 'deflate', a Deflate or None, not {value!r}")
 
 
+def _to_instruments(value: Any) -> tuple[Instrument, ...]:
+    if isinstance(value, Instrument):
+        raise TypeError(f"instruments is a sequence of Instruments, not {value!r}")
+    instruments = tuple(value)
+    for each in instruments:
+        if not isinstance(each, Instrument):
+            raise TypeError(f"instruments are Instruments, not {each!r}")
+    return instruments
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """What ``connect`` and ``serve`` accept as keyword arguments, checked. See :class:`Options` for the meaning.
@@ -61,6 +72,7 @@ class Settings:
     send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
+    instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=_to_instruments, hash=False)
 
 
 class Options(TypedDict, total=False):
@@ -85,6 +97,7 @@ class Options(TypedDict, total=False):
         compression: ``"deflate"`` to compress messages with permessage-deflate (RFC 7692) if the peer agrees, a
             :class:`Deflate` to say how, None not to compress. Default: ``"deflate"``.
         subprotocols: The subprotocols that this end speaks, in order of preference. Default: none.
+        instruments: What is told of all that happens, in this order; see :class:`Instrument`. Default: none.
     """
 
     open_timeout: float | None
@@ -96,3 +109,4 @@ class Options(TypedDict, total=False):
     send_buffer: int
     compression: Literal["deflate"] | Deflate | None
     subprotocols: Sequence[str]
+    instruments: Sequence[Instrument]

@@ -47,6 +47,11 @@ can end that way, and all lead to the end of ``run()``: a Close frame if nothing
 waiting, :meth:`Connection.settle`, the stream closed. A thread that compresses is left alone then; only a Close frame
 may follow, because of what the compressor remembers now.
 
+What is told to instruments, and when? What happens is noted where it happens, and told later: where everything is in
+order, so that an instrument sees no connection that is between two states, and none in which a message is taken out of
+the outbox and not yet written. The notes are the :class:`~trio_ws.instruments.Observer`'s; where there are no
+instruments there is none, and all that it costs is to look.
+
 And Ctrl-C? It raises ``KeyboardInterrupt`` in whichever task runs, unless that one is protected. These are, because of
 rule 8: so it goes to the main task.
 """
@@ -73,7 +78,9 @@ from .exceptions import (
     TooManyMessages,
 )
 from .frames import Close, CloseCode, Opcode
+from .instruments import Observer
 from .protocol import LastPart, Message, Protocol, Role
+from .protocol.codec import FIN
 from .protocol.connection import OutgoingFrame
 from .protocol.extensions import Extension
 from .settings import Settings
@@ -258,6 +265,7 @@ class Connection:
         "inbox",
         "latency",
         "listening_since",
+        "observer",
         "outbox",
         "pings",
         "protocol",
@@ -287,8 +295,14 @@ class Connection:
         self.settings: Settings = settings
         self.transport: Transport = transport
         transport.write_ahead()
+        #: What tells the instruments what happens; None where there are none, which is to cost nothing.
+        self.observer: Observer | None = Observer.of(settings.instruments)
         self.protocol: Protocol = Protocol(
-            role, random=os.urandom, max_message_size=settings.max_message_size, extensions=extensions
+            role,
+            random=os.urandom,
+            max_message_size=settings.max_message_size,
+            extensions=extensions,
+            on_frame=None if self.observer is None else self.observer.on_frame,
         )
         self.inbox: Inbox = Inbox(self.protocol, settings.receive_buffer)
         self.outbox: Outbox = Outbox(settings.send_buffer)
@@ -301,6 +315,8 @@ class Connection:
         self.absences: Absences = Absences.current()
         #: What is being taken in, step by step; and what has ended the connection, once that has come.
         self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received) if received else None
+        if self.observer is not None and received:
+            self.observer.note_received(len(received))
         self.ending: Close | ProtocolError | None = None
         #: Whether extensions are in use, so that encoding may take long. If so, who has used them last.
         self.transforms: bool = bool(extensions)
@@ -411,7 +427,7 @@ class Connection:
         self.self_service = False
         self.settle()
         self.transport.close()
-        self.closed.set()
+        self.note_closed()
         return True
 
     def hurry(self, seconds: float) -> None:
@@ -435,6 +451,12 @@ class Connection:
             if self.recent is not None:
                 self.recent.forget(self)
             self.settled.set()
+
+    def note_closed(self) -> None:
+        """Take note that the stream is closed."""
+        self.closed.set()
+        if self.observer is not None:
+            self.observer.close(self)
 
     @property
     def is_clean(self) -> bool:
@@ -487,6 +509,8 @@ class Connection:
     def _write_now(self, frame: OutgoingFrame) -> None:
         if not self.transport.write_now(self.encode([frame])):
             self.outbox.keep(frame)
+        if self.observer is not None:
+            self.observer.deliver(self)
 
     def _is_worth_a_write(self) -> bool:
         now = trio.current_time()
@@ -508,18 +532,22 @@ class Connection:
             return False
         finished = outbox.finished
         chunks = self.encode_last(self.encode(outbox.take()), finished)
-        if chunks and not self.transport.write_now(chunks):
-            return False
-        outbox.written()
-        if finished:
-            self.writing_over.set()
-        return True
+        written = not chunks or self.transport.write_now(chunks)
+        if written:
+            outbox.written()
+            if finished:
+                self.writing_over.set()
+        if self.observer is not None:
+            self.observer.deliver(self)
+        return written
 
     def encode(self, frames: Sequence[OutgoingFrame]) -> list[bytes]:
         """Return the bytes of frames that were taken out of the outbox, or do not go through it."""
         chunks = self.protocol.encode_all(frames)
         if self.recent is not None:
             self.note_encoding(frames)
+        if self.observer is not None:
+            self.observer.note_sent(frames, chunks)
         if self.active_at is not None and frames and frames[-1][0] & 0x0F < Opcode.CLOSE:
             self.active_at = trio.current_time()
         return chunks
@@ -533,8 +561,17 @@ class Connection:
     def encode_last(self, chunks: list[bytes], finished: bool) -> list[bytes]:
         """Add the Close frame to what is to be written, if that is all there was before it, and it is not out yet."""
         if finished and self.outbox.close is not None and self.protocol.closing.can_send:
-            chunks += self.protocol.encode_close(self.outbox.close)
+            close = self.outbox.close
+            encoded = self.protocol.encode_close(close)
+            if self.observer is not None:
+                self.observer.note_sent([(FIN | Opcode.CLOSE, close.serialize(), False)], encoded)
+            chunks += encoded
         return chunks
+
+    def report(self) -> None:
+        """Tell the instruments, if there are any, what has happened. Everything must be in order here."""
+        if self.observer is not None:
+            self.observer.deliver(self)
 
     # -- Reading -----------------------------------------------------------------------------------------------------
 
@@ -543,6 +580,8 @@ class Connection:
         """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
         # Whoever waits has sent what there was to send.
         self.flush()
+        if self.observer is not None:
+            self.observer.deliver(self)
         try:
             return await self.inbox.get(self._read_or_wait)
         finally:
@@ -592,6 +631,8 @@ class Connection:
     def take_in(self, data: bytes | memoryview) -> None:
         """Take what has been received, and hand on what comes of its first step."""
         self.heard_at = trio.current_time()
+        if self.observer is not None:
+            self.observer.note_received(len(data))
         self.steps = self.protocol.receive_in_steps(data)
         self.take_step()
 
@@ -613,10 +654,14 @@ class Connection:
         if messages := protocol.next_messages():
             inbox.put_all(messages)
             count = len(messages)
+            if self.observer is not None:
+                self.observer.note_messages(messages)
         while (event := protocol.next_event()) is not None:
             if isinstance(event, (str, bytes, LastPart)):
                 inbox.put(event)
                 count += 1
+                if self.observer is not None:
+                    self.observer.note_messages([event])
             elif isinstance(event, ProtocolError):
                 self.ending = event
             elif event.opcode is Opcode.PING:
@@ -633,6 +678,8 @@ class Connection:
             self.ending = TooManyMessages(self._rate.limit)
         if answered:
             self.flush()
+        if self.observer is not None:
+            self.observer.deliver(self)
 
     # -- Pings -----------------------------------------------------------------------------------------------------
 
@@ -659,6 +706,8 @@ class Connection:
             if ping.data == data:
                 now = trio.current_time()
                 self.latency = now - ping.sent_at
+                if self.observer is not None:
+                    self.observer.note_pong(self.latency)
                 for answered in self.pings[: index + 1]:
                     answered.round_trip = now - answered.sent_at
                     answered.done.set()
@@ -686,7 +735,7 @@ async def run(connection: Connection) -> None:
         connection.protocol.receive_eof()
         connection.settle()
         await connection.transport.aclose(GOODBYE_TIMEOUT)
-        connection.closed.set()
+        connection.note_closed()
 
 
 async def _say_goodbye(connection: Connection) -> None:
@@ -698,7 +747,7 @@ async def _say_goodbye(connection: Connection) -> None:
         try:
             # Where encoding was interrupted, the peer could not decode what came after it.
             chunks = [] if connection.encoding else await _encode_waiting(connection)
-            await connection.transport.send([*chunks, *connection.protocol.encode_close(close)])
+            await connection.transport.send(connection.encode_last(chunks, True))
         except StreamBroken as exc:
             connection.cause = connection.cause or exc.__cause__
             connection.cut_off = True
@@ -813,6 +862,7 @@ async def write_loop(connection: Connection) -> None:
             await transport.send(chunks)
             del chunks  # not to be kept while there is nothing to do
             outbox.written()
+            connection.report()
     except StreamBroken as exc:
         # Do not wait for anything more to be written. But the peer may have told us why before it went.
         connection.cause = connection.cause or exc.__cause__
@@ -842,6 +892,8 @@ async def _encode_waiting(connection: Connection) -> list[bytes]:
     if connection.transforms and sum(len(data) for _, data, transform in frames if transform) >= THREAD_SIZE:
         chunks = await _encode_in_thread(connection.protocol, frames)
         connection.note_encoding(frames)
+        if connection.observer is not None:
+            connection.observer.note_sent(frames, chunks)
     else:
         chunks = connection.encode(frames)
     connection.encoding = False

@@ -6,6 +6,7 @@ What happens between the calls here and the peer is in :mod:`trio_ws.tasks`.
 from __future__ import annotations
 
 import codecs
+import itertools
 import math
 import sys
 from collections.abc import Awaitable
@@ -73,6 +74,10 @@ class Turn:
         return checkpoint()  # noqa: ASYNC105  # the caller does
 
 
+#: The numbers of connections.
+_ids = itertools.count(1)
+
+
 class WebSocket(trio.abc.Channel[Message]):
     """An open WebSocket connection: a Trio channel of messages, ``str`` for text and ``bytes`` for binary.
 
@@ -92,6 +97,7 @@ class WebSocket(trio.abc.Channel[Message]):
         request: The request of the opening handshake.
         response: Its response.
         subprotocol: The subprotocol that was agreed on, or None.
+        id: A number that no other connection of this process has, for logs.
         local_address: The address of this end, in the form that the socket gives it; None without a socket.
         remote_address: The address of the other end; None without a socket. On a server behind a proxy that it knows
             of, it is that of the client: see :class:`Opening`.
@@ -102,6 +108,7 @@ class WebSocket(trio.abc.Channel[Message]):
     request: Request
     response: Response
     subprotocol: str | None
+    id: int
     local_address: Any
     remote_address: Any
     opening: Opening | None
@@ -119,6 +126,7 @@ class WebSocket(trio.abc.Channel[Message]):
         self.response = response
         self.subprotocol = subprotocol
         self.opening = opening
+        self.id = next(_ids)
         known: Any = opening or connection.transport
         self.local_address = known.local_address
         self.remote_address = known.remote_address
@@ -171,6 +179,7 @@ class WebSocket(trio.abc.Channel[Message]):
         if not self._connection.send_nowait(frame):
             self._check_not_streaming()
             self._connection.relieve()  # the peer may wait for us to read before it does
+            self._connection.report()
             if not await self._connection.outbox.put(frame):
                 raise await self._closed()
 
@@ -443,6 +452,7 @@ class SendStream:
                 raise InvalidData(f"a part of a text message is not UTF-8: {exc.reason}") from exc
         if not data:
             return
+        self._ws._connection.report()
         self._busy = True
         sent = False
         try:
@@ -556,6 +566,8 @@ class Session:
     async def __aenter__(self) -> WebSocket:
         self._nursery = await self._manager.__aenter__()
         self._connection.open(partial(self._nursery.start_soon, run, self._connection))
+        if self._connection.observer is not None:
+            self._connection.observer.open(self._ws)
         return self._ws
 
     async def __aexit__(

@@ -7,6 +7,7 @@ It can be used by itself: to read a capture, to test a peer, to run WebSocket ov
 :mod:`~trio_ws.protocol.hot`         the same, compiled if possible
 :mod:`~trio_ws.protocol.codec`       bytes and frames
 :mod:`~trio_ws.protocol.messages`    frames and messages: fragments, UTF-8, limits
+:mod:`~trio_ws.protocol.observed`    the same, for somebody who watches
 :mod:`~trio_ws.protocol.grammar`     header values
 :mod:`~trio_ws.protocol.extensions`  what an extension is
 :mod:`~trio_ws.protocol.deflate`     compression

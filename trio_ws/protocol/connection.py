@@ -30,6 +30,7 @@ from .codec import BATCH, FIN, Role
 from .extensions import Shared
 from .hot import pack
 from .messages import LastPart, Message, MessageDecoder
+from .observed import ObservedDecoder, OnFrame
 from .pure import Buffer, header
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Protocol:
             10.3). ``os.urandom`` is meant.
         max_message_size: How large a message from the peer may be, in bytes; None for any size.
         extensions: The extensions in use, in the order in which they were negotiated.
+        on_frame: What is told of each frame that comes in; None for nobody.
 
     Attributes:
         closing: The state of the closing handshake.
@@ -84,9 +86,14 @@ class Protocol:
         random: Callable[[int], bytes],
         max_message_size: int | None = None,
         extensions: Sequence[Extension] = (),
+        on_frame: OnFrame | None = None,
     ) -> None:
         self.closing: Closing = Closing()
-        self._messages = MessageDecoder(role, max_message_size, extensions)
+        self._messages = (
+            MessageDecoder(role, max_message_size, extensions)
+            if on_frame is None
+            else ObservedDecoder(role, max_message_size, extensions, on_frame)
+        )
         # What has come in: whole messages, and then everything else.
         self._whole: list[Message] = []
         self._events: deque[Event] | None = None

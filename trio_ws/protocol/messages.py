@@ -58,9 +58,11 @@ class LastPart:
 
     Attributes:
         data: What came after the last part that was taken.
+        size: The size of the whole message in bytes.
     """
 
     data: Message
+    size: int = attrs.field(default=0, eq=False)
 
 
 class MessageDecoder:
@@ -309,7 +311,7 @@ class MessageDecoder:
         self._claimed = self._skipped = False
         if skipped:
             return None
-        return LastPart(data) if claimed else data
+        return LastPart(data, self._size) if claimed else data
 
 
 def _not_utf8(exc: UnicodeDecodeError) -> InvalidData:

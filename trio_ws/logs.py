@@ -1,0 +1,112 @@
+"""Instruments that log: ``LogConnections`` and ``LogFrames``."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from .instruments import ConnectionSummary, FrameInfo, Instrument
+from .protocol import Role
+
+if TYPE_CHECKING:
+    from .websocket import WebSocket
+
+__all__ = ["LogConnections", "LogFrames"]
+
+_LOGGERS = {role: logging.getLogger(f"trio_ws.{role.value}") for role in Role}
+
+
+@attrs.frozen
+class _Log(Instrument):
+    level: int
+
+    def wants_connection(self) -> bool:
+        return any(logger.isEnabledFor(self.level) for logger in _LOGGERS.values())
+
+    def _log(self, ws: WebSocket, extra: dict[str, Any], message: str, *args: object) -> None:
+        logger = _LOGGERS[ws._connection.role]
+        logger.log(self.level, f"connection %d {message}", ws.id, *args, extra={"id": ws.id, **extra})
+
+
+@attrs.frozen
+class LogConnections(_Log):
+    """Logs when a connection is opened, and when it is closed: one line each.
+
+    The lines go to the loggers ``trio_ws.server`` and ``trio_ws.client``. For handlers that write records with fields,
+    each record has them too: ``id``, ``peer``, ``path``, ``subprotocol``; and at the end also ``code``, ``reason``,
+    ``clean``, ``seconds``, ``bytes_received``, ``bytes_sent``, ``messages_received``, ``messages_sent``, as in
+    :class:`ConnectionSummary`.
+
+    The query of the path is not logged, as it may be nobody's business.
+
+    Args:
+        level: The level of the lines. Connections that begin while neither logger is enabled for it are not watched.
+    """
+
+    level: int = logging.INFO
+
+    def connection_opened(self, ws: WebSocket) -> None:
+        """Log it."""
+        fields = _describe(ws)
+        subprotocol = "" if ws.subprotocol is None else f", subprotocol {ws.subprotocol}"
+        self._log(ws, fields, "opened: %s, path %s%s", fields["peer"] or "no address", fields["path"], subprotocol)
+
+    def connection_closed(self, ws: WebSocket, summary: ConnectionSummary) -> None:
+        """Log it."""
+        fields = attrs.asdict(summary, recurse=False, filter=attrs.filters.exclude("error"))
+        self._log(
+            ws,
+            {**_describe(ws), **fields},
+            "closed: %s; in %d messages (%d bytes), out %d messages (%d bytes), %.3f seconds",
+            summary.error if summary.error.__cause__ is None else f"{summary.error} [{summary.error.__cause__}]",
+            summary.messages_received,
+            summary.bytes_received,
+            summary.messages_sent,
+            summary.bytes_sent,
+            summary.seconds,
+        )
+
+
+@attrs.frozen
+class LogFrames(_Log):
+    """Logs each frame, with the beginning of its payload.
+
+    ::
+
+        connection 1 < TEXT 'hello' [5 bytes]
+        connection 1 > PONG '' [0 bytes]
+
+    ``<`` is a frame that came in, ``>`` one that went out. The lines go to the loggers ``trio_ws.server`` and
+    ``trio_ws.client``, and have the field ``id``. They show what people send to each other: this is for debugging.
+
+    Args:
+        level: The level of the lines. Connections that begin while neither logger is enabled for it are not watched.
+    """
+
+    level: int = logging.DEBUG
+
+    def frame_received(self, ws: WebSocket, frame: FrameInfo) -> None:
+        """Log it."""
+        self._log(ws, {}, "< %s", frame)
+
+    def frame_sent(self, ws: WebSocket, frame: FrameInfo) -> None:
+        """Log it."""
+        self._log(ws, {}, "> %s", frame)
+
+
+def _describe(ws: WebSocket) -> dict[str, Any]:
+    return {
+        "peer": _show_address(ws.remote_address),
+        "path": ws.request.path.partition("?")[0],
+        "subprotocol": ws.subprotocol,
+    }
+
+
+def _show_address(address: Any) -> str | None:
+    """Return an address in the form that people write; None if there is none."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address) if address else None

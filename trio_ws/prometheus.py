@@ -1,0 +1,210 @@
+"""Metrics for Prometheus: ``PrometheusInstrument``. It needs prometheus-client, the extra ``prometheus``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from .frames import CloseCode, Opcode
+from .instruments import ConnectionSummary, Instrument
+from .protocol import Role
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from .http11 import Request, Response
+    from .opening import Opening, ProcessRequest
+    from .websocket import WebSocket
+
+__all__ = ["PrometheusInstrument"]
+
+#: Buckets of the histograms, in seconds.
+PING_BUCKETS: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+CONNECTION_BUCKETS: tuple[float, ...] = (0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600)
+
+_CODES = frozenset(CloseCode)
+
+
+class PrometheusInstrument(Instrument):
+    """Keeps metrics of connections for Prometheus, and serves them.
+
+    ::
+
+        metrics = trio_ws.PrometheusInstrument()
+        await trio_ws.serve(handler, 8765, instruments=[metrics], process_request=metrics.serve_at("/metrics"))
+
+    All metrics have the label ``role``, which is ``server`` or ``client``:
+
+    * ``trio_ws_open_connections``: connections that are open.
+    * ``trio_ws_connections_total``: connections that were opened.
+    * ``trio_ws_closes_total``: connections that were closed, by ``code``: the close code of the peer, or 1006 if it was
+      lost without one; and by ``clean``: ``true`` or ``false``.
+    * ``trio_ws_connection_seconds``: a histogram of how long they were open.
+    * ``trio_ws_messages_total``: messages, by ``direction`` (``in`` or ``out``) and ``kind`` (``text`` or ``binary``).
+    * ``trio_ws_message_bytes_total``: their bytes, by the same, without compression.
+    * ``trio_ws_bytes_total``: bytes on the wire, by ``direction``.
+    * ``trio_ws_ping_seconds``: a histogram of the round trips of pings.
+    * ``trio_ws_queue_bytes``: bytes of memory in the buffers of all connections, by ``queue``: ``inbox`` or ``outbox``.
+
+    Args:
+        registry: Where the metrics are registered; None for the registry that prometheus-client has for all. There can
+            be one instrument for each registry; it can be given to any number of servers and clients.
+        codes: Close codes of the application to tell apart. Other codes that no standard gives a meaning are counted
+            together as ``3xxx`` and ``4xxx``: peers choose them, and each would be a metric of its own.
+
+    Attributes:
+        registry: Where they are registered.
+
+    Raises:
+        ImportError: if prometheus-client is not installed (``pip install trio-ws[prometheus]``).
+        ValueError: if there is such an instrument for that registry.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, codes: Collection[int] = ()) -> None:
+        client = _import_client()
+        registry = client.REGISTRY if registry is None else registry
+        self.registry: CollectorRegistry = registry
+        self._codes = frozenset(codes)
+        self._open = client.Gauge(
+            "trio_ws_open_connections", "WebSocket connections that are open", ["role"], registry=registry
+        )
+        self._connections = client.Counter(
+            "trio_ws_connections", "WebSocket connections that were opened", ["role"], registry=registry
+        )
+        self._closes = client.Counter(
+            "trio_ws_closes", "WebSocket connections that were closed", ["role", "code", "clean"], registry=registry
+        )
+        self._connection_seconds = client.Histogram(
+            "trio_ws_connection_seconds",
+            "How long WebSocket connections were open",
+            ["role"],
+            buckets=CONNECTION_BUCKETS,
+            registry=registry,
+        )
+        kinds = ["role", "direction", "kind"]
+        self._messages = _Children(client.Counter("trio_ws_messages", "WebSocket messages", kinds, registry=registry))
+        self._message_bytes = _Children(
+            client.Counter(
+                "trio_ws_message_bytes", "Bytes of WebSocket messages, without compression", kinds, registry=registry
+            )
+        )
+        self._bytes = _Children(
+            client.Counter("trio_ws_bytes", "Bytes on the wire", ["role", "direction"], registry=registry)
+        )
+        self._ping_seconds = client.Histogram(
+            "trio_ws_ping_seconds",
+            "Round trips of WebSocket pings",
+            ["role"],
+            buckets=PING_BUCKETS,
+            registry=registry,
+        )
+        self._queues = _Children(
+            client.Gauge(
+                "trio_ws_queue_bytes",
+                "Bytes of memory in the buffers of WebSocket connections",
+                ["role", "queue"],
+                registry=registry,
+            )
+        )
+        # What is in the buffers of each connection.
+        self._queued: dict[int, tuple[int, int]] = {}
+        # So that there is something to see before something happens.
+        for role in Role:
+            self._open.labels(role.value)
+            self._connections.labels(role.value)
+
+    def serve_at(self, path: str = "/metrics") -> ProcessRequest:
+        """Return a ``process_request`` function that answers requests for a path with the metrics of the registry.
+
+        Everybody can ask for them who can reach the server. Where that is too much, put a :func:`basic_auth` in front
+        of it: ``process_request=[basic_auth(...), metrics.serve_at("/metrics")]``.
+
+        Args:
+            path: The path.
+        """
+
+        def answer(opening: Opening, request: Request) -> Response | None:
+            if request.path.partition("?")[0] != path:
+                return None
+            if request.method not in ("GET", "HEAD"):
+                return opening.respond(405, "metrics are there to be read\n", {"Allow": "GET, HEAD"})
+            accepted = ", ".join(request.headers.get_all("Accept"))
+            encode, content_type = _import_client().exposition.choose_encoder(accepted)
+            return opening.respond(200, encode(self.registry), {"Content-Type": content_type})
+
+        return answer
+
+    # -- Events ----------------------------------------------------------------------------------------------------
+
+    def connection_opened(self, ws: WebSocket) -> None:
+        """Count it."""
+        role = _role(ws)
+        self._open.labels(role).inc()
+        self._connections.labels(role).inc()
+
+    def connection_closed(self, ws: WebSocket, summary: ConnectionSummary) -> None:
+        """Count it."""
+        role = _role(ws)
+        self._open.labels(role).dec()
+        self._closes.labels(role, self._show_code(summary.code), "true" if summary.clean else "false").inc()
+        self._connection_seconds.labels(role).observe(summary.seconds)
+        self.queue_changed(ws, 0, 0)
+        del self._queued[ws.id]
+
+    def message_received(self, ws: WebSocket, opcode: Opcode, size: int) -> None:
+        """Count it."""
+        labels = _role(ws), "in", opcode.name.lower()
+        self._messages[labels].inc()
+        self._message_bytes[labels].inc(size)
+
+    def message_sent(self, ws: WebSocket, opcode: Opcode, size: int) -> None:
+        """Count it."""
+        labels = _role(ws), "out", opcode.name.lower()
+        self._messages[labels].inc()
+        self._message_bytes[labels].inc(size)
+
+    def bytes_received(self, ws: WebSocket, size: int) -> None:
+        """Count them."""
+        self._bytes[_role(ws), "in"].inc(size)
+
+    def bytes_sent(self, ws: WebSocket, size: int) -> None:
+        """Count them."""
+        self._bytes[_role(ws), "out"].inc(size)
+
+    def ping_answered(self, ws: WebSocket, seconds: float) -> None:
+        """Observe the round trip."""
+        self._ping_seconds.labels(_role(ws)).observe(seconds)
+
+    def queue_changed(self, ws: WebSocket, inbox: int, outbox: int) -> None:
+        """Add what is new."""
+        role = _role(ws)
+        inbox_before, outbox_before = self._queued.get(ws.id, (0, 0))
+        self._queued[ws.id] = inbox, outbox
+        self._queues[role, "inbox"].inc(inbox - inbox_before)
+        self._queues[role, "outbox"].inc(outbox - outbox_before)
+
+    def _show_code(self, code: int) -> str:
+        return str(code) if code in _CODES or code in self._codes else f"{code // 1000}xxx"
+
+
+class _Children(dict[tuple[str, ...], Any]):
+    """The metrics of one name, by their labels. To ask for one each time takes longer than to count."""
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> Any:
+        child = self[labels] = self._metric.labels(*labels)
+        return child
+
+
+def _role(ws: WebSocket) -> str:
+    return ws._connection.role.value
+
+
+def _import_client() -> Any:
+    try:
+        import prometheus_client.exposition
+    except ImportError as exc:
+        raise ImportError("metrics need prometheus-client: pip install trio-ws[prometheus]") from exc
+    return prometheus_client
