@@ -1314,3 +1314,16 @@ def test_what_answers_head_has_no_body(body: bytes) -> None:
     assert data.endswith(b"\r\n\r\n")
     assert b"Content-Length: %d\r\n" % len(body) in data
     assert Response(200, "OK", {"X-A": "1"}, body).serialize() == data + body
+
+
+@pytest.mark.parametrize(
+    "parser, message", [(RequestParser, REQUEST), (ResponseParser, b"HTTP/1.1 101 X\r\nServer: a\r\n\r\n")]
+)
+def test_common_names_are_shared(parser: Any, message: bytes) -> None:
+    one, other = (parser().feed(message) for _ in range(2))
+    names = [[name for name, _ in each.headers.raw_items()] for each in (one, other)]
+    shared = [name for name, same in zip(*names, strict=True) if name is same]
+    assert "Host" in shared or "Server" in shared
+    assert names[0] == names[1]
+    # Also those that they are found by.
+    assert all(any(name is same for same in other.headers) for name in one.headers if name in ("host", "server"))

@@ -36,6 +36,17 @@ TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
+#: Names that nearly all opening handshakes have, as they are spelled there. Each connection keeps its request and its
+#: response, so they share these: that is a KiB less for each. (No interning: some versions of Python never free what
+#: has been interned, and names come from the network.)
+COMMON_NAMES = (
+    *("Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection", "Content-Length", "Cookie"),
+    *("Host", "Origin", "Pragma", "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions", "Sec-WebSocket-Key"),
+    *("Sec-WebSocket-Protocol", "Sec-WebSocket-Version", "Server", "Upgrade", "User-Agent", "X-Forwarded-For"),
+)
+_FOLDED = {name.lower(): name.lower() for name in COMMON_NAMES}
+
+
 def _check(name: Any, value: Any) -> None:
     if not isinstance(name, str):
         raise TypeError(f"the name of a header is a str, not {name!r}")
@@ -133,7 +144,8 @@ class Headers(MutableMapping[str, str]):
         """Add headers that are valid."""
         by_name = self._by_name
         for name, value in pairs:
-            by_name.setdefault(name.lower(), []).append(value)
+            folded = name.lower()
+            by_name.setdefault(_FOLDED.get(folded, folded), []).append(value)
         self._pairs += pairs
 
     # -- Asking for one value --------------------------------------------------------------------------------

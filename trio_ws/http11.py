@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 import h11
 
-from .datastructures import TOKEN, Headers, HeadersLike
+from .datastructures import COMMON_NAMES, TOKEN, Headers, HeadersLike
 from .exceptions import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 
 __all__ = ["Request", "RequestParser", "Response", "ResponseParser", "TunnelParser"]
@@ -51,6 +51,8 @@ _BODILESS = (204, 304)
 
 # How many bytes of a body are decompressed at a time. Where one is wrong, nothing comes out of those before it.
 _PIECE = 4 * 1024
+
+_NAMES = {name.encode(): name for name in COMMON_NAMES}
 
 _HTTP_VERSION = re.compile(r"[0-9]\.[0-9]")
 _REASON_PHRASE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -273,7 +275,7 @@ class _Parser:
         pairs = event.headers.raw_items()
         if len(pairs) > self._max_headers:
             raise TooManyHeaders(self._max_headers)
-        return [(name.decode("ascii"), value.decode("iso-8859-1")) for name, value in pairs]
+        return [(_NAMES.get(name) or name.decode("ascii"), value.decode("iso-8859-1")) for name, value in pairs]
 
 
 class RequestParser(_Parser):

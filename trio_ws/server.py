@@ -374,22 +374,48 @@ class Server:
 
     async def _serve_connection(self, stream: trio.abc.Stream) -> None:
         """Serve a connection from beginning to end. Raises nothing but cancellation, and what is no ``Exception``."""
+        # What is known here stays in memory as long as the connection. So this is one function, which knows little.
         seat = _Seat(self._by_address, self._limits.per_address)
-        peer = peer_of(Transport(stream), self._answering.forwarding)
-        # Behind a proxy, whose connection it is shows later.
-        behind = peer.forwards or self._answering.forwarding.proxy_protocol
-        reason = self._find_limit() or (None if behind else seat.take(peer.address))
+        reason = self._find_limit() or self._find_seat(stream, seat)
         if reason is not None:
             await self._turn_away(stream, reason)
             return
         self._count += 1
         try:
             ws = await self._open_in_time(stream, seat)
-            if ws is not None:
-                await self._serve_websocket(ws)
+            if ws is None:
+                return
+            ws._connection.watch(self._limits.messages_per_second, self._limits.idle, self._limits.lifetime)
+            lost = False
+            try:
+                async with Session(ws):
+                    self._open.add(ws)
+                    if self._close is not None:  # too late to be cut, too early to be told with the others
+                        self._begin_closing(ws, self._close)
+                    try:
+                        await self._handler(ws)
+                    finally:
+                        # Before the session closes it: was it lost already, when the handler ended?
+                        lost = ws._connection.settled.is_set()
+                        self._open.discard(ws)
+            except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
+                _log_failure(ws, exc, lost)
+            except BaseExceptionGroup as group:
+                failures, rest = group.split(Exception)
+                if failures is not None:
+                    _log_failure(ws, failures, lost)
+                if rest is not None:
+                    raise rest from None
         finally:
             self._count -= 1
             seat.leave()
+
+    def _find_seat(self, stream: trio.abc.Stream, seat: _Seat) -> str | None:
+        """Take a place for whoever has connected. Return why there is none; None if there is one, or not yet."""
+        peer = peer_of(Transport(stream), self._answering.forwarding)
+        # Behind a proxy, whose connection it is shows later.
+        behind = peer.forwards or self._answering.forwarding.proxy_protocol
+        return None if behind else seat.take(peer.address)
 
     def _find_limit(self) -> str | None:
         """Return the limit that one more connection would pass, wherever it comes from; None if there is none."""
@@ -433,29 +459,6 @@ class Server:
         except (InvalidProxyHeader, StreamBroken) as exc:
             logger.info("connection from %s closed: %s", address, exc)
             return None
-
-    async def _serve_websocket(self, ws: WebSocket) -> None:
-        ws._connection.watch(self._limits.messages_per_second, self._limits.idle, self._limits.lifetime)
-        lost = False
-        try:
-            async with Session(ws):
-                self._open.add(ws)
-                if self._close is not None:  # too late to be cut, too early to be told with the others
-                    self._begin_closing(ws, self._close)
-                try:
-                    await self._handler(ws)
-                finally:
-                    # Before the session closes it: was it lost already, when the handler ended?
-                    lost = ws._connection.settled.is_set()
-                    self._open.discard(ws)
-        except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
-            _log_failure(ws, exc, lost)
-        except BaseExceptionGroup as group:
-            failures, rest = group.split(Exception)
-            if failures is not None:
-                _log_failure(ws, failures, lost)
-            if rest is not None:
-                raise rest from None
 
     async def _open_in_time(self, stream: trio.abc.Stream, seat: _Seat) -> WebSocket | None:
         """Do the opening handshake. Return None, with the stream closed, if nothing comes of it."""
@@ -516,6 +519,8 @@ class _Seat:
         by_address: How many connections there are from each address.
         limit: How many there may be; None for any number.
     """
+
+    __slots__ = ("_by_address", "_host", "_limit")
 
     def __init__(self, by_address: Counter[str], limit: int | None) -> None:
         self._by_address = by_address
