@@ -156,7 +156,19 @@ def show_colons(_app: Sphinx, _what: str, _name: str, _object: object, _options:
 # Users get these from a function and do not make them.
 NOT_CONSTRUCTED = {
     f"trio_ws.{name}"
-    for name in ("Connecting", "Opening", "ReceiveStream", "Router", "SendStream", "Server", "Topic", "WebSocket")
+    for name in (
+        *(
+            "Attempt",
+            "Attempts",
+            "Connecting",
+            "Opening",
+            "ReceiveStream",
+            "ReconnectingChannel",
+            "Router",
+            "SendStream",
+        ),
+        *("Server", "Topic", "WebSocket"),
+    )
 }
 
 

@@ -188,10 +188,10 @@ class Retries:
     def __init__(self, backoff: Backoff, predicate: Callable[[Exception], bool]) -> None:
         self._backoff = backoff
         self._predicate = predicate
-        self.attempts = 0
+        self.attempts: int = 0
         self.last_error: BaseException | None = None
         #: When the next attempt is to begin.
-        self.due = 0.0
+        self.due: float = 0.0
         # How many attempts there were in this row, and when it has begun.
         self._in_row = 0
         self._row_began: float | None = None

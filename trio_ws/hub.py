@@ -232,8 +232,8 @@ class Topic:
     __slots__ = ("hub", "name")
 
     def __init__(self, hub: Hub, name: str) -> None:
-        self.hub = hub
-        self.name = name
+        self.hub: Hub = hub
+        self.name: str = name
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Topic) and (self.hub, self.name) == (other.hub, other.name)

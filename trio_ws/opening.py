@@ -3,16 +3,11 @@
 What happens to a request, in this order:
 
 1. It is read, within the limits. What is no HTTP/1.1 request is answered with 400, or 431 if it is too large.
-2. Its Host header is looked at, and, if it asks for a WebSocket, its Origin: 400, 421, 403.
-3. The application's ``process_request`` may answer it, with anything. That is also how plain requests are answered; the
-   connection stays open for the next one then. The last to be asked is the router, if there is one: 404, redirects.
-4. Otherwise it becomes a WebSocket, or is refused: 426 if it does not ask for one.
-5. The application's ``process_response`` may change the answer to an opening handshake.
 2. If it comes from a proxy that is trusted, its headers say who the client is. One that has too many connections
    already gets 503.
 3. Its Host header is looked at, and, if it asks for a WebSocket, its Origin: 400, 421, 403.
 4. The application's ``process_request`` may answer it, with anything. That is also how plain requests are answered; the
-   connection stays open for the next one then.
+   connection stays open for the next one then. The last to be asked is the router, if there is one: 404, redirects.
 5. Otherwise it becomes a WebSocket, or is refused: 426 if it does not ask for one.
 6. The application's ``process_response`` may change the answer to an opening handshake.
 
