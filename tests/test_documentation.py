@@ -26,6 +26,7 @@ Nothing is skipped and nothing is hidden in the pages. Instead, what is around t
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import inspect
 import io
@@ -423,6 +424,39 @@ def test_chat_example_when_it_is_asked_to_end(number: signal.Signals, perform: P
             async with trio_ws.connect(f"{CHAT}/trio/ann"):
                 pass
         assert stage.new_output() == "asked to end\n"
+
+    perform(play)
+
+
+def test_web_page_example(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "web_page.py")
+
+        async def get(path: str, *headers: str) -> str:
+            stream = await stage.open_tcp_stream("localhost", 8765)
+            async with stream:
+                lines = [f"GET {path} HTTP/1.1", "Host: localhost:8765", "Connection: close", *headers, "", ""]
+                await stream.send_all("\r\n".join(lines).encode())
+                data = b""
+                while more := await stream.receive_some():
+                    data += more
+            return data.decode()
+
+        credentials = "Authorization: Basic " + base64.b64encode(b"ann:correct horse").decode()
+        assert (await get("/")).startswith("HTTP/1.1 401 ")
+        page = await get("/", credentials)
+        assert page.startswith("HTTP/1.1 200 OK")
+        assert "new WebSocket(" in page
+        assert (await get("/favicon.ico", credentials)).startswith("HTTP/1.1 404 ")
+        options: dict[str, Any] = {"headers": {"Host": "localhost:8765"}}
+        uri = "ws://ann:correct%20horse@localhost:8765/"
+        async with trio_ws.connect(uri, origin="http://localhost:8765", **options) as ws:
+            await ws.send("hello")
+            assert [await ws.receive() for _ in range(2)] == ["hello, ann", "hello"]
+            assert (await get("/healthz")).endswith("\r\n\r\n1 connections\n")
+        with pytest.raises(trio_ws.InvalidStatus, match="403"):
+            async with trio_ws.connect(uri, origin="https://evil.example", **options):
+                pytest.fail("the connection was opened")
 
     perform(play)
 
