@@ -461,6 +461,44 @@ def test_web_page_example(perform: Perform) -> None:
     perform(play)
 
 
+def test_check_endpoints_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        path = (await stream.receive_some()).split()[1]
+        answers = {
+            b"/moved": b"302 Found\r\nLocation: ws://localhost:8765/new\r\nContent-Length: 0",
+            b"/circle": b"302 Found\r\nLocation: /circle\r\nContent-Length: 0",
+            b"/busy": b"503 Busy\r\nRetry-After: 60\r\nContent-Length: 3",
+        }
+        await stream.send_all(b"HTTP/1.1 " + answers[path] + b"\r\n\r\n" + (b"no." if path == b"/busy" else b""))
+
+    async def play(stage: Stage) -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await stage.open_tcp_listeners(8765)
+            await nursery.start(partial(trio_ws.serve, echo_until_idle, listeners=listeners))
+            nursery.start_soon(trio.serve_listeners, answer, await stage.open_tcp_listeners(8766))
+            uris = [
+                *("ws://localhost:8765/", "ws://localhost:8766/moved", "ws://localhost:8766/circle"),
+                *("ws://localhost:8766/busy", "ws://localhost:9/", "ftp://localhost/"),
+            ]
+            monkeypatch.setattr(sys, "argv", ["check_endpoints.py", *uris])
+            await run_example(stage, "check_endpoints.py")
+            nursery.cancel_scope.cancel()
+        lines = stage.new_output().splitlines()
+        expected = [
+            r"ws://localhost:8765/: fine, \d+ ms, at localhost:8765/",
+            r"ws://localhost:8766/moved: fine, \d+ ms, at localhost:8765/new",
+            "ws://localhost:8766/circle: leads to /circle: it leads in a circle, to ws://localhost:8766/circle again",
+            r"ws://localhost:8766/busy: refuses with 503 Busy \(again in 60 s\): no\.",
+            "ws://localhost:9/: cannot connect to localhost:9: nobody listens on localhost:9",
+            "ftp://localhost/: 'ftp://localhost/' is not a WebSocket URI: the scheme is ws or wss, not ftp",
+        ]
+        assert len(lines) == len(expected)
+        for line, pattern in zip(lines, expected, strict=True):
+            assert re.fullmatch(pattern, line), line
+
+    perform(play)
+
+
 def test_log_in_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
     async def play(stage: Stage) -> None:
         async def greet(ws: trio_ws.WebSocket) -> None:
