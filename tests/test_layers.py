@@ -38,7 +38,7 @@ TABLE = [
     ["protocol.__init__"],
     ["instruments"],
     ["settings"],
-    ["channels"],
+    ["channels", "per_run"],
     ["stream"],
     ["tasks"],
     ["websocket"],

@@ -24,6 +24,8 @@ from typing import Any, TypeAlias
 
 import trio
 
+from .per_run import PerRun
+
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
@@ -48,16 +50,7 @@ _Chunk: TypeAlias = bytes | memoryview
 
 #: What sockets are read into. One for all of a run of Trio: what has come in is looked at at once. Where memory is
 #: taken anew for each large read, that costs more than the reading.
-_receive_buffer: trio.lowlevel.RunVar[memoryview] = trio.lowlevel.RunVar("trio_ws.receive_buffer")
-
-
-def _buffer() -> memoryview:
-    try:
-        return _receive_buffer.get()
-    except LookupError:
-        buffer = memoryview(bytearray(MAX_RECEIVE_SIZE))
-        _receive_buffer.set(buffer)
-        return buffer
+_receive_buffer = PerRun(lambda: memoryview(bytearray(MAX_RECEIVE_SIZE)))
 
 
 class StreamBroken(Exception):
@@ -80,7 +73,7 @@ class Transport:
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and hasattr(os, "writev") else None
         # Where what is received comes in.
-        self._buffer = _buffer() if self._socket is not None else memoryview(b"")
+        self._buffer = _receive_buffer.get() if self._socket is not None else memoryview(b"")
         # What was not taken by the system when it was written without waiting.
         self._rest: list[_Chunk] = []
         # What reading has ended with. The system says it only once.

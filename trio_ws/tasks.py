@@ -79,6 +79,7 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Opcode
 from .instruments import Observer
+from .per_run import PerRun
 from .protocol import LastPart, Message, Protocol, Role
 from .protocol.codec import FIN
 from .protocol.connection import OutgoingFrame
@@ -111,8 +112,9 @@ ABSENCE = 0.01
 #: Seconds that saying goodbye may take once there is no more time, because of cancellation or the deadline.
 GOODBYE_TIMEOUT = 0.1
 
-#: How many threads compress at once, at most, in one run of Trio.
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("trio_ws.limiter")
+#: How many threads compress at once, at most. Not Trio's own limiter: all its threads might be waiting for us, in
+#: ``trio.from_thread.run(ws.send, ...)``.
+_limiter = PerRun(lambda: trio.CapacityLimiter(os.cpu_count() or 1))
 
 
 @attrs.define(eq=False)
@@ -139,21 +141,9 @@ class Absences:
     So the connections of a run of Trio take turns: the reader of one of them, the keeper, waits a little for all.
     """
 
-    _var: trio.lowlevel.RunVar[Absences] = trio.lowlevel.RunVar("trio_ws.absences")
-
     def __init__(self) -> None:
         self._absent: set[Connection] = set()
         self.keeper: Connection | None = None
-
-    @classmethod
-    def current(cls) -> Absences:
-        """Return those of this run."""
-        try:
-            return cls._var.get()
-        except LookupError:
-            absences = cls()
-            cls._var.set(absences)
-            return absences
 
     def note(self, connection: Connection) -> None:
         """Take note that no receiver is there. If none is in :data:`ABSENCE` seconds, the reader reads."""
@@ -184,20 +174,8 @@ class Recent:
     make a new one when they need it.
     """
 
-    _var: trio.lowlevel.RunVar[Recent] = trio.lowlevel.RunVar("trio_ws.recent")
-
     def __init__(self) -> None:
         self._connections: OrderedDict[Connection, None] = OrderedDict()
-
-    @classmethod
-    def current(cls) -> Recent:
-        """Return those of this run."""
-        try:
-            return cls._var.get()
-        except LookupError:
-            recent = cls()
-            cls._var.set(recent)
-            return recent
 
     def note(self, connection: Connection) -> None:
         """Take note that a connection has encoded something."""
@@ -212,6 +190,10 @@ class Recent:
     def forget(self, connection: Connection) -> None:
         """Take note that a connection has ended."""
         self._connections.pop(connection, None)
+
+
+_absences = PerRun(Absences)
+_recent = PerRun(Recent)
 
 
 class Rate:
@@ -312,7 +294,7 @@ class Connection:
         #: Where the reader rests. Until it is needed for the first time, it does not even run.
         self.relief: Bell = Bell()
         self._start: Callable[[], None] | None = None
-        self.absences: Absences = Absences.current()
+        self.absences: Absences = _absences.get()
         #: What is being taken in, step by step; and what has ended the connection, once that has come.
         self.steps: Iterator[None] | None = self.protocol.receive_in_steps(received) if received else None
         if self.observer is not None and received:
@@ -320,7 +302,7 @@ class Connection:
         self.ending: Close | ProtocolError | None = None
         #: Whether extensions are in use, so that encoding may take long. If so, who has used them last.
         self.transforms: bool = bool(extensions)
-        self.recent: Recent | None = Recent.current() if extensions else None
+        self.recent: Recent | None = _recent.get() if extensions else None
         # What limits it, on a server: see watch(). When the last message came or went, if that is of interest.
         self._rate: Rate | None = None
         self.idle: float | None = None
@@ -901,15 +883,11 @@ async def _encode_waiting(connection: Connection) -> list[bytes]:
 
 
 async def _encode_in_thread(protocol: Protocol, frames: list[OutgoingFrame]) -> list[bytes]:
-    # Not Trio's own limiter: all its threads might be waiting for us, in ``trio.from_thread.run(ws.send, ...)``.
-    try:
-        limiter = _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(os.cpu_count() or 1)
-        _limiter.set(limiter)
     try:
         # When we are cancelled, nobody wants what the thread is working on, and only a Close frame may follow.
-        return await trio.to_thread.run_sync(protocol.encode_all, frames, abandon_on_cancel=True, limiter=limiter)
+        return await trio.to_thread.run_sync(
+            protocol.encode_all, frames, abandon_on_cancel=True, limiter=_limiter.get()
+        )
     except RuntimeError:  # no thread can be started
         return protocol.encode_all(frames)
 

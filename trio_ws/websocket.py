@@ -20,6 +20,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 from .exceptions import ConnectionClosed, ConnectionClosedOK, InvalidData
 from .frames import MAX_CONTROL_PAYLOAD, Close, CloseCode, Opcode
 from .http11 import Request, Response
+from .per_run import PerRun
 from .protocol import Message
 from .protocol.codec import FIN
 from .tasks import Connection, run
@@ -50,20 +51,8 @@ class Turn:
 
     __slots__ = ("_calls",)
 
-    _var: trio.lowlevel.RunVar[Turn] = trio.lowlevel.RunVar("trio_ws.turn")
-
     def __init__(self) -> None:
         self._calls = 0
-
-    @classmethod
-    def current(cls) -> Turn:
-        """Return the one of this run."""
-        try:
-            return cls._var.get()
-        except LookupError:
-            turn = cls()
-            cls._var.set(turn)
-            return turn
 
     def checkpoint(self) -> Awaitable[None]:
         """Return what to wait for in each call: all of them can be cancelled, one in CALLS_PER_TURN lets others run."""
@@ -76,6 +65,9 @@ class Turn:
 
 #: The numbers of connections.
 _ids = itertools.count(1)
+
+
+_turn = PerRun(Turn)
 
 
 class WebSocket(trio.abc.Channel[Message]):
@@ -131,7 +123,7 @@ class WebSocket(trio.abc.Channel[Message]):
         self.local_address = known.local_address
         self.remote_address = known.remote_address
         self._inbox = connection.inbox
-        self._checkpoint = Turn.current().checkpoint
+        self._checkpoint = _turn.get().checkpoint
 
     def __repr__(self) -> str:
         connection = self._connection

@@ -1,0 +1,27 @@
+"""A value for each run of Trio."""
+
+from __future__ import annotations
+
+import trio
+
+from trio_ws.per_run import PerRun
+
+
+def test_each_run_has_its_own() -> None:
+    made: list[object] = []
+
+    def make() -> object:
+        made.append(object())
+        return made[-1]
+
+    one, other = PerRun(make), PerRun(make)
+
+    async def main() -> list[object]:
+        return [one.get(), one.get(), other.get(), one.get()]
+
+    first, second = trio.run(main), trio.run(main)
+    assert len(made) == 4
+    for got in (first, second):
+        assert got[0] is got[1] is got[3]
+        assert got[0] is not got[2]
+    assert first[0] is not second[0]
