@@ -141,7 +141,7 @@ def installed_elsewhere(session: nox.Session, env: dict[str, str]) -> Iterator[P
 INTERPRETERS = find_interpreters()
 
 #: What takes as long as all other tests together, and depends least on the version of Python. Without arguments for
-#: pytest they run on the oldest and on the newest.
+#: pytest they run on the newest only.
 HARNESSES = ("cancellation", "faults", "memory", "state_machine")
 
 
@@ -149,7 +149,7 @@ HARNESSES = ("cancellation", "faults", "memory", "state_machine")
 def tests(session: nox.Session) -> None:
     """Run pytest; on the newest Python, and without arguments for pytest, check the coverage too.
 
-    Between the oldest and the newest Python, some tests are left out that take long; with any argument they are not.
+    On the other Pythons, some tests are left out that take long; with any argument they are not.
     """
     # Editable, because that is what runs anyway: the checkout comes before site-packages in sys.path. The
     # `types` session installs the package as users do and sees whether all of it arrives.
@@ -168,8 +168,6 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", "--numprocesses=auto", "--cov", "--cov-report=term")
         session.run("python", "tests/coverage_per_module.py")
         session.run("pytest", "--numprocesses=auto", "tests/protocol", env={"TRIO_WS_PURE": "1"})
-    elif session.python == INTERPRETERS[0]:
-        session.run("pytest", "--numprocesses=auto")
     else:
         session.run("pytest", "--numprocesses=auto", *(f"--ignore=tests/test_{name}.py" for name in HARNESSES))
 
