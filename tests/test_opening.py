@@ -547,3 +547,30 @@ async def test_cancelled_in_a_function(nursery: trio.Nursery) -> None:
     status, headers, _ = await client.ask()
     assert (status, headers["retry-after"], headers["connection"]) == (503, "5", "close")
     assert await client.is_closed()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_cancelled_after_a_request(begun: bool) -> None:
+    async def answer(opening: Opening, request: Request) -> Response:
+        if request.path == "/slow":
+            await trio.sleep_forever()
+        return opening.respond(200, "yes")
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    client = Client(ours)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as serving:
+
+            async def serve() -> None:
+                await trio_ws.serve_over(theirs, echo, process_request=answer)
+
+            serving.start_soon(serve)
+            assert (await client.ask(get()))[0] == 200
+            if begun:
+                await ours.send_all(get("/slow"))
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    # Who waits for an answer gets one, and who waits for none does not.
+    if begun:
+        assert (await client.ask())[0] == 503
+    assert await client.is_closed()

@@ -284,9 +284,10 @@ class _Reception:
         self._admit = admit
         self.opening = Opening(self._transport, server, self._peer)
         self.ws: WebSocket | None = None
-        # What came in behind the last request; whether there was one.
+        # What came in behind the last request; whether there was one, and whether the next one has begun.
         self._received = b""
         self._has_served = False
+        self._has_begun = False
         # Whether an answer may be half-written.
         self._sending = False
 
@@ -313,7 +314,7 @@ class _Reception:
             self.ws = None
             data, stays_open = self._finish(request, _closing(self.opening.respond(500, "the server failed\n")))
         await self._send(data)
-        self._has_served = True
+        self._has_served, self._has_begun = True, False
         if self.ws is None and not stays_open:
             await self._linger()
         return stays_open
@@ -337,6 +338,7 @@ class _Reception:
             data, self._received = self._received or await self._transport.receive(), b""
             if not data and self._has_served and parser.is_empty:
                 return None
+            self._has_begun = True
             request = parser.feed(data)
         self._received = parser.unused
         return request
@@ -374,8 +376,8 @@ class _Reception:
 
     async def turn_away(self, status: int) -> None:
         """Answer with a status and nothing more, if that is possible and takes next to no time. Never raises."""
-        if self._sending or self._has_served:
-            return  # it waits for nothing, or may have half of another answer
+        if self._sending or (self._has_served and not self._has_begun):
+            return  # it may have half of another answer, or waits for none
         headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
         response = _closing(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
