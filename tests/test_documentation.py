@@ -499,6 +499,21 @@ def test_check_endpoints_example(perform: Perform, monkeypatch: pytest.MonkeyPat
     perform(play)
 
 
+def test_behind_a_proxy_example(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "behind_a_proxy.py")
+        for headers, expected in [
+            ({}, "you are 127.0.0.1, without TLS"),
+            ({"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}, "you are 203.0.113.7, with TLS"),
+            # What the client had made up is in front of what the proxy says.
+            ({"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}, "you are 203.0.113.7, without TLS"),
+        ]:
+            async with trio_ws.connect("ws://localhost:8765", headers=headers) as ws:
+                assert await ws.receive() == expected
+
+    perform(play)
+
+
 def test_log_in_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
     async def play(stage: Stage) -> None:
         async def greet(ws: trio_ws.WebSocket) -> None:

@@ -178,4 +178,5 @@ def test_limits() -> None:
 
 
 def test_nothing_is_shared_at_first() -> None:
-    assert Shared().results == {}
+    shared = Shared()
+    assert (shared.results, shared.frames) == ({}, {})

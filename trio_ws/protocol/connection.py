@@ -268,6 +268,8 @@ class Protocol:
             if len(small) == len(frames):
                 if self._extensions:
                     small = [self._transform_whole(frame) if frame[2] else frame for frame in small]
+                if len(frames) == 1 and self._random is None and isinstance(shared := frames[0][2], Shared):
+                    return [self._pack_shared(*small[0][:2], shared)]
                 return [pack(small, None if self._random is None else self._random(4 * len(small)))]
         chunks: list[bytes] = []
         for first_byte, data, transform in frames:
@@ -282,6 +284,12 @@ class Protocol:
             if marked:
                 first_byte |= extension.rsv
         return first_byte, data, False
+
+    def _pack_shared(self, first_byte: int, data: bytes, shared: Shared) -> bytes:
+        frame = shared.frames.get((first_byte, data))
+        if frame is None:
+            frame = shared.frames[first_byte, data] = pack([(first_byte, data, True)])
+        return frame
 
     def encode_close(self, close: Close) -> list[bytes]:
         """Return the bytes of a Close frame to send. Nothing can be sent after it.

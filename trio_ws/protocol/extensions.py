@@ -17,18 +17,21 @@ Params: TypeAlias = "tuple[tuple[str, str | None], ...]"
 
 
 class Shared:
-    """What extensions have made of one message that goes to many connections.
+    """What has been made of one message that goes to many connections.
 
     It is made once for all connections that agreed on the same, and kept as long as the message is.
 
     Attributes:
-        results: The new payloads. The keys have the old payload in them, and whatever else the new one depends on.
+        results: The payloads that extensions have made. The keys have the old payload in them, and whatever else the
+            new one depends on.
+        frames: Whole frames, unmasked, by their first byte and payload.
     """
 
-    __slots__ = ("results",)
+    __slots__ = ("frames", "results")
 
     def __init__(self) -> None:
         self.results: dict[Hashable, bytes] = {}
+        self.frames: dict[tuple[int, bytes], bytes] = {}
 
 
 class Extension(Protocol):
