@@ -198,7 +198,9 @@ def render_page(results: Results, plots: Sequence[str]) -> str:
         INTRODUCTION,
         f"This one was made on {results.date}, in {results.rounds} rounds of {results.seconds:g} s, on this machine:\n",
         bullets(machine),
-        "## Targets\n\nWhat the library is meant to reach.\n",
+        "## Targets\n\n"
+        "What the library is meant to reach. Where it does not, [Why it is fast](performance.rst) has a profile of what"
+        " stands in\nthe way.\n",
         to_markdown(targets_table(results)),
         "## Figures\n",
         f"![The figures as bars]({plots[0]})\n",
