@@ -480,7 +480,7 @@ class Connecting:
             if self._asking.cookies is not None:
                 self._asking.cookies.take(self._uri, response)
             return self.upgrade(stream, response, received)
-        except BaseException:
+        except BaseException:  # cancellation too: the stream is not left open
             await transport.aclose(0)
             raise
 

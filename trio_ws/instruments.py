@@ -340,7 +340,7 @@ def _call(instrument: Instrument, name: str, *args: Any) -> Any:
         return None
     try:
         return getattr(instrument, name)(*args)
-    except BaseException:
+    except BaseException:  # as Trio does: nothing that an instrument raises may harm what it is told of
         # It may be frozen.
         object.__setattr__(instrument, "_is_broken", True)
         logger.exception("the instrument %s failed, and is not called any more", type(instrument).__qualname__)

@@ -50,11 +50,11 @@ async def open_tcp_listeners(
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 await sock.bind(address)
                 sock.listen(min(backlog or _BACKLOG, _BACKLOG))
-            except BaseException:
+            except BaseException:  # cancellation too: no socket is left open
                 sock.close()
                 raise
             listeners.append(trio.SocketListener(sock))
-    except BaseException:
+    except BaseException:  # cancellation too: no socket is left open
         for listener in listeners:
             listener.socket.close()
         raise
@@ -80,7 +80,7 @@ async def open_unix_listener(path: _Path, backlog: int | None) -> tuple[trio.Soc
             await sock.bind(os.fspath(path))
         sock.listen(min(backlog or _BACKLOG, _BACKLOG))
         ours = os.stat(path)
-    except BaseException:
+    except BaseException:  # cancellation too: no socket is left open
         sock.close()
         raise
     return trio.SocketListener(sock), ours

@@ -338,7 +338,7 @@ async def open_tunnel(
             await _ask_socks(stream, proxy, host, port, failure)
         else:
             await _ask_http(Transport(stream), proxy, target, user_agent, failure)
-    except BaseException:
+    except BaseException:  # cancellation too: the stream is not left open
         await Transport(stream).aclose(0)
         raise
     return stream

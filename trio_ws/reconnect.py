@@ -81,7 +81,7 @@ from .protocol import Message
 from .proxy import Proxy
 from .settings import Options
 from .tasks import GRACE
-from .websocket import Sendable, WebSocket, _has_cancelled, _make_close, prepare
+from .websocket import Sendable, WebSocket, code_after, make_close, prepare
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -318,7 +318,7 @@ class Attempt:
         self._used = self.is_active = True
         try:
             self._connecting, self._ws = await self._owner.connect()
-        except BaseException:
+        except BaseException:  # cancellation too: the turn has not begun
             self.is_active = False
             raise
         self._opened_at = trio.current_time()
@@ -642,14 +642,8 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         if not nurseries or nurseries[-1] is not self._nursery:
             self._scope.cancel()
             raise RuntimeError("it must be left in the task that entered it, after everything that was entered later")
-        if exc is None:
-            code = CloseCode.NORMAL_CLOSURE
-        elif _has_cancelled(exc):
-            code = CloseCode.GOING_AWAY
-        else:
-            code = CloseCode.INTERNAL_ERROR
         try:
-            await self.aclose(code)
+            await self.aclose(code_after(exc))
         except trio.Cancelled:
             if exc is None:
                 raise
@@ -672,7 +666,7 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
             ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
             TypeError: if they are not an int and a str.
         """
-        _make_close(code, reason)
+        make_close(code, reason)
         self._check_entered()
         self._closing = True
         try:

@@ -42,7 +42,7 @@ from .routing import Router
 from .settings import Options, Settings
 from .stream import StreamBroken, Transport
 from .tasks import GOODBYE_TIMEOUT, GRACE
-from .websocket import Session, WebSocket
+from .websocket import Session, WebSocket, make_close
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -320,9 +320,7 @@ class Server:
         """
         if grace is not None and not grace >= 0:
             raise ValueError(f"grace is a number of seconds, not {grace!r}")
-        if code == CloseCode.NO_STATUS_RCVD:
-            raise ValueError(f"{code} is not a close code that may be sent")
-        close = Close(code, reason)
+        close = make_close(code, reason)
         if self._close is None:
             self._close = close
             self._accepting.cancel()

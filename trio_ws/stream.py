@@ -301,7 +301,7 @@ async def start_tls(stream: trio.abc.Stream, context: ssl.SSLContext, name: str)
         await Transport(stream).aclose(0)
         cause = exc.__cause__ or exc
         raise StreamBroken(f"TLS: {explain(cause)}") from cause
-    except BaseException:
+    except BaseException:  # cancellation too: the stream is not left open
         await Transport(stream).aclose(0)
         raise
     return tls

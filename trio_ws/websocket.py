@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .opening import Opening
 
-__all__ = ["ReceiveStream", "SendStream", "Sendable", "Session", "WebSocket", "prepare"]
+__all__ = ["ReceiveStream", "SendStream", "Sendable", "Session", "WebSocket", "code_after", "make_close", "prepare"]
 
 #: What can be sent as one message.
 Sendable: TypeAlias = str | bytes | bytearray | memoryview
@@ -311,7 +311,7 @@ class WebSocket(trio.abc.Channel[Message]):
             ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
             TypeError: if they are not an int and a str.
         """
-        close = _make_close(code, reason)
+        close = make_close(code, reason)
         connection = self._connection
         connection.closed_locally = True
         connection.begin_closing(close)
@@ -341,7 +341,7 @@ class WebSocket(trio.abc.Channel[Message]):
             ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
             TypeError: if they are not an int and a str.
         """
-        close = _make_close(code, reason)
+        close = make_close(code, reason)
         await self._checkpoint()
         self._connection.begin_closing(close)
 
@@ -571,14 +571,8 @@ class Session:
             raise RuntimeError(
                 "a WebSocket must be left in the task that entered it, after everything that was entered later"
             )
-        if exc is None:
-            code = CloseCode.NORMAL_CLOSURE
-        elif _has_cancelled(exc):
-            code = CloseCode.GOING_AWAY
-        else:
-            code = CloseCode.INTERNAL_ERROR
         try:
-            await self._ws.aclose(code)
+            await self._ws.aclose(code_after(exc))
         except trio.Cancelled:
             if exc is None:
                 raise
@@ -588,13 +582,21 @@ class Session:
             await self._manager.__aexit__(None, None, None)
 
 
+def code_after(exc: BaseException | None) -> CloseCode:
+    """Return the code to close with when a block has ended, with an exception or without."""
+    if exc is None:
+        return CloseCode.NORMAL_CLOSURE
+    return CloseCode.GOING_AWAY if _has_cancelled(exc) else CloseCode.INTERNAL_ERROR
+
+
 def _has_cancelled(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return any(_has_cancelled(each) for each in exc.exceptions)
     return isinstance(exc, trio.Cancelled)
 
 
-def _make_close(code: int, reason: str) -> Close:
+def make_close(code: int, reason: str) -> Close:
+    """Return what to close with. Raises ValueError if that may not be sent."""
     if code == CloseCode.NO_STATUS_RCVD:
         raise ValueError(f"{code} is not a close code that may be sent")
     return Close(code, reason)
