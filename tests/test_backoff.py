@@ -125,13 +125,13 @@ def test_what_a_backoff_can_be() -> None:
 
 def test_a_backoff_is_a_value() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        Backoff().initial = 2.0  # type: ignore[misc]
+        Backoff().initial = 2.0  # type: ignore[misc]  # it is frozen
     assert Backoff() == Backoff()
     assert hash(Backoff()) == hash(Backoff())
     assert Backoff() != Backoff(initial=2)
     assert attrs.evolve(Backoff(), maximum=30) == Backoff(maximum=30)
     with pytest.raises(TypeError):
-        Backoff(1.0)  # type: ignore[call-arg]
+        Backoff(1.0)  # type: ignore[call-arg]  # wrong on purpose
 
 
 @pytest.mark.parametrize("number", [0, -1])

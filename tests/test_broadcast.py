@@ -112,13 +112,13 @@ async def test_text_and_binary() -> None:
 async def test_what_is_no_message() -> None:
     async with opened() as (ws, peer):
         with pytest.raises(TypeError, match="a message is str or bytes, not int"):
-            broadcast([ws], 1)  # type: ignore[arg-type]
+            broadcast([ws], 1)  # type: ignore[arg-type]  # wrong on purpose
         with pytest.raises(InvalidData):
             broadcast([ws], b"\xff", text=True)
         with pytest.raises(UnicodeEncodeError):
             broadcast([ws], "\ud800")
         with pytest.raises(ValueError, match="when_full is one of 'drop', 'skip', 'newest', not 'wait'"):
-            broadcast([ws], "a", when_full="wait")  # type: ignore[arg-type]
+            broadcast([ws], "a", when_full="wait")  # type: ignore[arg-type]  # wrong on purpose
         # Nothing has happened.
         broadcast([ws], "b")
         assert await peer.receive() == text("b")

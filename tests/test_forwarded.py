@@ -103,7 +103,7 @@ async def test_what_is_no_proxy(proxies: Any, error: type[Exception]) -> None:
 
 async def test_proxy_protocol_is_a_bool() -> None:
     with pytest.raises(TypeError):
-        await trio_ws.serve(echo, 0, proxy_protocol=2)  # type: ignore[arg-type]
+        await trio_ws.serve(echo, 0, proxy_protocol=2)  # type: ignore[arg-type]  # wrong on purpose
 
 
 # -- What headers say ------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ async def test_what_becomes_of_those_who_do_not_read(
 def test_policies_that_are_none() -> None:
     for when_full in ("wait", None, 3):
         with pytest.raises(ValueError):
-            Hub(when_full=when_full)  # type: ignore[arg-type]
+            Hub(when_full=when_full)  # type: ignore[arg-type]  # wrong on purpose
 
 
 # -- With a server ---------------------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_what_is_no_limit(name: str) -> None:
 
 async def test_limits_of_another_type() -> None:
     with pytest.raises(TypeError, match="limits are Limits"):
-        await trio_ws.serve(echo, 0, host="127.0.0.1", limits={"connections": 1})  # type: ignore[arg-type]
+        await trio_ws.serve(echo, 0, host="127.0.0.1", limits={"connections": 1})  # type: ignore[arg-type]  # wrong on purpose
 
 
 # -- What a client may do --------------------------------------------------------------------------------------------

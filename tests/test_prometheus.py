@@ -110,7 +110,7 @@ async def test_another_format() -> None:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"}
         _, headers, body = await trio.to_thread.run_sync(fetch, f"http://127.0.0.1:{port}/metrics", accept)
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = list(openmetrics_parser.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]
+    families = list(openmetrics_parser.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]  # it has no types
     assert "trio_ws_open_connections" in [family.name for family in families]
 
 

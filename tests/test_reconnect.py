@@ -365,7 +365,7 @@ async def test_mistakes_in_the_arguments_of_a_channel(options: dict[str, Any]) -
 
 
 async def test_a_function_that_returns_something_else() -> None:
-    turns = trio_ws.attempts(lambda: URI, is_retryable=lambda exc: False)  # type: ignore[arg-type,return-value]
+    turns = trio_ws.attempts(lambda: URI, is_retryable=lambda exc: False)  # type: ignore[arg-type,return-value]  # wrong on purpose
     with pytest.raises(TypeError, match="what connect"):
         async for attempt in turns:
             async with attempt:
@@ -1024,7 +1024,7 @@ async def test_a_send_that_does_not_wait(nursery: trio.Nursery, autojump_clock: 
         await wait_for(feed, ReconnectPhase.WAITING)
         await feed.send("b", when_down="wait")
         with pytest.raises(ValueError, match="when_down"):
-            await feed.send("b", when_down="never")  # type: ignore[arg-type]
+            await feed.send("b", when_down="never")  # type: ignore[arg-type]  # wrong on purpose
     await wait_all_tasks_blocked()
     assert host.texts()[1] == ["b"]
 
@@ -1051,7 +1051,7 @@ async def test_what_cannot_be_sent(when_down: Any, nursery: trio.Nursery, autoju
     async with trio_ws.open_reconnecting(Host(nursery, DOWN, stay), when_down=when_down) as feed:
         for _ in range(2):
             with pytest.raises(TypeError):
-                await feed.send(1)  # type: ignore[arg-type]
+                await feed.send(1)  # type: ignore[arg-type]  # wrong on purpose
             with pytest.raises(ValueError):
                 await feed.send(b"\xff", text=True)
             await wait_for(feed, ReconnectPhase.OPEN)

@@ -57,7 +57,7 @@ class Cookies:
         """Take the cookies that a server sets."""
         if self._jar is not None and "Set-Cookie" in response.headers:
             # What urllib calls a response is anything with this method.
-            self._jar.extract_cookies(_Answer(response), _request(uri))  # type: ignore[arg-type]
+            self._jar.extract_cookies(_Answer(response), _request(uri))  # type: ignore[arg-type]  # see above
 
 
 def _check(name: Any, value: Any) -> str:

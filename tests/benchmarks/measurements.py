@@ -159,7 +159,7 @@ def idle(compression: str | None) -> Turn:
                 with Process("load", "hold", replace(job, connections=scale.idle)) as load:
                     load.read("open")
                     if compression is not None:
-                        time.sleep(REST)
+                        time.sleep(REST)  # a benchmark: each connection rests with its next ping, on the real clock
                     return {"memory": (server.ask("memory") - before) / scale.idle}
 
     return turn
