@@ -743,6 +743,8 @@ async def read_loop(connection: Connection) -> None:
     """Read until the connection ends: by a Close frame, a violation, or the end of the stream."""
     inbox, transport = connection.inbox, connection.transport
     try:
+        # Even if the connection was relieved before this began to run: it may be the keeper all the same.
+        await _rest(connection)
         while connection.ending is None:
             if connection.self_service:
                 await _rest(connection)
@@ -761,6 +763,8 @@ async def read_loop(connection: Connection) -> None:
                 connection.settle()
                 connection.abort()
                 return
+        # The reader will not rest again, so the connection must not become the keeper.
+        connection.self_service = False
         await _end(connection, connection.ending)
     except StreamBroken as exc:
         connection.cause = connection.cause or exc.__cause__
@@ -770,10 +774,10 @@ async def read_loop(connection: Connection) -> None:
 
 
 async def _rest(connection: Connection) -> None:
-    """Wait while receivers read for themselves."""
+    """Wait while receivers read for themselves. Afterwards the connection is not the keeper."""
     absences = connection.absences
     try:
-        while connection.self_service:
+        while connection.self_service and connection.ending is None:
             if absences.keeper is connection:
                 await absences.wait()
             else:
