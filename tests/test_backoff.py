@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from trio_ws.backoff import Backoff, Retries, is_retryable, leaves, retry_after
+from trio_ws.client.backoff import Backoff, Retries, is_retryable, leaves, retry_after
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosedError,

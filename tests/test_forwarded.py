@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import trio_ws
 from trio_ws import Headers
 from trio_ws.exceptions import InvalidHeader
-from trio_ws.forwarded import (
+from trio_ws.server.forwarded import (
     MAX_HEADER_SIZE,
     MAX_LINE_SIZE,
     Forwarding,

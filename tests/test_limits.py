@@ -14,7 +14,7 @@ import trio.testing
 
 import trio_ws
 from trio_ws import Limits
-from trio_ws.server import MAX_TURNING_AWAY
+from trio_ws.server.serve import MAX_TURNING_AWAY
 from trio_ws.tasks import Rate
 
 MockClock = trio.testing.MockClock
@@ -119,7 +119,7 @@ async def test_a_failed_opening_handshake_is_not_counted_for_ever() -> None:
 
 
 async def test_turning_away_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_ws.server.MAX_TURNING_AWAY", 1)
+    monkeypatch.setattr("trio_ws.server.serve.MAX_TURNING_AWAY", 1)
     assert MAX_TURNING_AWAY == 100
     async with server_with(Limits(connections=1)) as server, trio_ws.connect(uri(server)) as ws:
         # Somebody is being turned away, and takes his time.

@@ -24,6 +24,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws import Backoff, ReconnectPhase
+from trio_ws.client.reconnecting import Attempt, ConnectOptions, ReconnectState
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosed,
@@ -37,7 +38,6 @@ from trio_ws.exceptions import (
 )
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import RequestParser
-from trio_ws.reconnect import Attempt, ConnectOptions, ReconnectState
 from trio_ws.settings import Options
 from trio_ws.websocket import WebSocket
 

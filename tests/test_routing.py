@@ -23,7 +23,7 @@ from werkzeug.routing import BaseConverter, Map, Rule, Subdomain
 
 import trio_ws
 from trio_ws import Headers, Opening, Request, Response, Router, connect, route
-from trio_ws.routing import RouteHandler
+from trio_ws.server.routing import RouteHandler
 from trio_ws.stream import Transport
 from trio_ws.testing import memory_websocket_pair
 

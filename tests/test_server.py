@@ -32,7 +32,7 @@ from trio_ws.exceptions import (
     ConnectionClosedOK,
 )
 from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, Response, ResponseParser
-from trio_ws.server import ACCEPT_DELAY
+from trio_ws.server.serve import ACCEPT_DELAY
 from trio_ws.tasks import GOODBYE_TIMEOUT, GRACE
 
 if sys.version_info < (3, 11):

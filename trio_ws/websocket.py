@@ -31,7 +31,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .opening import Opening
+    from .server.handshake import Opening
 
 __all__ = ["ReceiveStream", "SendStream", "Sendable", "Session", "WebSocket", "code_after", "make_close", "prepare"]
 

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 import trio
 
-from .datastructures import HeadersLike
-from .exceptions import ConnectionClosed
+from ..datastructures import HeadersLike
+from ..exceptions import ConnectionClosed
+from ..frames import Close, CloseCode
+from ..http11 import Request, Response
+from ..settings import Options, Settings
+from ..stream import StreamBroken, Transport
+from ..tasks import GOODBYE_TIMEOUT, GRACE
+from ..websocket import Session, WebSocket, make_close
 from .forwarded import Forwarding, InvalidProxyHeader, ProxyHeader, TrustedProxies, peer_of, read_proxy_header
-from .frames import Close, CloseCode
-from .http11 import Request, Response
-from .limits import Limits
-from .listeners import open_tcp_listeners, open_unix_listener
-from .opening import (
+from .handshake import (
     RETRY_AFTER,
     SERVER,
     Answering,
@@ -37,12 +39,10 @@ from .opening import (
     logger,
     open_connection,
 )
+from .limits import Limits
+from .listeners import open_tcp_listeners, open_unix_listener
 from .origins import ANY, SAME_HOST, Origins
 from .routing import Router
-from .settings import Options, Settings
-from .stream import StreamBroken, Transport
-from .tasks import GOODBYE_TIMEOUT, GRACE
-from .websocket import Session, WebSocket, make_close
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

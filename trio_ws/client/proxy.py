@@ -26,10 +26,10 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from .exceptions import InvalidMessage, InvalidProxy, ProxyFailed
-from .http11 import Request, Response, TunnelParser, decode_body
-from .stream import StreamBroken, Transport, explain, explain_addresses, start_tls
-from .uri import Invalid, WebSocketURI, parse_host_and_port, unquote_user_info
+from ..exceptions import InvalidMessage, InvalidProxy, ProxyFailed
+from ..http11 import Request, Response, TunnelParser, decode_body
+from ..stream import StreamBroken, Transport, explain, explain_addresses, start_tls
+from ..uri import Invalid, WebSocketURI, parse_host_and_port, unquote_user_info
 
 __all__ = ["Proxy", "check_proxy", "connect_through", "find_proxy", "open_tunnel", "parse_proxy"]
 

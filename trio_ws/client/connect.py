@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 import trio
 
+from ..datastructures import Headers, HeadersLike
+from ..exceptions import ConnectFailed, InvalidMessage, InvalidRedirect, InvalidStatus, OpenTimeout, TLSFailed
+from ..http11 import Request, Response, ResponseParser, decode_body, software
+from ..protocol import Role
+from ..protocol.deflate import DeflateClient
+from ..protocol.extensions import ClientExtension
+from ..protocol.handshake import build_request, check_response
+from ..settings import Options, Settings
+from ..stream import StreamBroken, Transport, explain, explain_addresses, start_tls
+from ..tasks import Connection
+from ..uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
+from ..version import __version__
+from ..websocket import Session, WebSocket
 from .cookies import Cookies, CookiesLike
-from .datastructures import Headers, HeadersLike
-from .exceptions import ConnectFailed, InvalidMessage, InvalidRedirect, InvalidStatus, OpenTimeout, TLSFailed
-from .http11 import Request, Response, ResponseParser, decode_body, software
-from .protocol import Role
-from .protocol.deflate import DeflateClient
-from .protocol.extensions import ClientExtension
-from .protocol.handshake import build_request, check_response
 from .proxy import Proxy, check_proxy, connect_through, find_proxy
 from .redirect import is_redirect, redirected, same_origin
-from .settings import Options, Settings
-from .stream import StreamBroken, Transport, explain, explain_addresses, start_tls
-from .tasks import Connection
-from .uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
-from .version import __version__
-from .websocket import Session, WebSocket
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -107,7 +107,7 @@ def connect(
         local_address: The local IP address to connect from.
         proxy: The proxy to connect through: the URL of one, such as ``"http://proxy.example:3128"``, or a
             :class:`Proxy`. ``"auto"``, the default, for the one that the environment says, as other programs on the
-            machine do: see :func:`~trio_ws.proxy.find_proxy`. None for no proxy.
+            machine do: see :func:`~trio_ws.client.proxy.find_proxy`. None for no proxy.
         proxy_ssl: How to do TLS with an ``https://`` proxy. The default is like that of ``ssl``.
         **options: See :class:`Options`.
 

@@ -22,9 +22,9 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-from .http11 import Request, Response
-from .opening import Opening
-from .websocket import WebSocket
+from ..http11 import Request, Response
+from ..websocket import WebSocket
+from .handshake import Opening
 
 if TYPE_CHECKING:
     from werkzeug.routing import Map

@@ -10,7 +10,7 @@ What both do alike:
 
 1. **A predicate says whether connecting again may help**: ``is_retryable``, asked about everything that connecting
    raises, and about how each connection ended, a normal end included. When it says no, that is the end.
-2. **Before each attempt but the first there is a wait**: see :mod:`trio_ws.backoff`. When the limits of the
+2. **Before each attempt but the first there is a wait**: see :mod:`trio_ws.client.backoff`. When the limits of the
    :class:`Backoff` are reached, the last error is the end.
 3. **Nothing is kept of the connection before.** The messages that the server sent while there was no connection are
    lost, and so may be what was sent last: that it was given to a connection does not mean that it has arrived.
@@ -63,12 +63,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import attrs
 import trio
 
-from .backoff import Backoff, Retries, leaves
-from .backoff import is_retryable as is_retryable_by_default
-from .client import Connecting, Credentials, connect
-from .cookies import CookiesLike
-from .datastructures import HeadersLike
-from .exceptions import (
+from ..datastructures import HeadersLike
+from ..exceptions import (
     ConnectFailed,
     ConnectionClosed,
     ConnectionClosedLocally,
@@ -76,12 +72,16 @@ from .exceptions import (
     NotConnected,
     OpenTimeout,
 )
-from .frames import CloseCode, Opcode
-from .protocol import Message
+from ..frames import CloseCode, Opcode
+from ..protocol import Message
+from ..settings import Options
+from ..tasks import GRACE
+from ..websocket import Sendable, WebSocket, code_after, make_close, prepare
+from .backoff import Backoff, Retries, leaves
+from .backoff import is_retryable as is_retryable_by_default
+from .connect import Connecting, Credentials, connect
+from .cookies import CookiesLike
 from .proxy import Proxy
-from .settings import Options
-from .tasks import GRACE
-from .websocket import Sendable, WebSocket, code_after, make_close, prepare
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -10,9 +10,9 @@ import urllib.parse
 
 import attrs
 
-from .exceptions import InvalidRedirect, InvalidURI
-from .http11 import Response
-from .uri import WebSocketURI, parse_uri
+from ..exceptions import InvalidRedirect, InvalidURI
+from ..http11 import Response
+from ..uri import WebSocketURI, parse_uri
 
 __all__ = ["is_redirect", "redirected", "same_origin"]
 

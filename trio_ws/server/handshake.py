@@ -27,22 +27,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import attrs
 import trio
 
-from .datastructures import Headers, HeadersLike
-from .exceptions import HostNotServed, InvalidHandshake, InvalidHeader, InvalidMessage
+from ..datastructures import Headers, HeadersLike
+from ..exceptions import HostNotServed, InvalidHandshake, InvalidHeader, InvalidMessage
+from ..http11 import Request, RequestParser, Response, reason_phrase, software
+from ..protocol import Role
+from ..protocol.deflate import DeflateServer
+from ..protocol.handshake import accept, check_headers, is_upgrade, reject
+from ..settings import Settings
+from ..stream import StreamBroken, Transport
+from ..tasks import GOODBYE_TIMEOUT, GRACE, Connection
+from ..version import __version__
+from ..websocket import WebSocket
 from .forwarded import Forwarding, Peer, ProxyHeader, find_client, peer_of
-from .http11 import Request, RequestParser, Response, reason_phrase, software
 from .origins import SAME_HOST, Origins, check_host, check_origin, check_origins
-from .protocol import Role
-from .protocol.deflate import DeflateServer
-from .protocol.handshake import accept, check_headers, is_upgrade, reject
-from .settings import Settings
-from .stream import StreamBroken, Transport
-from .tasks import GOODBYE_TIMEOUT, GRACE, Connection
-from .version import __version__
-from .websocket import WebSocket
 
 if TYPE_CHECKING:
-    from .server import Server
+    from .serve import Server
 
 __all__ = [
     "Answering",
