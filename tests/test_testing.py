@@ -154,7 +154,7 @@ async def test_pair(kind: str, handshake: bool, autojump_clock: MockClock) -> No
             assert await there.receive() == bytes(range(256))
             assert await here.ping() >= 0
         assert repr(client) == "<WebSocket client / open>"
-        assert repr(server) == "<WebSocket server / open>"
+        assert repr(server) == "<ServerWebSocket server / open>"
     for ws in (client, server):
         assert ws.close_code == 1000
         assert repr(ws).endswith(" closed>")

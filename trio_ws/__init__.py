@@ -84,12 +84,20 @@ from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
 from .server.auth import CheckCredentials, basic_auth
 from .server.forwarded import TrustedProxies
-from .server.handshake import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
 from .server.limits import Limits
 from .server.listeners import open_systemd_listeners
 from .server.origins import ANY, SAME_HOST, Origins
 from .server.routing import RouteHandler, Router, route
-from .server.serve import Handler, Server, serve, serve_over
+from .server.serve import serve, serve_over
+from .server.server import (
+    Handler,
+    Opening,
+    ProcessRequest,
+    ProcessResponse,
+    SelectSubprotocol,
+    Server,
+    ServerWebSocket,
+)
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
 from .version import __version__
@@ -166,6 +174,7 @@ __all__ = [
     "SelectSubprotocol",
     "SendStream",
     "Server",
+    "ServerWebSocket",
     "TLSFailed",
     "TooManyHeaders",
     "TooManyMessages",

@@ -23,7 +23,8 @@ import trio
 from ..client.connect import connect
 from ..exceptions import ConnectionClosed, ConnectionClosedError, WebSocketException
 from ..protocol import Message
-from ..server.serve import Server, serve
+from ..server.serve import serve
+from ..server.server import Server
 from ..version import __version__
 from ..websocket import WebSocket
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from ..http11 import Request, Response
-    from ..server.handshake import Opening, ProcessRequest
+    from ..server.server import Opening, ProcessRequest
     from ..websocket import WebSocket
 
 __all__ = ["PrometheusInstrument"]

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 from ..http11 import Request, Response
-from .handshake import Opening, ProcessRequest
+from .server import Opening, ProcessRequest
 
 __all__ = ["CheckCredentials", "basic_auth"]
 

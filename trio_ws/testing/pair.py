@@ -11,7 +11,9 @@ import trio.testing
 
 from ..client.connect import connect_over
 from ..exceptions import ConnectFailed
-from ..server.handshake import Answering, open_connection, upgrade
+from ..server.handshake import open_connection, upgrade
+from ..server.policy import HandshakePolicy
+from ..server.server import ServerWebSocket
 from ..settings import Options, Settings
 from ..stream import Transport
 from ..websocket import Session, WebSocket
@@ -64,9 +66,9 @@ class memory_websocket_pair:
         self._settings = Settings(**options)
         self._handshake = handshake
         self._sessions: contextlib.AsyncExitStack | None = None
-        self._server: WebSocket | None = None
+        self._server: ServerWebSocket | None = None
 
-    async def __aenter__(self) -> tuple[WebSocket, WebSocket]:
+    async def __aenter__(self) -> tuple[WebSocket, ServerWebSocket]:
         if self._sessions is not None:
             raise RuntimeError("a pair is entered once: make another one")
         self._sessions = contextlib.AsyncExitStack()
@@ -85,16 +87,16 @@ class memory_websocket_pair:
         self._server._connection.inbox.stop_answering()
         await self._sessions.__aexit__(exc_type, exc, traceback)
 
-    def _agree(self) -> tuple[WebSocket, WebSocket]:
+    def _agree(self) -> tuple[WebSocket, ServerWebSocket]:
         server = upgrade(self._server_stream, self._connecting.request, self._settings)
         return self._connecting.upgrade(self._client_stream, server.response), server
 
-    async def _shake_hands(self) -> tuple[WebSocket, WebSocket]:
+    async def _shake_hands(self) -> tuple[WebSocket, ServerWebSocket]:
         client = server = failure = None
 
         async def serve() -> None:
             nonlocal server
-            server = await open_connection(self._server_stream, self._settings, Answering())
+            server = await open_connection(self._server_stream, self._settings, HandshakePolicy())
             if server is None:
                 await Transport(self._server_stream).aclose(0)  # as a server does; the client may be waiting
 
