@@ -26,19 +26,17 @@
 """
 
 from .bytestream import ByteStream
+from .client.attempts import Attempt, Attempts, attempts
 from .client.backoff import Backoff, is_retryable
-from .client.connect import Connecting, Credentials, connect, connect_over, connect_unix
+from .client.connect import Connecting, connect, connect_over, connect_unix
 from .client.cookies import CookiesLike
+from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
 from .client.proxy import Proxy, parse_proxy
 from .client.reconnecting import (
-    Attempt,
-    Attempts,
-    ConnectOptions,
     ReconnectingChannel,
     ReconnectPhase,
     ReconnectState,
     WhenDown,
-    attempts,
     open_reconnecting,
 )
 from .datastructures import Headers, MultipleValuesError
@@ -86,6 +84,7 @@ from .server.auth import CheckCredentials, basic_auth
 from .server.forwarded import TrustedProxies
 from .server.limits import Limits
 from .server.listeners import open_systemd_listeners
+from .server.options import ServeOptions
 from .server.origins import ANY, SAME_HOST, Origins
 from .server.routing import RouteHandler, Router, route
 from .server.serve import serve, serve_over
@@ -117,6 +116,8 @@ __all__ = [
     "CloseCode",
     "ConnectFailed",
     "ConnectOptions",
+    "ConnectOverOptions",
+    "ConnectUnixOptions",
     "Connecting",
     "ConnectionClosed",
     "ConnectionClosedError",
@@ -173,6 +174,7 @@ __all__ = [
     "Router",
     "SelectSubprotocol",
     "SendStream",
+    "ServeOptions",
     "Server",
     "ServerWebSocket",
     "TLSFailed",

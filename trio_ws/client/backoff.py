@@ -203,8 +203,8 @@ class Retries:
         if self._row_began is None:
             self._row_began = trio.current_time()
 
-    def begin_row(self) -> None:
-        """Take note that all was well until now: what follows is a new row, after a first wait."""
+    def reset(self) -> None:
+        """Reset the backoff; the next wait is the first of a new series."""
         self._in_row = 0
         self._row_began = trio.current_time()
         self.due = self._row_began + self._backoff.delay(1)

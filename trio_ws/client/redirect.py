@@ -60,3 +60,8 @@ def redirected(uri: WebSocketURI, response: Response) -> WebSocketURI:
     if target.user_info is None and same_origin(uri, target):
         target = attrs.evolve(target, username=uri.username, password=uri.password)
     return target
+
+
+def show(uri: WebSocketURI) -> str:
+    """Return a URI for a message, which is no place for a password."""
+    return f"{'wss' if uri.secure else 'ws'}://{uri.host_header}{uri.resource_name}"

@@ -17,12 +17,12 @@ from .forwarded import Forwarding
 from .origins import SAME_HOST, Origins, check_host, check_origin, check_origins
 from .server import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
 
-__all__ = ["SERVER", "HandshakePolicy"]
+__all__ = ["HandshakePolicy"]
 
 T = TypeVar("T")
 
 #: The Server header.
-SERVER: str = software(__version__)
+SERVER = software(__version__)
 
 
 def _in_order(functions: ProcessRequest | Sequence[ProcessRequest] | None) -> tuple[ProcessRequest, ...]:

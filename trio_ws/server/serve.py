@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from ..datastructures import HeadersLike
-from ..settings import Options, Settings
+from ..settings import Settings, check_names, pick
 from .accept import Acceptor
-from .forwarded import Forwarding, TrustedProxies
+from .forwarded import Forwarding
 from .limits import Limits
 from .listeners import open_tcp_listeners, open_unix_listener
-from .origins import SAME_HOST, Origins
-from .policy import SERVER, HandshakePolicy
-from .server import Handler, ProcessRequest, ProcessResponse, SelectSubprotocol, Server
+from .options import ServeOptions
+from .policy import HandshakePolicy
+from .server import Handler, Server
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,17 +41,8 @@ async def serve(
     backlog: int | None = None,
     reuse_port: bool = False,
     limits: Limits = _LIMITS,
-    process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
-    process_response: ProcessResponse | None = None,
-    select_subprotocol: SelectSubprotocol | None = None,
-    origins: Origins = SAME_HOST,
-    hosts: Sequence[str] | None = None,
-    headers: HeadersLike = (),
-    server_header: str | None = SERVER,
-    trusted_proxies: TrustedProxies = (),
-    proxy_protocol: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-    **options: Unpack[Options],
+    **options: Unpack[ServeOptions],
 ) -> None:
     """Serve WebSocket connections, until cancelled or until :meth:`Server.aclose` has done its work.
 
@@ -67,7 +57,8 @@ async def serve(
     ``serve`` is cancelled, each connection is sent a Close frame with 1001 if that takes no waiting, and cut.
 
     Args:
-        handler: An async function that takes a :class:`WebSocket`; or a :func:`route`, which finds one by the path.
+        handler: An async function that takes a :class:`ServerWebSocket`; or a :func:`route`, which finds one by the
+            path.
         port: The TCP port to listen on; 0 for any that is free.
         host: The name or address to listen on; None for all of this machine.
         path: A Unix socket to listen on instead. What a server has left there that was killed is replaced.
@@ -78,30 +69,8 @@ async def serve(
         reuse_port: Whether other processes may listen on the same port, among which the system then divides the
             connections.
         limits: How much the server takes on.
-        process_request: Called with an :class:`Opening` and the :class:`Request`, for each request, be it for a
-            WebSocket or not. It returns a :class:`Response` to answer with, for which :meth:`Opening.respond` is of
-            use, or None to let the handshake go on. It may be async. Of several functions in a sequence, the first
-            that answers counts.
-        process_response: Called with the same and the :class:`Response` to each request for a WebSocket, be it 101 or
-            a refusal. It returns another one, or None to leave it as it is. It may be async.
-        select_subprotocol: Called with an :class:`Opening` and the subprotocols that the client speaks, in its order of
-            preference; returns one of these, or None. Otherwise it is the first of ``subprotocols`` that the client
-            speaks.
-        origins: Which pages may connect, by the Origin header that browsers send (RFC 6455, section 10.2): origins such
-            as ``https://example.org``, regular expressions that match the whole origin, and None for clients that send
-            none; or :data:`ANY`. The default, :data:`SAME_HOST`, is pages of the host that the request is for, and
-            clients that send none. Others get 403.
-        hosts: The hosts that the server is for, with or without a port; requests for others get 421. None for any.
-        headers: More headers for each response.
-        server_header: The Server header; None for none.
-        trusted_proxies: The proxies in front of the server: IP addresses, networks such as ``"10.0.0.0/8"``, and
-            ``"unix"`` for all that connect through a Unix socket. What they say about their clients in X-Forwarded-For,
-            X-Forwarded-Proto and Forwarded (RFC 7239) counts; what others say does not.
-        proxy_protocol: Whether every connection begins with a header of the PROXY protocol, version 1 or 2, in front
-            of everything else. Connections without one are closed; if there are ``trusted_proxies``, so are those from
-            anywhere else.
         task_status: Trio's; ``started`` is called with the :class:`Server` as soon as it listens.
-        **options: See :class:`Options`.
+        **options: See :class:`ServeOptions`.
 
     Raises:
         OSError: if it cannot listen there.
@@ -119,17 +88,7 @@ async def serve(
         raise TypeError(f"limits are Limits, not {limits!r}")
     if listeners is not None and not listeners:
         raise ValueError("there is nothing to listen on: listeners is empty")
-    settings = Settings(**options)
-    policy = HandshakePolicy(
-        process_request=process_request,
-        process_response=process_response,
-        select_subprotocol=select_subprotocol,
-        origins=origins,
-        hosts=hosts,
-        headers=headers,
-        server_header=server_header,
-        forwarding=Forwarding(trusted_proxies=trusted_proxies, proxy_protocol=proxy_protocol),
-    )
+    settings, policy = _parse("serve", options)
     ours = None
     if ssl is not None:
         _check_tls(ssl)
@@ -150,55 +109,30 @@ async def serve(
                     os.unlink(path)
 
 
-async def serve_over(
-    stream: trio.abc.Stream,
-    handler: Handler,
-    *,
-    process_request: ProcessRequest | Sequence[ProcessRequest] | None = None,
-    process_response: ProcessResponse | None = None,
-    select_subprotocol: SelectSubprotocol | None = None,
-    origins: Origins = SAME_HOST,
-    hosts: Sequence[str] | None = None,
-    headers: HeadersLike = (),
-    server_header: str | None = SERVER,
-    trusted_proxies: TrustedProxies = (),
-    proxy_protocol: bool = False,
-    **options: Unpack[Options],
-) -> None:
+async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpack[ServeOptions]) -> None:
     """Serve one WebSocket connection over any Trio stream; return when it is over.
 
     What :func:`serve` says about handlers applies. The stream is closed at the end.
 
     Args:
         stream: The stream. From now on it belongs to the connection.
-        handler: An async function that takes a :class:`WebSocket`; or a :func:`route`, which finds one by the path.
-        process_request: As for :func:`serve`, like all that follows.
-        process_response: What may change the answer.
-        select_subprotocol: What chooses a subprotocol.
-        origins: Which pages may connect.
-        hosts: The hosts that the server is for.
-        headers: More headers for each response.
-        server_header: The Server header; None for none.
-        trusted_proxies: The proxies in front of the server.
-        proxy_protocol: Whether the connection begins with a header of the PROXY protocol.
-        **options: See :class:`Options`.
+        handler: An async function that takes a :class:`ServerWebSocket`; or a :func:`route`, which finds one by the
+            path.
+        **options: See :class:`ServeOptions`.
 
     Raises:
         TypeError: if an option is of the wrong type or does not exist.
         ValueError: if an option is out of range.
     """
-    policy = HandshakePolicy(
-        process_request=process_request,
-        process_response=process_response,
-        select_subprotocol=select_subprotocol,
-        origins=origins,
-        hosts=hosts,
-        headers=headers,
-        server_header=server_header,
-        forwarding=Forwarding(trusted_proxies=trusted_proxies, proxy_protocol=proxy_protocol),
-    )
-    acceptor = Acceptor([], handler, Settings(**options), None, policy, _LIMITS)
-    await acceptor.serve_connection(stream)
+    settings, policy = _parse("serve_over", options)
+    await Acceptor([], handler, settings, None, policy, _LIMITS).serve_connection(stream)
+
+
+def _parse(function: str, options: ServeOptions) -> tuple[Settings, HandshakePolicy]:
+    check_names(function, options, ServeOptions)
+    settings = Settings(**pick(options, Settings))
+    forwarding = Forwarding(**pick(options, Forwarding))
+    return settings, HandshakePolicy(forwarding=forwarding, **pick(options, HandshakePolicy))
 
 
 def _check_tls(context: ssl_module.SSLContext) -> None:

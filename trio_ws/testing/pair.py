@@ -14,7 +14,7 @@ from ..exceptions import ConnectFailed
 from ..server.handshake import open_connection, upgrade
 from ..server.policy import HandshakePolicy
 from ..server.server import ServerWebSocket
-from ..settings import Options, Settings
+from ..settings import Options, Settings, check_names
 from ..stream import Transport
 from ..websocket import Session, WebSocket
 from .peer import URI
@@ -62,6 +62,7 @@ class memory_websocket_pair:
         **options: Unpack[Options],
     ) -> None:
         self._client_stream, self._server_stream = streams or trio.testing.memory_stream_pair()
+        check_names("memory_websocket_pair", options, Options)
         self._connecting = connect_over(self._client_stream, uri, **options)
         self._settings = Settings(**options)
         self._handshake = handshake
