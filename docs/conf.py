@@ -167,7 +167,7 @@ NOT_CONSTRUCTED = {
             "Router",
             "SendStream",
         ),
-        *("Server", "Topic", "WebSocket"),
+        *("Server", "ServerWebSocket", "Topic", "WebSocket"),
     )
 }
 

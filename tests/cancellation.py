@@ -42,7 +42,7 @@ from trio_ws.exceptions import ConnectionClosed
 from trio_ws.frames import Frame, Opcode
 from trio_ws.protocol import Message, Role
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
-from trio_ws.server import Handler, Server
+from trio_ws.server.server import Handler, Server
 from trio_ws.websocket import Session, WebSocket
 
 from .support import OTHER, PAIRS, URI, Streams, born_open, read_messages

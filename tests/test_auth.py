@@ -11,7 +11,7 @@ import trio
 
 from trio_ws import basic_auth
 from trio_ws.http11 import Request, Response
-from trio_ws.opening import Opening
+from trio_ws.server.server import Opening
 from trio_ws.stream import Transport
 
 PASSWORDS = {"ann": "secret", "bob": "", "zoë": "pässwörd:with colon"}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from trio_ws.backoff import Backoff, Retries, is_retryable, leaves, retry_after
+from trio_ws.client.backoff import Backoff, Retries, is_retryable, leaves, retry_after
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosedError,
@@ -338,7 +338,7 @@ async def test_only_a_connection_that_has_lasted_begins_a_new_row(autojump_clock
     assert await fail(retries, lived=10) == 1
     assert [await fail(retries) for _ in range(3)] == [1, 2, 4]
     retries.begin()
-    retries.begin_row()
+    retries.reset()
     assert retries.due == trio.current_time() + 1
     assert [await fail(retries) for _ in range(2)] == [1, 2]
     assert retries.attempts == 11

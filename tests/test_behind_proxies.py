@@ -194,8 +194,7 @@ class Place:
     port: int = 0
     seen: list[trio_ws.Opening] = attrs.field(factory=list)
 
-    async def echo(self, ws: trio_ws.WebSocket) -> None:
-        assert ws.opening is not None
+    async def echo(self, ws: trio_ws.ServerWebSocket) -> None:
         assert ws.remote_address == ws.opening.remote_address
         self.seen.append(ws.opening)
         async for message in ws:

@@ -64,14 +64,18 @@ OFTEN = 40
 
 
 def public_async() -> set[str]:
-    """Return the names of all async functions and methods of the package."""
+    """Return the names of all async functions and methods of the package; a method that is inherited counts once."""
     names = set()
+    ours = [value for value in vars(trio_ws).values() if inspect.isclass(value)]
     for name in trio_ws.__all__:
         value = getattr(trio_ws, name)
         if inspect.iscoroutinefunction(value):
             names.add(name)
         elif inspect.isclass(value):
+            bases = [base for base in value.__mro__[1:] if base in ours]
             for method in dir(value):
+                if any(getattr(base, method, None) is getattr(value, method) for base in bases):
+                    continue
                 is_public = not method.startswith("_") or method in ("__aenter__", "__aexit__", "__anext__")
                 if is_public and inspect.iscoroutinefunction(getattr(value, method)):
                     names.add(f"{name}.{method}")

@@ -28,7 +28,7 @@ import trio.testing
 import trustme
 
 import trio_ws
-from trio_ws import cli
+from trio_ws.cli import main as cli
 from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 

@@ -31,7 +31,7 @@ import trio.testing
 import trustme
 
 import trio_ws
-from trio_ws.client import BODY_TIMEOUT
+from trio_ws.client.connect import BODY_TIMEOUT
 from trio_ws.datastructures import HeadersLike
 from trio_ws.exceptions import (
     ConnectFailed,

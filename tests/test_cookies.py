@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 import trio_ws
-from trio_ws.cookies import Cookies
+from trio_ws.client.cookies import Cookies
 from trio_ws.http11 import Response
 from trio_ws.uri import parse_uri
 

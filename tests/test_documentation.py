@@ -54,7 +54,7 @@ import trio.testing
 import trustme
 
 import trio_ws
-from trio_ws import cli
+from trio_ws.cli import main as cli
 
 from . import proxies
 

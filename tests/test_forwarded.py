@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import trio_ws
 from trio_ws import Headers
 from trio_ws.exceptions import InvalidHeader
-from trio_ws.forwarded import (
+from trio_ws.server.forwarded import (
     MAX_HEADER_SIZE,
     MAX_LINE_SIZE,
     Forwarding,
@@ -637,9 +637,8 @@ async def echo(ws: trio_ws.WebSocket) -> None:
         await ws.send(message)
 
 
-async def introduce(ws: trio_ws.WebSocket) -> None:
+async def introduce(ws: trio_ws.ServerWebSocket) -> None:
     """Tell a client what is known of it."""
-    assert ws.opening is not None
     assert ws.opening.remote_address == ws.remote_address
     proxy = ws.opening.proxy_address
     await ws.send(f"{ws.remote_address!r} {proxy and proxy[0]} {ws.opening.secure}")
@@ -655,8 +654,8 @@ async def serving(handler: trio_ws.Handler = introduce, **options: Any) -> Async
         yield server
         assert not nursery.cancel_scope.cancel_called, "the test hangs"
         nursery.cancel_scope.cancel()
-    assert server._count == 0
-    assert not server._by_address
+    assert server._state.count == 0
+    assert not server._state.by_address
 
 
 def connect(server: trio_ws.Server, headers: Any = (), **options: Any) -> trio_ws.Connecting:
@@ -735,7 +734,7 @@ async def test_requests_of_several_clients_on_one_connection() -> None:
                 head = f"GET /{client} HTTP/1.1\r\nHost: example.org\r\nX-Forwarded-For: {client}\r\n\r\n"
                 await stream.send_all(head.encode())
                 assert b"200 OK" in await stream.receive_some()
-                assert list(server._by_address) == [seen[-1][0]]
+                assert list(server._state.by_address) == [seen[-1][0]]
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n")
             assert b"200 OK" in await stream.receive_some()
     clients = ["192.0.2.1", "192.0.2.2", "127.0.0.1", "192.0.2.1"]
@@ -773,7 +772,7 @@ async def test_a_proxy_is_not_counted_for_clients_that_are_not_known_yet(header:
                 silent = await trio.open_tcp_stream("127.0.0.1", server.port)
                 await stack.enter_async_context(silent)
                 await silent.send_all(header + b"GET / HTTP/1.1\r\n")
-                while len(server._opening) < number:
+                while len(server._state.openings) < number:
                     await trio.lowlevel.checkpoint()
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
             if header:
@@ -781,7 +780,7 @@ async def test_a_proxy_is_not_counted_for_clients_that_are_not_known_yet(header:
             headers = {"X-Forwarded-For": "192.0.2.9"}
             async with trio_ws.connect_over(stream, "ws://example.org/", headers=headers) as ws:
                 assert await ws.receive() == "('192.0.2.9', 0) 127.0.0.1 False"
-                assert dict(server._by_address) == {"192.0.2.9": 1}
+                assert dict(server._state.by_address) == {"192.0.2.9": 1}
 
 
 async def test_the_log_has_the_address_of_the_client(caplog: Logs) -> None:
@@ -975,7 +974,7 @@ async def test_a_server_that_is_closed_meanwhile() -> None:
     async with serving(echo, proxy_protocol=True) as server:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             await stream.send_all(b"PROXY ")
-            while not server._opening:
+            while not server._state.openings:
                 await trio.lowlevel.checkpoint()
             await server.aclose()
             assert await is_closed(stream)
@@ -996,11 +995,11 @@ async def test_a_limit_for_each_client_of_the_proxy_protocol(caplog: Logs) -> No
 
 async def test_a_limit_for_each_client_and_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     async with serving(proxy_protocol=True, limits=trio_ws.Limits(per_address=1), ssl=contexts[1]) as server:
-        server._by_address["192.0.2.1"] = 1
+        server._state.by_address["192.0.2.1"] = 1
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             await stream.send_all(LINE4)
             assert await is_closed(stream)
-        del server._by_address["192.0.2.1"]
+        del server._state.by_address["192.0.2.1"]
 
 
 async def test_turned_away_before_the_header_is_read() -> None:

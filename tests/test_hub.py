@@ -15,8 +15,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws import Backend, Hub, Topic, WebSocket, connect
-from trio_ws import hub as hub_module
 from trio_ws.frames import Close, Frame, Opcode
+from trio_ws.hub import hub as hub_module
 from trio_ws.protocol import Role
 
 from .support import Peer, close, opened, pipe_pair, text

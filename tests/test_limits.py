@@ -14,7 +14,7 @@ import trio.testing
 
 import trio_ws
 from trio_ws import Limits
-from trio_ws.server import MAX_TURNING_AWAY
+from trio_ws.server.accept import MAX_TURNING_AWAY
 from trio_ws.tasks import Rate
 
 MockClock = trio.testing.MockClock
@@ -85,20 +85,20 @@ async def test_each_address_has_its_own_limit() -> None:
         while server.connections:
             await trio.lowlevel.checkpoint()
         await trio.testing.wait_all_tasks_blocked()
-        assert not server._by_address
-        assert server._count == 0
+        assert not server._state.by_address
+        assert server._state.count == 0
 
 
 async def test_opening_handshakes_in_progress() -> None:
     async with server_with(Limits(openings=2)) as server:
         async with trio_ws.connect(uri(server)) as one:  # not in progress any more
             slow = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(2)]
-            while len(server._opening) < 2:
+            while len(server._state.openings) < 2:
                 await trio.lowlevel.checkpoint()
             await refused(server)
             assert await answers(one)
             await slow[0].aclose()
-            while len(server._opening) == 2:
+            while len(server._state.openings) == 2:
                 await trio.lowlevel.checkpoint()
             async with trio_ws.connect(uri(server)) as two:
                 assert await answers(two)
@@ -112,23 +112,23 @@ async def test_a_failed_opening_handshake_is_not_counted_for_ever() -> None:
                 await stream.send_all(b"nonsense\r\n\r\n")
                 while await stream.receive_some():
                     pass
-            while server._count:
+            while server._state.count:
                 await trio.lowlevel.checkpoint()
         async with trio_ws.connect(uri(server)) as ws:
             assert await answers(ws)
 
 
 async def test_turning_away_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_ws.server.MAX_TURNING_AWAY", 1)
+    monkeypatch.setattr("trio_ws.server.accept.MAX_TURNING_AWAY", 1)
     assert MAX_TURNING_AWAY == 100
     async with server_with(Limits(connections=1)) as server, trio_ws.connect(uri(server)) as ws:
         # Somebody is being turned away, and takes his time.
         async with await trio.open_tcp_stream("127.0.0.1", server.port):
-            while not server._turning_away:
+            while not server._state.turning_away:
                 await trio.lowlevel.checkpoint()
             async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
                 assert await stream.receive_some() == b""
-        while server._turning_away:
+        while server._state.turning_away:
             await trio.lowlevel.checkpoint()
         await refused(server)
         assert await answers(ws)

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import trio_ws
-from trio_ws.listeners import open_tcp_listeners, open_unix_listener
+from trio_ws.server.listeners import open_tcp_listeners, open_unix_listener
 
 ROOT = Path(__file__).parent.parent
 
@@ -172,7 +172,7 @@ async def test_sockets_from_systemd(
     listening: socket.socket, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     number = os.dup(listening.fileno())
-    monkeypatch.setattr("trio_ws.listeners._FIRST_FD", number)
+    monkeypatch.setattr("trio_ws.server.listeners._FIRST_FD", number)
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_FDNAMES", "app.socket")
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
@@ -191,7 +191,7 @@ async def test_sockets_from_systemd(
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
 async def test_a_socket_from_systemd_that_does_not_listen(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_INET, kind) as sock:
-        monkeypatch.setattr("trio_ws.listeners._FIRST_FD", sock.fileno())
+        monkeypatch.setattr("trio_ws.server.listeners._FIRST_FD", sock.fileno())
         monkeypatch.setenv("LISTEN_FDS", "1")
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
         with pytest.raises(OSError, match="is no socket that listens"):

@@ -245,13 +245,13 @@ async def test_the_first_function_that_answers_counts() -> None:
 
 async def test_what_it_is_told_of_the_connection(nursery: trio.Nursery) -> None:
     openings: list[Opening] = []
-    seen: list[trio_ws.WebSocket] = []
+    seen: list[trio_ws.ServerWebSocket] = []
 
     def identify(opening: Opening, request: Request) -> None:
         openings.append(opening)
         opening.username = request.headers["X-Name"]
 
-    async def handler(ws: trio_ws.WebSocket) -> None:
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
         seen.append(ws)
         await echo(ws)
 
@@ -267,15 +267,18 @@ async def test_what_it_is_told_of_the_connection(nursery: trio.Nursery) -> None:
         assert openings[0].server is server
         assert openings[0].remote_address == seen[0].remote_address == ws.local_address
         assert openings[0].local_address == ws.remote_address
-        assert ws.opening is None
+        assert isinstance(seen[0], trio_ws.ServerWebSocket)
+        assert server.connections == {seen[0]}
+        assert not isinstance(ws, trio_ws.ServerWebSocket)
+        assert not hasattr(ws, "opening")
     nursery.cancel_scope.cancel()
 
 
 async def test_basic_auth() -> None:
     names: list[str | None] = []
 
-    async def handler(ws: trio_ws.WebSocket) -> None:
-        assert ws.opening is not None
+    # The type checker knows that there is an opening, and what a user name is.
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
         names.append(ws.opening.username)
 
     authenticate = trio_ws.basic_auth({"ann": "secret"})

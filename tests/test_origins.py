@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trio_ws.exceptions import InvalidOrigin
 from trio_ws.http11 import Request
-from trio_ws.origins import ANY, SAME_HOST, check_host, check_origin, check_origins
+from trio_ws.server.origins import ANY, SAME_HOST, check_host, check_origin, check_origins
 
 
 def request(*origins: str, host: str = "example.org") -> Request:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import inspect
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
-from trio_ws import Backoff, ReconnectPhase
+from trio_ws import Attempt, Backoff, ConnectOptions, ReconnectPhase, ReconnectState
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosed,
@@ -37,8 +36,6 @@ from trio_ws.exceptions import (
 )
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import RequestParser
-from trio_ws.reconnect import Attempt, ConnectOptions, ReconnectState
-from trio_ws.settings import Options
 from trio_ws.websocket import WebSocket
 
 from .cancellation import HANGS, KINDS, Scheduling, at_every_point, cancel_at, fixture_scheduling, is_closed
@@ -370,12 +367,6 @@ async def test_a_function_that_returns_something_else() -> None:
         async for attempt in turns:
             async with attempt:
                 pass
-
-
-async def test_all_options_of_connect_are_passed_on() -> None:
-    parameters = inspect.signature(trio_ws.connect).parameters.values()
-    named = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
-    assert set(ConnectOptions.__annotations__) == named | set(Options.__annotations__)
 
 
 # -- The loop: what follows on a turn ------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_ws
+from trio_ws.client.redirect import is_redirect, redirected, same_origin
 from trio_ws.exceptions import InvalidRedirect, InvalidStatus, OpenTimeout, TLSFailed
 from trio_ws.http11 import Response
-from trio_ws.redirect import is_redirect, redirected, same_origin
 from trio_ws.uri import WebSocketURI, parse_uri
 
 from .webserver import WebServer, headers_seen, web_server

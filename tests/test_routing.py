@@ -23,7 +23,7 @@ from werkzeug.routing import BaseConverter, Map, Rule, Subdomain
 
 import trio_ws
 from trio_ws import Headers, Opening, Request, Response, Router, connect, route
-from trio_ws.routing import RouteHandler
+from trio_ws.server.routing import RouteHandler
 from trio_ws.stream import Transport
 from trio_ws.testing import memory_websocket_pair
 
@@ -164,7 +164,7 @@ async def test_a_router_within_a_handler() -> None:
     router = route({"/news": handler("news")})
     called: list[str] = []
 
-    async def measured(ws: trio_ws.WebSocket) -> None:
+    async def measured(ws: trio_ws.ServerWebSocket) -> None:
         called.append(ws.request.path)
         await router(ws)
 
@@ -177,7 +177,7 @@ async def test_a_router_within_a_handler() -> None:
 async def test_a_router_that_was_not_asked(caplog: pytest.LogCaptureFixture) -> None:
     router = route({"/": tell})
 
-    async def ignorant(ws: trio_ws.WebSocket) -> None:
+    async def ignorant(ws: trio_ws.ServerWebSocket) -> None:
         await router(ws)
 
     async with serving(ignorant) as uri:
@@ -186,9 +186,9 @@ async def test_a_router_that_was_not_asked(caplog: pytest.LogCaptureFixture) -> 
         assert caught.value.code == 1011
     assert "process_request" in caplog.text
 
-    async with memory_websocket_pair() as (client, _):
+    async with memory_websocket_pair() as (_, server):
         with pytest.raises(RuntimeError):
-            await router(client)
+            await router(server)
 
 
 async def test_a_handler_that_raises(caplog: pytest.LogCaptureFixture) -> None:

@@ -32,7 +32,7 @@ from trio_ws.exceptions import (
     ConnectionClosedOK,
 )
 from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, Response, ResponseParser
-from trio_ws.server import ACCEPT_DELAY
+from trio_ws.server.accept import ACCEPT_DELAY
 from trio_ws.tasks import GOODBYE_TIMEOUT, GRACE
 
 if sys.version_info < (3, 11):
@@ -779,7 +779,7 @@ async def test_clients_that_do_not_get_far(
         await trio.testing.wait_all_tasks_blocked()
         assert server.connections == frozenset()
         await server.aclose()
-        assert len(server._opening) == 0
+        assert len(server._state.openings) == 0
         await stream.aclose()
     assert caplog.records == []
     nothing_left()
@@ -837,7 +837,7 @@ def not_async(ws: trio_ws.WebSocket) -> Any:
 async def test_handler_that_raises(
     bad: trio_ws.Handler, kind: type[Exception], caplog: Logs, nursery: trio.Nursery, nothing_left: Callable[[], None]
 ) -> None:
-    async def handler(ws: trio_ws.WebSocket) -> None:
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
         await (bad if ws.request.path == "/bad" else echo)(ws)
 
     async with trio.open_nursery() as servers:
@@ -997,7 +997,7 @@ async def test_client_that_goes_away(
     caplog.set_level(logging.INFO)
     over = trio.Event()
 
-    async def watch(ws: trio_ws.WebSocket) -> None:
+    async def watch(ws: trio_ws.ServerWebSocket) -> None:
         if ws.request.path == "/stay":
             await echo(ws)
         else:

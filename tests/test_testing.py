@@ -154,7 +154,7 @@ async def test_pair(kind: str, handshake: bool, autojump_clock: MockClock) -> No
             assert await there.receive() == bytes(range(256))
             assert await here.ping() >= 0
         assert repr(client) == "<WebSocket client / open>"
-        assert repr(server) == "<WebSocket server / open>"
+        assert repr(server) == "<ServerWebSocket server / open>"
     for ws in (client, server):
         assert ws.close_code == 1000
         assert repr(ws).endswith(" closed>")
@@ -682,7 +682,8 @@ async def test_bytes_go_out_as_they_are(role: Role) -> None:
     await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert log_of(ours) == b"HTTP/1.1 100 Continue\r\n\r\n"
     await peer.send(b"\xff", ping(), b"\x00")
-    assert log_of(ours)[25:] == b"\xff" + serialize(ping(), testing.KEY if role is Role.CLIENT else None) + b"\x00"
+    masked = serialize(ping(), trio_ws.testing.peer.KEY if role is Role.CLIENT else None)
+    assert log_of(ours)[25:] == b"\xff" + masked + b"\x00"
     await peer.send()
     assert ours.writes == 3
     assert parse_frames(log_of(ours)[26:-1], masked=role is Role.CLIENT) == ([ping()], b"")

@@ -1,46 +1,44 @@
 """WebSocket for Trio: client, server, and the protocol itself (RFC 6455).
 
-==============================  ==================================================================================
-:mod:`trio_ws.client`           ``connect``, ``connect_unix``, ``connect_over``
-:mod:`trio_ws.server`           ``serve``, ``serve_over``, ``Server``
-:mod:`trio_ws.opening`          a server's side of the opening handshake
-:mod:`trio_ws.origins`          which pages may connect
-:mod:`trio_ws.forwarded`        who the client is, behind a proxy
-:mod:`trio_ws.auth`             ``basic_auth``
-:mod:`trio_ws.routing`          ``route``: a handler for each path
-:mod:`trio_ws.limits`           ``Limits``: how much a server takes on
-:mod:`trio_ws.listeners`        what a server listens on
-:mod:`trio_ws.websocket`        ``WebSocket``: send, receive, ping, close
-``trio_ws.broadcast``           ``broadcast``: one message to many connections
-:mod:`trio_ws.hub`              ``Hub``: topics to subscribe to
-:mod:`trio_ws.reconnect`        ``open_reconnecting``, ``attempts``: connecting again when a connection is lost
-:mod:`trio_ws.backoff`          ``Backoff``, ``is_retryable``: when, and whether
-:mod:`trio_ws.bytestream`       ``ByteStream``: a stream of bytes over a ``WebSocket``
-:mod:`trio_ws.instruments`      ``Instrument``: what is told of all that happens
-:mod:`trio_ws.logs`             ``LogConnections``, ``LogFrames``
-:mod:`trio_ws.prometheus`       ``PrometheusInstrument``
-:mod:`trio_ws.tasks`            the tasks behind it, and the rules of a connection
-:mod:`trio_ws.channels`         the inbox and the outbox between the two
-:mod:`trio_ws.stream`           the Trio stream below
-:mod:`trio_ws.proxy`            ``Proxy``, ``parse_proxy``, and the way through one
-:mod:`trio_ws.settings`         the options
-:mod:`trio_ws.protocol`         the protocol without I/O: bytes in, events out
-:mod:`trio_ws.frames`           ``Frame``, ``Opcode``, ``Close``, ``CloseCode``
-:mod:`trio_ws.http11`           ``Request``, ``Response``
-:mod:`trio_ws.datastructures`   ``Headers``
-:mod:`trio_ws.uri`              ``parse_uri``
-:mod:`trio_ws.exceptions`       every exception
-==============================  ==================================================================================
+===============================  =================================================================================
+:mod:`trio_ws.exceptions`        every exception
+:mod:`trio_ws.frames`            ``Frame``, ``Opcode``, ``Close``, ``CloseCode``
+:mod:`trio_ws.datastructures`    ``Headers``
+:mod:`trio_ws.uri`               ``parse_uri``
+:mod:`trio_ws.http11`            ``Request``, ``Response``
+:mod:`trio_ws.protocol`          the protocol without I/O: bytes in, events out
+:mod:`trio_ws.instruments`       ``Instrument``: the interface for observing connections
+:mod:`trio_ws.settings`          the options of a connection
+:mod:`trio_ws.channels`          the inbox and the outbox of a connection
+:mod:`trio_ws.stream`            the Trio stream below
+:mod:`trio_ws.tasks`             the tasks of a connection, and its rules
+:mod:`trio_ws.websocket`         ``WebSocket``: send, receive, ping, close
+:mod:`trio_ws.bytestream`        ``ByteStream``: a stream of bytes over a ``WebSocket``
+:mod:`trio_ws.client`            how a client opens a connection: ``connect``, ``attempts``, ``open_reconnecting``
+:mod:`trio_ws.server`            how a server accepts one: ``serve``, ``route``, ``basic_auth``, ``Limits``
+:mod:`trio_ws.hub`               how many get one message: ``broadcast``, ``Hub``
+:mod:`trio_ws.observe`           what is going on: ``LogConnections``, ``LogFrames``, ``PrometheusInstrument``
+:mod:`trio_ws.testing`           for tests: two WebSockets in memory, scripted peers, streams with faults
+:mod:`trio_ws.cli`               the command line
+===============================  =================================================================================
 
 ``python -m trio_ws demo`` shows it at work.
 """
 
-from .auth import CheckCredentials, basic_auth
-from .backoff import Backoff, is_retryable
-from .broadcast import WhenFull, broadcast
 from .bytestream import ByteStream
-from .client import Connecting, Credentials, connect, connect_over, connect_unix
-from .cookies import CookiesLike
+from .client.attempts import Attempt, Attempts, attempts
+from .client.backoff import Backoff, is_retryable
+from .client.connect import Connecting, connect, connect_over, connect_unix
+from .client.cookies import CookiesLike
+from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
+from .client.proxy import Proxy, parse_proxy
+from .client.reconnecting import (
+    ReconnectingChannel,
+    ReconnectPhase,
+    ReconnectState,
+    WhenDown,
+    open_reconnecting,
+)
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
     BodyTooBig,
@@ -73,32 +71,32 @@ from .exceptions import (
     TooManyMessages,
     WebSocketException,
 )
-from .forwarded import TrustedProxies
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
-from .hub import Backend, Hub, Topic
+from .hub.backend import Backend
+from .hub.broadcast import WhenFull, broadcast
+from .hub.hub import Hub, Topic
 from .instruments import ConnectionSummary, FrameInfo, Instrument
-from .limits import Limits
-from .listeners import open_systemd_listeners
-from .logs import LogConnections, LogFrames
-from .opening import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
-from .origins import ANY, SAME_HOST, Origins
-from .prometheus import PrometheusInstrument
+from .observe.logs import LogConnections, LogFrames
+from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
-from .proxy import Proxy, parse_proxy
-from .reconnect import (
-    Attempt,
-    Attempts,
-    ConnectOptions,
-    ReconnectingChannel,
-    ReconnectPhase,
-    ReconnectState,
-    WhenDown,
-    attempts,
-    open_reconnecting,
+from .server.auth import CheckCredentials, basic_auth
+from .server.forwarded import TrustedProxies
+from .server.limits import Limits
+from .server.listeners import open_systemd_listeners
+from .server.options import ServeOptions
+from .server.origins import ANY, SAME_HOST, Origins
+from .server.routing import RouteHandler, Router, route
+from .server.serve import serve, serve_over
+from .server.server import (
+    Handler,
+    Opening,
+    ProcessRequest,
+    ProcessResponse,
+    SelectSubprotocol,
+    Server,
+    ServerWebSocket,
 )
-from .routing import RouteHandler, Router, route
-from .server import Handler, Server, serve, serve_over
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
 from .version import __version__
@@ -118,6 +116,8 @@ __all__ = [
     "CloseCode",
     "ConnectFailed",
     "ConnectOptions",
+    "ConnectOverOptions",
+    "ConnectUnixOptions",
     "Connecting",
     "ConnectionClosed",
     "ConnectionClosedError",
@@ -174,7 +174,9 @@ __all__ = [
     "Router",
     "SelectSubprotocol",
     "SendStream",
+    "ServeOptions",
     "Server",
+    "ServerWebSocket",
     "TLSFailed",
     "TooManyHeaders",
     "TooManyMessages",

@@ -1,8 +1,8 @@
-"""``python -m trio_ws``: see :mod:`trio_ws.cli`."""
+"""``python -m trio_ws``: see :mod:`trio_ws.cli.main`."""
 
 import sys
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

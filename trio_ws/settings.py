@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
@@ -15,7 +15,7 @@ from .protocol.handshake import check_subprotocols
 if TYPE_CHECKING:
     from attrs import Attribute
 
-__all__ = ["Options", "Settings"]
+__all__ = ["Options", "Settings", "check_names", "pick"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -110,3 +110,24 @@ class Options(TypedDict, total=False):
     compression: Literal["deflate"] | Deflate | None
     subprotocols: Sequence[str]
     instruments: Sequence[Instrument]
+
+
+def check_names(function: str, options: Mapping[str, object], known: Any) -> None:
+    """Raise for an option that a function does not have, as Python does for an unexpected keyword argument.
+
+    Args:
+        function: The name of the function.
+        options: The keyword arguments that it was called with.
+        known: The :class:`~typing.TypedDict` of those that it has.
+
+    Raises:
+        TypeError: if there is another one.
+    """
+    for name in options:
+        if name not in known.__optional_keys__:
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
+def pick(options: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
+    """Return those of the options that are fields of an attrs class."""
+    return {field.name: options[field.name] for field in attrs.fields(cls) if field.name in options}

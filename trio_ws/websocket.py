@@ -31,8 +31,6 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .opening import Opening
-
 __all__ = ["ReceiveStream", "SendStream", "Sendable", "Session", "WebSocket", "code_after", "make_close", "prepare"]
 
 #: What can be sent as one message.
@@ -91,10 +89,7 @@ class WebSocket(trio.abc.Channel[Message]):
         subprotocol: The subprotocol that was agreed on, or None.
         id: A number that no other connection of this process has, for logs.
         local_address: The address of this end, in the form that the socket gives it; None without a socket.
-        remote_address: The address of the other end; None without a socket. On a server behind a proxy that it knows
-            of, it is that of the client: see :class:`Opening`.
-        opening: On a server, what was known of the connection in the opening handshake, such as who the client is; None
-            on a client.
+        remote_address: The address of the other end, in the same form; None without a socket.
     """
 
     request: Request
@@ -103,7 +98,6 @@ class WebSocket(trio.abc.Channel[Message]):
     id: int
     local_address: Any
     remote_address: Any
-    opening: Opening | None
 
     def __init__(
         self,
@@ -111,17 +105,14 @@ class WebSocket(trio.abc.Channel[Message]):
         request: Request,
         response: Response,
         subprotocol: str | None,
-        opening: Opening | None = None,
     ) -> None:
         self._connection = connection
         self.request = request
         self.response = response
         self.subprotocol = subprotocol
-        self.opening = opening
         self.id = next(_ids)
-        known: Any = opening or connection.transport
-        self.local_address = known.local_address
-        self.remote_address = known.remote_address
+        self.local_address = connection.transport.local_address
+        self.remote_address = connection.transport.remote_address
         self._inbox = connection.inbox
         self._checkpoint = _turn.get().checkpoint
 

@@ -10,8 +10,7 @@ import trio
 import trio_ws
 
 
-async def who_am_i(ws: trio_ws.WebSocket) -> None:
-    assert ws.opening is not None
+async def who_am_i(ws: trio_ws.ServerWebSocket) -> None:
     with_tls = "with" if ws.opening.secure else "without"
     await ws.send(f"you are {ws.remote_address[0]}, {with_tls} TLS")
 

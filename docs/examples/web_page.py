@@ -41,8 +41,7 @@ def show_page(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Res
     return opening.respond(200, PAGE, {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"})
 
 
-async def echo(ws: trio_ws.WebSocket) -> None:
-    assert ws.opening is not None
+async def echo(ws: trio_ws.ServerWebSocket) -> None:
     await ws.send(f"hello, {ws.opening.username}")
     async for message in ws:
         await ws.send(message)

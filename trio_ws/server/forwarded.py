@@ -25,9 +25,9 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from .datastructures import Headers
-from .exceptions import InvalidHeader
-from .stream import Transport
+from ..datastructures import Headers
+from ..exceptions import InvalidHeader
+from ..stream import Transport
 
 __all__ = [
     "Forwarding",

@@ -10,8 +10,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
-from .http11 import Request, Response
-from .opening import Opening, ProcessRequest
+from ..http11 import Request, Response
+from .server import Opening, ProcessRequest
 
 __all__ = ["CheckCredentials", "basic_auth"]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .instruments import ConnectionSummary, FrameInfo, Instrument
-from .protocol import Role
+from ..instruments import ConnectionSummary, FrameInfo, Instrument
+from ..protocol import Role
 
 if TYPE_CHECKING:
-    from .websocket import WebSocket
+    from ..websocket import WebSocket
 
 __all__ = ["LogConnections", "LogFrames"]
 

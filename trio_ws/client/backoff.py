@@ -1,4 +1,4 @@
-"""Whether to connect again, and when: ``is_retryable`` and ``Backoff``. What connects is in :mod:`trio_ws.reconnect`.
+"""When to connect again, and whether it may help: ``Backoff`` and ``is_retryable``.
 
 When: the n-th wait in a row is a random time from 0 to ``initial * factor ** (n - 1)`` seconds, at most ``maximum``.
 All of it is random ("full jitter"), because clients that have lost a server at the same moment should not come back at
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from .exceptions import (
+from ..exceptions import (
     ConnectFailed,
     ConnectionClosed,
     ConnectionClosedLocally,
@@ -32,9 +32,9 @@ from .exceptions import (
     OpenTimeout,
     TLSFailed,
 )
-from .frames import CloseCode
-from .http11 import Response
-from .settings import _number
+from ..frames import CloseCode
+from ..http11 import Response
+from ..settings import _number
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -203,8 +203,8 @@ class Retries:
         if self._row_began is None:
             self._row_began = trio.current_time()
 
-    def begin_row(self) -> None:
-        """Take note that all was well until now: what follows is a new row, after a first wait."""
+    def reset(self) -> None:
+        """Reset the backoff; the next wait is the first of a new series."""
         self._in_row = 0
         self._row_began = trio.current_time()
         self.due = self._row_began + self._backoff.delay(1)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .datastructures import TOKEN
-from .http11 import Response
-from .uri import WebSocketURI
+from ..datastructures import TOKEN
+from ..http11 import Response
+from ..uri import WebSocketURI
 
 if TYPE_CHECKING:
     import email.message

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from .frames import CloseCode, Opcode
-from .instruments import ConnectionSummary, Instrument
-from .protocol import Role
+from ..frames import CloseCode, Opcode
+from ..instruments import ConnectionSummary, Instrument
+from ..protocol import Role
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from .http11 import Request, Response
-    from .opening import Opening, ProcessRequest
-    from .websocket import WebSocket
+    from ..http11 import Request, Response
+    from ..server.server import Opening, ProcessRequest
+    from ..websocket import WebSocket
 
 __all__ = ["PrometheusInstrument"]
 

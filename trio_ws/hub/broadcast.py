@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, TypeAlias, get_args
 
-from .protocol.codec import FIN
-from .protocol.extensions import Shared
-from .websocket import Sendable, WebSocket, prepare
+from ..protocol.codec import FIN
+from ..protocol.extensions import Shared
+from ..websocket import Sendable, WebSocket, prepare
 
 __all__ = ["WhenFull", "broadcast"]
 

@@ -1,36 +1,9 @@
-"""Connecting again when a connection is lost: ``open_reconnecting`` and ``attempts``.
+"""Connecting again when a connection is lost, behind a channel that lives across connections: ``open_reconnecting``.
 
-Two ways to do the same:
+A task behind the channel, the *supervisor*, connects, calls ``on_connect``, and connects again; whoever sends or
+receives need not know.
 
-- :func:`open_reconnecting` is a channel that lives across connections. A task behind it, the *supervisor*, connects,
-  calls ``on_connect``, and connects again; whoever sends or receives need not know.
-- :func:`attempts` is a loop with one connection in each turn, for those who want to see each of them.
-
-What both do alike:
-
-1. **A predicate says whether connecting again may help**: ``is_retryable``, asked about everything that connecting
-   raises, and about how each connection ended, a normal end included. When it says no, that is the end.
-2. **Before each attempt but the first there is a wait**: see :mod:`trio_ws.backoff`. When the limits of the
-   :class:`Backoff` are reached, the last error is the end.
-3. **Nothing is kept of the connection before.** The messages that the server sent while there was no connection are
-   lost, and so may be what was sent last: that it was given to a connection does not mean that it has arrived.
-4. **No generator holds anything**, and nothing is open that ``async with`` does not close.
-
-The rules of the loop:
-
-5. Everything that is open is so within the block of one turn, so a ``break``, an exception or a cancellation can come
-   anywhere. That is why it is ``async with`` that connects, and does so again and again until there is a connection: a
-   block cannot be skipped. (Were it the loop that connects, a ``break`` before the block would leave a connection
-   behind.)
-6. An exception in the block that tells how *this* connection ended is swallowed, if the predicate agrees, and the next
-   turn follows; a group too, if there is nothing else in it. Every other exception, and cancellation, comes out as it
-   went in. Whoever catches it within the loop gets another turn.
-7. A block that comes to its end is done, and so is the loop; unless the block was told of the end of the connection, by
-   the end of an ``async for`` or an exception that it has caught: then the predicate decides, as in rule 6. So it is
-   not by chance: a connection that is lost after the last call does not count. Nor does it if the block has closed the
-   connection itself.
-
-The rules of the channel:
+Rules 1 to 4 are in :mod:`trio_ws.client.connector`. The rules of the channel:
 
 8. **Received messages are delivered**, in order and once, also those that had come in when their connection ended. No
    more are taken from a connection than is asked for, so backpressure reaches the server.
@@ -52,9 +25,7 @@ Then it cancels the supervisor, in whatever that is doing, and waits for it: it 
 from __future__ import annotations
 
 import enum
-import inspect
 import math
-import ssl as ssl_module
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -63,301 +34,28 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import attrs
 import trio
 
-from .backoff import Backoff, Retries, leaves
+from ..exceptions import ConnectionClosed, ConnectionClosedLocally, ConnectionClosedOK, NotConnected, OpenTimeout
+from ..frames import CloseCode, Opcode
+from ..protocol import Message
+from ..tasks import GRACE
+from ..websocket import Sendable, WebSocket, code_after, make_close, prepare
+from .backoff import Backoff, Retries
 from .backoff import is_retryable as is_retryable_by_default
-from .client import Connecting, Credentials, connect
-from .cookies import CookiesLike
-from .datastructures import HeadersLike
-from .exceptions import (
-    ConnectFailed,
-    ConnectionClosed,
-    ConnectionClosedLocally,
-    ConnectionClosedOK,
-    NotConnected,
-    OpenTimeout,
-)
-from .frames import CloseCode, Opcode
-from .protocol import Message
-from .proxy import Proxy
-from .settings import Options
-from .tasks import GRACE
-from .websocket import Sendable, WebSocket, code_after, make_close, prepare
+from .connect import Connecting
+from .connector import Connector, Target, check_retrying
+from .options import ConnectOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-__all__ = [
-    "Attempt",
-    "Attempts",
-    "ConnectOptions",
-    "ReconnectPhase",
-    "ReconnectState",
-    "ReconnectingChannel",
-    "WhenDown",
-    "attempts",
-    "open_reconnecting",
-]
+__all__ = ["ReconnectPhase", "ReconnectState", "ReconnectingChannel", "WhenDown", "open_reconnecting"]
 
 #: What :meth:`ReconnectingChannel.send` does while there is no connection.
 WhenDown: TypeAlias = Literal["wait", "fail"]
 
 
-class ConnectOptions(Options, total=False):
-    """All keyword arguments of :func:`connect`, which has their meaning."""
-
-    ssl: ssl_module.SSLContext | None
-    server_hostname: str | None
-    headers: HeadersLike
-    user_agent: str | None
-    origin: str | None
-    cookies: CookiesLike | None
-    credentials: Credentials | None
-    max_redirects: int
-    proxy: Proxy | str | None
-    proxy_ssl: ssl_module.SSLContext | None
-    happy_eyeballs_delay: float
-    local_address: str | None
-
-
-class _Dialer:
-    """Makes the connections of one client, one after the other.
-
-    Args:
-        target: The URI, or a function that says how to connect.
-        options: The keyword arguments of ``connect``, for a URI.
-    """
-
-    def __init__(self, target: str | Callable[[], Connecting | Awaitable[Connecting]], options: ConnectOptions) -> None:
-        self._target = target
-        self._options = options
-        self._first: Connecting | None = None
-        if not callable(target):
-            # What is wrong with the arguments is raised now, and not in the background.
-            self._first = connect(target, **options)
-        elif options:
-            raise TypeError(f"{', '.join(options)}: give that to the connect() in the function, not besides it")
-
-    async def dial(self) -> Connecting:
-        """Return the next connection, which is to be entered at once: it may hold a stream."""
-        if not callable(self._target):
-            first, self._first = self._first, None
-            return connect(self._target, **self._options) if first is None else first
-        try:
-            result = self._target()
-            connecting = await result if inspect.isawaitable(result) else result
-        except ConnectFailed:
-            raise
-        except OSError as exc:
-            raise ConnectFailed("the server", exc.strerror or str(exc) or type(exc).__name__) from exc
-        if not isinstance(connecting, Connecting):
-            raise TypeError(f"the function returns what connect() returns, not {connecting!r}")
-        return connecting
-
-
-# -- The loop ------------------------------------------------------------------------------------------------------
-
-
-def attempts(
-    uri: str | Callable[[], Connecting | Awaitable[Connecting]],
-    *,
-    backoff: Backoff = Backoff(),  # noqa: B008  # immutable
-    is_retryable: Callable[[Exception], bool] = is_retryable_by_default,
-    **options: Unpack[ConnectOptions],
-) -> Attempts:
-    """Connect again and again, in a loop with one connection in each turn.
-
-    ::
-
-        async for attempt in trio_ws.attempts("wss://example.org/feed"):
-            async with attempt as ws:
-                async for message in ws: ...
-
-    The inner ``async with`` connects. If that fails and ``is_retryable`` agrees, it waits and tries again, so there
-    always is a connection in the block. At the end of the block the connection is closed, as with :func:`connect`.
-    Between two turns nothing is open, so you can leave the loop by any way and at any place.
-
-    When the block raises what tells that its connection has ended, and ``is_retryable`` agrees, the exception is
-    swallowed, and the next turn begins after a wait. The same goes for a group of nothing but such exceptions. All
-    others come out of the block as they are; if you catch one within the loop, the next turn begins after a wait too.
-
-    When the block comes to its end, the loop ends, as you have done what you wanted to do; it goes on if the block was
-    told that the connection has ended, because an ``async for`` has come to its end or because it has caught the
-    exception itself, and ``is_retryable`` agrees. By default it does if the server has closed with 1001, and does not
-    if it has closed with 1000.
-
-    Args:
-        uri: The URI. Or a function, which may be ``async``, that is called for each attempt, and returns what
-            :func:`connect` or :func:`connect_over` return: for credentials that expire, or streams of another kind. An
-            :exc:`OSError` that it raises counts as a :exc:`ConnectFailed`.
-        backoff: How long to wait, and when to give up.
-        is_retryable: Says of an exception whether connecting again may help.
-        **options: The keyword arguments of :func:`connect`. Not with a function.
-
-    Raises:
-        InvalidURI: if the URI is not valid.
-        TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range.
-    """
-    _check(backoff, is_retryable)
-    return Attempts(_Dialer(uri, options), Retries(backoff, is_retryable))
-
-
-class Attempts:
-    """A loop with one connection in each turn: an asynchronous iterator; see :func:`attempts`."""
-
-    def __init__(self, dialer: _Dialer, retries: Retries) -> None:
-        self._dialer = dialer
-        self._retries = retries
-        #: The attempt of this turn.
-        self.current: Attempt | None = None
-        # Whether there are no more turns; and what is to be raised instead of the next one.
-        self._over = False
-        self._error: BaseException | None = None
-
-    @property
-    def attempts(self) -> int:
-        """How many times it was tried to connect."""
-        return self._retries.attempts
-
-    @property
-    def last_error(self) -> BaseException | None:
-        """Why the last connection that was lost ended, or could not be made; None before that."""
-        return self._retries.last_error
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Attempt:
-        """Wait until the next attempt is due, and return it. When cancelled, nothing has happened.
-
-        Raises:
-            Exception: that which the last connection has ended with, if the limits of the backoff are reached.
-            RuntimeError: in the block of the attempt before.
-        """
-        if self.current is not None and self.current.is_active:
-            raise RuntimeError("the block of the attempt before is not left yet")
-        await trio.lowlevel.checkpoint()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        if self._over:
-            raise StopAsyncIteration
-        await self._retries.wait()
-        self.current = Attempt(self)
-        return self.current
-
-    async def connect(self) -> tuple[Connecting, WebSocket]:
-        """Connect, as many times as it takes.
-
-        Returns:
-            What has been entered, and the connection.
-
-        Raises:
-            Exception: the last error, when it is not to be tried again.
-        """
-        retries = self._retries
-        while True:
-            retries.begin()
-            try:
-                connecting = await self._dialer.dial()
-                return connecting, await connecting.__aenter__()
-            except Exception as exc:
-                if not (self._allow(exc) and retries.is_wanted(exc)):
-                    raise
-            await retries.wait()
-
-    def finish(self) -> None:
-        """Take note that this was the last turn."""
-        self._over = True
-
-    def end_turn(self, end: ConnectionClosed | None, lived: float, raised: BaseException | None) -> bool:
-        """Decide what follows on a turn.
-
-        Args:
-            end: How the connection ended, if that is why the block was left; otherwise None.
-            lived: Seconds that the connection was open.
-            raised: What the block has raised.
-
-        Returns:
-            Whether to swallow that.
-        """
-        if end is None:
-            self._retries.begin_row()
-            return False
-        wanted = self._retries.is_wanted(raised or end)
-        allowed = self._allow(end, lived)
-        if raised is not None:
-            return wanted and allowed
-        if not wanted:
-            self._over = True
-        elif not allowed:
-            self._error = end
-        return False
-
-    def _allow(self, exc: BaseException, lived: float | None = None) -> bool:
-        allowed = self._retries.schedule(exc, lived) is not None
-        self._over = self._over or not allowed
-        return allowed
-
-
-class Attempt:
-    """One turn of the loop of :func:`attempts`. Entering it connects; it can be used once, in its turn."""
-
-    def __init__(self, owner: Attempts) -> None:
-        self._owner = owner
-        self._used = False
-        #: Whether its block was entered and is not left.
-        self.is_active: bool = False
-        self._connecting: Connecting | None = None
-        self._ws: WebSocket | None = None
-        self._opened_at = 0.0
-
-    async def __aenter__(self) -> WebSocket:
-        if self._used or self._owner.current is not self:
-            raise RuntimeError("an attempt is entered once, in its turn of the loop")
-        self._used = self.is_active = True
-        try:
-            self._connecting, self._ws = await self._owner.connect()
-        except BaseException:  # cancellation too: the turn has not begun
-            self.is_active = False
-            raise
-        self._opened_at = trio.current_time()
-        return self._ws
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        if self._connecting is None or self._ws is None:
-            raise RuntimeError("this attempt was not entered")
-        connection = self._ws._connection
-        lived = trio.current_time() - self._opened_at
-        told = connection.told
-        end = connection.error() if connection.settled.is_set() else None
-        if connection.closed_locally:
-            end = None  # whoever has closed it knows why, or makes a mistake in using it
-        if exc is None:
-            if not told or end is None:
-                end = None
-                self._owner.finish()
-        elif end is None or not all(_tells(leaf, end) for leaf in leaves(exc)):
-            end = None
-        try:
-            await self._connecting.__aexit__(exc_type, exc, traceback)
-        finally:
-            self.is_active = False
-        return self._owner.end_turn(end, lived, exc)
-
-
-def _tells(exc: BaseException, end: ConnectionClosed) -> bool:
-    """Return whether an exception tells of the end of this connection, and not of that of another one."""
-    return isinstance(exc, ConnectionClosed) and (exc.rcvd, exc.sent) == (end.rcvd, end.sent)
-
-
-# -- The channel ---------------------------------------------------------------------------------------------------
-
-
 def open_reconnecting(
-    uri: str | Callable[[], Connecting | Awaitable[Connecting]],
+    uri: Target,
     *,
     on_connect: Callable[[WebSocket], Awaitable[object]] | None = None,
     backoff: Backoff = Backoff(),  # noqa: B008  # immutable
@@ -403,9 +101,12 @@ def open_reconnecting(
         TypeError: if an option is of the wrong type or does not exist.
         ValueError: if an option is out of range.
     """
-    _check(backoff, is_retryable, on_connect)
+    check_retrying(backoff, is_retryable)
+    if on_connect is not None and not callable(on_connect):
+        raise TypeError(f"on_connect is a function or None, not {on_connect!r}")
     _check_when_down(when_down)
-    return ReconnectingChannel(_Dialer(uri, options), Retries(backoff, is_retryable), on_connect, when_down)
+    connector = Connector("open_reconnecting", uri, options)
+    return ReconnectingChannel(connector, Retries(backoff, is_retryable), on_connect, when_down)
 
 
 class ReconnectPhase(enum.Enum):
@@ -462,12 +163,12 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
 
     def __init__(
         self,
-        dialer: _Dialer,
+        connector: Connector,
         retries: Retries,
         on_connect: Callable[[WebSocket], Awaitable[object]] | None,
         when_down: WhenDown,
     ) -> None:
-        self._dialer = dialer
+        self._connector = connector
         self._retries = retries
         self._on_connect = on_connect
         self._when_down = when_down
@@ -715,7 +416,7 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
 
     async def _be_connected(self) -> bool:
         """Be connected once, from the attempt to the end. Return whether to connect again."""
-        connecting = await self._dialer.dial()
+        connecting = await self._connector.dial()
         async with connecting as ws:
             self._made = ws
             await self._greet(ws, connecting)
@@ -817,15 +518,6 @@ def _is_open(ws: WebSocket) -> bool:
 
 def _say(error: BaseException | None) -> str:
     return str(error) or type(error).__name__
-
-
-def _check(backoff: Any, is_retryable: Any, on_connect: Any = None) -> None:
-    if not isinstance(backoff, Backoff):
-        raise TypeError(f"backoff is a Backoff, not {backoff!r}")
-    if not callable(is_retryable):
-        raise TypeError(f"is_retryable is a function, not {is_retryable!r}")
-    if on_connect is not None and not callable(on_connect):
-        raise TypeError(f"on_connect is a function or None, not {on_connect!r}")
 
 
 def _check_when_down(when_down: Any) -> None:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from .exceptions import InvalidOrigin
-from .http11 import Request
+from ..exceptions import InvalidOrigin
+from ..http11 import Request
 
 __all__ = ["ANY", "SAME_HOST", "Origins", "check_host", "check_origin", "check_origins"]
 

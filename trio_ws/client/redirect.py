@@ -10,9 +10,9 @@ import urllib.parse
 
 import attrs
 
-from .exceptions import InvalidRedirect, InvalidURI
-from .http11 import Response
-from .uri import WebSocketURI, parse_uri
+from ..exceptions import InvalidRedirect, InvalidURI
+from ..http11 import Response
+from ..uri import WebSocketURI, parse_uri
 
 __all__ = ["is_redirect", "redirected", "same_origin"]
 
@@ -60,3 +60,8 @@ def redirected(uri: WebSocketURI, response: Response) -> WebSocketURI:
     if target.user_info is None and same_origin(uri, target):
         target = attrs.evolve(target, username=uri.username, password=uri.password)
     return target
+
+
+def show(uri: WebSocketURI) -> str:
+    """Return a URI for a message, which is no place for a password."""
+    return f"{'wss' if uri.secure else 'ws'}://{uri.host_header}{uri.resource_name}"

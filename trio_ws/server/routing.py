@@ -22,9 +22,8 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-from .http11 import Request, Response
-from .opening import Opening
-from .websocket import WebSocket
+from ..http11 import Request, Response
+from .server import Opening, ServerWebSocket
 
 if TYPE_CHECKING:
     from werkzeug.routing import Map
@@ -125,13 +124,13 @@ class Router:
         count = len(self._static) + (0 if self._rules is None else len(self._rules))
         return f"<{type(self).__name__} with {count} route{'s' * (count != 1)}>"
 
-    async def __call__(self, ws: WebSocket) -> None:
+    async def __call__(self, ws: ServerWebSocket) -> None:
         """Call the handler that was found.
 
         Raises:
             RuntimeError: if the router was not asked in the opening handshake.
         """
-        if ws.opening is None or ws.opening._match is None:
+        if ws.opening._match is None:
             raise RuntimeError("the router was not asked: add its process_request to that of the server")
         handler, arguments = ws.opening._match
         await handler(ws, **arguments)

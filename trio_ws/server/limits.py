@@ -1,12 +1,13 @@
-"""What a server allows its clients: ``Limits``."""
+"""Limits on connections and messages: ``Limits``."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import attrs
 
-__all__ = ["Limits"]
+__all__ = ["AddressSlot", "Limits"]
 
 
 def _limit(default: float | None, *, whole: bool) -> Any:
@@ -52,3 +53,44 @@ class Limits:
     messages_per_second: float | None = _limit(None, whole=False)
     idle: float | None = _limit(None, whole=False)
     lifetime: float | None = _limit(None, whole=False)
+
+
+class AddressSlot:
+    """One connection's share of :attr:`Limits.per_address`.
+
+    Args:
+        by_address: How many connections there are from each address.
+        limit: How many there may be; None for any number.
+    """
+
+    __slots__ = ("_by_address", "_host", "_limit")
+
+    def __init__(self, by_address: Counter[str], limit: int | None) -> None:
+        self._by_address = by_address
+        self._limit = limit
+        self._host = ""
+
+    def take(self, address: Any) -> str | None:
+        """Take a slot at an address, and leave the one before. Return why there is none; None if there is one.
+
+        What has no IP address, such as a Unix socket, is not counted.
+        """
+        host = str(address[0]) if isinstance(address, tuple) else ""
+        if host == self._host:
+            return None
+        self.leave()
+        if not host:
+            return None
+        if self._limit is not None and self._by_address[host] >= self._limit:
+            return f"there are {self._by_address[host]} connections from its address"
+        self._by_address[host] += 1
+        self._host = host
+        return None
+
+    def leave(self) -> None:
+        """Give the slot back. Idempotent."""
+        if self._host:
+            self._by_address[self._host] -= 1
+            if not self._by_address[self._host]:
+                del self._by_address[self._host]
+            self._host = ""

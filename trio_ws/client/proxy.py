@@ -26,12 +26,12 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from .exceptions import InvalidMessage, InvalidProxy, ProxyFailed
-from .http11 import Request, Response, TunnelParser, decode_body
-from .stream import StreamBroken, Transport, explain, explain_addresses, start_tls
-from .uri import Invalid, WebSocketURI, parse_host_and_port, unquote_user_info
+from ..exceptions import InvalidMessage, InvalidProxy, ProxyFailed
+from ..http11 import Request, Response, TunnelParser, decode_body
+from ..stream import StreamBroken, Transport, explain, explain_addresses, start_tls
+from ..uri import Invalid, WebSocketURI, parse_host_and_port, unquote_user_info
 
-__all__ = ["Proxy", "check_proxy", "connect_through", "find_proxy", "open_tunnel", "parse_proxy"]
+__all__ = ["Proxy", "connect_through", "find_proxy", "open_tunnel", "parse_proxy", "to_proxy"]
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
@@ -149,12 +149,11 @@ def parse_proxy(url: str) -> Proxy:
 # -- The choice ------------------------------------------------------------------------------------------------------
 
 
-def check_proxy(proxy: Proxy | str | None, ssl: ssl_module.SSLContext | None = None) -> Proxy | Literal["auto"] | None:
-    """Check what a user has said about proxies.
+def to_proxy(proxy: Proxy | str | None) -> Proxy | Literal["auto"] | None:
+    """Convert the ``proxy`` option.
 
     Args:
         proxy: The proxy or its URL, ``"auto"``, or None.
-        ssl: How to do TLS with it.
 
     Returns:
         The proxy, ``"auto"`` if that is to be asked of :func:`find_proxy`, or None for no proxy.
@@ -162,16 +161,11 @@ def check_proxy(proxy: Proxy | str | None, ssl: ssl_module.SSLContext | None = N
     Raises:
         InvalidProxy: if that is no URL of a proxy.
         TypeError: if it is something else.
-        ValueError: if there can be no TLS with it.
     """
     if isinstance(proxy, str):
-        if proxy == "auto":
-            return "auto"
-        proxy = parse_proxy(proxy)
-    elif not (proxy is None or isinstance(proxy, Proxy)):
+        return "auto" if proxy == "auto" else parse_proxy(proxy)
+    if not (proxy is None or isinstance(proxy, Proxy)):
         raise TypeError(f"proxy is a URL, a Proxy, 'auto' or None, not {proxy!r}")
-    if ssl is not None and (proxy is None or proxy.scheme != "https"):
-        raise ValueError("proxy_ssl is for https:// proxies")
     return proxy
 
 

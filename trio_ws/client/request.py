@@ -1,0 +1,102 @@
+"""The opening request of a client: ``RequestBuilder``."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable
+
+import attrs
+
+from ..datastructures import Headers, HeadersLike
+from ..http11 import Request, software
+from ..protocol.deflate import DeflateClient
+from ..protocol.extensions import ClientExtension
+from ..protocol.handshake import build_request
+from ..settings import Settings
+from ..uri import WebSocketURI
+from ..version import __version__
+from .cookies import Cookies
+from .options import Credentials
+
+__all__ = ["RequestBuilder"]
+
+#: The User-Agent header.
+USER_AGENT = software(__version__)
+
+# Headers that are for one origin only.
+_CREDENTIALS = ("Authorization", "Cookie", "Proxy-Authorization")
+
+
+def _copy(headers: HeadersLike) -> Headers:
+    return Headers(headers)
+
+
+@attrs.frozen
+class RequestBuilder:
+    """Builds the opening request for each attempt.
+
+    The requests are valid whatever the URI: the options are checked when the builder is made.
+
+    Attributes:
+        settings: The options of the connection.
+        user_agent: See :class:`ConnectOverOptions`, as for the others.
+    """
+
+    settings: Settings
+    user_agent: str | None = USER_AGENT
+    origin: str | None = None
+    headers: Headers = attrs.field(factory=Headers, converter=_copy)
+    cookies: Cookies | None = attrs.field(default=None, converter=attrs.converters.optional(Cookies))
+    credentials: Credentials | None = None
+
+    def build(self, uri: WebSocketURI, *, first_origin: bool = True, credentials: HeadersLike = ()) -> Request:
+        """Return a request.
+
+        Args:
+            uri: What to ask for.
+            first_origin: Whether it is of the origin that the user has named.
+            credentials: Headers that say who we are.
+        """
+        given = Headers(self.headers)
+        if not first_origin:
+            _remove(given, _CREDENTIALS)
+        more = Headers(credentials)
+        _remove(given, more)
+        given.update(more)
+        if self.origin is not None and "Origin" not in given:
+            given["Origin"] = self.origin
+        if self.cookies is not None and "Cookie" not in given:
+            cookie = self.cookies.header(uri, first_origin=first_origin)
+            if cookie is not None:
+                given["Cookie"] = cookie
+        return build_request(
+            uri,
+            random=os.urandom,
+            subprotocols=self.settings.subprotocols,
+            extensions=self.extensions(),
+            user_agent=self.user_agent,
+            headers=given,
+        )
+
+    async def fetch_credentials(self, uri: WebSocketURI) -> HeadersLike:
+        """Return the headers of the user's ``credentials`` function. Raises what that raises."""
+        if self.credentials is None:
+            return ()
+        headers = self.credentials(uri)
+        return await headers if inspect.isawaitable(headers) else headers
+
+    def extensions(self) -> list[ClientExtension]:
+        """Return the extensions to offer."""
+        return [] if self.settings.compression is None else [DeflateClient(self.settings.compression)]
+
+    @property
+    def varies(self) -> bool:
+        """Whether requests for the same URI can differ."""
+        return self.credentials is not None or self.cookies is not None
+
+
+def _remove(headers: Headers, names: Iterable[str]) -> None:
+    for name in names:
+        if name in headers:
+            del headers[name]
