@@ -38,12 +38,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_ws
+from trio_ws.connection.session import Session
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import ConnectionClosed
 from trio_ws.frames import Frame, Opcode
 from trio_ws.protocol import Message, Role
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
 from trio_ws.server.server import Handler, Server
-from trio_ws.websocket import Session, WebSocket
 
 from .support import OTHER, PAIRS, URI, Streams, born_open, read_messages
 from .test_compression import TAIL, Inflater

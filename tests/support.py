@@ -21,6 +21,10 @@ import trio
 import trio.testing
 import trustme
 
+from trio_ws.connection.core import Connection
+from trio_ws.connection.session import Session
+from trio_ws.connection.stream import StreamAdapter
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import ConnectionClosed
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import Request, RequestParser, Response, ResponseParser
@@ -29,10 +33,7 @@ from trio_ws.protocol.codec import serialize
 from trio_ws.protocol.extensions import Extension
 from trio_ws.protocol.handshake import accept, build_request, check_response
 from trio_ws.settings import Options, Settings
-from trio_ws.stream import Transport
-from trio_ws.tasks import Connection
 from trio_ws.uri import parse_uri
-from trio_ws.websocket import Session, WebSocket
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -442,7 +443,7 @@ def born_open(
     stream: trio.abc.Stream, role: Role = Role.CLIENT, extensions: Sequence[Extension] = (), **options: Unpack[Options]
 ) -> Session:
     """Return a session on an open connection, without an opening handshake."""
-    connection = Connection(role, Transport(stream), Settings(**options), extensions)
+    connection = Connection(role, StreamAdapter(stream), Settings(**options), extensions)
     return Session(WebSocket(connection, Request("/", {"Host": "example.org"}), Response(101, "", {}), None))
 
 

@@ -10,9 +10,9 @@ import pytest
 import trio
 
 from trio_ws import basic_auth
+from trio_ws.connection.stream import StreamAdapter
 from trio_ws.http11 import Request, Response
 from trio_ws.server.server import Opening
-from trio_ws.stream import Transport
 
 PASSWORDS = {"ann": "secret", "bob": "", "zoë": "pässwörd:with colon"}
 
@@ -22,7 +22,7 @@ def basic(username: str, password: str) -> str:
 
 
 async def ask(function: Any, *authorizations: str) -> tuple[Response | None, str | None]:
-    opening = Opening(Transport(trio.testing.memory_stream_pair()[0]), None)
+    opening = Opening(StreamAdapter(trio.testing.memory_stream_pair()[0]), None)
     request = Request("/", [("Host", "a"), *(("Authorization", value) for value in authorizations)])
     answer = function(opening, request)
     response = await answer if inspect.isawaitable(answer) else answer

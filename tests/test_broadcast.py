@@ -16,13 +16,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws import broadcast
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidData
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub.broadcast import WhenFull
 from trio_ws.protocol import Role
 from trio_ws.protocol.deflate import Deflate, DeflateServer, PerMessageDeflate
 from trio_ws.testing import memory_websocket_pair
-from trio_ws.websocket import WebSocket
 
 from .cancellation import socket_pair
 from .support import (

@@ -20,12 +20,12 @@ import trio.testing
 from trio.testing import MockClock
 
 import trio_ws
-from trio_ws.bytestream import ByteStream
+from trio_ws.connection.bytestream import ByteStream
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import ConnectionClosedError
 from trio_ws.frames import Close, Frame
 from trio_ws.protocol import Message, Role
 from trio_ws.settings import Options
-from trio_ws.websocket import WebSocket
 
 from .cancellation import (
     TCP,

@@ -28,12 +28,12 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import ConnectionClosed
 from trio_ws.frames import Frame
 from trio_ws.protocol import Role
 from trio_ws.protocol.handshake import build_request
 from trio_ws.uri import parse_uri
-from trio_ws.websocket import WebSocket
 
 from .support import (
     URI,

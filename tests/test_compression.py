@@ -21,6 +21,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws import tasks
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import ConnectionClosedError, InvalidData, MessageTooBig, ProtocolError
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Message, Role
@@ -30,7 +31,6 @@ from trio_ws.protocol.extensions import Shared
 from trio_ws.protocol.messages import _STEP as STEP
 from trio_ws.settings import Options
 from trio_ws.testing import memory_websocket_pair
-from trio_ws.websocket import WebSocket
 
 from .support import (
     URI,

@@ -20,6 +20,8 @@ import trio.testing
 from trio.testing import MockClock
 
 import trio_ws
+from trio_ws.connection.core import GOODBYE_TIMEOUT, GRACE
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosed,
@@ -31,9 +33,7 @@ from trio_ws.exceptions import (
 from trio_ws.frames import CloseCode
 from trio_ws.protocol import Message
 from trio_ws.settings import Options
-from trio_ws.tasks import GOODBYE_TIMEOUT, GRACE
 from trio_ws.testing import Corrupt, Delay, Drop, Fault, FaultyStream, Reset, Split, Stall
-from trio_ws.websocket import WebSocket
 
 OPEN_TIMEOUT = 3.0
 PING_INTERVAL = 5.0

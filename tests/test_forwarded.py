@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import trio_ws
 from trio_ws import Headers
+from trio_ws.connection.stream import StreamAdapter, StreamBroken
 from trio_ws.exceptions import InvalidHeader
 from trio_ws.server.forwarded import (
     MAX_HEADER_SIZE,
@@ -35,7 +36,6 @@ from trio_ws.server.forwarded import (
     find_client,
     read_proxy_header,
 )
-from trio_ws.stream import StreamBroken, Transport
 
 from .support import one_byte_pair
 
@@ -1024,5 +1024,5 @@ async def test_a_client_on_a_unix_socket_of_the_proxy() -> None:
 
 def test_a_transport_knows_its_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     stream, _ = trio.testing.memory_stream_pair()
-    assert not Transport(stream).is_tls
-    assert Transport(trio.SSLStream(stream, contexts[0], server_hostname="example.org")).is_tls
+    assert not StreamAdapter(stream).is_tls
+    assert StreamAdapter(trio.SSLStream(stream, contexts[0], server_hostname="example.org")).is_tls

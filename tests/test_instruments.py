@@ -14,13 +14,13 @@ import trio.testing
 
 import trio_ws
 from trio_ws import ConnectionSummary, FrameInfo, Instrument, Opcode
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.frames import Close
 from trio_ws.instruments import Observer
 from trio_ws.protocol import Role
 from trio_ws.protocol.deflate import Deflate
 from trio_ws.settings import Settings
 from trio_ws.testing import memory_websocket_pair
-from trio_ws.websocket import WebSocket
 
 from .support import (
     OTHER,

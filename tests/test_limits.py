@@ -14,8 +14,8 @@ import trio.testing
 
 import trio_ws
 from trio_ws import Limits
+from trio_ws.connection.limits import RateLimiter
 from trio_ws.server.accept import MAX_TURNING_AWAY
-from trio_ws.tasks import Rate
 
 MockClock = trio.testing.MockClock
 
@@ -249,7 +249,7 @@ async def test_messages_in_parts_are_counted_once(autojump_clock: MockClock) -> 
 
 
 async def test_rate(autojump_clock: MockClock) -> None:
-    rate = Rate(10)
+    rate = RateLimiter(10)
     assert rate.take(10)
     assert not rate.take(1)
     await trio.sleep(0.5)

@@ -16,14 +16,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trio_ws.connection.stream import RECEIVE_SIZE
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.frames import Frame
 from trio_ws.protocol import Role
 from trio_ws.protocol.codec import serialize
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
 from trio_ws.protocol.pure import header
 from trio_ws.settings import KIB, MIB
-from trio_ws.stream import RECEIVE_SIZE
-from trio_ws.websocket import WebSocket
 
 from .support import KEY, binary, born_open, cont, each_role, ping, pong, text
 

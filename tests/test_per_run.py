@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from trio_ws.per_run import PerRun
+from trio_ws.connection.run_local import RunLocal
 
 
 def test_each_run_has_its_own() -> None:
@@ -14,7 +14,7 @@ def test_each_run_has_its_own() -> None:
         made.append(object())
         return made[-1]
 
-    one, other = PerRun(make), PerRun(make)
+    one, other = RunLocal(make), RunLocal(make)
 
     async def main() -> list[object]:
         return [one.get(), one.get(), other.get(), one.get()]

@@ -23,6 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws import Attempt, Backoff, ConnectOptions, ReconnectPhase, ReconnectState
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosed,
@@ -36,7 +37,6 @@ from trio_ws.exceptions import (
 )
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import RequestParser
-from trio_ws.websocket import WebSocket
 
 from .cancellation import HANGS, KINDS, Scheduling, at_every_point, cancel_at, fixture_scheduling, is_closed
 from .support import URI, Peer, Streams, binary, close, memory_pair, pipe_pair, text

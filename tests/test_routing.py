@@ -23,8 +23,8 @@ from werkzeug.routing import BaseConverter, Map, Rule, Subdomain
 
 import trio_ws
 from trio_ws import Headers, Opening, Request, Response, Router, connect, route
+from trio_ws.connection.stream import StreamAdapter
 from trio_ws.server.routing import RouteHandler
-from trio_ws.stream import Transport
 from trio_ws.testing import memory_websocket_pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +52,7 @@ def handler(name: str) -> RouteHandler:
 
 
 def make_opening() -> Opening:
-    return Opening(Transport(trio.testing.memory_stream_pair()[0]), None)
+    return Opening(StreamAdapter(trio.testing.memory_stream_pair()[0]), None)
 
 
 def ask(router: Router, path: str, host: str = "example.org", method: str = "GET") -> Response | dict[str, Any]:

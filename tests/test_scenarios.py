@@ -25,6 +25,8 @@ import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
+from trio_ws.connection.core import GRACE
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -38,8 +40,6 @@ from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, ResponseParser
 from trio_ws.protocol import Role
 from trio_ws.protocol.closing import CAN_RECEIVE, CAN_SEND, TRANSITIONS, ClosingEvent, ClosingState
 from trio_ws.protocol.codec import serialize
-from trio_ws.tasks import GRACE
-from trio_ws.websocket import WebSocket
 
 from .support import (
     KEY,

@@ -25,6 +25,7 @@ import trio.testing
 import trustme
 
 import trio_ws
+from trio_ws.connection.core import GOODBYE_TIMEOUT, GRACE
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosed,
@@ -33,7 +34,6 @@ from trio_ws.exceptions import (
 )
 from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, Response, ResponseParser
 from trio_ws.server.accept import ACCEPT_DELAY
-from trio_ws.tasks import GOODBYE_TIMEOUT, GRACE
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from trio_ws.stream import RECEIVE_SIZE, StreamBroken, Transport
+from trio_ws.connection.stream import RECEIVE_SIZE, StreamAdapter, StreamBroken
 
 from .support import PAIRS, Faulty, lockstep_pair, memory_pair, pipe_pair, tls_pair
 
@@ -54,21 +54,21 @@ class Recorder(trio.abc.Stream):
 
 async def test_receive() -> None:
     stream = Recorder()
-    data = await Transport(stream).receive()
+    data = await StreamAdapter(stream).receive()
     assert (type(data), data) == (bytes, b"data")
     assert stream.asked == [RECEIVE_SIZE]
 
 
 @pytest.mark.parametrize("kind", PAIRS)
 async def test_both_ways_until_the_end(kind: str, nursery: trio.Nursery) -> None:
-    ours, theirs = map(Transport, PAIRS[kind]())
+    ours, theirs = map(StreamAdapter, PAIRS[kind]())
 
-    async def say(transport: Transport, *chunks: bytes) -> None:
+    async def say(transport: StreamAdapter, *chunks: bytes) -> None:
         for chunk in chunks:
-            await transport.send([chunk, b"", chunk])
+            await transport.write([chunk, b"", chunk])
         await transport.aclose(1)
 
-    async def listen(transport: Transport) -> bytes:
+    async def listen(transport: StreamAdapter) -> bytes:
         received = b""
         while data := await transport.receive():
             received += data
@@ -81,7 +81,7 @@ async def test_both_ways_until_the_end(kind: str, nursery: trio.Nursery) -> None
 
 async def test_cancelled_receive_loses_nothing() -> None:
     ours, theirs = pipe_pair()
-    transport = Transport(ours)
+    transport = StreamAdapter(ours)
     for data in (b"1", b"2"):
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -109,24 +109,24 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 async def test_errors_become_one(error: Exception) -> None:
     stream = Faulty(memory_pair()[0], send_error=error, receive_error=error)
-    transport = Transport(stream)
+    transport = StreamAdapter(stream)
     with pytest.raises(StreamBroken) as raised:
         await transport.receive()
     assert raised.value.__cause__ is error
     assert str(raised.value)
     with pytest.raises(StreamBroken) as raised:
-        await transport.send([b"a"])
+        await transport.write([b"a"])
     assert raised.value.__cause__ is error
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)], ids=["KeyboardInterrupt", "SystemExit"])
 async def test_what_is_no_error_goes_through(error: BaseException) -> None:
-    transport = Transport(Faulty(memory_pair()[0], send_error=error, receive_error=error))
+    transport = StreamAdapter(Faulty(memory_pair()[0], send_error=error, receive_error=error))
     with pytest.raises(type(error)) as raised:
         await transport.receive()
     assert raised.value is error
     with pytest.raises(type(error)):
-        await transport.send([b"a"])
+        await transport.write([b"a"])
     assert transport.poisoned
 
 
@@ -135,14 +135,14 @@ async def test_what_is_no_error_goes_through(error: BaseException) -> None:
 
 async def test_what_is_small_goes_out_in_one_write() -> None:
     stream = Recorder()
-    await Transport(stream).send([b"ab", b"", b"c" * 1000, b"d"])
+    await StreamAdapter(stream).send([b"ab", b"", b"c" * 1000, b"d"])
     assert stream.writes == [b"ab" + b"c" * 1000 + b"d"]
 
 
 async def test_what_is_large_is_not_copied() -> None:
     stream = Recorder()
     large = [b"x" * LARGE, b"y" * (LARGE + 1)]
-    await Transport(stream).send([b"a", b"b", large[0], b"c", large[1], b"d", b"e"])
+    await StreamAdapter(stream).send([b"a", b"b", large[0], b"c", large[1], b"d", b"e"])
     assert stream.writes == [b"ab", large[0], b"c", large[1], b"de"]
     assert stream.writes[1] is large[0]
     assert stream.writes[3] is large[1]
@@ -151,8 +151,8 @@ async def test_what_is_large_is_not_copied() -> None:
 async def test_large_ones_next_to_each_other_and_at_the_ends() -> None:
     stream = Recorder()
     large = b"x" * LARGE
-    await Transport(stream).send([large, large])
-    await Transport(stream).send([b"y" * (LARGE - 1), b"z"])
+    await StreamAdapter(stream).send([large, large])
+    await StreamAdapter(stream).send([b"y" * (LARGE - 1), b"z"])
     assert stream.writes == [large, large, b"y" * (LARGE - 1) + b"z"]
 
 
@@ -160,7 +160,7 @@ async def test_much_that_is_small_goes_out_in_batches() -> None:
     stream = Recorder()
     chunks = [i.to_bytes(2, "big") * 500 for i in range(200)]
     waiting = [*chunks]
-    await Transport(stream).send(waiting)
+    await StreamAdapter(stream).send(waiting)
     assert b"".join(stream.writes) == b"".join(chunks)
     assert [len(data) for data in stream.writes] == [65_000, 65_000, 65_000, 5_000]
     assert waiting == []
@@ -174,7 +174,7 @@ async def test_what_has_been_written_is_not_kept() -> None:
 
     left: list[int] = []
     chunks = [bytes(1000)] * 100 + [bytes(LARGE)] * 2
-    await Transport(Watching()).send(chunks)
+    await StreamAdapter(Watching()).send(chunks)
     assert left == [2 * LARGE + 35_000, 2 * LARGE, LARGE, 0]
 
 
@@ -183,9 +183,9 @@ async def test_what_has_been_written_is_not_kept() -> None:
 unix_only = pytest.mark.skipif(not hasattr(os, "writev"), reason="elsewhere a socket is a stream like any other")
 
 
-def socket_transports() -> tuple[Transport, trio.SocketStream]:
+def socket_transports() -> tuple[StreamAdapter, trio.SocketStream]:
     ours, theirs = trio.socket.socketpair()
-    return Transport(trio.SocketStream(ours)), trio.SocketStream(theirs)
+    return StreamAdapter(trio.SocketStream(ours)), trio.SocketStream(theirs)
 
 
 @unix_only
@@ -228,7 +228,7 @@ async def test_a_lost_socket_is_lost_for_good() -> None:
     ours = await trio.open_tcp_stream(*listener.getsockname())
     theirs, _ = await listener.accept()
     with listener:
-        transport = Transport(ours)
+        transport = StreamAdapter(ours)
         # A reset, which the system tells once.
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
@@ -257,7 +257,7 @@ async def test_write_now() -> None:
         assert chunks == []
         if not written:
             assert not transport.can_write_now()
-            await transport.send(chunks)
+            await transport.write(chunks)
     assert transport.can_write_now()
     received = b""
     while len(received) < len(expected):
@@ -293,7 +293,7 @@ async def test_what_cannot_be_written_comes_out_of_the_next_send() -> None:
     await theirs.aclose()
     assert not transport.write_now([b"a"])
     with pytest.raises(StreamBroken):
-        await transport.send([])
+        await transport.write([])
     assert transport.poisoned
     assert not transport.can_write_now()
     await transport.aclose(1)
@@ -305,14 +305,14 @@ async def test_what_cannot_be_written_comes_out_of_the_next_send() -> None:
 async def test_a_failed_write_poisons() -> None:
     ours, theirs = memory_pair()
     stream = Faulty(ours, send_error=OSError(5, "EIO"), sent_before=2)
-    transport = Transport(stream)
+    transport = StreamAdapter(stream)
     assert not transport.poisoned
     with pytest.raises(StreamBroken):
-        await transport.send([b"abcd"])
+        await transport.write([b"abcd"])
     assert transport.poisoned
     stream.send_error = None
     with pytest.raises(StreamBroken) as raised:
-        await transport.send([b"efgh"])
+        await transport.write([b"efgh"])
     assert raised.value.__cause__ is None
     assert not await transport.send_eof()
     await transport.aclose(1)
@@ -323,7 +323,7 @@ async def test_a_failed_write_poisons() -> None:
 @pytest.mark.parametrize("large", [False, True])
 async def test_a_cancelled_write_poisons(large: bool) -> None:
     ours, theirs = pipe_pair(10)
-    transport = Transport(ours)
+    transport = StreamAdapter(ours)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.send, [b"header", b"x" * (LARGE if large else 100)])
@@ -332,24 +332,24 @@ async def test_a_cancelled_write_poisons(large: bool) -> None:
             scope.cancel()
     assert scope.cancelled_caught
     with pytest.raises(StreamBroken):
-        await transport.send([b"more"])
+        await transport.write([b"more"])
     assert await theirs.receive_some() == b"headerxxxx"
 
 
 async def test_a_write_cancelled_at_once_poisons_too() -> None:
     # Nobody knows what a stream has done by then.
-    transport = Transport(memory_pair()[0])
+    transport = StreamAdapter(memory_pair()[0])
     with trio.CancelScope() as scope:
         scope.cancel()
-        await transport.send([b"a"])
+        await transport.write([b"a"])
     assert transport.poisoned
 
 
 async def test_reading_goes_on_when_writing_is_poisoned() -> None:
     ours, theirs = memory_pair()
-    transport = Transport(Faulty(ours, send_error=OSError(5, "EIO")))
+    transport = StreamAdapter(Faulty(ours, send_error=OSError(5, "EIO")))
     with pytest.raises(StreamBroken):
-        await transport.send([b"a"])
+        await transport.write([b"a"])
     await theirs.send_all(b"why")
     assert await transport.receive() == b"why"
 
@@ -359,32 +359,32 @@ async def test_reading_goes_on_when_writing_is_poisoned() -> None:
 
 async def test_send_eof() -> None:
     ours, theirs = memory_pair()
-    transport = Transport(ours)
-    await transport.send([b"a"])
+    transport = StreamAdapter(ours)
+    await transport.write([b"a"])
     assert await transport.send_eof()
     assert await theirs.receive_some() == b"a"
     assert await theirs.receive_some() == b""
     await theirs.send_all(b"b")
     assert await transport.receive() == b"b"
     with pytest.raises(StreamBroken):
-        await transport.send([b"more"])
+        await transport.write([b"more"])
     assert not await transport.send_eof()
 
 
 async def test_send_eof_with_a_stream_that_cannot() -> None:
-    transport = Transport(Recorder())
+    transport = StreamAdapter(Recorder())
     assert not await transport.send_eof()
     # It has not been tried, so it can still be written to.
-    await transport.send([b"a"])
+    await transport.write([b"a"])
     assert not transport.poisoned
 
 
 async def test_tls_cannot_be_closed_by_half(nursery: trio.Nursery) -> None:
     ours, theirs = tls_pair()
     nursery.start_soon(theirs.receive_some, 1)
-    transport = Transport(ours)
+    transport = StreamAdapter(ours)
     assert not await transport.send_eof()
-    await transport.send([b"a"])
+    await transport.write([b"a"])
     assert not transport.poisoned
 
 
@@ -394,13 +394,13 @@ class FailingEof(Recorder, trio.abc.HalfCloseableStream):
 
 
 async def test_send_eof_that_fails() -> None:
-    transport = Transport(FailingEof())
+    transport = StreamAdapter(FailingEof())
     assert not await transport.send_eof()
     assert transport.poisoned
 
 
 async def test_send_eof_that_is_cancelled() -> None:
-    transport = Transport(memory_pair()[0])
+    transport = StreamAdapter(memory_pair()[0])
     with trio.CancelScope() as scope:
         scope.cancel()
         await transport.send_eof()
@@ -412,13 +412,13 @@ async def test_send_eof_that_is_cancelled() -> None:
 
 async def test_aclose() -> None:
     stream = Recorder()
-    await Transport(stream).aclose(1)
+    await StreamAdapter(stream).aclose(1)
     assert stream.closed == 1
 
 
 async def test_aclose_is_not_cancelled() -> None:
     ours, theirs = memory_pair()
-    transport = Transport(Faulty(ours, closing=trio.Event()))
+    transport = StreamAdapter(Faulty(ours, closing=trio.Event()))
     start = trio.current_time()
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -430,7 +430,7 @@ async def test_aclose_is_not_cancelled() -> None:
 
 async def test_aclose_that_does_not_end(autojump_clock: trio.testing.MockClock) -> None:
     ours, theirs = memory_pair()
-    transport = Transport(Faulty(ours, closing=trio.Event()))
+    transport = StreamAdapter(Faulty(ours, closing=trio.Event()))
     start = trio.current_time()
     await transport.aclose(0.25)
     assert trio.current_time() - start == 0.25
@@ -441,7 +441,7 @@ async def test_aclose_in_time(autojump_clock: trio.testing.MockClock, nursery: t
     # The peer has until then to take the goodbye.
     ours, theirs = lockstep_pair()
     closing = trio.Event()
-    transport = Transport(Faulty(ours, closing=closing))
+    transport = StreamAdapter(Faulty(ours, closing=closing))
     nursery.start_soon(transport.aclose, 0.25)
     await trio.sleep(0.2)
     closing.set()
@@ -451,7 +451,7 @@ async def test_aclose_in_time(autojump_clock: trio.testing.MockClock, nursery: t
 
 async def test_aclose_that_raises() -> None:
     ours, theirs = memory_pair()
-    await Transport(Faulty(ours, close_error=OSError(5, "EIO"))).aclose(1)
+    await StreamAdapter(Faulty(ours, close_error=OSError(5, "EIO"))).aclose(1)
     assert await theirs.receive_some() == b""
 
 
@@ -466,7 +466,7 @@ class Stubborn(Recorder):
 
 async def test_aclose_that_closes_on_the_second_attempt() -> None:
     stream = Stubborn()
-    await Transport(stream).aclose(1)
+    await StreamAdapter(stream).aclose(1)
     assert stream.closed == 2
 
 
@@ -475,7 +475,7 @@ async def test_aclose_that_closes_on_the_second_attempt() -> None:
 
 @pytest.mark.parametrize("kind", PAIRS)
 async def test_no_addresses_without_sockets(kind: str) -> None:
-    transport = Transport(PAIRS[kind]()[0])
+    transport = StreamAdapter(PAIRS[kind]()[0])
     assert transport.local_address is None
     assert transport.remote_address is None
 
@@ -488,9 +488,9 @@ async def test_addresses_of_sockets() -> None:
     ours = await trio.open_tcp_stream(*address)
     theirs = trio.SocketStream((await listener.accept())[0])
     with listener:
-        transport = Transport(ours)
+        transport = StreamAdapter(ours)
         assert transport.remote_address == address
-        assert transport.local_address == Transport(theirs).remote_address
+        assert transport.local_address == StreamAdapter(theirs).remote_address
         await transport.aclose(1)
         await theirs.aclose()
         assert transport.remote_address is None
@@ -502,4 +502,4 @@ async def test_addresses_below_tls() -> None:
     with left, right:
         below = trio.SocketStream(left)
         stream = trio.SSLStream(trio.SSLStream(below, context, server_hostname="a"), context, server_hostname="a")
-        assert Transport(stream).local_address == left.getsockname()
+        assert StreamAdapter(stream).local_address == left.getsockname()

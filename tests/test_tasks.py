@@ -13,12 +13,12 @@ import trio
 import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_ws.channels import MAX_PONGS
+from trio_ws.connection.outbox import MAX_PONGS
+from trio_ws.connection.stream import RECEIVE_SIZE
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, MessageTooBig
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Role
-from trio_ws.stream import RECEIVE_SIZE
-from trio_ws.websocket import WebSocket
 
 from .support import (
     Faulty,
@@ -196,7 +196,7 @@ async def test_the_clock_stands_still_while_nobody_reads(autojump_clock: MockClo
 async def test_a_peer_that_only_sends_lives(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     # It does not read, so our ping does not even go out.
     ours, theirs = pipe_pair(10)
-    async with opened(streams=(ours, theirs), ping_interval=20, ping_timeout=5) as (ws, peer):
+    async with opened(streams=(ours, theirs), ping_interval=20, ping_timeout=5, write_timeout=None) as (ws, peer):
 
         async def send() -> None:
             for _ in range(100):
@@ -699,7 +699,7 @@ def test_keyboard_interrupt_goes_to_the_main_task() -> None:
     with pytest.raises(KeyboardInterrupt):
         trio.run(main, clock=MockClock(autojump_threshold=0))
     assert pressed
-    assert [Close.parse(frame.data).code for frame in trio.run(read)] == [1011]
+    assert [Close.parse(frame.data).code for frame in trio.run(read)] == [1001]
 
 
 async def test_explanations_are_cut_to_what_a_close_frame_holds() -> None:

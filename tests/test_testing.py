@@ -18,6 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws import testing
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosedError,
@@ -49,7 +50,6 @@ from trio_ws.testing import (
     Stall,
     memory_websocket_pair,
 )
-from trio_ws.websocket import WebSocket
 
 from .support import (
     KEY,

@@ -14,6 +14,7 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
+from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -23,7 +24,6 @@ from trio_ws.exceptions import (
 )
 from trio_ws.frames import Close, Frame
 from trio_ws.protocol import Message, Role
-from trio_ws.websocket import WebSocket
 
 from .support import (
     PAIRS,
@@ -306,6 +306,8 @@ async def test_repr_and_properties(role: Role) -> None:
         await peer.send(close(4000, "why"))
         with pytest.raises(ConnectionClosedError):
             await ws.receive()
+        await trio.aclose_forcefully(peer.stream)
+        await ws.wait_closed()
         assert "closed" in repr(ws)
         assert (ws.close_code, ws.close_reason) == (4000, "why")
 

@@ -25,7 +25,6 @@
 ``python -m trio_ws demo`` shows it at work.
 """
 
-from .bytestream import ByteStream
 from .client.attempts import Attempt, Attempts, attempts
 from .client.backoff import Backoff, is_retryable
 from .client.connect import Connecting, connect, connect_over, connect_unix
@@ -39,6 +38,10 @@ from .client.reconnecting import (
     WhenDown,
     open_reconnecting,
 )
+from .connection.bytestream import ByteStream
+from .connection.parts import ReceiveStream, SendStream
+from .connection.state import State
+from .connection.websocket import WebSocket
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
     BodyTooBig,
@@ -76,7 +79,7 @@ from .http11 import Request, Response
 from .hub.backend import Backend
 from .hub.broadcast import WhenFull, broadcast
 from .hub.hub import Hub, Topic
-from .instruments import ConnectionSummary, FrameInfo, Instrument
+from .instruments import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
 from .observe.logs import LogConnections, LogFrames
 from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
@@ -100,7 +103,6 @@ from .server.server import (
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
 from .version import __version__
-from .websocket import ReceiveStream, SendStream, WebSocket
 
 __all__ = [
     "ANY",
@@ -153,6 +155,7 @@ __all__ = [
     "MultipleValuesError",
     "NegotiationError",
     "NotConnected",
+    "ObservedWebSocket",
     "Opcode",
     "OpenTimeout",
     "Opening",
@@ -177,6 +180,7 @@ __all__ = [
     "ServeOptions",
     "Server",
     "ServerWebSocket",
+    "State",
     "TLSFailed",
     "TooManyHeaders",
     "TooManyMessages",

@@ -67,6 +67,7 @@ class Settings:
     close_timeout: float = attrs.field(default=10, validator=_number(minimum=0, none=False, finite=True))
     ping_interval: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
     ping_timeout: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
+    write_timeout: float | None = attrs.field(default=60, validator=_number(minimum=0.001, none=True))
     max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
     receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
@@ -86,8 +87,10 @@ class Options(TypedDict, total=False):
             Default: 10.
         ping_interval: Seconds between two pings that keep the connection alive and measure its latency. None: no pings.
             Default: 20.
-        ping_timeout: Seconds without a byte from the peer after such a ping, time in which we did not read not counted;
-            then the connection fails with 1011. None: no limit. Default: 20.
+        ping_timeout: Seconds without a byte from the peer after such a ping has left; then the connection fails with
+            1011. Time in which this end did not read does not count. None: no limit. Default: 20.
+        write_timeout: Seconds in which the peer takes nothing of what waits for it, even if it sends; then the
+            connection fails. A peer that takes it slowly is not affected. None: no limit. Default: 60.
         max_message_size: Size in bytes of the largest message that is accepted; a larger one fails the connection with
             1009. None: no limit. Default: 1 MiB.
         receive_buffer: Bytes of memory for messages that were received and not yet asked for. When they take more, no
@@ -104,6 +107,7 @@ class Options(TypedDict, total=False):
     close_timeout: float
     ping_interval: float | None
     ping_timeout: float | None
+    write_timeout: float | None
     max_message_size: int | None
     receive_buffer: int
     send_buffer: int

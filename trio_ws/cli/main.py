@@ -21,12 +21,12 @@ from functools import partial
 import trio
 
 from ..client.connect import connect
+from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed, ConnectionClosedError, WebSocketException
 from ..protocol import Message
 from ..server.serve import serve
 from ..server.server import Server
 from ..version import __version__
-from ..websocket import WebSocket
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

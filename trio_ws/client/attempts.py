@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ..connection.websocket import WebSocket, connection_of
 from ..exceptions import ConnectionClosed
-from ..websocket import WebSocket
 from .backoff import Backoff, Retries, leaves
 from .backoff import is_retryable as is_retryable_by_default
 from .connect import Connecting
@@ -209,11 +209,11 @@ class Attempt:
     ) -> bool:
         if self._connecting is None or self._ws is None:
             raise RuntimeError("this attempt was not entered")
-        connection = self._ws._connection
+        connection = connection_of(self._ws)
         lived = trio.current_time() - self._opened_at
         told = connection.told
-        end = connection.error() if connection.settled.is_set() else None
-        if connection.closed_locally:
+        end = connection.state.error() if connection.state.is_settled else None
+        if connection.state.closed_locally:
             end = None  # whoever has closed it knows why, or makes a mistake in using it
         if exc is None:
             if not told or end is None:

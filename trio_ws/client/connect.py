@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ..connection.core import Connection
+from ..connection.session import Session
+from ..connection.stream import StreamAdapter, StreamBroken
+from ..connection.websocket import WebSocket
 from ..exceptions import ConnectFailed, InvalidMessage, InvalidRedirect, InvalidStatus, OpenTimeout
 from ..http11 import Request, Response, ResponseParser, decode_body
 from ..protocol import Role
 from ..protocol.handshake import check_response
 from ..settings import Settings, check_names, pick
-from ..stream import StreamBroken, Transport, explain
-from ..tasks import Connection
 from ..uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
-from ..websocket import Session, WebSocket
 from .dial import Dialer
+from .explain import explain
 from .options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions
 from .redirect import is_redirect, redirected, same_origin, show
 from .request import RequestBuilder
@@ -223,30 +225,30 @@ class Connecting:
 
     async def _shake_hands(self) -> WebSocket:
         stream = await self._dial(self._uri)
-        transport = Transport(stream)
+        transport = StreamAdapter(stream)
         try:
             response, received = await self._ask(transport)
             if self._builder.cookies is not None:
                 self._builder.cookies.take(self._uri, response)
-            return self.upgrade(stream, response, received)
+            return self.upgrade(transport, response, received)
         except BaseException:  # cancellation too: the stream is not left open
             await transport.aclose(0)
             raise
 
-    def upgrade(self, stream: trio.abc.Stream, response: Response, received: bytes = b"") -> WebSocket:
+    def upgrade(self, stream: StreamAdapter, response: Response, received: bytes = b"") -> WebSocket:
         """Return the connection that a stream becomes with this response, and what was received after it."""
         agreement = check_response(
             self.request, response, subprotocols=self._settings.subprotocols, extensions=self._builder.extensions()
         )
-        connection = Connection(Role.CLIENT, Transport(stream), self._settings, agreement.extensions, received)
+        connection = Connection(Role.CLIENT, stream, self._settings, agreement.extensions, received)
         return WebSocket(connection, self.request, response, agreement.subprotocol)
 
-    async def _ask(self, transport: Transport) -> tuple[Response, bytes]:
+    async def _ask(self, transport: StreamAdapter) -> tuple[Response, bytes]:
         """Send the request. Return the response, and what was received after it."""
         parser = self._parser = ResponseParser()
         response = None
         try:
-            await transport.send([self.request.serialize()])
+            await transport.write([self.request.serialize()])
             while response is None and parser.partial is None:
                 data = await transport.receive()
                 if not data:

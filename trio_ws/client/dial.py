@@ -8,11 +8,13 @@ from typing import Literal
 import attrs
 import trio
 
+from ..connection.stream import StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
-from ..stream import StreamBroken, explain, explain_addresses, start_tls
 from ..uri import WebSocketURI
+from .explain import explain, explain_addresses
 from .proxy import Proxy, connect_through, find_proxy, to_proxy
 from .redirect import same_origin, show
+from .tls import start_tls
 
 __all__ = ["Dialer"]
 

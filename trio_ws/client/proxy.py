@@ -26,10 +26,12 @@ from typing import Any, Literal
 import attrs
 import trio
 
+from ..connection.stream import StreamAdapter, StreamBroken
 from ..exceptions import InvalidMessage, InvalidProxy, ProxyFailed
 from ..http11 import Request, Response, TunnelParser, decode_body
-from ..stream import StreamBroken, Transport, explain, explain_addresses, start_tls
 from ..uri import Invalid, WebSocketURI, parse_host_and_port, unquote_user_info
+from .explain import explain, explain_addresses
+from .tls import start_tls
 
 __all__ = ["Proxy", "connect_through", "find_proxy", "open_tunnel", "parse_proxy", "to_proxy"]
 
@@ -331,9 +333,9 @@ async def open_tunnel(
             assert isinstance(stream, trio.SocketStream)
             await _ask_socks(stream, proxy, host, port, failure)
         else:
-            await _ask_http(Transport(stream), proxy, target, user_agent, failure)
+            await _ask_http(StreamAdapter(stream), proxy, target, user_agent, failure)
     except BaseException:  # cancellation too: the stream is not left open
-        await Transport(stream).aclose(0)
+        await StreamAdapter(stream).aclose(0)
         raise
     return stream
 
@@ -356,7 +358,9 @@ def _authority(host: str, port: int) -> str:
 # -- HTTP ------------------------------------------------------------------------------------------------------------
 
 
-async def _ask_http(transport: Transport, proxy: Proxy, target: str, user_agent: str | None, failure: _Failure) -> None:
+async def _ask_http(
+    transport: StreamAdapter, proxy: Proxy, target: str, user_agent: str | None, failure: _Failure
+) -> None:
     headers = {"Host": target}
     if proxy.username is not None:
         credentials = f"{proxy.username}:{proxy.password or ''}".encode()
@@ -367,7 +371,7 @@ async def _ask_http(transport: Transport, proxy: Proxy, target: str, user_agent:
     parser = TunnelParser()
     response = None
     try:
-        await transport.send([request.serialize()])
+        await transport.write([request.serialize()])
         while parser.partial is None:
             data = await transport.receive()
             if not data:
@@ -391,7 +395,7 @@ async def _ask_http(transport: Transport, proxy: Proxy, target: str, user_agent:
         raise failure("it sent something before the server could", parser.partial)
 
 
-async def _receive_body(transport: Transport, parser: TunnelParser) -> Response:
+async def _receive_body(transport: StreamAdapter, parser: TunnelParser) -> Response:
     """Return a refusal with its body. Its head is there: whatever becomes of the body does not change that."""
     now = trio.current_time()
     response = None

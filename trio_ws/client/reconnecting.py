@@ -34,11 +34,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import attrs
 import trio
 
+from ..connection.core import GRACE
+from ..connection.sendable import Sendable, prepare
+from ..connection.session import code_after
+from ..connection.state import Phase
+from ..connection.websocket import WebSocket, connection_of, make_close
 from ..exceptions import ConnectionClosed, ConnectionClosedLocally, ConnectionClosedOK, NotConnected, OpenTimeout
 from ..frames import CloseCode, Opcode
 from ..protocol import Message
-from ..tasks import GRACE
-from ..websocket import Sendable, WebSocket, code_after, make_close, prepare
 from .backoff import Backoff, Retries
 from .backoff import is_retryable as is_retryable_by_default
 from .connect import Connecting
@@ -422,19 +425,19 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
             await self._greet(ws, connecting)
             if self._closing:
                 return False
-            connection = ws._connection
+            connection = connection_of(ws)
             opened_at = trio.current_time()
             self._ws = ws
             self._set(ReconnectPhase.OPEN)
-            await connection.settled.wait()
+            await connection.state.wait_for(Phase.SETTLED)
             lived = trio.current_time() - opened_at
             self._keep_what_is_left(ws)
-            go_on = self._decide(connection.error(), lived)
+            go_on = self._decide(connection.state.error(), lived)
             # The server should hang up; nobody is to wait for that for long. And those who were woken in the same
             # moment are told how it ended, before we close it.
             with trio.move_on_after(GRACE):
-                await connection.closed.wait()
-            connection.abort()
+                await ws.wait_closed()
+            connection.cut()
         return go_on
 
     async def _greet(self, ws: WebSocket, connecting: Connecting) -> None:
@@ -450,9 +453,9 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
     def _keep_what_is_left(self, ws: WebSocket) -> None:
         """Keep the messages of a connection that has ended, until they are received."""
         self._ws = None
-        left = ws._connection.inbox.take_rest()
+        left = connection_of(ws).inbox.take_rest()
         # An inbox is bounded, but there may be any number of them.
-        excess = sum(map(len, left)) + sum(map(len, self._left)) - ws._connection.settings.receive_buffer
+        excess = sum(map(len, left)) + sum(map(len, self._left)) - connection_of(ws).settings.receive_buffer
         while self._left and excess > 0:
             excess -= len(self._left.popleft())
         self._left.extend(left)
@@ -480,7 +483,7 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         """End because the user has closed it, whatever it had ended with before."""
         made = self._made
         self._left.clear()
-        self._end_with(ConnectionClosedLocally(None, None) if made is None else made._connection.error(), True)
+        self._end_with(ConnectionClosedLocally(None, None) if made is None else connection_of(made).state.error(), True)
         if self._state.phase is not ReconnectPhase.CLOSED:
             self._set(ReconnectPhase.CLOSED)
 
@@ -513,7 +516,7 @@ class _States(AsyncIterator[ReconnectState]):
 
 
 def _is_open(ws: WebSocket) -> bool:
-    return not ws._connection.outbox.finished
+    return connection_of(ws).state.can_send
 
 
 def _say(error: BaseException | None) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, TypeAlias, get_args
 
+from ..connection.sendable import Sendable, prepare
+from ..connection.websocket import WebSocket, connection_of
+from ..connection.writer import write_at_once
 from ..protocol.codec import FIN
 from ..protocol.extensions import Shared
-from ..websocket import Sendable, WebSocket, prepare
 
 __all__ = ["WhenFull", "broadcast"]
 
@@ -69,12 +71,12 @@ def broadcast(
     frame = FIN | opcode, data, Shared() if compress else False
     full = []
     for ws in connections:
-        connection = ws._connection
-        if connection.outbox.finished or connection.post(frame):
+        connection = connection_of(ws)
+        if not connection.state.can_send or write_at_once(connection, frame) or connection.outbox.post(frame):
             continue
         full.append(ws)
         if when_full == "newest":
             connection.outbox.post_newest(frame)
         elif when_full == "drop":
-            connection.drop()
+            connection.drop_slow_peer()
     return full

@@ -21,9 +21,10 @@ from typing import get_args
 
 import trio
 
+from ..connection.sendable import Sendable, prepare
+from ..connection.websocket import WebSocket
 from ..frames import Opcode
 from ..protocol import Message
-from ..websocket import Sendable, WebSocket, prepare
 from .backend import Backend
 from .broadcast import WhenFull, broadcast
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-from ..instruments import ConnectionSummary, FrameInfo, Instrument
+from ..instruments import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
 from ..protocol import Role
-
-if TYPE_CHECKING:
-    from ..websocket import WebSocket
 
 __all__ = ["LogConnections", "LogFrames"]
 
@@ -25,8 +22,8 @@ class _Log(Instrument):
     def wants_connection(self) -> bool:
         return any(logger.isEnabledFor(self.level) for logger in _LOGGERS.values())
 
-    def _log(self, ws: WebSocket, extra: dict[str, Any], message: str, *args: object) -> None:
-        logger = _LOGGERS[ws._connection.role]
+    def _log(self, ws: ObservedWebSocket, extra: dict[str, Any], message: str, *args: object) -> None:
+        logger = _LOGGERS[ws.role]
         logger.log(self.level, f"connection %d {message}", ws.id, *args, extra={"id": ws.id, **extra})
 
 
@@ -47,13 +44,13 @@ class LogConnections(_Log):
 
     level: int = logging.INFO
 
-    def connection_opened(self, ws: WebSocket) -> None:
+    def connection_opened(self, ws: ObservedWebSocket) -> None:
         """Log it."""
         fields = _describe(ws)
         subprotocol = "" if ws.subprotocol is None else f", subprotocol {ws.subprotocol}"
         self._log(ws, fields, "opened: %s, path %s%s", fields["peer"] or "no address", fields["path"], subprotocol)
 
-    def connection_closed(self, ws: WebSocket, summary: ConnectionSummary) -> None:
+    def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
         """Log it."""
         fields = attrs.asdict(summary, recurse=False, filter=attrs.filters.exclude("error"))
         self._log(
@@ -87,16 +84,16 @@ class LogFrames(_Log):
 
     level: int = logging.DEBUG
 
-    def frame_received(self, ws: WebSocket, frame: FrameInfo) -> None:
+    def frame_received(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
         """Log it."""
         self._log(ws, {}, "< %s", frame)
 
-    def frame_sent(self, ws: WebSocket, frame: FrameInfo) -> None:
+    def frame_sent(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
         """Log it."""
         self._log(ws, {}, "> %s", frame)
 
 
-def _describe(ws: WebSocket) -> dict[str, Any]:
+def _describe(ws: ObservedWebSocket) -> dict[str, Any]:
     return {
         "peer": _show_address(ws.remote_address),
         "path": ws.request.path.partition("?")[0],

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ..frames import CloseCode, Opcode
-from ..instruments import ConnectionSummary, Instrument
+from ..instruments import ConnectionSummary, Instrument, ObservedWebSocket
 from ..protocol import Role
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from ..http11 import Request, Response
     from ..server.server import Opening, ProcessRequest
-    from ..websocket import WebSocket
 
 __all__ = ["PrometheusInstrument"]
 
@@ -136,13 +135,13 @@ class PrometheusInstrument(Instrument):
 
     # -- Events ----------------------------------------------------------------------------------------------------
 
-    def connection_opened(self, ws: WebSocket) -> None:
+    def connection_opened(self, ws: ObservedWebSocket) -> None:
         """Count it."""
         role = _role(ws)
         self._open.labels(role).inc()
         self._connections.labels(role).inc()
 
-    def connection_closed(self, ws: WebSocket, summary: ConnectionSummary) -> None:
+    def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
         """Count it."""
         role = _role(ws)
         self._open.labels(role).dec()
@@ -151,31 +150,31 @@ class PrometheusInstrument(Instrument):
         self.queue_changed(ws, 0, 0)
         del self._queued[ws.id]
 
-    def message_received(self, ws: WebSocket, opcode: Opcode, size: int) -> None:
+    def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
         """Count it."""
         labels = _role(ws), "in", opcode.name.lower()
         self._messages[labels].inc()
         self._message_bytes[labels].inc(size)
 
-    def message_sent(self, ws: WebSocket, opcode: Opcode, size: int) -> None:
+    def message_sent(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
         """Count it."""
         labels = _role(ws), "out", opcode.name.lower()
         self._messages[labels].inc()
         self._message_bytes[labels].inc(size)
 
-    def bytes_received(self, ws: WebSocket, size: int) -> None:
+    def bytes_received(self, ws: ObservedWebSocket, size: int) -> None:
         """Count them."""
         self._bytes[_role(ws), "in"].inc(size)
 
-    def bytes_sent(self, ws: WebSocket, size: int) -> None:
+    def bytes_sent(self, ws: ObservedWebSocket, size: int) -> None:
         """Count them."""
         self._bytes[_role(ws), "out"].inc(size)
 
-    def ping_answered(self, ws: WebSocket, seconds: float) -> None:
+    def ping_answered(self, ws: ObservedWebSocket, seconds: float) -> None:
         """Observe the round trip."""
         self._ping_seconds.labels(_role(ws)).observe(seconds)
 
-    def queue_changed(self, ws: WebSocket, inbox: int, outbox: int) -> None:
+    def queue_changed(self, ws: ObservedWebSocket, inbox: int, outbox: int) -> None:
         """Add what is new."""
         role = _role(ws)
         inbox_before, outbox_before = self._queued.get(ws.id, (0, 0))
@@ -198,8 +197,8 @@ class _Children(dict[tuple[str, ...], Any]):
         return child
 
 
-def _role(ws: WebSocket) -> str:
-    return ws._connection.role.value
+def _role(ws: ObservedWebSocket) -> str:
+    return ws.role.value
 
 
 def _import_client() -> Any:

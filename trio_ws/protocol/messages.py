@@ -64,6 +64,9 @@ class LastPart:
     data: Message
     size: int = attrs.field(default=0, eq=False)
 
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + getsizeof(self.data)
+
 
 class MessageDecoder:
     """Turns what arrives into messages and control frames.

@@ -17,12 +17,12 @@ from typing import Any
 import attrs
 import trio
 
+from ..connection.core import GRACE
+from ..connection.session import Session
+from ..connection.stream import StreamAdapter, StreamBroken
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
 from ..settings import Settings
-from ..stream import StreamBroken, Transport
-from ..tasks import GRACE
-from ..websocket import Session
 from .forwarded import InvalidProxyHeader, ProxyHeader, peer_of, read_proxy_header
 from .handshake import RETRY_AFTER, logger, open_connection
 from .limits import AddressSlot, Limits
@@ -125,18 +125,16 @@ class Acceptor:
             ws = await self._open_in_time(stream, slot)
             if ws is None:
                 return
-            ws._connection.watch(self._limits.messages_per_second, self._limits.idle, self._limits.lifetime)
             lost = False
             try:
                 async with Session(ws):
-                    self._state.connections.add(ws)
                     if self._state.close is not None:  # too late to be cut, too early to be told with the others
                         self._state.begin_closing_one(ws, self._state.close)
                     try:
                         await self._handler(ws)
                     finally:
                         # Before the session closes it: was it lost already, when the handler ended?
-                        lost = ws._connection.settled.is_set()
+                        lost = ws.close_code is not None
                         self._state.connections.discard(ws)
             except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
                 _log_failure(ws, exc, lost)
@@ -152,7 +150,7 @@ class Acceptor:
 
     def _take_slot(self, stream: trio.abc.Stream, slot: AddressSlot) -> str | None:
         """Take a slot for a client. Return why there is none; None if there is one, or the client is not known yet."""
-        peer = peer_of(Transport(stream), self._policy.forwarding)
+        peer = peer_of(StreamAdapter(stream), self._policy.forwarding)
         # Behind a proxy, the client is known later.
         behind = peer.forwards or self._policy.forwarding.proxy_protocol
         return None if behind else slot.take(peer.address)
@@ -170,7 +168,7 @@ class Acceptor:
         """Answer a request with 503, if there is one at once and not too many wait for that."""
         forwarding = self._policy.forwarding
         logger.info(
-            "connection from %s turned away: %s", peer_of(Transport(stream), forwarding, header).address, reason
+            "connection from %s turned away: %s", peer_of(StreamAdapter(stream), forwarding, header).address, reason
         )
         try:
             # TLS would be the most that there is to do for the connection.
@@ -186,11 +184,11 @@ class Acceptor:
                 finally:
                     self._state.turning_away -= 1
         finally:
-            await Transport(stream).aclose(0)
+            await StreamAdapter(stream).aclose(0)
 
     async def _read_header(self, stream: trio.abc.Stream) -> ProxyHeader | None:
         """Return what a proxy says in front of everything. Return None if nothing can come of the connection."""
-        address = Transport(stream).remote_address
+        address = StreamAdapter(stream).remote_address
         forwarding = self._policy.forwarding
         try:
             if forwarding.trusted_proxies and not forwarding.trusts(address):
@@ -202,7 +200,7 @@ class Acceptor:
 
     async def _open_in_time(self, stream: trio.abc.Stream, slot: AddressSlot) -> ServerWebSocket | None:
         """Do the opening handshake. Return None, with the stream closed, if nothing comes of it."""
-        ws = header = None
+        ws = made = header = None
         timeout = self._settings.open_timeout
         seconds = float("inf") if timeout is None else timeout
         try:
@@ -213,6 +211,11 @@ class Acceptor:
 
                 def interrupted() -> int:
                     return 408 if trio.current_time() >= scope.deadline and self._state.close is None else 503
+
+                def opened(ws: ServerWebSocket) -> None:
+                    nonlocal made
+                    made = ws
+                    self._state.connections.add(ws)
 
                 self._state.openings.add(scope)
                 try:
@@ -232,20 +235,24 @@ class Acceptor:
                         admit=partial(self._admit, slot),
                         answered=answered,
                         interrupted=interrupted,
+                        opened=opened,
+                        limits=self._limits,
                     )
                 finally:
                     self._state.openings.discard(scope)
             if scope.cancelled_caught and self._state.close is None:
-                address = peer_of(Transport(stream), self._policy.forwarding, header).address
+                address = peer_of(StreamAdapter(stream), self._policy.forwarding, header).address
                 logger.info("opening handshake with %s not complete after %g seconds", address, timeout)
         finally:
             if ws is None:
-                await Transport(stream).aclose(0)
+                if made is not None:
+                    self._state.connections.discard(made)
+                await StreamAdapter(stream).aclose(0)
         return ws
 
     async def _take_slot_behind_proxy(self, stream: trio.abc.Stream, header: ProxyHeader, slot: AddressSlot) -> bool:
         """Count a connection for the client that a proxy has named. Return whether there is room for it."""
-        peer = peer_of(Transport(stream), self._policy.forwarding, header)
+        peer = peer_of(StreamAdapter(stream), self._policy.forwarding, header)
         reason = None if peer.forwards else slot.take(peer.address)
         if reason is not None:
             await self._turn_away(stream, reason, header)

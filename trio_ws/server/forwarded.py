@@ -25,9 +25,9 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
+from ..connection.stream import StreamAdapter
 from ..datastructures import Headers
 from ..exceptions import InvalidHeader
-from ..stream import Transport
 
 __all__ = [
     "Forwarding",
@@ -129,7 +129,7 @@ class Peer:
     forwards: bool = False
 
 
-def peer_of(transport: Transport, forwarding: Forwarding, header: ProxyHeader | None = None) -> Peer:
+def peer_of(transport: StreamAdapter, forwarding: Forwarding, header: ProxyHeader | None = None) -> Peer:
     """Return what is known of a peer before its first request.
 
     Args:
@@ -489,7 +489,7 @@ async def read_proxy_header(stream: trio.abc.Stream) -> ProxyHeader:
     """
     while isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
-    transport = Transport(stream)
+    transport = StreamAdapter(stream)
     parser = ProxyHeaderParser()
     header = None
     while header is None:

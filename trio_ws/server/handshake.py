@@ -25,6 +25,9 @@ from functools import partial
 import attrs
 import trio
 
+from ..connection.core import GOODBYE_TIMEOUT, GRACE, Connection
+from ..connection.limits import NO_LIMITS, NoLimits
+from ..connection.stream import StreamAdapter, StreamBroken
 from ..datastructures import Headers
 from ..exceptions import InvalidHandshake, InvalidMessage
 from ..http11 import Request, RequestParser, Response, reason_phrase
@@ -32,9 +35,8 @@ from ..protocol import Role
 from ..protocol.deflate import DeflateServer
 from ..protocol.handshake import accept, is_upgrade, reject
 from ..settings import Settings
-from ..stream import StreamBroken, Transport
-from ..tasks import GOODBYE_TIMEOUT, GRACE, Connection
 from .forwarded import ProxyHeader, find_client, peer_of
+from .limits import Limits
 from .policy import HandshakePolicy
 from .server import Opening, Server, ServerWebSocket
 
@@ -56,6 +58,8 @@ async def open_connection(
     admit: Callable[[Opening], Response | None] = lambda _: None,
     answered: Callable[[], object] = lambda: None,
     interrupted: Callable[[], int] = lambda: 503,
+    opened: Callable[[ServerWebSocket], object] = lambda _: None,
+    limits: Limits | None = None,
 ) -> ServerWebSocket | None:
     """Read requests and answer them. Return the WebSocket, or None if there is none; the peer has been told why.
 
@@ -68,8 +72,10 @@ async def open_connection(
         admit: Called when it is known who a request is from. Returns an answer if it is not to be looked at.
         answered: Called when a plain request has been answered, and the next one may come.
         interrupted: Called when this is cancelled before there is an answer. Returns a status code for the answer.
+        opened: Called when the answer is about to be sent that makes it a WebSocket. From then on messages can be sent.
+        limits: The limits of the connection.
     """
-    reception = _Reception(stream, settings, policy, server, header, admit)
+    reception = _Reception(stream, settings, policy, server, header, admit, opened, limits or Limits())
     try:
         while await reception.serve_request():
             answered()
@@ -93,13 +99,16 @@ class _Reception:
         server: Server | None,
         header: ProxyHeader | None,
         admit: Callable[[Opening], Response | None],
+        opened: Callable[[ServerWebSocket], object],
+        limits: Limits,
     ) -> None:
-        self._stream = stream
-        self._transport = Transport(stream)
+        self._transport = StreamAdapter(stream)
         self._settings = settings
         self._policy = policy
         self._peer = peer_of(self._transport, policy.forwarding, header)
         self._admit = admit
+        self._opened = opened
+        self._limits = limits
         self.opening = Opening(self._transport, server, self._peer)
         self.ws: ServerWebSocket | None = None
         # What came in behind the last request; whether there was one, and whether the next one has begun.
@@ -131,6 +140,8 @@ class _Reception:
             logger.exception("connection from %s: the opening handshake failed", self.opening.remote_address)
             self.ws = None
             data, stays_open = self._finish(request, _closing(self.opening.respond(500, "the server failed\n")))
+        if self.ws is not None:
+            self._opened(self.ws)  # so that a client that has the answer is known here
         await self._send(data)
         self._has_served, self._has_begun = True, False
         if self.ws is None and not stays_open:
@@ -177,7 +188,15 @@ class _Reception:
             if request.method == "HEAD" and not is_upgrade(request):
                 request = attrs.evolve(request, method="GET")  # whose answer it is, but for the body
             try:
-                ws = upgrade(self._stream, request, self._settings, self._received, self._policy, self.opening)
+                ws = upgrade(
+                    self._transport,
+                    request,
+                    self._settings,
+                    self._received,
+                    self._policy,
+                    self.opening,
+                    self._limits.for_connection(),
+                )
                 response = ws.response
             except InvalidHandshake as exc:
                 response = self._refuse(exc)
@@ -204,10 +223,7 @@ class _Reception:
 
     async def _send(self, data: bytes) -> None:
         self._sending = True
-        if not self._transport.can_write_now():
-            await self._transport.send([data])
-        elif not self._transport.write_now([data]):
-            await self._transport.send([])  # the rest, or to hear what is wrong
+        await self._transport.write([data])
         self._sending = False
 
     async def _linger(self) -> None:
@@ -219,12 +235,13 @@ class _Reception:
 
 
 def upgrade(
-    stream: trio.abc.Stream,
+    stream: StreamAdapter,
     request: Request,
     settings: Settings,
     received: bytes = b"",
     policy: HandshakePolicy | None = None,
     opening: Opening | None = None,
+    limits: NoLimits = NO_LIMITS,
 ) -> ServerWebSocket:
     """Return the connection that a stream becomes with this request, and what was received after it.
 
@@ -232,7 +249,7 @@ def upgrade(
         InvalidHandshake: if the request is refused.
     """
     policy = policy or HandshakePolicy()
-    opening = opening or Opening(Transport(stream), None)
+    opening = opening or Opening(stream, None)
     select = policy.select_subprotocol
     response, agreement = accept(
         request,
@@ -242,7 +259,7 @@ def upgrade(
         headers=policy.headers,
         select_subprotocol=None if select is None else partial(select, opening),
     )
-    connection = Connection(Role.SERVER, Transport(stream), settings, agreement.extensions, received)
+    connection = Connection(Role.SERVER, stream, settings, agreement.extensions, received, limits)
     return ServerWebSocket(connection, request, response, agreement.subprotocol, opening)
 
 

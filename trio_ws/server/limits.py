@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from ..connection.limits import NO_LIMITS, ConnectionLimits, NoLimits
+
 __all__ = ["AddressSlot", "Limits"]
 
 
@@ -53,6 +55,12 @@ class Limits:
     messages_per_second: float | None = _limit(None, whole=False)
     idle: float | None = _limit(None, whole=False)
     lifetime: float | None = _limit(None, whole=False)
+
+    def for_connection(self) -> NoLimits:
+        """Return the limits of a new connection."""
+        if self.messages_per_second is None and self.idle is None and self.lifetime is None:
+            return NO_LIMITS
+        return ConnectionLimits(self.messages_per_second, self.idle, self.lifetime)
 
 
 class AddressSlot:

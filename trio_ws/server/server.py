@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 import trio
 
+from ..connection.core import GOODBYE_TIMEOUT, GRACE, Connection
+from ..connection.stream import StreamAdapter
+from ..connection.websocket import WebSocket, connection_of, make_close
 from ..datastructures import Headers, HeadersLike
 from ..frames import Close, CloseCode
 from ..http11 import Request, Response, reason_phrase
-from ..stream import Transport
-from ..tasks import GOODBYE_TIMEOUT, GRACE, Connection
-from ..websocket import WebSocket, make_close
 from .forwarded import Forwarding, Peer, peer_of
 
 __all__ = [
@@ -50,7 +50,7 @@ class Opening:
 
     __slots__ = ("_match", "local_address", "proxy_address", "remote_address", "secure", "server", "username")
 
-    def __init__(self, transport: Transport, server: Server | None, peer: Peer | None = None) -> None:
+    def __init__(self, transport: StreamAdapter, server: Server | None, peer: Peer | None = None) -> None:
         peer = peer or peer_of(transport, Forwarding())
         self.server: Server | None = server
         self.local_address: Any = transport.local_address
@@ -176,8 +176,7 @@ class ServerState:
 
     def begin_closing_one(self, ws: ServerWebSocket, close: Close) -> None:
         """Send the close frame; what the peer had sent before can still be received."""
-        ws._connection.begin_closing(close)
-        ws._connection.inbox.shed()
+        connection_of(ws).shut_down(close)
 
 
 class Server:

@@ -10,13 +10,14 @@ import trio
 import trio.testing
 
 from ..client.connect import connect_over
+from ..connection.session import Session
+from ..connection.stream import StreamAdapter
+from ..connection.websocket import WebSocket, connection_of
 from ..exceptions import ConnectFailed
 from ..server.handshake import open_connection, upgrade
 from ..server.policy import HandshakePolicy
 from ..server.server import ServerWebSocket
 from ..settings import Options, Settings, check_names
-from ..stream import Transport
-from ..websocket import Session, WebSocket
 from .peer import URI
 
 if TYPE_CHECKING:
@@ -85,12 +86,12 @@ class memory_websocket_pair:
         if self._sessions is None or self._server is None:
             raise RuntimeError("this pair was not entered")
         # The block has ended, so it is not about to answer what it has received; the server need not wait for that.
-        self._server._connection.inbox.stop_answering()
+        connection_of(self._server).inbox.stop_using()
         await self._sessions.__aexit__(exc_type, exc, traceback)
 
     def _agree(self) -> tuple[WebSocket, ServerWebSocket]:
-        server = upgrade(self._server_stream, self._connecting.request, self._settings)
-        return self._connecting.upgrade(self._client_stream, server.response), server
+        server = upgrade(StreamAdapter(self._server_stream), self._connecting.request, self._settings)
+        return self._connecting.upgrade(StreamAdapter(self._client_stream), server.response), server
 
     async def _shake_hands(self) -> tuple[WebSocket, ServerWebSocket]:
         client = server = failure = None
@@ -99,7 +100,7 @@ class memory_websocket_pair:
             nonlocal server
             server = await open_connection(self._server_stream, self._settings, HandshakePolicy())
             if server is None:
-                await Transport(self._server_stream).aclose(0)  # as a server does; the client may be waiting
+                await StreamAdapter(self._server_stream).aclose(0)  # as a server does; the client may be waiting
 
         try:
             async with trio.open_nursery() as nursery:
@@ -116,8 +117,8 @@ class memory_websocket_pair:
                 raise ConnectFailed(self._connecting.request.headers["Host"], "the server's stream failed")
         except BaseException:
             # Not aclose_forcefully(): when we are cancelled, the first one would raise, and the second not be closed.
-            await Transport(self._client_stream).aclose(0)
-            await Transport(self._server_stream).aclose(0)
+            await StreamAdapter(self._client_stream).aclose(0)
+            await StreamAdapter(self._server_stream).aclose(0)
             if failure is None:
                 await trio.lowlevel.checkpoint_if_cancelled()  # by itself, not in the group that comes from the nursery
             raise

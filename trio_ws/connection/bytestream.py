@@ -20,9 +20,10 @@ from typing import SupportsIndex
 
 import trio
 
-from .exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
-from .frames import CloseCode
-from .websocket import ReceiveStream, WebSocket
+from ..exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
+from ..frames import CloseCode
+from .parts import ReceiveStream
+from .websocket import WebSocket, connection_of
 
 __all__ = ["ByteStream"]
 
@@ -162,9 +163,9 @@ class ByteStream(trio.abc.Stream):
     async def _checkpoint(self) -> None:
         """Begin a call: one of a stream lets other tasks run each time, and tells even if there is nothing to do."""
         await trio.lowlevel.checkpoint()
-        connection = self.ws._connection
-        if connection.closed_locally:
-            raise connection.error()
+        state = connection_of(self.ws).state
+        if state.closed_locally:
+            raise state.error()
 
     async def _receive_part(self) -> bytes:
         """Return what has come in of the next message, or of the one that is coming in; ``b""`` at the end."""

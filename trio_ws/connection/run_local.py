@@ -1,4 +1,4 @@
-"""A value for each run of Trio, made when it is first asked for."""
+"""A value for each run of Trio."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Generic, TypeVar
 
 import trio
 
-__all__ = ["PerRun"]
+__all__ = ["RunLocal"]
 
 T = TypeVar("T")
 
 
-class PerRun(Generic[T]):
-    """What all connections of a run of Trio share, and those of another run do not.
+class RunLocal(Generic[T]):
+    """A value created once per ``trio.run()``, when it is first asked for.
 
     Args:
         make: Makes the value.

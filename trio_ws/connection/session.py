@@ -1,0 +1,81 @@
+"""The nursery around a connection: ``async with``."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+import trio
+
+from ..frames import CloseCode
+from .reader import run
+from .websocket import WebSocket, connection_of
+from .writer import write
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+__all__ = ["Session", "code_after"]
+
+
+class Session:
+    """Runs a connection for as long as a block: ``async with Session(...) as ws``.
+
+    It closes the connection on the way out, whichever way that is, and what comes out of the block comes out of the
+    session as it is. It is a class because a nursery must not be held across the ``yield`` of a generator; and it holds
+    the nursery by hand because the exceptions of the block must not end up in the nursery's ExceptionGroup.
+
+    Args:
+        ws: The WebSocket.
+    """
+
+    def __init__(self, ws: WebSocket) -> None:
+        self._ws = ws
+        self._manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> WebSocket:
+        self._nursery = await self._manager.__aenter__()
+        connection = connection_of(self._ws)
+        self._nursery.start_soon(run, connection)
+        self._nursery.start_soon(write, connection)
+        connection.observer.open(self._ws, connection.inbox, connection.outbox)
+        return self._ws
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        nurseries = trio.lowlevel.current_task().child_nurseries
+        if not nurseries or nurseries[-1] is not self._nursery:
+            connection_of(self._ws).cut()
+            raise RuntimeError(
+                "a WebSocket must be left in the task that entered it, after everything that was entered later"
+            )
+        try:
+            with trio.CancelScope() as scope:
+                if exc is not None and _is_interrupted(exc):
+                    scope.cancel()  # do not wait for the peer
+                await self._ws.aclose(code_after(exc))
+        except trio.Cancelled:
+            if exc is None:
+                raise
+            # The exception of the block goes on. The cancellation is not lost: the next checkpoint meets it again.
+        finally:
+            # Nothing is left in the nursery by now, so this does not wait.
+            await self._manager.__aexit__(None, None, None)
+
+
+def code_after(exc: BaseException | None) -> CloseCode:
+    """Return the code to close with when a block has ended, with an exception or without."""
+    if exc is None:
+        return CloseCode.NORMAL_CLOSURE
+    return CloseCode.GOING_AWAY if _is_interrupted(exc) else CloseCode.INTERNAL_ERROR
+
+
+def _is_interrupted(exc: BaseException) -> bool:
+    """Whether cancellation, KeyboardInterrupt or SystemExit is what has ended a block, or among it."""
+    if isinstance(exc, BaseExceptionGroup):
+        return any(_is_interrupted(each) for each in exc.exceptions)
+    return isinstance(exc, (trio.Cancelled, KeyboardInterrupt, SystemExit))
