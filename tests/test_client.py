@@ -1025,7 +1025,7 @@ async def test_cancelled_while_a_socket_connects(nursery: trio.Nursery, nothing_
 
 @pytest.mark.parametrize(
     "exc, code",
-    [(None, 1000), (ValueError("mine"), 1011), (KeyboardInterrupt(), 1011)],
+    [(None, 1000), (ValueError("mine"), 1011), (KeyboardInterrupt(), 1001)],
     ids=["nothing", "ValueError", "^C"],
 )
 async def test_the_end_of_the_block(
