@@ -43,8 +43,7 @@ class Budget:
     def give_back(self, size: int) -> None:
         """Return what an item has used."""
         self.used -= size
-        if self.waited_for:
-            self.wake()
+        self.wake()
 
     async def wait(self) -> None:
         """Wait until something was given back, or :meth:`wake` was called. The waiter has to look again."""
@@ -53,8 +52,9 @@ class Budget:
 
     def wake(self) -> None:
         """Let those who wait look again."""
-        self.waited_for = False
-        self._changed.unpark_all()
+        if self.waited_for:
+            self.waited_for = False
+            self._changed.unpark_all()
 
 
 class FairLock:
@@ -114,4 +114,5 @@ class FairLock:
     def close(self) -> None:
         """Turn away those who wait and all who come. Who holds it goes on."""
         self.closed = True
-        self._line.unpark_all()
+        if self._contended:
+            self._line.unpark_all()

@@ -356,8 +356,7 @@ class Inbox:
         if self._take_batch_nowait():
             return True
         self._waiting, self._wants_parts = True, parts
-        if self._budget.waited_for:
-            self._budget.wake()  # the reader goes on for whoever waits, and ends what everything was received of
+        self._budget.wake()  # the reader goes on for whoever waits, and ends what everything was received of
         try:
             items, size = await self._channel.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):

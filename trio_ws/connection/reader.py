@@ -32,8 +32,9 @@ async def run(connection: Connection) -> None:
             state.fail(trio.TooSlowError(f"the closing handshake took longer than {seconds:g} seconds (close_timeout)"))
     finally:
         connection.keepalive.stop()
-        with trio.CancelScope(shield=True):
-            await connection.writer_done.wait()
+        if not connection.writer_done.is_set():
+            with trio.CancelScope(shield=True):
+                await connection.writer_done.wait()
         connection.settle()
         await connection.stream.aclose(GOODBYE_TIMEOUT)
         state.advance(Event.STREAM_CLOSED)
@@ -142,9 +143,10 @@ async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
     state, inbox, stream = connection.state, connection.inbox, connection.stream
     inbox.end()
     state.advance(Event.PEER_ENDS)
-    with trio.move_on_after(GRACE):
-        while state.can_send and not inbox.is_finished_with:
-            await inbox.wait()
+    if state.can_send and not inbox.is_finished_with:
+        with trio.move_on_after(GRACE):
+            while state.can_send and not inbox.is_finished_with:
+                await inbox.wait()
     if isinstance(ending, Close):
         # The answer is the echo of the code (RFC 6455, section 5.5.1); and the server closes the stream first.
         connection.begin_closing(ending)
