@@ -261,11 +261,13 @@ class Keepalive:
         """Whether it is time for the next ping."""
         return trio.current_time() >= self._next_at
 
-    def close_by(self, deadline: float) -> None:
-        """Judge the peer no more, but let the writer end at a time: the closing handshake has a deadline of its own."""
-        self._due = self.scope.deadline = deadline if self._armed else min(deadline, self._due)
+    def disarm(self) -> None:
+        """Judge the peer no more: the closing handshake has a deadline of its own."""
         self._armed = False
-        self._piece_since = None
+        self._due = math.inf
+        if self._piece_since is not None:
+            self._piece_since = None
+            self.scope.deadline = math.inf
 
     def hold(self) -> None:
         """Let nothing interrupt the writer but its end, until :meth:`release`."""

@@ -314,7 +314,7 @@ class WebSocket(trio.abc.Channel[Message]):
         itself. So a handler that neither sends nor receives learns that its peer has left. While messages that nobody
         receives fill the inbox, nothing of that can be noticed. When cancelled, nothing has happened.
         """
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         await self._connection.state.wait_for(Phase.CLOSED)
 
     def abort(self) -> None:
