@@ -51,7 +51,9 @@ from trio_ws.exceptions import (
     TLSFailed,
     TooManyHeaders,
 )
-from trio_ws.http11 import MAX_BODY_SIZE, MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES, Request, RequestParser
+from trio_ws.http11 import Request, RequestParser
+from trio_ws.http11.body import MAX_BODY_SIZE
+from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 import trio_ws
 from trio_ws.client.proxy import BODY_TIMEOUT, Proxy, find_proxy, open_tunnel, parse_proxy
 from trio_ws.exceptions import ConnectFailed, InvalidProxy, OpenTimeout, ProxyFailed, TLSFailed
-from trio_ws.http11 import MAX_BODY_SIZE, MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
+from trio_ws.http11.body import MAX_BODY_SIZE
+from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 from trio_ws.uri import parse_uri
 
 from . import proxies

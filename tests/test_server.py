@@ -31,7 +31,8 @@ from trio_ws.exceptions import (
     ConnectionClosedError,
     ConnectionClosedOK,
 )
-from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, Response, ResponseParser
+from trio_ws.http11 import Response, ResponseParser
+from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from trio_ws.server.accept import ACCEPT_DELAY
 from trio_ws.tasks import GOODBYE_TIMEOUT, GRACE
 

@@ -27,7 +27,8 @@ import attrs
 import trio
 
 from ..exceptions import InvalidMessage, InvalidProxy, ProxyFailed
-from ..http11 import Request, Response, TunnelParser, decode_body
+from ..http11 import Request, Response, TunnelParser
+from ..http11.body import decode_body
 from ..stream import StreamBroken, Transport, explain, explain_addresses, start_tls
 from ..uri import Invalid, WebSocketURI, parse_host_and_port, unquote_user_info
 

@@ -27,7 +27,8 @@ import trio
 
 from ..datastructures import Headers
 from ..exceptions import InvalidHandshake, InvalidMessage
-from ..http11 import Request, RequestParser, Response, reason_phrase
+from ..http11 import Request, RequestParser, Response
+from ..http11.messages import reason_phrase
 from ..protocol import Role
 from ..protocol.deflate import DeflateServer
 from ..protocol.handshake import accept, is_upgrade, reject

@@ -10,7 +10,8 @@ import attrs
 
 from ..datastructures import Headers
 from ..exceptions import HostNotServed, InvalidHeader
-from ..http11 import Request, Response, software
+from ..http11 import Request, Response
+from ..http11.messages import software
 from ..protocol.handshake import check_headers, is_upgrade
 from ..version import __version__
 from .forwarded import Forwarding

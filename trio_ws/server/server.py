@@ -14,7 +14,8 @@ import trio
 
 from ..datastructures import Headers, HeadersLike
 from ..frames import Close, CloseCode
-from ..http11 import Request, Response, reason_phrase
+from ..http11 import Request, Response
+from ..http11.messages import reason_phrase
 from ..stream import Transport
 from ..tasks import GOODBYE_TIMEOUT, GRACE, Connection
 from ..websocket import WebSocket, make_close
