@@ -28,7 +28,7 @@ import trio.testing
 import trustme
 
 import trio_ws
-from trio_ws.cli import main as cli
+from trio_ws.cli import connect, demo, failure, main, serve
 from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 
@@ -179,7 +179,7 @@ class Command:
             assert len(stdin) <= 4096
             os.write(writing, stdin)
             os.close(writing)
-            status = cli.main(args)
+            status = main.main(args)
         return Result(status, *self._capsys.readouterr())
 
 
@@ -239,9 +239,9 @@ class Server:
 
     async def run(self, *args: str) -> None:
         try:
-            self.status = await cli._serve(cli._parser().parse_args(["serve", *args]))
+            self.status = await serve.run(main._parser().parse_args(["serve", *args]))
         except BaseException as exc:
-            self.status = cli._report(exc)
+            self.status = main._report(exc)
         self.ended.set()
 
 
@@ -359,9 +359,9 @@ async def test_serve_shows_ipv6_in_brackets(nursery: trio.Nursery, monkeypatch: 
 
 
 def test_peers_have_names() -> None:
-    assert cli._name(("192.0.2.1", 80)) == "192.0.2.1:80"
-    assert cli._name("/run/socket") == "/run/socket"
-    assert cli._name(None) == "peer"
+    assert serve._name(("192.0.2.1", 80)) == "192.0.2.1:80"
+    assert serve._name("/run/socket") == "/run/socket"
+    assert serve._name(None) == "peer"
 
 
 def test_serve_on_a_port_in_use(command: Command) -> None:
@@ -463,7 +463,7 @@ async def test_characters_may_come_in_pieces(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "input").write_bytes("\n".join(expected).encode())
     with (tmp_path / "input").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        assert [line async for line in cli._Lines("")] == expected
+        assert [line async for line in connect._Lines("")] == expected
 
 
 def test_connect_shows_binary_messages_in_hexadecimal(command: Command) -> None:
@@ -512,7 +512,7 @@ def test_connect_without_standard_streams(monkeypatch: pytest.MonkeyPatch) -> No
     with serving(greet) as port, monkeypatch.context() as patch:
         for name in ("stdin", "stdout", "stderr"):
             patch.setattr(sys, name, None)
-        status = cli.main(["connect", f"ws://{HOST}:{port}"])
+        status = main.main(["connect", f"ws://{HOST}:{port}"])
     assert status == 0
 
 
@@ -614,7 +614,7 @@ async def test_sending_ends_with_the_connection(monkeypatch: pytest.MonkeyPatch)
             nursery.start_soon(trio_ws.serve_over, server_end, echo)
             async with trio_ws.connect_over(client_end, "ws://test/") as ws:
                 await ws.aclose()
-                await cli._send_lines(ws, "")
+                await connect._send_lines(ws, "")
 
 
 def test_the_server_may_close_first() -> None:
@@ -685,7 +685,7 @@ def test_connect_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: 
         with os.fdopen(theirs) as terminal, serving(echo_one) as port:
             monkeypatch.setattr(sys, "stdin", terminal)
             os.write(ours, b"hello\n\x04")  # Ctrl-D
-            status = cli.main(["connect", f"ws://{HOST}:{port}"])
+            status = main.main(["connect", f"ws://{HOST}:{port}"])
     finally:
         os.close(ours)
     out, err = capsys.readouterr()
@@ -757,7 +757,7 @@ def test_demo_fails_when_the_answer_is_wrong(command: Command, monkeypatch: pyte
         async for _ in ws:
             await ws.send("something else")
 
-    monkeypatch.setattr(cli, "_echo", change)
+    monkeypatch.setattr(demo, "_echo", change)
     result = command("demo")
     assert result.status == 1
     assert result.err == "error: this is not what was sent\n"
@@ -789,7 +789,7 @@ def test_demo_as_a_process() -> None:
 )
 def test_wrong_usage(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(args)
+        main.main(args)
     out, err = capsys.readouterr()
     assert (caught.value.code, out) == (2, "")
     assert err.startswith("usage: python -m trio_ws ")
@@ -798,27 +798,27 @@ def test_wrong_usage(args: list[str], capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize("args", [["--help"], ["serve", "--help"], ["connect", "--help"], ["demo", "--help"]])
 def test_help(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(args)
+        main.main(args)
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("usage: python -m trio_ws ")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
+        main.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"trio_ws {trio_ws.__version__}\n"
 
 
 def test_what_is_no_outcome_is_raised() -> None:
     with pytest.raises(LookupError):
-        cli._report(LookupError("a mistake in the program"))
+        main._report(LookupError("a mistake in the program"))
 
 
 def test_errors_take_one_line() -> None:
-    assert cli._one_line(OSError(98, "Address already in use")) == "Address already in use"
-    assert cli._one_line(ValueError("two\nlines")) == "two lines"
-    assert cli._one_line(ValueError()) == "ValueError"
+    assert failure.one_line(OSError(98, "Address already in use")) == "Address already in use"
+    assert failure.one_line(ValueError("two\nlines")) == "two lines"
+    assert failure.one_line(ValueError()) == "ValueError"
 
 
 def test_what_a_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:

@@ -24,17 +24,17 @@ from hypothesis import strategies as st
 import trio_ws
 from trio_ws import Headers
 from trio_ws.exceptions import InvalidHeader
-from trio_ws.server.forwarded import (
+from trio_ws.server.forwarded.headers import find_client
+from trio_ws.server.forwarded.peer import Peer
+from trio_ws.server.forwarded.proxy_protocol import (
     MAX_HEADER_SIZE,
     MAX_LINE_SIZE,
-    Forwarding,
     InvalidProxyHeader,
-    Peer,
     ProxyHeader,
     ProxyHeaderParser,
-    find_client,
     read_proxy_header,
 )
+from trio_ws.server.forwarded.trust import Forwarding
 from trio_ws.stream import StreamBroken, Transport
 
 from .support import one_byte_pair

@@ -27,7 +27,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import trio_ws
-from trio_ws.client.proxy import BODY_TIMEOUT, Proxy, find_proxy, open_tunnel, parse_proxy
+from trio_ws.client.proxy import Proxy, find_proxy, open_tunnel, parse_proxy
+from trio_ws.client.proxy.tunnel import BODY_TIMEOUT
 from trio_ws.exceptions import ConnectFailed, InvalidProxy, OpenTimeout, ProxyFailed, TLSFailed
 from trio_ws.http11.body import MAX_BODY_SIZE
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES

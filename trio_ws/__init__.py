@@ -31,14 +31,9 @@ from .client.backoff import Backoff, is_retryable
 from .client.connect import Connecting, connect, connect_over, connect_unix
 from .client.cookies import CookiesLike
 from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
-from .client.proxy import Proxy, parse_proxy
-from .client.reconnecting import (
-    ReconnectingChannel,
-    ReconnectPhase,
-    ReconnectState,
-    WhenDown,
-    open_reconnecting,
-)
+from .client.proxy.values import Proxy, parse_proxy
+from .client.reconnecting.channel import ReconnectingChannel, WhenDown, open_reconnecting
+from .client.reconnecting.state import ReconnectPhase, ReconnectState
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
     BodyTooBig,
@@ -81,7 +76,7 @@ from .observe.logs import LogConnections, LogFrames
 from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
 from .server.auth import CheckCredentials, basic_auth
-from .server.forwarded import TrustedProxies
+from .server.forwarded.trust import TrustedProxies
 from .server.limits import Limits
 from .server.listeners import open_systemd_listeners
 from .server.options import ServeOptions

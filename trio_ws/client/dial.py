@@ -11,7 +11,9 @@ import trio
 from ..exceptions import ConnectFailed, TLSFailed
 from ..stream import StreamBroken, explain, explain_addresses, start_tls
 from ..uri import WebSocketURI
-from .proxy import Proxy, connect_through, find_proxy, to_proxy
+from .proxy.environment import find_proxy
+from .proxy.tunnel import connect_through
+from .proxy.values import Proxy, to_proxy
 from .redirect import same_origin, show
 
 __all__ = ["Dialer"]

@@ -35,7 +35,9 @@ from ..protocol.handshake import accept, is_upgrade, reject
 from ..settings import Settings
 from ..stream import StreamBroken, Transport
 from ..tasks import GOODBYE_TIMEOUT, GRACE, Connection
-from .forwarded import ProxyHeader, find_client, peer_of
+from .forwarded.headers import find_client
+from .forwarded.peer import peer_of
+from .forwarded.proxy_protocol import ProxyHeader
 from .policy import HandshakePolicy
 from .server import Opening, Server, ServerWebSocket
 

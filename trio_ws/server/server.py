@@ -19,7 +19,8 @@ from ..http11.messages import reason_phrase
 from ..stream import Transport
 from ..tasks import GOODBYE_TIMEOUT, GRACE, Connection
 from ..websocket import WebSocket, make_close
-from .forwarded import Forwarding, Peer, peer_of
+from .forwarded.peer import Peer, peer_of
+from .forwarded.trust import Forwarding
 
 __all__ = [
     "Handler",

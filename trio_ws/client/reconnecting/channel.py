@@ -1,54 +1,28 @@
-"""Connecting again when a connection is lost, behind a channel that lives across connections: ``open_reconnecting``.
-
-A task behind the channel, the *supervisor*, connects, calls ``on_connect``, and connects again; whoever sends or
-receives need not know.
-
-Rules 1 to 4 are in :mod:`trio_ws.client.connector`. The rules of the channel:
-
-8. **Received messages are delivered**, in order and once, also those that had come in when their connection ended. No
-   more are taken from a connection than is asked for, so backpressure reaches the server.
-9. **A message is sent once, on one connection, or not at all.** ``send`` tries the next connection only if the last one
-   has not taken the message.
-10. **A connection is open when on_connect has returned.** Nobody else uses it before. It has ``open_timeout`` seconds,
-    like the opening handshake before it; without a limit, a server that accepts and then says nothing would be the end
-    of reconnecting. What it raises is asked about as if connecting had raised it.
-11. **Errors come out of calls**: of ``receive``, ``send`` and iteration, as they are. The supervisor does not raise, so
-    nothing comes out of the block by itself.
-12. **Who watches never holds up anybody**: a watcher gets the newest state, and misses those in between.
-
-What if it is cancelled? The supervisor is shielded, like the tasks of a connection, so that the user can still clean
-up when the block is cancelled: it is on the way out that ``aclose()`` is cancelled, which ends the connection at once.
-Then it cancels the supervisor, in whatever that is doing, and waits for it: it has nothing to do that takes time, if
-``on_connect`` has not. Those who wait to send or receive have changed nothing.
-"""
+"""A channel that lives across connections: ``open_reconnecting``, ``ReconnectingChannel``."""
 
 from __future__ import annotations
 
-import enum
-import math
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import attrs
 import trio
 
-from ..exceptions import ConnectionClosed, ConnectionClosedLocally, ConnectionClosedOK, NotConnected, OpenTimeout
-from ..frames import CloseCode, Opcode
-from ..protocol import Message
-from ..tasks import GRACE
-from ..websocket import Sendable, WebSocket, code_after, make_close, prepare
-from .backoff import Backoff, Retries
-from .backoff import is_retryable as is_retryable_by_default
-from .connect import Connecting
-from .connector import Connector, Target, check_retrying
-from .options import ConnectOptions
+from ...exceptions import ConnectionClosed, NotConnected
+from ...frames import CloseCode, Opcode
+from ...protocol import Message
+from ...websocket import Sendable, WebSocket, code_after, make_close, prepare
+from ..backoff import Backoff, Retries
+from ..backoff import is_retryable as is_retryable_by_default
+from ..connector import Connector, Target, check_retrying
+from ..options import ConnectOptions
+from .state import ReconnectPhase, ReconnectState
+from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-__all__ = ["ReconnectPhase", "ReconnectState", "ReconnectingChannel", "WhenDown", "open_reconnecting"]
+__all__ = ["ReconnectingChannel", "WhenDown", "open_reconnecting"]
 
 #: What :meth:`ReconnectingChannel.send` does while there is no connection.
 WhenDown: TypeAlias = Literal["wait", "fail"]
@@ -109,47 +83,6 @@ def open_reconnecting(
     return ReconnectingChannel(connector, Retries(backoff, is_retryable), on_connect, when_down)
 
 
-class ReconnectPhase(enum.Enum):
-    """What a :class:`ReconnectingChannel` is doing.
-
-    Attributes:
-        CONNECTING: It connects, or ``on_connect`` is running.
-        OPEN: There is a connection.
-        WAITING: It waits before it tries again.
-        CLOSED: It has ended, and will not connect again.
-    """
-
-    CONNECTING = "connecting"
-    OPEN = "open"
-    WAITING = "waiting"
-    CLOSED = "closed"
-
-
-@attrs.frozen
-class ReconnectState:
-    """What a :class:`ReconnectingChannel` is doing, and why. As a string, it is made for logs.
-
-    Attributes:
-        phase: What it is doing.
-        attempts: How many times it has tried to connect, the attempt included that is under way.
-        error: Why the last connection ended, or could not be made; when it has ended, why. None if nothing has gone
-            wrong: there is a connection, or was none before, or you have closed it.
-        delay: Seconds from the beginning of the wait to the next attempt; None while it does not wait.
-    """
-
-    phase: ReconnectPhase
-    attempts: int
-    error: BaseException | None = None
-    delay: float | None = None
-
-    def __str__(self) -> str:
-        if self.phase is ReconnectPhase.WAITING:
-            return f"waiting {self.delay:.3g} seconds after attempt {self.attempts}: {_say(self.error)}"
-        if self.phase is ReconnectPhase.CLOSED:
-            return "closed" if self.error is None else f"closed: {_say(self.error)}"
-        return f"{self.phase.value}, attempt {self.attempts}"
-
-
 class ReconnectingChannel(trio.abc.Channel[Message]):
     """A channel of messages that lives across connections; see :func:`open_reconnecting`.
 
@@ -168,32 +101,14 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         on_connect: Callable[[WebSocket], Awaitable[object]] | None,
         when_down: WhenDown,
     ) -> None:
-        self._connector = connector
         self._retries = retries
-        self._on_connect = on_connect
         self._when_down = when_down
         self._manager = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
-        # Around the supervisor.
-        self._scope = trio.CancelScope(shield=True)
-        # What all wait in who wait for another state: senders, receivers, watchers.
-        self._waiting = trio.lowlevel.ParkingLot()
-        self._state = ReconnectState(ReconnectPhase.CONNECTING, 0)
-        # The connection that is open; and the one that the supervisor has to do with, be it open yet or still.
-        self._ws: WebSocket | None = None
-        self._made: WebSocket | None = None
-        # Messages of connections that have ended.
-        self._left: deque[Message] = deque()
-        # What it has ended with; where that was raised; and whether it is an end as it should be.
-        self._failure: BaseException | None = None
-        self._traceback: TracebackType | None = None
-        self._is_clean = False
-        # Whether the user has closed it; and whether the supervisor has ended.
-        self._closing = False
-        self._over = trio.Event()
+        self._supervisor = Supervisor(connector, retries, on_connect)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._state}>"
+        return f"<{type(self).__name__} {self._supervisor.state}>"
 
     @property
     def ws(self) -> WebSocket | None:
@@ -202,12 +117,12 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         It has what this class has not, such as :meth:`WebSocket.ping`. Closing it makes the channel go on to the next
         connection.
         """
-        return self._ws
+        return self._supervisor.ws
 
     @property
     def state(self) -> ReconnectState:
         """What it is doing."""
-        return self._state
+        return self._supervisor.state
 
     @property
     def attempts(self) -> int:
@@ -257,7 +172,7 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         """
         if when_down is not None:
             _check_when_down(when_down)
-        ws = self._ws
+        ws = self._supervisor.ws
         if ws is not None and _is_open(ws):
             try:
                 return await ws.send(message, text=text, compress=compress)
@@ -266,8 +181,8 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         # What cannot be sent is to be known now; and what waits cannot be changed any more.
         opcode, message = prepare(message, text)
         await trio.lowlevel.checkpoint()
-        while self._failure is None:
-            ws = self._ws
+        while self._supervisor.failure is None:
+            ws = self._supervisor.ws
             if ws is not None and _is_open(ws):
                 try:
                     return await ws.send(message, text=opcode is Opcode.TEXT, compress=compress)
@@ -275,12 +190,12 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
                     pass
             elif (when_down or self._when_down) == "fail":
                 self._check_entered()
-                is_open = self._state.phase is ReconnectPhase.OPEN
-                reason = "the connection is closing" if is_open else str(self._state)
-                raise NotConnected(reason) from self._state.error
+                is_open = self._supervisor.state.phase is ReconnectPhase.OPEN
+                reason = "the connection is closing" if is_open else str(self._supervisor.state)
+                raise NotConnected(reason) from self._supervisor.state.error
             else:
                 await self._wait()
-        raise self._failure.with_traceback(self._traceback)
+        raise self._supervisor.failure.with_traceback(self._supervisor.traceback)
 
     async def receive(self) -> Message:
         """Receive the next message, of the connection that there is or of the next one.
@@ -293,18 +208,18 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
             Exception: if the channel has ended and there is no message left: see :class:`ReconnectingChannel`.
         """
         while True:
-            if self._left or self._failure is not None:
+            if self._supervisor.left or self._supervisor.failure is not None:
                 await trio.lowlevel.checkpoint()
                 # Meanwhile somebody else may have taken what was left.
-                if self._left:
-                    return self._left.popleft()
-                if self._failure is not None:
-                    raise self._failure.with_traceback(self._traceback)
-            elif self._ws is None:
+                if self._supervisor.left:
+                    return self._supervisor.left.popleft()
+                if self._supervisor.failure is not None:
+                    raise self._supervisor.failure.with_traceback(self._supervisor.traceback)
+            elif self._supervisor.ws is None:
                 await self._wait()
             else:
                 try:
-                    return await self._ws.receive()
+                    return await self._supervisor.ws.receive()
                 except ConnectionClosed:
                     pass  # the supervisor looks for what is left, and for the next one
 
@@ -312,14 +227,14 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         try:
             return await self.receive()
         except ConnectionClosed:
-            if not self._is_clean:
+            if not self._supervisor.is_clean:
                 raise
             raise StopAsyncIteration from None
 
     async def _wait(self) -> None:
         """Wait for another state."""
         self._check_entered()
-        await self._waiting.park()
+        await self._supervisor.waiting.park()
 
     def _check_entered(self) -> None:
         if self._nursery is None:
@@ -332,8 +247,8 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
             raise RuntimeError("it is entered once: call open_reconnecting() again")
         await trio.lowlevel.checkpoint()
         self._nursery = await self._manager.__aenter__()
-        self._begin()
-        self._nursery.start_soon(self._supervise)
+        self._supervisor.begin()
+        self._nursery.start_soon(self._supervisor.run)
         return self
 
     async def __aexit__(
@@ -341,7 +256,7 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
     ) -> None:
         nurseries = trio.lowlevel.current_task().child_nurseries
         if not nurseries or nurseries[-1] is not self._nursery:
-            self._scope.cancel()
+            self._supervisor.scope.cancel()
             raise RuntimeError("it must be left in the task that entered it, after everything that was entered later")
         try:
             await self.aclose(code_after(exc))
@@ -369,130 +284,19 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         """
         make_close(code, reason)
         self._check_entered()
-        self._closing = True
+        self._supervisor.closing = True
         try:
-            if self._made is None:
+            if self._supervisor.made is None:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._made.aclose(code, reason)
+                await self._supervisor.made.aclose(code, reason)
         finally:
             # Whatever else the supervisor is doing: dialing, waiting, or calling on_connect.
-            self._scope.cancel()
-            if self._over.is_set():  # it had ended by itself
-                self._end_locally()
+            self._supervisor.scope.cancel()
+            if self._supervisor.over.is_set():  # it had ended by itself
+                self._supervisor.end_locally()
         # Not shielded: this may be on_connect, which is to end first. It is __aexit__() that sees to it.
-        await self._over.wait()
-
-    # -- The supervisor --------------------------------------------------------------------------------------------
-
-    @trio.lowlevel.enable_ki_protection
-    async def _supervise(self) -> None:
-        """Be connected, again and again. Never raises."""
-        try:
-            with self._scope:
-                while await self._try():
-                    self._made = None
-                    await self._retries.wait()
-                    self._begin()
-        except BaseException as exc:
-            # What on_connect raises that is no Exception; or what the predicate raises, or the source of random
-            # numbers.
-            self._fail(exc)
-        finally:
-            if self._closing or self._failure is None:
-                self._end_locally()
-            self._over.set()
-
-    def _begin(self) -> None:
-        self._retries.begin()
-        self._set(ReconnectPhase.CONNECTING, self.last_error)
-
-    async def _try(self) -> bool:
-        """Try to be connected. Return whether to connect again."""
-        try:
-            return await self._be_connected()
-        except Exception as exc:
-            return self._decide(exc)
-
-    async def _be_connected(self) -> bool:
-        """Be connected once, from the attempt to the end. Return whether to connect again."""
-        connecting = await self._connector.dial()
-        async with connecting as ws:
-            self._made = ws
-            await self._greet(ws, connecting)
-            if self._closing:
-                return False
-            connection = ws._connection
-            opened_at = trio.current_time()
-            self._ws = ws
-            self._set(ReconnectPhase.OPEN)
-            await connection.settled.wait()
-            lived = trio.current_time() - opened_at
-            self._keep_what_is_left(ws)
-            go_on = self._decide(connection.error(), lived)
-            # The server should hang up; nobody is to wait for that for long. And those who were woken in the same
-            # moment are told how it ended, before we close it.
-            with trio.move_on_after(GRACE):
-                await connection.closed.wait()
-            connection.abort()
-        return go_on
-
-    async def _greet(self, ws: WebSocket, connecting: Connecting) -> None:
-        if self._on_connect is None or self._closing:
-            return
-        timeout = connecting._settings.open_timeout
-        with trio.move_on_after(math.inf if timeout is None else timeout) as scope:
-            await self._on_connect(ws)
-        if scope.cancelled_caught:
-            assert timeout is not None
-            raise OpenTimeout(connecting._uri.host_header, timeout)
-
-    def _keep_what_is_left(self, ws: WebSocket) -> None:
-        """Keep the messages of a connection that has ended, until they are received."""
-        self._ws = None
-        left = ws._connection.inbox.take_rest()
-        # An inbox is bounded, but there may be any number of them.
-        excess = sum(map(len, left)) + sum(map(len, self._left)) - ws._connection.settings.receive_buffer
-        while self._left and excess > 0:
-            excess -= len(self._left.popleft())
-        self._left.extend(left)
-
-    def _decide(self, exc: BaseException, lived: float | None = None) -> bool:
-        """Decide what follows on a failure, or on the end of a connection. Return whether to connect again."""
-        if self._closing:
-            return False
-        # Closing the connection by hand is how to ask for the next one.
-        wanted = lived is not None and isinstance(exc, ConnectionClosedLocally)
-        wanted = wanted or self._retries.is_wanted(exc)
-        delay = self._retries.schedule(exc, lived)
-        if not wanted or delay is None:
-            self._fail(exc, is_clean=isinstance(exc, ConnectionClosedOK) and not wanted)
-            return False
-        self._set(ReconnectPhase.WAITING, exc, delay)
-        return True
-
-    def _fail(self, exc: BaseException, *, is_clean: bool = False) -> None:
-        """End because of an exception."""
-        self._end_with(exc, is_clean)
-        self._set(ReconnectPhase.CLOSED, exc)
-
-    def _end_locally(self) -> None:
-        """End because the user has closed it, whatever it had ended with before."""
-        made = self._made
-        self._left.clear()
-        self._end_with(ConnectionClosedLocally(None, None) if made is None else made._connection.error(), True)
-        if self._state.phase is not ReconnectPhase.CLOSED:
-            self._set(ReconnectPhase.CLOSED)
-
-    def _end_with(self, exc: BaseException, is_clean: bool) -> None:
-        self._ws = None
-        self._failure = exc
-        self._traceback = exc.__traceback__
-        self._is_clean = is_clean
-
-    def _set(self, phase: ReconnectPhase, error: BaseException | None = None, delay: float | None = None) -> None:
-        self._state = ReconnectState(phase, self.attempts, error, delay)
-        self._waiting.unpark_all()
+        await self._supervisor.over.wait()
 
 
 class _States(AsyncIterator[ReconnectState]):
@@ -504,20 +308,16 @@ class _States(AsyncIterator[ReconnectState]):
 
     async def __anext__(self) -> ReconnectState:
         await trio.lowlevel.checkpoint()
-        while self._channel._state is self._seen:
+        while self._channel._supervisor.state is self._seen:
             if self._seen.phase is ReconnectPhase.CLOSED:
                 raise StopAsyncIteration
             await self._channel._wait()
-        self._seen = self._channel._state
+        self._seen = self._channel._supervisor.state
         return self._seen
 
 
 def _is_open(ws: WebSocket) -> bool:
     return not ws._connection.outbox.finished
-
-
-def _say(error: BaseException | None) -> str:
-    return str(error) or type(error).__name__
 
 
 def _check_when_down(when_down: Any) -> None:
