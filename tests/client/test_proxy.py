@@ -34,10 +34,10 @@ from trio_ws.http11.body import MAX_BODY_SIZE
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 from trio_ws.uri import parse_uri
 
-from . import proxies
-from .cancellation import Scheduling, at_every_point, cancel_at, fixture_scheduling, open_files
-from .proxies import PASSWORD, USERNAME, start_proxy
-from .support import Faulty
+from .. import proxies
+from ..cancellation import Scheduling, at_every_point, cancel_at, fixture_scheduling, open_files
+from ..proxies import PASSWORD, USERNAME, start_proxy
+from ..support import Faulty
 from .test_client import Breaking, start_tcp
 
 __all__ = ["fixture_scheduling"]
@@ -401,7 +401,7 @@ async def test_settings_of_the_system(system: str, monkeypatch: pytest.MonkeyPat
 
 async def test_nothing_is_imported_until_it_is_needed() -> None:
     code = "import sys, trio_ws; assert not {'python_socks', 'urllib.request'} & set(sys.modules)"
-    await trio.run_process([sys.executable, "-c", code], cwd=Path(__file__).parent.parent)
+    await trio.run_process([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent)
 
 
 # -- HTTP: what is asked, and what is answered -----------------------------------------------------------------------

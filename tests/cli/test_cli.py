@@ -32,7 +32,7 @@ from trio_ws.cli import connect, demo, failure, main, serve
 from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 HOST = "127.0.0.1"
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="there, a process cannot send such a signal")

@@ -37,7 +37,7 @@ from trio_ws.server.forwarded.proxy_protocol import (
 from trio_ws.server.forwarded.trust import Forwarding
 from trio_ws.stream import StreamBroken, Transport
 
-from .support import one_byte_pair
+from ..support import one_byte_pair
 
 Logs = pytest.LogCaptureFixture
 MockClock = trio.testing.MockClock

@@ -51,7 +51,7 @@ from trio_ws.testing import (
 )
 from trio_ws.websocket import WebSocket
 
-from .support import (
+from ..support import (
     KEY,
     OTHER,
     PAIRS,

@@ -27,7 +27,7 @@ from trio_ws.server.routing import RouteHandler
 from trio_ws.stream import Transport
 from trio_ws.testing import memory_websocket_pair
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 UPGRADE = Headers(
     {

@@ -38,15 +38,15 @@ from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import RequestParser
 from trio_ws.websocket import WebSocket
 
-from .cancellation import HANGS, KINDS, Scheduling, at_every_point, cancel_at, fixture_scheduling, is_closed
-from .support import URI, Peer, Streams, binary, close, memory_pair, pipe_pair, text
+from ..cancellation import HANGS, KINDS, Scheduling, at_every_point, cancel_at, fixture_scheduling, is_closed
+from ..support import URI, Peer, Streams, binary, close, memory_pair, pipe_pair, text
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 __all__ = ["fixture_scheduling"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 #: Waits as long as it may: 1, 2, 4, 8, ... seconds.
 LONGEST = Backoff(random=lambda: 1.0)

@@ -21,7 +21,7 @@ from trio_ws.exceptions import InvalidRedirect, InvalidStatus, OpenTimeout, TLSF
 from trio_ws.http11 import Response
 from trio_ws.uri import WebSocketURI, parse_uri
 
-from .webserver import WebServer, headers_seen, web_server
+from ..webserver import WebServer, headers_seen, web_server
 
 
 def to(*locations: str, status: int = 302) -> Response:

@@ -19,7 +19,7 @@ from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub import hub as hub_module
 from trio_ws.protocol import Role
 
-from .support import Peer, close, opened, pipe_pair, text
+from ..support import Peer, close, opened, pipe_pair, text
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

@@ -23,7 +23,7 @@ from trio_ws import PrometheusInstrument
 from trio_ws.protocol import Role
 from trio_ws.testing import memory_websocket_pair
 
-from .support import close, opened, pipe_pair, text
+from ..support import close, opened, pipe_pair, text
 
 settle = trio.testing.wait_all_tasks_blocked
 

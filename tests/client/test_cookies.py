@@ -13,7 +13,7 @@ from trio_ws.client.cookies import Cookies
 from trio_ws.http11 import Response
 from trio_ws.uri import parse_uri
 
-from .webserver import headers_seen, web_server
+from ..webserver import headers_seen, web_server
 
 HERE = parse_uri("ws://example.org/chat")
 

@@ -18,9 +18,9 @@ import trustme
 
 import trio_ws
 
-from . import proxies
+from .. import proxies
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
 
 CERTIFICATE = "/etc/ssl/example.org.pem"
 

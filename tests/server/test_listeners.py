@@ -18,7 +18,7 @@ import trio
 import trio_ws
 from trio_ws.server.listeners import open_tcp_listeners, open_unix_listener
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 unix_only = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
 

@@ -24,8 +24,8 @@ from trio_ws.protocol.deflate import Deflate, DeflateServer, PerMessageDeflate
 from trio_ws.testing import memory_websocket_pair
 from trio_ws.websocket import WebSocket
 
-from .cancellation import socket_pair
-from .support import (
+from ..cancellation import socket_pair
+from ..support import (
     PAIRS,
     Peer,
     Streams,
