@@ -198,3 +198,14 @@ __all__ = [
     "serve",
     "serve_over",
 ]
+
+
+def _show_public_names() -> None:
+    """Let ``repr`` and pickles show ``trio_ws.WebSocket``, wherever it is defined. Trio does the same."""
+    for name in __all__:
+        value = globals()[name]
+        if getattr(value, "__module__", "").startswith(f"{__name__}."):
+            value.__module__ = __name__
+
+
+_show_public_names()
