@@ -216,11 +216,10 @@ class Keepalive:
         if self._piece_since is not None:
             self._piece_since = None
             self.scope.deadline = self._due
-        if self._ping is not None and self._ping_end is None:
-            # It goes before all else. So it is among what was taken, or this was taken before it was there.
-            if not self._outbox.has_ping(self._ping.data):
-                self._ping_end = self._stream.written
-                self._look(trio.current_time())
+        # If a ping is not in the outbox any more, it is among what was written.
+        if self._ping is not None and self._ping_end is None and not self._outbox.has_ping(self._ping.data):
+            self._ping_end = self._stream.written
+            self._look(trio.current_time())
 
     def _limit_piece(self) -> None:
         """Set the deadline of a write that cannot be interrupted without breaking the stream."""

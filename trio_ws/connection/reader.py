@@ -143,9 +143,13 @@ async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
     state, inbox, stream = connection.state, connection.inbox, connection.stream
     inbox.end()
     state.advance(Event.PEER_ENDS)
-    if state.can_send and not inbox.is_finished_with:
+
+    def may_be_answered() -> bool:
+        return state.can_send and not inbox.is_finished_with
+
+    if may_be_answered():
         with trio.move_on_after(GRACE):
-            while state.can_send and not inbox.is_finished_with:
+            while may_be_answered():
                 await inbox.wait()
     if isinstance(ending, Close):
         # The answer is the echo of the code (RFC 6455, section 5.5.1); and the server closes the stream first.

@@ -206,7 +206,7 @@ class StreamAdapter:
 
         Args:
             chunks: Bytes, in order. They are taken out of the list, so that nothing that has been written is kept.
-            before_wait: Called before each wait for a socket, and before each piece of at most 64 KiB for another stream.
+            before_wait: Called before each wait for a socket, and before each piece of at most 64 KiB of other streams.
 
         Raises:
             StreamBroken: if the connection is lost, or an earlier write was not completed.

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 
 import trio
 
-from ..exceptions import ConnectionClosed, ConnectionClosedOK, InvalidData
+from ..exceptions import ConnectionClosedOK, InvalidData
 from ..frames import MAX_CONTROL_PAYLOAD, Close, CloseCode
 from ..http11 import Request, Response
 from ..protocol import Message, Role
@@ -127,7 +127,7 @@ class WebSocket(trio.abc.Channel[Message]):
         await self._checkpoint()
         connection = self._connection
         frame = (FIN | opcode, data, compress)
-        # Whoever still has messages to handle may have more to send, which can go out in the same write, if it is small.
+        # Whoever still has messages to handle may send more, and what is small can go out in the same write.
         if (connection.inbox.is_empty or len(data) >= LARGE) and write_at_once(connection, frame):
             return
         if not connection.outbox.put_nowait(frame):
