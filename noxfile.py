@@ -237,8 +237,12 @@ def sanitize(session: nox.Session) -> None:
     # -O3 is added as in pyproject.toml, so that what is checked is what users get.
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
     protocol = ["pure", "hot", "codec", "connection", "messages", "extensions"]
-    others = ["stream", "tasks", "websocket", "websocket_closing", "compression", "state_machine", "server"]
-    tests = [*(f"tests/protocol/test_{name}.py" for name in protocol), *(f"tests/test_{name}.py" for name in others)]
+    others = ["stream", "tasks", "websocket", "websocket_closing", "compression", "state_machine"]
+    tests = [
+        *(f"tests/protocol/test_{name}.py" for name in protocol),
+        *(f"tests/test_{name}.py" for name in others),
+        "tests/server/test_server.py",
+    ]
     env = {
         # They must be loaded before a Python that knows nothing of them.
         "LD_PRELOAD": ":".join(libraries),

@@ -108,7 +108,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: no
     - A name of ours may be short, as in the code: ``Close``, ``Close.parse``.
     - A field without an entry of its own leads to its class: ``Close.code``.
     - A name of another project becomes text if it exists; a misspelt one stays an error.
-    - So does what no page lists: type variables, type aliases, private classes in a signature.
+    - So does what no page lists: modules, type variables, type aliases, private classes in a signature.
     """
     if node.get("refdomain") != "py":
         return None
@@ -125,7 +125,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: no
     for name, found in located:
         parent, _, last = name.rpartition(".")
         ours = canonical(name).partition(".")[0] == "trio_ws"
-        can_be_listed = any(test(found) for test in (inspect.isclass, inspect.isroutine, inspect.ismodule))
+        can_be_listed = inspect.isclass(found) or inspect.isroutine(found)
         in_class = bool(parent) and inspect.isclass(pydoc.locate(parent))
         if not ours or last.startswith("_") or not (can_be_listed or in_class):
             return contnode

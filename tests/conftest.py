@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Before anything imports them: their assertions are those of the tests.
+pytest.register_assert_rewrite("tests.interop.compression", "tests.interop.peers")
+
 # Whatever a shell starts in the background ignores Ctrl-C, and so would all that is started from here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
 ``python tests/coverage_per_module.py`` checks all of them, ``... codec uri`` these two. The test file of
 ``trio_ws/protocol/codec.py`` is ``tests/protocol/test_codec.py``, that of ``trio_ws/uri.py`` is
-``tests/test_uri.py``.
+``tests/test_uri.py``. A folder of modules, such as ``trio_ws/http11/``, has one test file, ``tests/test_http11.py``.
 
 Coverage by accident, from tests that are about something else, goes away when they change; it does not
 count here. Each module has a pytest process to itself, so that nothing counts that another file's tests
@@ -24,10 +24,14 @@ DATA_STRUCTURES = ["datastructures", "exceptions", "frames", "http11", "uri"]
 
 
 def find_modules() -> dict[Path, Path]:
-    """Return each module that is checked and its test file."""
-    modules = {PACKAGE / f"{name}.py": ROOT / "tests" / f"test_{name}.py" for name in DATA_STRUCTURES}
-    for module in sorted(PACKAGE.glob("protocol/*.py")):
-        if module.stem != "__init__":
+    """Return each module, or folder of modules, that is checked, and its test file."""
+    modules = {}
+    for name in DATA_STRUCTURES:
+        folder = PACKAGE / name
+        modules[folder if folder.is_dir() else PACKAGE / f"{name}.py"] = ROOT / "tests" / f"test_{name}.py"
+    for module in sorted(PACKAGE.glob("protocol/*")):
+        is_module = module.suffix == ".py" and module.stem != "__init__"
+        if is_module or (module / "__init__.py").exists():
             modules[module] = ROOT / "tests" / "protocol" / f"test_{module.stem}.py"
     return modules
 
@@ -41,7 +45,14 @@ def check(module: Path, test_file: Path, data_file: Path) -> str | None:
     data = f"--data-file={data_file}"
     commands = [
         [*coverage, "run", data, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test_file)],
-        [*coverage, "report", data, "--show-missing", "--fail-under=100", f"--include={module}"],
+        [
+            *coverage,
+            "report",
+            data,
+            "--show-missing",
+            "--fail-under=100",
+            f"--include={module}/*" if module.is_dir() else f"--include={module}",
+        ],
     ]
     for command in commands:
         done = subprocess.run(

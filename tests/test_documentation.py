@@ -54,7 +54,7 @@ import trio.testing
 import trustme
 
 import trio_ws
-from trio_ws.cli import main as cli
+from trio_ws.cli.main import _parser
 
 from . import proxies
 
@@ -652,7 +652,7 @@ class Console:
             python, dash, module, *arguments = shlex.split(part)
             assert (python, dash) == ("python", "-m")
             if module == "trio_ws":
-                cli._parser().parse_args(arguments)
+                _parser().parse_args(arguments)
                 stdin = " ".join(shlex.split(text)[1:]) + "\n" if pipe else ""
                 self.run_command(arguments, stdin, shown)
             elif module == "nox":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import pickle
+import pkgutil
 import re
 import traceback
 from collections.abc import Iterator
@@ -50,12 +52,19 @@ BYE = Close(1000, "bye")
 GOING_AWAY = Close(1001, "")
 RESPONSE = Response(403, "Forbidden", {"Server": "x"}, b"no")
 
-#: Every class that the module defines, whether it exports it or not.
-ALL = [
-    cls
-    for cls in vars(exceptions).values()
-    if inspect.isclass(cls) and cls.__module__ == exceptions.__name__ and issubclass(cls, BaseException)
+MODULES = [
+    importlib.import_module(f"{exceptions.__name__}.{m.name}") for m in pkgutil.iter_modules(exceptions.__path__)
 ]
+
+#: Every class that the folder defines, whether it exports it or not.
+ALL = list(
+    dict.fromkeys(
+        cls
+        for module in MODULES
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and issubclass(cls, BaseException)
+    )
+)
 
 #: One value for each field that an exception has, by its name.
 VALUES: dict[str, Any] = {

@@ -23,21 +23,10 @@ from hypothesis import strategies as st
 
 from trio_ws.datastructures import Headers
 from trio_ws.exceptions import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
-from trio_ws.http11 import (
-    MAX_BODY_SIZE,
-    MAX_CHUNK_HEADER_SIZE,
-    MAX_HEAD_SIZE,
-    MAX_HEADERS,
-    MAX_INTERIM_RESPONSES,
-    Request,
-    RequestParser,
-    Response,
-    ResponseParser,
-    TunnelParser,
-    decode_body,
-    reason_phrase,
-    software,
-)
+from trio_ws.http11 import Request, RequestParser, Response, ResponseParser, TunnelParser
+from trio_ws.http11.body import MAX_BODY_SIZE, decode_body
+from trio_ws.http11.messages import reason_phrase, software
+from trio_ws.http11.parsers import MAX_CHUNK_HEADER_SIZE, MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
 deterministic = settings(derandomize=True, deadline=None)
 

@@ -1,4 +1,4 @@
-"""Imports only point up the table of modules. This reads the imports, and says the table again."""
+"""The table of modules: imports only point up it, no module is long, and the docstrings map it."""
 
 from __future__ import annotations
 
@@ -15,62 +15,112 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "trio_ws"
 
-# Each row may import from those above it, not from itself and not from those below.
-TABLE = [
-    ["version"],
-    ["exceptions"],
-    ["frames"],
-    ["datastructures"],
-    ["uri"],
-    ["http11"],
-    ["protocol.pure"],
-    ["protocol.compiled"],
-    ["protocol.hot"],
-    ["protocol.codec"],
-    ["protocol.extensions"],
-    ["protocol.messages"],
-    ["protocol.observed"],
-    ["protocol.grammar"],
-    ["protocol.deflate"],
-    ["protocol.handshake"],
-    ["protocol.closing"],
-    ["protocol.connection"],
-    ["protocol.__init__"],
-    ["instruments"],
-    ["settings"],
-    ["channels", "per_run"],
-    ["stream"],
-    ["tasks"],
-    ["websocket"],
-    ["bytestream"],
-    ["client.backoff", "client.cookies", "client.proxy", "client.redirect"],
-    ["client.options"],
-    ["client.dial", "client.request"],
-    ["client.connect"],
-    ["client.connector"],
-    ["client.attempts", "client.reconnecting"],
-    ["client.__init__"],
-    ["server.forwarded", "server.limits", "server.listeners", "server.origins"],
-    ["server.server"],
-    ["server.auth", "server.options", "server.policy", "server.routing"],
-    ["server.handshake"],
-    ["server.accept"],
-    ["server.serve"],
-    ["server.__init__"],
-    ["hub.backend", "hub.broadcast"],
-    ["hub.hub"],
-    ["hub.__init__"],
-    ["observe.logs", "observe.prometheus"],
-    ["observe.__init__"],
-    ["testing.faults", "testing.peer"],
-    ["testing.pair"],
-    ["testing.__init__"],
-    ["cli.main"],
-    ["cli.__init__"],
-    ["__main__"],
-    ["__init__"],
-]
-LEVELS = {module: level for level, row in enumerate(TABLE) for module in row}
+# The places of the package, in the order of its docstring, and the modules of each. A row may import from those above
+# it, of its own place and of others; not from itself and not from those below. An import for the type checker counts.
+TABLE = {
+    "values": [
+        ["version", "exceptions.base"],
+        ["exceptions.addresses", "exceptions.handshake", "exceptions.protocol"],
+        ["datastructures", "frames", "uri"],
+        ["http11.messages"],
+        ["http11.body"],
+        ["http11.parsers"],
+        ["http11.__init__"],
+        ["exceptions.closed", "exceptions.connecting", "exceptions.refused"],
+        ["exceptions.__init__"],
+    ],
+    "protocol": [
+        ["protocol.pure"],
+        ["protocol.compiled"],
+        ["protocol.hot"],
+        ["protocol.codec"],
+        ["protocol.extensions"],
+        ["protocol.messages"],
+        ["protocol.observed"],
+        ["protocol.grammar"],
+        ["protocol.deflate.settings"],
+        ["protocol.deflate.transform"],
+        ["protocol.deflate.negotiation"],
+        ["protocol.deflate.__init__"],
+        ["protocol.handshake"],
+        ["protocol.closing"],
+        ["protocol.connection"],
+        ["protocol.__init__"],
+    ],
+    "settings": [
+        ["instruments"],
+        ["settings"],
+    ],
+    "connection": [
+        ["channels", "per_run"],
+        ["stream"],
+        ["tasks"],
+        ["websocket"],
+        ["bytestream"],
+    ],
+    "client": [
+        ["client.backoff", "client.cookies", "client.redirect"],
+        ["client.proxy.values"],
+        ["client.proxy.environment", "client.proxy.tunnel"],
+        ["client.proxy.__init__"],
+        ["client.options"],
+        ["client.dial", "client.request"],
+        ["client.connect"],
+        ["client.connector"],
+        ["client.attempts"],
+        ["client.reconnecting.state"],
+        ["client.reconnecting.supervisor"],
+        ["client.reconnecting.channel"],
+        ["client.reconnecting.__init__"],
+        ["client.__init__"],
+    ],
+    "server": [
+        ["server.limits", "server.listeners", "server.origins"],
+        ["server.forwarded.trust"],
+        ["server.forwarded.proxy_protocol"],
+        ["server.forwarded.peer"],
+        ["server.forwarded.headers"],
+        ["server.forwarded.__init__"],
+        ["server.server"],
+        ["server.auth", "server.options", "server.policy", "server.routing"],
+        ["server.handshake"],
+        ["server.accept"],
+        ["server.serve"],
+        ["server.__init__"],
+    ],
+    "hub": [
+        ["hub.backend", "hub.broadcast"],
+        ["hub.hub"],
+        ["hub.__init__"],
+    ],
+    "observe": [
+        ["observe.logs", "observe.prometheus"],
+        ["observe.__init__"],
+    ],
+    "testing": [
+        ["testing.faults", "testing.peer"],
+        ["testing.pair"],
+        ["testing.__init__"],
+    ],
+    "cli": [
+        ["cli.failure"],
+        ["cli.connect", "cli.demo", "cli.serve"],
+        ["cli.main"],
+        ["cli.__init__"],
+    ],
+    "trio_ws": [
+        ["__main__"],
+        ["__init__"],
+    ],
+}
+ROWS = [row for rows in TABLE.values() for row in rows]
+LEVELS = {module: level for level, row in enumerate(ROWS) for module in row}
+
+# To be deleted when these modules are replaced: what still imports from below, and what is still too long.
+CIRCLES = {("instruments", "tasks"), ("instruments", "websocket")}
+TOO_LONG = {"channels", "tasks", "websocket"}
+
+MAX_LINES = 420
 
 # What a protocol without I/O has no use for.
 NO_IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "socket", "ssl", "threading", "time", "trio"}
@@ -85,20 +135,11 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def is_type_checking(test: ast.expr) -> bool:
-    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-
-
 def imports_of(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Yield the imports that happen at run time, wherever they are: in a function or under a condition too."""
-    for node in ast.iter_child_nodes(tree):
+    """Yield the imports, wherever they are: in a function, under a condition or for the type checker too."""
+    for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node
-        elif isinstance(node, ast.If) and is_type_checking(node.test):
-            for other in node.orelse:
-                yield from imports_of(ast.Module([other], []))
-        else:
-            yield from imports_of(node)
 
 
 def absolute_names(source: str, module: str) -> Iterator[tuple[str, list[str]]]:
@@ -142,11 +183,11 @@ def top_level_packages(module: str) -> set[str]:
 
 
 def test_the_table_names_no_module_twice() -> None:
-    assert len(LEVELS) == sum(map(len, TABLE))
+    assert len(LEVELS) == sum(map(len, ROWS))
 
 
 def test_there_is_something_to_test() -> None:
-    assert {"exceptions", "protocol.connection", "protocol.__init__", "__init__"} <= set(MODULES)
+    assert {"exceptions.__init__", "protocol.connection", "protocol.__init__", "__init__"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -157,8 +198,45 @@ def test_every_module_is_in_the_table(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_up(module: str) -> None:
     imported = imported_modules(MODULES[module].read_text("utf-8"), module)
-    wrong = {name for name in imported if LEVELS[name] >= LEVELS[module]}
+    wrong = {name for name in imported if LEVELS[name] >= LEVELS[module] and (module, name) not in CIRCLES}
     assert not wrong, f"{module} imports {wrong}, which are not above it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_short(module: str) -> None:
+    lines = MODULES[module].read_text("utf-8").count("\n")
+    assert lines <= MAX_LINES or module in TOO_LONG, f"{module} has {lines} lines"
+
+
+FOLDERS = [module.removesuffix(".__init__") for module in MODULES if module.endswith(".__init__")]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_has_a_map_of_itself(folder: str) -> None:
+    docstring = importlib.import_module(f"{PACKAGE}.{folder}").__doc__
+    assert docstring is not None
+    listed = re.findall(rf"~trio_ws\.({re.escape(folder)}\.\w+)`", docstring)
+    inside = [module.removesuffix(".__init__") for module in MODULES if module.startswith(f"{folder}.")]
+    assert sorted(listed) == sorted(module for module in inside if module.count(".") == folder.count(".") + 1)
+    levels = {module.removesuffix(".__init__"): level for module, level in LEVELS.items()}
+    assert [levels[module] for module in listed] == sorted(levels[module] for module in listed)
+
+
+def test_the_package_has_a_map_of_itself() -> None:
+    docstring = importlib.import_module(PACKAGE).__doc__
+    assert docstring is not None
+    listed = re.findall(r"^:mod:`trio_ws\.(\w+)`", docstring, re.MULTILINE)
+    # All but small ones that nobody looks for.
+    assert set(listed) == {module.partition(".")[0] for module in MODULES} - {
+        "__init__",
+        "__main__",
+        "per_run",
+        "version",
+    }
+    levels = {module.removesuffix(".__init__"): level for module, level in LEVELS.items()}
+    # Exceptions are among the values, and come first there: some of them are made of other values.
+    assert listed[0] == "exceptions"
+    assert [levels[module] for module in listed[1:]] == sorted(levels[module] for module in listed[1:])
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("protocol.")])
@@ -168,11 +246,15 @@ def test_the_protocol_does_no_io(module: str) -> None:
     assert not top_level_packages(module) & NO_IO - allowed
 
 
-def test_one_module_imports_h11() -> None:
-    assert [module for module in MODULES if "h11" in top_level_packages(module)] == ["http11"]
+def test_one_folder_imports_h11() -> None:
+    importing = [module for module in MODULES if "h11" in top_level_packages(module)]
+    assert importing == ["http11.messages", "http11.parsers"]
 
 
-@pytest.mark.parametrize("module", ["version", "frames", "datastructures", "uri", "http11"])
+@pytest.mark.parametrize(
+    "module",
+    ["version", "frames", "datastructures", "uri", *(module for module in MODULES if module.startswith("http11."))],
+)
 def test_the_data_structures_do_no_io(module: str) -> None:
     # An environment variable says whether the compiled functions are used.
     allowed = {"os"} if module == "protocol.hot" else set()
@@ -180,7 +262,9 @@ def test_the_data_structures_do_no_io(module: str) -> None:
 
 
 def test_exceptions_imports_trio_for_base_classes_only() -> None:
-    assert top_level_packages("exceptions") & NO_IO == {"trio"}
+    for module in MODULES:
+        if module.startswith("exceptions."):
+            assert top_level_packages(module) & NO_IO <= {"trio"}
 
 
 @pytest.mark.parametrize(
@@ -198,8 +282,8 @@ def test_exceptions_imports_trio_for_base_classes_only() -> None:
         ("tasks", "import trio_ws_other", set()),
         ("tasks", "def f():\n    if x:\n        from .frames import Frame", {"frames"}),
         ("tasks", "try:\n    import a\nexcept ImportError:\n    from . import uri", {"uri"}),
-        ("tasks", "if TYPE_CHECKING:\n    from .frames import Frame\nelse:\n    from . import uri", {"uri"}),
-        ("tasks", "if typing.TYPE_CHECKING:\n    from .frames import Frame", set()),
+        ("tasks", "if TYPE_CHECKING:\n    from .frames import Frame\nelse:\n    from . import uri", {"frames", "uri"}),
+        ("tasks", "if typing.TYPE_CHECKING:\n    from .frames import Frame", {"frames"}),
         ("tasks", "if not TYPE_CHECKING:\n    from .frames import Frame", {"frames"}),
         ("protocol.codec", "from . import pure", {"protocol.pure"}),
         ("protocol.codec", "from .pure import apply_mask", {"protocol.pure"}),
@@ -223,13 +307,6 @@ def test_what_a_protocol_module_exports_is_there(module: str) -> None:
     assert imported.__all__
     for name in imported.__all__:
         assert hasattr(imported, name)
-
-
-def test_the_protocol_has_a_map_of_itself() -> None:
-    docstring = importlib.import_module(f"{PACKAGE}.protocol").__doc__
-    assert docstring is not None
-    listed = re.findall(r"~trio_ws\.(protocol\.\w+)`", docstring)
-    assert sorted(listed) == [m for m in MODULES if m.startswith("protocol.") and not m.endswith("__init__")]
 
 
 def test_any_protocol_module_can_be_imported_first() -> None:

@@ -36,7 +36,8 @@ from trio_ws.exceptions import (
     TLSFailed,
 )
 from trio_ws.frames import Close, Frame, Opcode
-from trio_ws.http11 import MAX_HEAD_SIZE, MAX_HEADERS, ResponseParser
+from trio_ws.http11 import ResponseParser
+from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from trio_ws.protocol import Role
 from trio_ws.protocol.closing import CAN_RECEIVE, CAN_SEND, TRANSITIONS, ClosingEvent, ClosingState
 from trio_ws.protocol.codec import serialize

@@ -9,11 +9,7 @@
 :mod:`trio_ws.protocol`          the protocol without I/O: bytes in, events out
 :mod:`trio_ws.instruments`       ``Instrument``: the interface for observing connections
 :mod:`trio_ws.settings`          the options of a connection
-:mod:`trio_ws.channels`          the inbox and the outbox of a connection
-:mod:`trio_ws.stream`            the Trio stream below
-:mod:`trio_ws.tasks`             the tasks of a connection, and its rules
-:mod:`trio_ws.websocket`         ``WebSocket``: send, receive, ping, close
-:mod:`trio_ws.bytestream`        ``ByteStream``: a stream of bytes over a ``WebSocket``
+:mod:`trio_ws.connection`        how an open connection runs: ``WebSocket``, ``ByteStream``
 :mod:`trio_ws.client`            how a client opens a connection: ``connect``, ``attempts``, ``open_reconnecting``
 :mod:`trio_ws.server`            how a server accepts one: ``serve``, ``route``, ``basic_auth``, ``Limits``
 :mod:`trio_ws.hub`               how many get one message: ``broadcast``, ``Hub``
@@ -30,14 +26,9 @@ from .client.backoff import Backoff, is_retryable
 from .client.connect import Connecting, connect, connect_over, connect_unix
 from .client.cookies import CookiesLike
 from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
-from .client.proxy import Proxy, parse_proxy
-from .client.reconnecting import (
-    ReconnectingChannel,
-    ReconnectPhase,
-    ReconnectState,
-    WhenDown,
-    open_reconnecting,
-)
+from .client.proxy.values import Proxy, parse_proxy
+from .client.reconnecting.channel import ReconnectingChannel, WhenDown, open_reconnecting
+from .client.reconnecting.state import ReconnectPhase, ReconnectState
 from .connection.bytestream import ByteStream
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
@@ -84,7 +75,7 @@ from .observe.logs import LogConnections, LogFrames
 from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
 from .server.auth import CheckCredentials, basic_auth
-from .server.forwarded import TrustedProxies
+from .server.forwarded.trust import TrustedProxies
 from .server.limits import Limits
 from .server.listeners import open_systemd_listeners
 from .server.options import ServeOptions
@@ -207,3 +198,14 @@ __all__ = [
     "serve",
     "serve_over",
 ]
+
+
+def _show_public_names() -> None:
+    """Let ``repr`` and pickles show ``trio_ws.WebSocket``, wherever it is defined. Trio does the same."""
+    for name in __all__:
+        value = globals()[name]
+        if getattr(value, "__module__", "").startswith(f"{__name__}."):
+            value.__module__ = __name__
+
+
+_show_public_names()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias, Union, cast
 
-from .exceptions import InvalidHeader
+from .exceptions.handshake import InvalidHeader
 
 __all__ = ["Headers", "HeadersLike", "MultipleValuesError"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from .exceptions import InvalidData, ProtocolError
+from .exceptions.protocol import InvalidData, ProtocolError
 
 __all__ = ["Close", "CloseCode", "Frame", "Opcode"]
 

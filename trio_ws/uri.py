@@ -9,7 +9,7 @@ import urllib.parse
 import attrs
 import idna
 
-from .exceptions import InvalidURI
+from .exceptions.addresses import InvalidURI
 
 __all__ = ["WebSocketURI", "is_unix", "parse_unix_uri", "parse_uri"]
 

@@ -37,8 +37,8 @@ import trio
 
 import trio_ws
 from trio_ws.connection import encoder as encoding
-from trio_ws.protocol import deflate
-from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate
+from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate, transform
+from trio_ws.protocol.deflate.settings import WINDOW_BITS
 
 KIB = 1024
 ROUNDS = 5
@@ -51,7 +51,7 @@ Table: TypeAlias = "tuple[str, list[list[object]]]"
 
 def use(back_end: str) -> Any:
     """Let the library compress with this, whatever it has chosen itself."""
-    module = vars(deflate)["zlib"] = importlib.import_module(BACK_ENDS[back_end])
+    module = vars(transform)["zlib"] = importlib.import_module(BACK_ENDS[back_end])
     return module
 
 
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 
     level: int = Deflate().level
     mem_level: int = Deflate().mem_level
-    bits: int = deflate._WINDOW_BITS
+    bits: int = WINDOW_BITS
     takeover: bool = True
 
     def options(self) -> Deflate:
@@ -167,13 +167,13 @@ def transform_memory(back_end: str, bits: int, mem_level: int | None, resting: b
         function, messages = decode, [encode(sender, message) for message in messages]
     transforms = [choice.transform() for _ in range(2 * COMPRESSORS)]
     before = 0.0
-    for at, transform in enumerate(transforms):
+    for at, compressor in enumerate(transforms):
         if at == COMPRESSORS:
             before = resident()  # the first half has used up what was free by chance
         for message in messages:
-            function(transform, message)
+            function(compressor, message)
         if resting:
-            transform.rest()
+            compressor.rest()
     return (resident() - before) / COMPRESSORS
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import trio
 
 import trio_ws
-from trio_ws.protocol.deflate import BACK_END
+from trio_ws.protocol.deflate.transform import BACK_END
 
 HERE = Path(__file__).parent
 EXPECTED = dict(line.split() for line in (HERE / "expected.txt").read_text().splitlines())

@@ -5,10 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-# Before they are imported: their assertions are those of the tests.
-pytest.register_assert_rewrite("tests.interop.compression", "tests.interop.peers")
-
-from .peers import Certificates  # noqa: E402  # after the line that has to be before it
+from .peers import Certificates
 
 
 @pytest.fixture(autouse=True)

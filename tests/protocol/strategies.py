@@ -14,9 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from trio_ws.exceptions import MessageTooBig, NegotiationError, ProtocolError
-from trio_ws.protocol import Event, Protocol, Role, deflate
+from trio_ws.protocol import Event, Protocol, Role
 from trio_ws.protocol.codec import RSV2, RSV3
-from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate
+from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate, transform
 from trio_ws.protocol.extensions import Extension, Params, Shared
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -319,9 +319,9 @@ def back_end(name: str) -> Any:
 
 @contextmanager
 def compressing_with(module: Any) -> Iterator[None]:
-    """What deflate.py does meanwhile, it does with this library."""
+    """What transform.py does meanwhile, it does with this library."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deflate, "zlib", module)
+        patch.setattr(transform, "zlib", module)
         yield
 
 

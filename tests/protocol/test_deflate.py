@@ -418,8 +418,8 @@ def test_both_ends_agree(client: Deflate, server: Deflate) -> None:
 
 
 def fresh_module() -> Any:
-    """Return deflate.py as it is when it is imported now."""
-    spec = importlib.util.find_spec("trio_ws.protocol.deflate")
+    """Return transform.py as it is when it is imported now."""
+    spec = importlib.util.find_spec("trio_ws.protocol.deflate.transform")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -11,7 +11,7 @@ import pytest
 import trio.testing
 
 import trio_ws
-from trio_ws.server.forwarded import Forwarding
+from trio_ws.server.forwarded.trust import Forwarding
 from trio_ws.server.policy import HandshakePolicy
 from trio_ws.settings import Settings
 

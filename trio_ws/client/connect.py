@@ -19,7 +19,8 @@ from ..connection.session import Session
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectFailed, InvalidMessage, InvalidRedirect, InvalidStatus, OpenTimeout
-from ..http11 import Request, Response, ResponseParser, decode_body
+from ..http11 import Request, Response, ResponseParser
+from ..http11.body import decode_body
 from ..protocol import Role
 from ..protocol.handshake import check_response
 from ..settings import Settings, check_names, pick

@@ -12,7 +12,9 @@ from ..connection.stream import StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
 from ..uri import WebSocketURI
 from .explain import explain, explain_addresses
-from .proxy import Proxy, connect_through, find_proxy, to_proxy
+from .proxy.environment import find_proxy
+from .proxy.tunnel import connect_through
+from .proxy.values import Proxy, to_proxy
 from .redirect import same_origin, show
 from .tls import start_tls
 

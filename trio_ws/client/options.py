@@ -15,7 +15,7 @@ from ..datastructures import HeadersLike
 from ..settings import Options
 from ..uri import WebSocketURI
 from .cookies import CookiesLike
-from .proxy import Proxy
+from .proxy.values import Proxy
 
 __all__ = ["ConnectOptions", "ConnectOverOptions", "ConnectUnixOptions", "Credentials"]
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import attrs
 
 from ..datastructures import Headers, HeadersLike
-from ..http11 import Request, software
+from ..http11 import Request
+from ..http11.messages import software
 from ..protocol.deflate import DeflateClient
 from ..protocol.extensions import ClientExtension
 from ..protocol.handshake import build_request

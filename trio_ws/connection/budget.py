@@ -10,6 +10,8 @@ over with the waking is not lost.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import trio
 
 __all__ = ["Budget", "FairLock"]
@@ -23,14 +25,16 @@ class Budget:
 
     Attributes:
         used: How many are in use.
+        waited_for: Whether somebody may be in :meth:`wait`.
     """
 
-    __slots__ = ("_changed", "limit", "used")
+    __slots__ = ("_changed", "limit", "used", "waited_for")
 
     def __init__(self, limit: int) -> None:
         self._changed = trio.lowlevel.ParkingLot()
         self.limit: int = limit
         self.used: int = 0
+        self.waited_for: bool = False
 
     def fits(self, size: int) -> bool:
         """Whether an item of this size may be added."""
@@ -39,31 +43,42 @@ class Budget:
     def give_back(self, size: int) -> None:
         """Return what an item has used."""
         self.used -= size
-        if self._changed:
-            self._changed.unpark_all()
+        self.wake()
 
     async def wait(self) -> None:
         """Wait until something was given back, or :meth:`wake` was called. The waiter has to look again."""
+        self.waited_for = True
         await self._changed.park()
 
     def wake(self) -> None:
         """Let those who wait look again."""
-        self._changed.unpark_all()
+        if self.waited_for:
+            self.waited_for = False
+            self._changed.unpark_all()
 
 
 class FairLock:
     """A lock that goes to those who wait in the order in which they came, and to nobody once it is closed.
 
     Attributes:
-        owner: The task that holds it, or None.
+        owner: The task that holds it; True if one does that is not named; or None.
+        closed: Whether nobody can get it any more.
     """
 
-    __slots__ = ("_line", "closed", "owner")
+    __slots__ = ("_contended", "_line", "closed", "owner")
 
     def __init__(self) -> None:
         self._line = trio.lowlevel.ParkingLot()
-        self.owner: trio.lowlevel.Task | None = None
+        self._contended = False
+        self.owner: trio.lowlevel.Task | Literal[True] | None = None
         self.closed: bool = False
+
+    def acquire_nowait(self) -> bool:
+        """Take it if it is free, for a call that ends before its task can ask again. Return whether it is ours."""
+        if self.owner is not None or self.closed:
+            return False
+        self.owner = True
+        return True
 
     async def acquire(self, doing: str) -> bool:
         """Wait until it is ours. When cancelled, it is not.
@@ -83,15 +98,21 @@ class FairLock:
         if self.owner is None and not self.closed:
             self.owner = task
         elif not self.closed:
+            self._contended = True
             await self._line.park()
         return self.owner is task
 
     def release(self) -> None:
         """Hand it on to the next in line."""
-        woken = self._line.unpark()
-        self.owner = woken[0] if woken else None
+        self.owner = None
+        if self._contended:
+            woken = self._line.unpark()
+            self._contended = bool(woken)
+            if woken:
+                self.owner = woken[0]
 
     def close(self) -> None:
         """Turn away those who wait and all who come. Who holds it goes on."""
         self.closed = True
-        self._line.unpark_all()
+        if self._contended:
+            self._line.unpark_all()

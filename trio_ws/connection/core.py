@@ -45,7 +45,6 @@ connection that has ended is freed with the last reference to its WebSocket, wit
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -153,6 +152,7 @@ class Connection:
         """
         if self.state.advance(Event.CLOSE):
             self.outbox.finish(close)
+            self.keepalive.disarm()
             self.hurry(self.settings.close_timeout)
             self.inbox.wake_reader()
 
@@ -176,7 +176,8 @@ class Connection:
     def hurry(self, seconds: float) -> None:
         """Let the tasks end in so many seconds at the latest."""
         self.scope.deadline = min(self.scope.deadline, trio.current_time() + seconds)
-        self.keepalive.close_by(self.scope.deadline)
+        if not seconds:
+            self.cut()
 
     def cut(self) -> None:
         """Let the tasks end now, with a Close frame if that takes no waiting."""
@@ -201,7 +202,7 @@ class Connection:
 
     def _wake_all(self) -> None:
         self.outbox.finish(None)
-        self.keepalive.close_by(math.inf)
+        self.keepalive.disarm()
         self.keepalive.end_pings()
         self.inbox.settle()
         self.inbox.wake_reader()

@@ -53,9 +53,6 @@ class Intake(enum.Enum):
     DROP = "drop"
 
 
-_OPEN = frozenset({Intake.KEEP, Intake.SHED})
-
-
 class Inbox:
     """Received messages that wait for somebody to receive them.
 
@@ -119,27 +116,37 @@ class Inbox:
     # -- The reader's side -----------------------------------------------------------------------------------------
 
     def put(self, items: list[Message | LastPart]) -> None:
-        """Add what has come in, however full the inbox is. After the end it is dropped."""
-        if self._intake is Intake.SHED:
-            count = self._count_fitting(items)
-            if count < len(items):
-                self._add(items[:count])
-                self.end()
-                self._drop_message_in_progress()
-        if self._intake in _OPEN:
-            self._add(items)
+        """Add what has come in, however full the inbox is, and see to the message in progress.
 
-    def put_progress(self) -> None:
-        """Hand on what has come of the message in progress if somebody waits for it; drop it if nobody ever will."""
-        if self._intake not in _OPEN:
+        Args:
+            items: Whole messages, and ends of messages in parts. The list belongs to the inbox then.
+        """
+        if self._intake is Intake.KEEP:
+            self._add(items)
+        elif self._intake is Intake.SHED:
+            count = self._count_fitting(items)
+            self._add(items[:count])
+            if count < len(items):
+                self.end()
+        if self._wants_parts or not self.is_open:
+            self._put_progress()
+
+    def _put_progress(self) -> None:
+        """Hand on what has come of the message in progress to the one who waits for it, or drop it if nobody will."""
+        if not self.is_open:
             self._drop_message_in_progress()
-        elif self._wants_parts and self._protocol.held and self._channel.statistics().tasks_waiting_receive:
+        elif self._protocol.held and self._channel.statistics().tasks_waiting_receive:
             # Whoever waits gets it at once. A wait that was cancelled meanwhile has taken nothing.
             self._add([Part(self._protocol.take_part())])
 
+    @property
+    def is_open(self) -> bool:
+        """Whether more can be added."""
+        return self._intake is Intake.KEEP or self._intake is Intake.SHED
+
     def end(self) -> None:
         """Close the inbox for more. What is there can still be received."""
-        if self._intake in _OPEN:
+        if self.is_open:
             self._intake = Intake.ENDED
             self._put.close()
 
@@ -152,9 +159,11 @@ class Inbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether the reader has to wait: the budget is spent, and nobody waits for a message that is incomplete."""
+        """Whether the reader has to wait: the budget is spent, and nobody waits for more."""
+        if self._waiting or self._intake is not Intake.KEEP:
+            return False
         size = self._budget.used + self._protocol.held
-        return size >= self._budget.limit and size > 0 and not self._waiting and self._intake is Intake.KEEP
+        return size >= self._budget.limit and size > 0
 
     @property
     def is_finished_with(self) -> bool:
@@ -173,7 +182,6 @@ class Inbox:
         if items:
             size = sum(map(getsizeof, items))
             self._budget.used += size
-            self._waiting = False  # whoever waits has got something
             self._put.send_nowait((items, size))
 
     def _count_fitting(self, items: list[Message | LastPart]) -> int:
@@ -201,7 +209,7 @@ class Inbox:
     @trio.lowlevel.enable_ki_protection
     async def get(self) -> Message | None:
         """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
-        if not await self.lock.acquire("receive_stream()"):
+        if not (self.lock.acquire_nowait() or await self.lock.acquire("receive_stream()")):
             return None
         try:
             if self._ready or await self._take_batch():
@@ -348,7 +356,7 @@ class Inbox:
         if self._take_batch_nowait():
             return True
         self._waiting, self._wants_parts = True, parts
-        self.wake_reader()  # it goes on for whoever waits, and ends what everything was received of
+        self._budget.wake()  # the reader goes on for whoever waits, and ends what everything was received of
         try:
             items, size = await self._channel.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):

@@ -216,11 +216,10 @@ class Keepalive:
         if self._piece_since is not None:
             self._piece_since = None
             self.scope.deadline = self._due
-        if self._ping is not None and self._ping_end is None:
-            # It goes before all else. So it is among what was taken, or this was taken before it was there.
-            if not self._outbox.has_ping(self._ping.data):
-                self._ping_end = self._stream.written
-                self._look(trio.current_time())
+        # If a ping is not in the outbox any more, it is among what was written.
+        if self._ping is not None and self._ping_end is None and not self._outbox.has_ping(self._ping.data):
+            self._ping_end = self._stream.written
+            self._look(trio.current_time())
 
     def _limit_piece(self) -> None:
         """Set the deadline of a write that cannot be interrupted without breaking the stream."""
@@ -261,11 +260,13 @@ class Keepalive:
         """Whether it is time for the next ping."""
         return trio.current_time() >= self._next_at
 
-    def close_by(self, deadline: float) -> None:
-        """Judge the peer no more, but let the writer end at a time: the closing handshake has a deadline of its own."""
-        self._due = self.scope.deadline = deadline if self._armed else min(deadline, self._due)
+    def disarm(self) -> None:
+        """Judge the peer no more: the closing handshake has a deadline of its own."""
         self._armed = False
-        self._piece_since = None
+        self._due = math.inf
+        if self._piece_since is not None:
+            self._piece_since = None
+            self.scope.deadline = math.inf
 
     def hold(self) -> None:
         """Let nothing interrupt the writer but its end, until :meth:`release`."""

@@ -32,8 +32,9 @@ async def run(connection: Connection) -> None:
             state.fail(trio.TooSlowError(f"the closing handshake took longer than {seconds:g} seconds (close_timeout)"))
     finally:
         connection.keepalive.stop()
-        with trio.CancelScope(shield=True):
-            await connection.writer_done.wait()
+        if not connection.writer_done.is_set():
+            with trio.CancelScope(shield=True):
+                await connection.writer_done.wait()
         connection.settle()
         await connection.stream.aclose(GOODBYE_TIMEOUT)
         state.advance(Event.STREAM_CLOSED)
@@ -61,31 +62,40 @@ async def _receive(connection: Connection) -> Close | ProtocolError | None:
     stream, inbox, protocol = connection.stream, connection.inbox, connection.protocol
     received, connection.received = connection.received, b""
     ending = await _take_in(connection, received) if received else None
-    again = 0
+    reads = 0
     while ending is None:
-        await _wait_for_room(connection)
-        # Large frames that somebody waits for come in large reads.
-        size = min(max(protocol.expected, RECEIVE_SIZE), MAX_RECEIVE_SIZE) if inbox.is_empty else RECEIVE_SIZE
-        data: bytes | memoryview | None = stream.receive_now(size) if 0 < again < _READS else None
-        if data is None:
-            again = 0
-            data = await stream.receive_view(size)
+        if not reads:
+            # Before there must be room: whoever was given something in the last step has taken it by then.
+            await stream.wait_readable()
+        if inbox.is_full:
+            await _wait_for_room(connection)
+        size = _read_size(protocol.expected) if inbox.is_empty else RECEIVE_SIZE
+        data = stream.receive_now(size) if stream.is_socket else await stream.receive_view(size)
+        if data is None:  # it was not there yet
+            reads = 0
+            continue
         if not data:
             return None
-        # More is there already, most likely, if it was as much as there can be. Otherwise it would cost a system call.
-        again = again + 1 if stream.is_socket and len(data) == size else 0
+        # After a full read more is there already, most likely. After others, looking for it costs what waiting does.
+        full = stream.is_socket and len(data) == size
         ending = await _take_in(connection, data)
         del data  # not to be kept while nothing comes
+        reads = (reads + 1) % _READS if full and inbox.is_empty else 0
     return ending
 
 
+def _read_size(expected: int) -> int:
+    """Return how many bytes to read where so many are expected. Of large frames, several are read at once."""
+    if expected <= RECEIVE_SIZE:
+        return RECEIVE_SIZE
+    return min(max(expected, 4 * RECEIVE_SIZE), MAX_RECEIVE_SIZE)
+
+
 async def _wait_for_room(connection: Connection) -> None:
-    inbox = connection.inbox
-    if inbox.is_full:
-        connection.keepalive.pause()
-        while inbox.is_full:
-            await inbox.wait()
-        connection.keepalive.resume()
+    connection.keepalive.pause()
+    while connection.inbox.is_full:
+        await connection.inbox.wait()
+    connection.keepalive.resume()
 
 
 async def _take_in(connection: Connection, data: bytes | memoryview) -> Close | ProtocolError | None:
@@ -99,13 +109,14 @@ async def _take_in(connection: Connection, data: bytes | memoryview) -> Close | 
         if ending is not None:
             return ending
         await trio.lowlevel.checkpoint()
-        await _wait_for_room(connection)
+        if connection.inbox.is_full:
+            await _wait_for_room(connection)
     return _dispatch_events(connection)
 
 
 def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
     """Hand on what has come of the last step. Return what has ended the connection, which is always the last."""
-    protocol, inbox = connection.protocol, connection.inbox
+    protocol = connection.protocol
     items: list[Message | LastPart] = protocol.next_messages()  # type: ignore[assignment]  # the list is ours
     ending: Close | ProtocolError | None = None
     while (event := protocol.next_event()) is not None:
@@ -122,8 +133,7 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
     if items:
         ending = ending or connection.limits.check_received(len(items))
         connection.observer.note_messages(items)
-        inbox.put(items)
-    inbox.put_progress()
+    connection.inbox.put(items)
     connection.observer.report()
     return ending
 
@@ -133,9 +143,14 @@ async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
     state, inbox, stream = connection.state, connection.inbox, connection.stream
     inbox.end()
     state.advance(Event.PEER_ENDS)
-    with trio.move_on_after(GRACE):
-        while state.can_send and not inbox.is_finished_with:
-            await inbox.wait()
+
+    def may_be_answered() -> bool:
+        return state.can_send and not inbox.is_finished_with
+
+    if may_be_answered():
+        with trio.move_on_after(GRACE):
+            while may_be_answered():
+                await inbox.wait()
     if isinstance(ending, Close):
         # The answer is the echo of the code (RFC 6455, section 5.5.1); and the server closes the stream first.
         connection.begin_closing(ending)

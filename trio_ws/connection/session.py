@@ -54,10 +54,13 @@ class Session:
                 "a WebSocket must be left in the task that entered it, after everything that was entered later"
             )
         try:
-            with trio.CancelScope() as scope:
-                if exc is not None and _is_interrupted(exc):
-                    scope.cancel()  # do not wait for the peer
-                await self._ws.aclose(code_after(exc))
+            code = code_after(exc)
+            if code == CloseCode.GOING_AWAY:
+                with trio.CancelScope() as scope:
+                    scope.cancel()  # whoever is interrupted does not wait for the peer
+                    await self._ws.aclose(code)
+            else:
+                await self._ws.aclose(code)
         except trio.Cancelled:
             if exc is None:
                 raise

@@ -111,10 +111,22 @@ class StreamAdapter:
             except Exception as exc:
                 raise _broken(exc) from exc
         while True:
-            await self._wait(trio.lowlevel.wait_readable)
+            await self.wait_readable()
             received = self.receive_now(size)
             if received is not None:
                 return received
+
+    async def wait_readable(self) -> None:
+        """Wait until :meth:`receive_now` may return something, on a socket. Only one task may do so at a time.
+
+        Raises:
+            StreamBroken: if the connection is lost.
+        """
+        if self._socket is not None:
+            try:
+                await trio.lowlevel.wait_readable(self._fileno())
+            except (OSError, trio.ClosedResourceError) as exc:
+                raise _broken(exc) from exc
 
     @property
     def is_socket(self) -> bool:
@@ -150,17 +162,12 @@ class StreamAdapter:
             self._lost = _socket_broken(exc)
             raise self._lost from self._lost.__cause__
 
-    async def _wait(self, wait: Any) -> None:
-        """Wait until the socket can be read or written. Only one task may do so at a time."""
+    def _fileno(self) -> int:
         assert self._socket is not None
-        if self._socket.fileno() < 0:
-            # Trio would keep our task for good under this number.
-            exc = trio.ClosedResourceError("the socket is closed")
-            raise _broken(exc) from exc
-        try:
-            await wait(self._socket)
-        except (OSError, trio.ClosedResourceError) as exc:
-            raise _broken(exc) from exc
+        fd: int = self._socket.fileno()
+        if fd < 0:  # Trio would keep a task that waits for this number for good
+            raise trio.ClosedResourceError("the socket is closed")
+        return fd
 
     # -- Writing ---------------------------------------------------------------------------------------------------
 
@@ -191,7 +198,7 @@ class StreamAdapter:
         except OSError:
             return False
 
-    async def write(self, chunks: list[bytes], before_piece: Callable[[], object] = lambda: None) -> None:
+    async def write(self, chunks: list[bytes], before_wait: Callable[[], object] = lambda: None) -> None:
         """Write what was kept, and then all of that.
 
         When cancelled, a socket has written a part, and the next call goes on with the rest. Another stream is poisoned
@@ -199,7 +206,7 @@ class StreamAdapter:
 
         Args:
             chunks: Bytes, in order. They are taken out of the list, so that nothing that has been written is kept.
-            before_piece: Called before each piece of at most 64 KiB, where this is not a socket.
+            before_wait: Called before each wait for a socket, and before each piece of at most 64 KiB of other streams.
 
         Raises:
             StreamBroken: if the connection is lost, or an earlier write was not completed.
@@ -211,7 +218,10 @@ class StreamAdapter:
             chunks.clear()
             try:
                 while self._rest and not self._write_some():
-                    await self._wait(trio.lowlevel.wait_writable)
+                    before_wait()
+                    await trio.lowlevel.wait_writable(self._fileno())
+            except trio.ClosedResourceError as exc:
+                raise _broken(exc) from exc
             except OSError as exc:
                 self.poisoned = True
                 error = _socket_broken(exc)
@@ -220,7 +230,7 @@ class StreamAdapter:
         self.poisoned = True
         try:
             for piece in _pieces(chunks):
-                before_piece()
+                before_wait()
                 await self._stream.send_all(piece)
                 self.written += len(piece)
         except Exception as exc:

@@ -11,11 +11,12 @@ from typing import Any, Literal, overload
 
 import trio
 
-from ..exceptions import ConnectionClosed, ConnectionClosedOK, InvalidData
+from ..exceptions import ConnectionClosedOK, InvalidData
 from ..frames import MAX_CONTROL_PAYLOAD, Close, CloseCode
 from ..http11 import Request, Response
 from ..protocol import Message, Role
 from ..protocol.codec import FIN
+from ..protocol.connection import LARGE
 from .checkpoints import call_counter
 from .core import Connection
 from .parts import ReceiveStream, SendStream
@@ -126,8 +127,8 @@ class WebSocket(trio.abc.Channel[Message]):
         await self._checkpoint()
         connection = self._connection
         frame = (FIN | opcode, data, compress)
-        # Whoever still has messages to handle may have more to send, which can go out together.
-        if connection.inbox.is_empty and write_at_once(connection, frame):
+        # Whoever still has messages to handle may send more, and what is small can go out in the same write.
+        if (connection.inbox.is_empty or len(data) >= LARGE) and write_at_once(connection, frame):
             return
         if not connection.outbox.put_nowait(frame):
             connection.observer.report()
@@ -160,7 +161,10 @@ class WebSocket(trio.abc.Channel[Message]):
         await self._checkpoint()
         message = self._inbox.get_nowait()
         if message is None:
-            message = await self._wait_for_message()
+            self._connection.observer.report()
+            message = await self._inbox.get()
+        if message is None:
+            raise await self._connection.outcome()
         if decode is None or isinstance(message, str) is decode:
             return message
         if isinstance(message, str):
@@ -175,21 +179,14 @@ class WebSocket(trio.abc.Channel[Message]):
         message = self._inbox.get_nowait()
         if message is not None:
             return message
-        try:
-            return await self._wait_for_message()
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
-        except ConnectionClosed:
-            if self._connection.state.is_clean:
-                raise StopAsyncIteration from None
-            raise
-
-    async def _wait_for_message(self) -> Message:
         self._connection.observer.report()
         message = await self._inbox.get()
-        if message is None:
-            raise await self._connection.outcome()
-        return message
+        if message is not None:
+            return message
+        error = await self._connection.outcome()
+        if isinstance(error, ConnectionClosedOK) or self._connection.state.is_clean:
+            raise StopAsyncIteration
+        raise error
 
     def send_stream(self, *, text: bool = False, compress: bool = True) -> SendStream:
         """Send a message in parts, without knowing its end.
@@ -317,7 +314,7 @@ class WebSocket(trio.abc.Channel[Message]):
         itself. So a handler that neither sends nor receives learns that its peer has left. While messages that nobody
         receives fill the inbox, nothing of that can be noticed. When cancelled, nothing has happened.
         """
-        await trio.lowlevel.checkpoint()
+        await self._checkpoint()
         await self._connection.state.wait_for(Phase.CLOSED)
 
     def abort(self) -> None:

@@ -52,6 +52,8 @@ async def write(connection: Connection) -> None:
         while not keepalive.stopped:
             with keepalive.scope:
                 await _write_queued(connection)
+                if connection.protocol.closing.is_done:
+                    connection.settle()  # nothing can change that any more
                 return
             if not keepalive.stopped:
                 _do_what_is_due(connection)
@@ -142,10 +144,9 @@ async def _flush_close(connection: Connection) -> None:
 
 
 def _do_what_is_due(connection: Connection) -> None:
-    """Ping, or close because of a limit or a dead peer. When closing, end."""
+    """Ping, or close because of a limit or a dead peer."""
     if not connection.state.can_send:
-        connection.keepalive.stop()
-        return
+        return  # the closing handshake has a deadline of its own
     reason = connection.limits.expired()
     if reason is not None:
         connection.begin_closing(Close(CloseCode.GOING_AWAY, reason))

@@ -95,6 +95,11 @@ class Closing:
         self.can_receive: bool = True
 
     @property
+    def is_done(self) -> bool:
+        """Whether both have closed."""
+        return self.state is ClosingState.DONE
+
+    @property
     def is_clean(self) -> bool:
         """Whether both have closed, and neither said that something is wrong."""
         if self.state is not ClosingState.DONE:

@@ -145,6 +145,14 @@ class FrameDecoder:
         messages, self._position = take_messages(self._data, self._position, self._masked, limit, BATCH)
         return messages
 
+    def is_used_up(self) -> bool:
+        """Whether everything that has arrived was taken. Then nothing of it is kept."""
+        if self._position < len(self._data):
+            return False
+        self._data = b""
+        self._position = 0
+        return True
+
     def next_piece(self) -> Piece | None:
         """Return the next piece of what has arrived, or None if there is none until more arrives.
 

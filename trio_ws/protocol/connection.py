@@ -36,15 +36,15 @@ from .pure import Buffer, header
 if TYPE_CHECKING:
     from .extensions import Extension
 
-__all__ = ["Event", "OutgoingFrame", "Protocol"]
+__all__ = ["LARGE", "Event", "OutgoingFrame", "Protocol"]
 
 Event: TypeAlias = Message | LastPart | Frame | ProtocolError
 
 # Masking keys are drawn so many at a time: asking the operating system for each would cost more than the masking.
 _KEYS = 256
 
-# A payload that is smaller is copied to join its header. A larger one stays where it is, unless it is masked.
-_LARGE = 16 * 1024
+#: A payload that is smaller is copied to join its header. A larger one stays where it is, unless it is masked.
+LARGE = 16 * 1024
 
 #: A frame to send, as :meth:`Protocol.encode_all` takes it: the first byte of its header, with FIN and the opcode; its
 #: payload; and whether the extensions may transform it, or what they have made of it for other connections.
@@ -264,7 +264,7 @@ class Protocol:
             ProtocolError: if one of them may not be sent now. Then it is not known how far it has come.
         """
         if frames and self.closing.can_send and not self._sending:
-            small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < _LARGE]
+            small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < LARGE]
             if len(small) == len(frames):
                 if self._extensions:
                     small = [self._transform_whole(frame) if frame[2] else frame for frame in small]
@@ -306,7 +306,7 @@ class Protocol:
     def _frame(self, first_byte: int, data: bytes) -> list[bytes]:
         if self._random is not None:
             return [pack([(first_byte, data, True)], self._next_key(self._random))]
-        if len(data) < _LARGE:
+        if len(data) < LARGE:
             return [pack([(first_byte, data, True)])]
         return [header(first_byte, len(data)), data]
 

@@ -28,7 +28,8 @@ from ..exceptions import (
     InvalidUpgrade,
     NegotiationError,
 )
-from ..http11 import Request, Response, reason_phrase
+from ..http11 import Request, Response
+from ..http11.messages import reason_phrase
 from ..uri import WebSocketURI
 from .extensions import ClientExtension, Extension, Params, ServerExtension
 from .grammar import build_extensions, build_list, is_token, parse_extensions, parse_tokens

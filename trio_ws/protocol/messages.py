@@ -183,6 +183,8 @@ class MessageDecoder:
         while True:
             if not self._opcode and (messages := frames.take_messages(self._limit)):
                 yield messages
+                if frames.is_used_up():  # as most that arrives is whole messages
+                    return
                 continue
             piece = frames.next_piece()
             if piece is None:

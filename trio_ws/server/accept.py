@@ -23,7 +23,8 @@ from ..connection.stream import StreamAdapter, StreamBroken
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
 from ..settings import Settings
-from .forwarded import InvalidProxyHeader, ProxyHeader, peer_of, read_proxy_header
+from .forwarded.peer import peer_of
+from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
 from .handshake import RETRY_AFTER, logger, open_connection
 from .limits import AddressSlot, Limits
 from .origins import ANY

@@ -30,12 +30,15 @@ from ..connection.limits import NO_LIMITS, NoLimits
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..datastructures import Headers
 from ..exceptions import InvalidHandshake, InvalidMessage
-from ..http11 import Request, RequestParser, Response, reason_phrase
+from ..http11 import Request, RequestParser, Response
+from ..http11.messages import reason_phrase
 from ..protocol import Role
 from ..protocol.deflate import DeflateServer
 from ..protocol.handshake import accept, is_upgrade, reject
 from ..settings import Settings
-from .forwarded import ProxyHeader, find_client, peer_of
+from .forwarded.headers import find_client
+from .forwarded.peer import peer_of
+from .forwarded.proxy_protocol import ProxyHeader
 from .limits import Limits
 from .policy import HandshakePolicy
 from .server import Opening, Server, ServerWebSocket

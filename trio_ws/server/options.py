@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..datastructures import HeadersLike
 from ..settings import Options
-from .forwarded import TrustedProxies
+from .forwarded.trust import TrustedProxies
 from .origins import Origins
 from .server import ProcessRequest, ProcessResponse, SelectSubprotocol
 

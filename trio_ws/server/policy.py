@@ -10,10 +10,11 @@ import attrs
 
 from ..datastructures import Headers
 from ..exceptions import HostNotServed, InvalidHeader
-from ..http11 import Request, Response, software
+from ..http11 import Request, Response
+from ..http11.messages import software
 from ..protocol.handshake import check_headers, is_upgrade
 from ..version import __version__
-from .forwarded import Forwarding
+from .forwarded.trust import Forwarding
 from .origins import SAME_HOST, Origins, check_host, check_origin, check_origins
 from .server import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
 

@@ -12,7 +12,7 @@ import trio
 
 from ..settings import Settings, check_names, pick
 from .accept import Acceptor
-from .forwarded import Forwarding
+from .forwarded.trust import Forwarding
 from .limits import Limits
 from .listeners import open_tcp_listeners, open_unix_listener
 from .options import ServeOptions

@@ -17,8 +17,10 @@ from ..connection.stream import StreamAdapter
 from ..connection.websocket import WebSocket, connection_of, make_close
 from ..datastructures import Headers, HeadersLike
 from ..frames import Close, CloseCode
-from ..http11 import Request, Response, reason_phrase
-from .forwarded import Forwarding, Peer, peer_of
+from ..http11 import Request, Response
+from ..http11.messages import reason_phrase
+from .forwarded.peer import Peer, peer_of
+from .forwarded.trust import Forwarding
 
 __all__ = [
     "Handler",

@@ -1,0 +1,1364 @@
+"""Proxies: which one, what it is asked, every way in which it can refuse, and what is left behind (nothing).
+
+What HTTP proxies answer is tested over memory streams and on a virtual clock. SOCKS, TLS and whole connections need
+sockets. proxies.py has the proxies, those of others too.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import pickle
+import socket
+import ssl
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import trio_ws
+from trio_ws.client.proxy import Proxy, find_proxy, open_tunnel, parse_proxy
+from trio_ws.client.proxy.tunnel import BODY_TIMEOUT
+from trio_ws.exceptions import ConnectFailed, InvalidProxy, OpenTimeout, ProxyFailed, TLSFailed
+from trio_ws.http11.body import MAX_BODY_SIZE
+from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
+from trio_ws.uri import parse_uri
+
+from .. import proxies
+from ..cancellation import Scheduling, at_every_point, cancel_at, fixture_scheduling, open_files
+from ..proxies import PASSWORD, USERNAME, start_proxy
+from ..support import Faulty
+from .test_client import Breaking, start_tcp
+
+__all__ = ["fixture_scheduling"]
+
+Stream = trio.abc.Stream
+
+SCHEMES = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"]
+SOCKS = SCHEMES[2:]
+
+
+@pytest.fixture(autouse=True)
+async def watchdog() -> AsyncIterator[None]:
+    """Fails a test that hangs: with a virtual clock at once, because then there is nothing else to wait for."""
+    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+
+    async def bark() -> None:
+        await trio.sleep(1_000_000 if virtual else 60)
+        pytest.fail("the test hangs")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bark)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+# -- Names of proxies ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url, expected",
+    [
+        ("http://proxy.example", ("http", "proxy.example", 80, None, None)),
+        ("http://proxy.example:3128/", ("http", "proxy.example", 3128, None, None)),
+        ("https://proxy.example", ("https", "proxy.example", 443, None, None)),
+        ("socks4://proxy.example", ("socks4", "proxy.example", 1080, None, None)),
+        ("socks4a://user@proxy.example", ("socks4a", "proxy.example", 1080, "user", None)),
+        ("socks4a://user:@proxy.example", ("socks4a", "proxy.example", 1080, "user", "")),
+        ("socks5://user:pass@proxy.example", ("socks5", "proxy.example", 1080, "user", "pass")),
+        ("socks5h://proxy.example:9050", ("socks5h", "proxy.example", 9050, None, None)),
+        ("HTTP://Proxy.Example:00080", ("http", "proxy.example", 80, None, None)),
+        ("http://proxy.example:", ("http", "proxy.example", 80, None, None)),
+        ("http://127.0.0.1:3128", ("http", "127.0.0.1", 3128, None, None)),
+        ("http://[2001:DB8::0:1]:3128", ("http", "2001:db8::1", 3128, None, None)),
+        ("http://user:pass@[::1]", ("http", "::1", 80, "user", "pass")),
+        ("http://bücher.example", ("http", "xn--bcher-kva.example", 80, None, None)),
+        ("http://us%C3%A9r:p%40s%3As%2Fw@proxy.example", ("http", "proxy.example", 80, "usér", "p@s:s/w")),
+        ("http://usér:pàss@proxy.example", ("http", "proxy.example", 80, "usér", "pàss")),
+        ("http://user@proxy.example", ("http", "proxy.example", 80, "user", None)),
+        ("http://:pass@proxy.example", ("http", "proxy.example", 80, "", "pass")),
+        ("http://@proxy.example", ("http", "proxy.example", 80, "", None)),
+    ],
+)
+async def test_parse(url: str, expected: tuple[Any, ...]) -> None:
+    assert parse_proxy(url) == Proxy(*expected)
+
+
+INVALID = [
+    "",
+    "proxy.example",
+    "proxy.example:3128",
+    "//proxy.example",
+    "http:proxy.example",
+    "http:/proxy.example",
+    "http://",
+    "http:///",
+    "http://:3128",
+    "http://user:pass@",
+    "http://user:pass@:3128",
+    "ftp://proxy.example",
+    "socks://proxy.example",
+    "wss://proxy.example",
+    "http://proxy.example:0",
+    "http://proxy.example:65536",
+    "http://proxy.example:http",
+    "http://proxy.example:٣",
+    "http://proxy.example/path",
+    "http://proxy.example//",
+    "http://proxy.example?query",
+    "http://proxy.example#fragment",
+    "http://proxy example",
+    " http://proxy.example",
+    "http://proxy.example\n",
+    "http://proxy..example",
+    "http://::1",
+    "http://[::1",
+    "http://[fe80::1%eth0]",
+    "http://%zz.example",
+    "http://%ff.example",
+    f"http://{'x' * 64}.example",
+    "http://\N{ZERO WIDTH JOINER}.example",
+    "http://us%3Aer:pass@proxy.example",
+    "http://user:pa%00ss@proxy.example",
+    "http://user:pa%0Ass@proxy.example",
+    "http://user:pa%ss@proxy.example",
+    "http://user:pa%ff@proxy.example",
+    "http://user:pa ss@proxy.example",
+    "http://user:pa/ss@proxy.example",
+    "http://user:pa#ss@proxy.example",
+    "http://user:pa?ss@proxy.example",
+    "http://user:pa@ss@proxy.example",
+    "http://user:p\udcff@proxy.example",
+    "socks4://user:pass@proxy.example",
+    "socks4://us%00er@proxy.example",
+    "socks4a://us%C3%A9r@proxy.example",
+    "socks5://us%C3%A9r:pass@proxy.example",
+    "socks5://user:p%C3%A0ss@proxy.example",
+    "socks5://user@proxy.example",
+    "socks5://user:@proxy.example",
+    "socks5://:pass@proxy.example",
+    f"socks5://{'x' * 256}:pass@proxy.example",
+    f"socks5h://user:{'x' * 256}@proxy.example",
+]
+
+
+@pytest.mark.parametrize("url", INVALID)
+async def test_invalid(url: str) -> None:
+    with pytest.raises(InvalidProxy) as caught:
+        parse_proxy(url)
+    assert caught.value.reason
+
+
+@pytest.mark.parametrize("value", [None, b"http://proxy.example", 3128])
+async def test_what_is_no_text(value: Any) -> None:
+    with pytest.raises(InvalidProxy) as caught:
+        parse_proxy(value)
+    assert caught.value.proxy == repr(value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ftp", "proxy.example", 80),
+        ("http", "", 80),
+        ("http", "[::1]", 80),
+        ("http", "proxy.example:80", 80),
+        ("http", "proxy/example", 80),
+        ("http", "proxy.example", 0),
+        ("http", "proxy.example", 65536),
+        ("http", "proxy.example", 80, None, "pass"),
+        ("http", "proxy.example", 80, "us:er", "pass"),
+        ("socks4a", "proxy.example", 80, "us\0er"),
+    ],
+)
+async def test_a_proxy_is_valid_once_constructed(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(InvalidProxy):
+        Proxy(*arguments)
+
+
+async def test_the_host_of_a_proxy() -> None:
+    assert Proxy("http", "Bücher.example", 80).host == "xn--bcher-kva.example"
+    assert Proxy("http", "2001:DB8::0:1", 80).url == "http://[2001:db8::1]:80"
+    with pytest.raises(InvalidProxy) as caught:
+        Proxy("http", "http://user:S3CRET@proxy.example", 80)
+    assert "S3CRET" not in str(caught.value)
+
+
+async def test_a_proxy_is_a_value() -> None:
+    proxy = parse_proxy("http://user:pass@proxy.example:3128")
+    assert pickle.loads(pickle.dumps(proxy)) == proxy
+    assert len({proxy, parse_proxy("http://user:pass@proxy.example:3128"), parse_proxy("http://proxy.example")}) == 2
+    with pytest.raises(AttributeError):
+        proxy.port = 1  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize("url", ["http://user:S3CRET@proxy.example", "socks5h://user:S3CRET@[::1]:9050"])
+async def test_the_password_is_not_shown(url: str) -> None:
+    proxy = parse_proxy(url)
+    assert "S3CRET" not in f"{proxy!r} {proxy} {proxy.url}"
+    assert "user" not in proxy.url
+    assert parse_proxy(proxy.url).host == proxy.host
+
+
+HOSTS = st.sampled_from(["proxy.example", "127.0.0.1", "[::1]", "xn--bcher-kva.example"])
+ASCII = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=":"), min_size=1, max_size=255)
+
+
+@given(scheme=st.sampled_from(SCHEMES), host=HOSTS, port=st.integers(1, 65535), data=st.data())
+async def test_any_valid_url(scheme: str, host: str, port: int, data: st.DataObject) -> None:
+    username = data.draw(st.none() | ASCII)
+    with_password = username is not None and not scheme.startswith("socks4")
+    password = data.draw(ASCII) if with_password else None
+    quote = partial(urllib.parse.quote, safe="")
+    credentials = (
+        "" if username is None else quote(username) + ("" if password is None else f":{quote(password)}") + "@"
+    )
+    proxy = parse_proxy(f"{scheme}://{credentials}{host}:{port}")
+    assert proxy == Proxy(scheme, host.strip("[]"), port, username, password)
+    assert proxy.url == f"{scheme}://{host}:{port}"
+
+
+@given(
+    st.text()
+    | st.builds("{}{}{}".format, st.sampled_from([f"{scheme}://" for scheme in SCHEMES]), st.text(), st.text())
+)
+async def test_any_text(url: str) -> None:
+    try:
+        proxy = parse_proxy(url)
+    except InvalidProxy:
+        pass
+    else:
+        assert parse_proxy(proxy.url).url == proxy.url
+
+
+@given(
+    before=st.sampled_from(["", "http", "http:", "http://", "socks5://", "://", "x://y"]),
+    username=st.text(),
+    around=st.tuples(st.text(), st.text()),
+    host=st.sampled_from(["proxy.example", "", "[::1", "x:y", "proxy.example/x"]),
+)
+@example("http://", "user", ("", "/"), "proxy.example")
+@example("http://", "user", ("", "#"), "proxy.example")
+@example("http://", "user", ("[", "\n"), "proxy.example")
+@example("http://", "user", ("", "%ff"), "proxy.example")
+async def test_no_message_has_the_password(before: str, username: str, around: tuple[str, str], host: str) -> None:
+    password = f"{around[0]}S3CRET{around[1]}"
+    try:
+        proxy = parse_proxy(f"{before}{username}:{password}@{host}")
+        shown = f"{proxy!r} {proxy.url}"
+    except InvalidProxy as exc:
+        shown = f"{exc} {exc!r} {exc.args} {exc.proxy} {exc.reason}"
+    assert "S3CRET" not in shown
+
+
+# -- The proxy of the environment ------------------------------------------------------------------------------------
+
+
+def name_of(proxy: Proxy | None) -> str | None:
+    return None if proxy is None else proxy.url
+
+
+@pytest.mark.parametrize(
+    "environment, secure, plain",
+    [
+        ({}, None, None),
+        ({"https_proxy": "http://a:1"}, "http://a:1", None),
+        ({"HTTPS_PROXY": "http://a:1"}, "http://a:1", None),
+        ({"https_proxy": "http://a:1", "http_proxy": "http://b:2"}, "http://a:1", "http://b:2"),
+        ({"all_proxy": "socks5://a"}, "socks5://a:1080", "socks5://a:1080"),
+        ({"ALL_PROXY": "http://a", "http_proxy": "http://b"}, "http://a:80", "http://b:80"),
+        ({"all_proxy": "http://a", "socks_proxy": "socks4a://b"}, "socks4a://b:1080", "socks4a://b:1080"),
+        ({"https_proxy": "http://a", "socks_proxy": "socks4a://b"}, "http://a:80", "socks4a://b:1080"),
+        ({"wss_proxy": "http://a", "https_proxy": "http://b", "ws_proxy": "http://c"}, "http://a:80", "http://c:80"),
+        ({"https_proxy": "a:3128"}, "http://a:3128", None),
+        ({"https_proxy": "user:pass@a:3128"}, "http://a:3128", None),
+        ({"https_proxy": " http://a:3128/ "}, "http://a:3128", None),
+        ({"https_proxy": "https://a"}, "https://a:443", None),
+        ({"socks_proxy": "a:9050"}, "socks5h://a:9050", "socks5h://a:9050"),
+        ({"socks_proxy": "http://a:9050"}, "socks5h://a:9050", "socks5h://a:9050"),
+        ({"all_proxy": "socks://a"}, "socks5h://a:1080", "socks5h://a:1080"),
+        ({"https_proxy": "", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
+        ({"https_proxy": " ", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
+        ({"ftp_proxy": "http://a"}, None, None),
+        # This is how a web server tells a CGI script about a header of a request (CVE-2016-1000110).
+        ({"REQUEST_METHOD": "GET", "HTTP_PROXY": "http://evil"}, None, None),
+    ],
+    ids=str,
+)
+async def test_variables(
+    environment: dict[str, str], secure: str | None, plain: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == secure
+    assert name_of(await find_proxy(parse_uri("ws://example.org/"))) == plain
+
+
+async def test_credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://us%C3%A9r:p%40ss@a")
+    assert await find_proxy(parse_uri("wss://example.org/")) == Proxy("http", "a", 80, "usér", "p@ss")
+
+
+@pytest.mark.parametrize(
+    "no_proxy, uri, bypassed",
+    [
+        ("example.org", "wss://example.org/", True),
+        ("example.org", "wss://example.org./", True),
+        ("example.org", "wss://sub.example.org/", True),
+        (".example.org", "wss://sub.example.org/", True),
+        ("example.org", "wss://badexample.org/", False),
+        ("example.org", "wss://example.org.evil.example/", False),
+        ("example.com, example.org", "wss://example.org:81/", True),
+        ("EXAMPLE.org", "wss://Example.ORG/", True),
+        ("example.org:81", "wss://example.org:81/", True),
+        ("example.org:81", "wss://example.org/", False),
+        ("example.org:443", "wss://example.org/", True),
+        ("*", "wss://example.org/", True),
+        ("192.0.2.1", "wss://192.0.2.1/", True),
+        ("2001:db8::1", "wss://[2001:db8::1]/", True),
+        ("[2001:db8::1]", "wss://[2001:db8::1]/", True),
+        ("2001:db8::2", "wss://[2001:db8::1]/", False),
+        ("", "wss://example.org/", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+async def test_no_proxy(name: str, no_proxy: str, uri: str, bypassed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "http://a")
+    monkeypatch.setenv(name, no_proxy)
+    assert (await find_proxy(parse_uri(uri)) is None) is bypassed
+
+
+@pytest.mark.parametrize(
+    "host, bypassed",
+    [
+        ("localhost", True),
+        ("LocalHost.", True),
+        ("app.localhost", True),
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("[::1]", True),
+        ("notlocalhost", False),
+        ("localhost.example", False),
+        ("10.0.0.1", False),
+        ("[2001:db8::1]", False),
+    ],
+)
+async def test_this_machine(host: str, bypassed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "http://a")
+    assert (await find_proxy(parse_uri(f"wss://{host}/")) is None) is bypassed
+
+
+@pytest.mark.parametrize("value", ["ftp://a", "http://user:S3CRET@a:b", "http://user:S3:CRET/@"])
+async def test_an_environment_that_is_wrong(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", value)
+    connecting = trio_ws.connect("wss://example.org/")
+    with pytest.raises(InvalidProxy) as caught:
+        async with connecting:
+            pytest.fail("the connection was opened")
+    assert "https_proxy" in caught.value.reason
+    assert "S3" not in str(caught.value)
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+async def test_settings_of_the_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not asked for in the thread of Trio: that may take time."""
+    threads = []
+
+    async def run_sync(function: Callable[..., Any], *args: Any, **_options: Any) -> Any:
+        threads.append(function)
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    settings = {"https": "http://a:3128", "socks": "http://b:1080"}
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: urllib.request.getproxies_environment() or settings)
+    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host.startswith("local"))
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://a:3128"
+    assert name_of(await find_proxy(parse_uri("ws://example.org/"))) == "socks5h://b:1080"
+    assert await find_proxy(parse_uri("ws://local.example/")) is None
+    assert len(threads) == 3
+    # What is empty says nothing.
+    monkeypatch.setenv("http_proxy", "")
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://a:3128"
+    assert len(threads) == 4
+    # The environment, which takes no time, has precedence.
+    monkeypatch.setenv("https_proxy", "http://c:8080")
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://c:8080"
+    assert await find_proxy(parse_uri("ws://localhost/")) is None
+    assert len(threads) == 4
+
+
+async def test_nothing_is_imported_until_it_is_needed() -> None:
+    code = "import sys, trio_ws; assert not {'python_socks', 'urllib.request'} & set(sys.modules)"
+    await trio.run_process([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent)
+
+
+# -- HTTP: what is asked, and what is answered -----------------------------------------------------------------------
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+Send = Callable[[Stream, bytes], Awaitable[None]]
+
+
+async def in_one_piece(stream: Stream, data: bytes) -> None:
+    await stream.send_all(data)
+
+
+async def in_bytes(stream: Stream, data: bytes) -> None:
+    portion = 1 + len(data) // 4096  # of what is very long, more
+    for i in range(0, len(data), portion):
+        await stream.send_all(data[i : i + portion])
+
+
+async def and_eof(stream: Stream, data: bytes) -> None:
+    await stream.send_all(data)
+    assert isinstance(stream, trio.abc.HalfCloseableStream)
+    await stream.send_eof()
+
+
+class Scripted:
+    """A memory stream to a proxy that reads one request, answers what it is told, and leaves it at that."""
+
+    def __init__(self, answer: bytes = ESTABLISHED, send: Send = in_one_piece) -> None:
+        self.client, self.proxy = trio.testing.memory_stream_pair()
+        self.request = b""
+        self._answer = answer
+        self._send = send
+
+    async def __aenter__(self) -> Scripted:
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        self._nursery.start_soon(self._run)
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        self._nursery.cancel_scope.cancel()
+        await self._manager.__aexit__(*exc_info)
+
+    async def _run(self) -> None:
+        while not self.request.endswith(b"\r\n\r\n"):
+            self.request += await self.proxy.receive_some()
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self._send(self.proxy, self._answer)
+
+    async def open(self, url: str = "http://proxy.example", **options: Any) -> Stream:
+        return await open_tunnel(self.client, parse_proxy(url), "example.org", 443, **options)
+
+    async def is_closed(self) -> bool:
+        """Whether the client has closed the stream."""
+        try:
+            await self.proxy.send_all(b"x")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+        return False
+
+
+async def refused(answer: bytes, send: Send = in_one_piece) -> ProxyFailed:
+    """Return what that answer leads to. The stream is closed then."""
+    async with Scripted(answer, send) as scripted:
+        with pytest.raises(ProxyFailed) as caught:
+            await scripted.open("http://user:S3CRET@proxy.example")
+        assert await scripted.is_closed()
+    exc = caught.value
+    assert isinstance(exc, ConnectFailed)
+    assert isinstance(exc, OSError)
+    assert (exc.peer, exc.proxy) == ("example.org:443", "http://proxy.example:80")
+    assert str(exc) == f"cannot connect to example.org:443 through the proxy http://proxy.example:80: {exc.reason}"
+    assert "S3CRET" not in f"{exc} {exc!r}"
+    return exc
+
+
+async def asked(url: str = "http://proxy.example", host: str = "example.org", port: int = 443, **options: Any) -> bytes:
+    """Return the request that a proxy gets to see."""
+    async with Scripted() as scripted:
+        stream = await open_tunnel(scripted.client, parse_proxy(url), host, port, **options)
+        assert stream is scripted.client
+        await stream.aclose()
+    return scripted.request
+
+
+async def test_request() -> None:
+    assert await asked() == b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"
+
+
+async def test_request_for_an_ipv6_address() -> None:
+    request = await asked(host="2001:db8::1", port=80)
+    assert request == b"CONNECT [2001:db8::1]:80 HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n"
+
+
+async def test_user_agent() -> None:
+    request = await asked(user_agent="me/1")
+    assert request == b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\nUser-Agent: me/1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "url, credentials",
+    [
+        ("http://user:pass@proxy.example", "user:pass"),
+        ("http://user@proxy.example", "user:"),
+        ("http://us%C3%A9r:p%3Ass@proxy.example", "usér:p:ss"),
+    ],
+)
+async def test_credentials(url: str, credentials: str) -> None:
+    header = f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}\r\n".encode()
+    assert header in await asked(url)
+
+
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ESTABLISHED,
+        b"HTTP/1.0 200 OK\r\nProxy-agent: x\r\n\r\n",
+        b"HTTP/1.1 200\r\n\r\n",
+        b"HTTP/1.1 299 Fine\r\nServer: x\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        # RFC 9110, section 9.3.6: these mean nothing here.
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_INTERIM_RESPONSES + ESTABLISHED,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + ESTABLISHED,
+    ],
+)
+async def test_tunnel(answer: bytes, send: Send, autojump_clock: trio.testing.MockClock) -> None:
+    async with Scripted(answer, send) as scripted:
+        stream = await scripted.open()
+        await stream.send_all(b"hello")
+        assert await scripted.proxy.receive_some() == b"hello"
+        await scripted.proxy.send_all(b"hello yourself")
+        assert await stream.receive_some() == b"hello yourself"
+
+
+WRONG_ANSWERS = {
+    "nothing": b"",
+    "a TLS alert": b"\x15\x03\x01\x00\x02\x02\x46",
+    "SOCKS": b"\x05\x00",
+    "an SSH banner": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+    "HTTP/2": b"HTTP/2 200 OK\r\n\r\n",
+    "another version": b"HTTP/2.0 200 OK\r\n\r\n",
+    "a status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
+    "a status above all": b"HTTP/1.1 600 OK\r\n\r\n",
+    "part of a head": ESTABLISHED[:-2],
+    "an upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+    "a control character": b"HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+    "a large head": b"HTTP/1.1 200 OK\r\nX: " + MAX_HEAD_SIZE * b"x" + b"\r\n\r\n",
+    "a head without end": b"HTTP/1.1 200 " + 2 * MAX_HEAD_SIZE * b"x",
+    "many headers": b"HTTP/1.1 200 OK\r\n" + (MAX_HEADERS + 1) * b"X: x\r\n" + b"\r\n",
+    "many interim responses": (MAX_INTERIM_RESPONSES + 1) * b"HTTP/1.1 100 Continue\r\n\r\n" + ESTABLISHED,
+    "interim responses only": b"HTTP/1.1 100 Continue\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("send", [and_eof, in_bytes])
+@pytest.mark.parametrize("name", WRONG_ANSWERS)
+async def test_wrong_answers(name: str, send: Send, autojump_clock: trio.testing.MockClock) -> None:
+    async def send_all(stream: Stream, data: bytes) -> None:
+        await send(stream, data)
+        if send is in_bytes:
+            await and_eof(stream, b"")
+
+    exc = await refused(WRONG_ANSWERS[name], send_all)
+    assert exc.response is None
+    assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"\x16\x03\x03"])
+async def test_bytes_right_behind_the_answer(more: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    """They cannot be the server's, which has been sent nothing yet."""
+    exc = await refused(ESTABLISHED + more)
+    assert exc.response is not None
+    assert exc.response.status_code == 200
+
+
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes, and_eof])
+@pytest.mark.parametrize(
+    "head, body",
+    [
+        (b"407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 5", b"hello"),
+        (b"403 Forbidden\r\nTransfer-Encoding: chunked", b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"),
+        (b"502 Bad Gateway\r\nContent-Length: 0", b""),
+        (b"302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0", b""),
+    ],
+    ids=["407", "403", "502", "302"],
+)
+async def test_refusal(head: bytes, body: bytes, send: Send, autojump_clock: trio.testing.MockClock) -> None:
+    exc = await refused(b"HTTP/1.1 " + head + b"\r\n\r\n" + body, send)
+    assert exc.response is not None
+    assert exc.response.status_code == int(head[:3])
+    assert exc.response.body == (b"hello" if body else b"")
+    assert exc.reason == f"it answered {head.splitlines()[0].decode()}"
+    assert trio.current_time() == 0
+
+
+async def test_refusal_until_eof(autojump_clock: trio.testing.MockClock) -> None:
+    exc = await refused(b"HTTP/1.0 403 Forbidden\r\n\r\nhello", and_eof)
+    assert exc.response is not None
+    assert exc.response.body == b"hello"
+    assert trio.current_time() == 0
+
+
+async def test_refusal_without_a_body(autojump_clock: trio.testing.MockClock) -> None:
+    exc = await refused(b"HTTP/1.1 304 \r\n\r\n")
+    assert exc.reason == "it answered 304"
+    assert exc.response is not None
+    assert exc.response.body is None
+
+
+@pytest.mark.parametrize("head", [b"", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"])
+async def test_refusal_whose_body_stalls(head: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    body = b"2\r\nhe\r\n" if b"chunked" in head else b"he"
+    exc = await refused(b"HTTP/1.1 407 No\r\n" + head + b"\r\n" + body)
+    assert exc.response is not None
+    assert exc.response.body == b"he"
+    assert trio.current_time() == BODY_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 407 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\nzz\r\n",
+        b"HTTP/1.1 407 No\r\nContent-Length: 5\r\n\r\nhe",
+    ],
+    ids=["nonsense", "cut"],
+)
+@pytest.mark.parametrize("send", [and_eof, in_bytes])
+async def test_refusal_whose_body_is_wrong(answer: bytes, send: Send, autojump_clock: trio.testing.MockClock) -> None:
+    exc = await refused(answer, send)
+    assert exc.response is not None
+    assert exc.response.body == b"he"
+
+
+async def test_refusal_whose_body_does_not_end(autojump_clock: trio.testing.MockClock) -> None:
+    async def flood(stream: Stream, data: bytes) -> None:
+        await stream.send_all(data)
+        while True:
+            await stream.send_all(65536 * b"x")
+
+    exc = await refused(b"HTTP/1.1 407 No\r\n\r\n", flood)
+    assert exc.response is not None
+    assert exc.response.body == MAX_BODY_SIZE * b"x"
+    assert trio.current_time() == 0
+
+
+async def test_a_long_reason_phrase_is_shortened() -> None:
+    exc = await refused(b"HTTP/1.1 403 " + 1000 * b"x" + b"\r\nContent-Length: 0\r\n\r\n")
+    assert len(exc.reason) < 250
+
+
+async def test_reset_while_asking() -> None:
+    async with Scripted() as scripted:
+        stream = Faulty(scripted.client, send_error=trio.BrokenResourceError())
+        with pytest.raises(ProxyFailed) as caught:
+            await open_tunnel(stream, parse_proxy("http://proxy.example"), "example.org", 443)
+        assert isinstance(caught.value.__cause__, trio.BrokenResourceError)
+        assert await scripted.is_closed()
+
+
+@pytest.mark.parametrize(
+    "begin, status", [(b"", None), (b"HTTP/1.1 2", None), (b"HTTP/1.1 407 No\r\nContent-Length: 5\r\n\r\nhe", 407)]
+)
+async def test_reset_in_the_answer(begin: bytes, status: int | None) -> None:
+    async with Scripted(begin) as scripted:
+        stream = Breaking(scripted.client, 1 if begin else 0)
+        with pytest.raises(ProxyFailed) as caught:
+            await open_tunnel(stream, parse_proxy("http://proxy.example"), "example.org", 443)
+        assert await scripted.is_closed()
+    if status is None:
+        assert caught.value.reason == "Connection reset by peer"
+        assert caught.value.response is None
+    else:
+        assert caught.value.response is not None
+        assert (caught.value.response.status_code, caught.value.response.body) == (status, b"he")
+
+
+async def test_cancelled_while_the_proxy_thinks(autojump_clock: trio.testing.MockClock) -> None:
+    async with Scripted(b"") as scripted:
+        with trio.move_on_after(3) as scope:
+            await scripted.open()
+        assert scope.cancelled_caught
+        assert await scripted.is_closed()
+
+
+# -- SOCKS: what is answered -----------------------------------------------------------------------------------------
+
+
+def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Return two ends of a connection, where what one end writes is there at the other end at once."""
+    client, server = trio.socket.socketpair()
+    return trio.SocketStream(client), trio.SocketStream(server)
+
+
+async def socks_failure(url: str, answer: bytes, host: str = "192.0.2.1") -> ProxyFailed:
+    """Return what it leads to that a proxy says that, whatever it is asked, and hangs up."""
+    client, server = socket_pair()
+    async with server:
+        await server.send_all(answer)
+        await server.send_eof()
+        with pytest.raises(ProxyFailed) as caught:
+            await open_tunnel(client, parse_proxy(url), host, 443)
+        assert client.socket.fileno() == -1
+    assert caught.value.response is None
+    assert caught.value.proxy == url.replace("user:S3CRET@", "")
+    assert "S3CRET" not in str(caught.value)
+    return caught.value
+
+
+SOCKS4_GRANTED = b"\x00\x5a" + bytes(6)
+SOCKS5_GRANTED = b"\x05\x00\x00\x01" + bytes(6)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        SOCKS4_GRANTED[:-1],
+        b"\x00\x5b" + bytes(6),
+        b"\x00\x5d" + bytes(6),
+        b"\x00\x99" + bytes(6),
+        b"\x04\x5a" + bytes(6),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+    ids=["nothing", "part", "refused", "who are you", "unknown code", "version", "HTTP"],
+)
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+async def test_wrong_answers_of_socks4(scheme: str, answer: bytes) -> None:
+    exc = await socks_failure(f"{scheme}://proxy.example:1080", answer)
+    assert exc.reason
+    assert isinstance(exc.__cause__, Exception)
+
+
+@pytest.mark.parametrize(
+    "answer, reason",
+    [
+        (b"", "closed"),
+        (b"\x05", "closed"),
+        (b"\x04\x00", "version"),
+        (b"\x05\xff", "authentication"),
+        (b"\x05\x01", "authentication"),
+        (b"\x05\x33", "authentication"),
+        (b"\x05\x02\x01\x01", "authentication failure"),
+        (b"\x05\x02\x05\x00", "authentication"),
+        (b"\x05\x00", "closed"),
+        (b"\x05\x00" + SOCKS5_GRANTED[:-1], "closed"),
+        (b"\x05\x00\x05\x05\x00\x01" + bytes(6), "refused"),
+        (b"\x05\x00\x05\x99\x00\x01" + bytes(6), ""),
+        (b"\x05\x00\x05\x00\x07\x01" + bytes(6), ""),
+        (b"\x05\x00\x05\x00\x00\x09" + bytes(6), ""),
+        (b"\x05\x00\x05\x00\x00\x03\x02\xff\xff\x00\x00", ""),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "version"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_wrong_answers_of_socks5(scheme: str, answer: bytes, reason: str) -> None:
+    exc = await socks_failure(f"{scheme}://user:S3CRET@proxy.example:1080", answer)
+    assert exc.reason
+    assert reason in exc.reason
+    assert isinstance(exc.__cause__, Exception)
+
+
+@pytest.mark.parametrize(
+    "url, answer",
+    [("socks4://proxy.example", SOCKS4_GRANTED), ("socks5h://proxy.example", b"\x05\x00" + SOCKS5_GRANTED)],
+)
+async def test_what_follows_an_answer_of_socks_is_in_the_tunnel(url: str, answer: bytes) -> None:
+    client, server = socket_pair()
+    async with client, server:
+        await server.send_all(answer + b"hello")
+        assert await open_tunnel(client, parse_proxy(url), "192.0.2.1", 443) is client
+        assert await client.receive_some() == b"hello"
+
+
+@pytest.mark.parametrize("scheme", SOCKS)
+async def test_cancelled_while_a_socks_proxy_thinks(scheme: str, autojump_clock: trio.testing.MockClock) -> None:
+    """It may do so for as long as the caller lets it."""
+    client, server = socket_pair()
+    async with server:
+        with trio.move_on_after(3600) as scope:
+            await open_tunnel(client, parse_proxy(f"{scheme}://proxy.example"), "192.0.2.1", 443)
+        assert scope.cancelled_caught
+        assert trio.current_time() == 3600
+        assert client.socket.fileno() == -1
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+async def test_socks4_has_no_ipv6(scheme: str) -> None:
+    exc = await socks_failure(f"{scheme}://proxy.example:1080", SOCKS4_GRANTED, "2001:db8::1")
+    assert "IPv6" in exc.reason
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Knows one name, or none."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.asked: list[str] = []
+
+    async def getaddrinfo(self, host: Any, port: Any, *args: Any) -> list[Any]:
+        self.asked.append(host if isinstance(host, str) else host.decode())
+        await trio.lowlevel.checkpoint()
+        if self.asked[-1] != self.name:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port or 0))]
+
+    async def getnameinfo(self, *args: Any) -> Any:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks5"])
+async def test_a_name_that_is_not_known_here(scheme: str) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    exc = await socks_failure(f"{scheme}://proxy.example:1080", b"\x05\x00", "nowhere.example")
+    assert "nowhere.example" in exc.reason
+    assert "not known" in exc.reason
+
+
+# -- Whole connections -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+async def nothing_left(watchdog: None) -> Callable[[], None]:
+    """A function that checks that every file descriptor was closed that was opened since the beginning of the test."""
+    before = open_files()
+
+    def check() -> None:
+        assert open_files() == before
+
+    return check
+
+
+class Place:
+    """A server, and a proxy in front of it. Only the proxy knows the name of the server, unless it wants an address.
+
+    Attributes:
+        proxy: The proxy.
+        url: Its URL, with credentials.
+        uri: The URI of the server, with credentials.
+        options: What ``connect`` needs to get there.
+        seen: The connections of the server.
+    """
+
+    def __init__(self, authority: trustme.CA, scheme: str, secure: bool, credentials: bool = True) -> None:
+        self.proxy = proxies.Proxy((USERNAME, PASSWORD) if credentials else None, self._dial)
+        self.seen: list[trio_ws.WebSocket] = []
+        self.options: dict[str, Any] = {"open_timeout": None}
+        self._secure = secure
+        self._scheme = scheme
+        self._server_ssl = self._proxy_ssl = None
+        if secure:
+            self._server_ssl = server_context(authority, "server.example", "127.0.0.1")
+            self.options["ssl"] = client_context(authority)
+        if scheme == "https":
+            self._proxy_ssl = server_context(authority, "localhost", "127.0.0.1")
+            self.options["proxy_ssl"] = client_context(authority)
+        self._credentials = {"socks4": USERNAME, "socks4a": USERNAME}.get(scheme, f"{USERNAME}:{PASSWORD}") + "@"
+        if not credentials:
+            self._credentials = ""
+
+    async def start(self, nursery: trio.Nursery, host: str = "server.example") -> None:
+        serve = partial(trio_ws.serve, self._echo, 0, host="127.0.0.1", ssl=self._server_ssl)
+        server = await nursery.start(serve)
+        port = await start_proxy(nursery, self.proxy, self._wrap if self._proxy_ssl else None)
+        self.address = ("127.0.0.1", port)
+        self.url = f"{self._scheme}://{self._credentials}127.0.0.1:{port}"
+        self.port = server.port
+        self.uri = f"{'wss' if self._secure else 'ws'}://bob:B0B@{host}:{server.port}/path"
+
+    def _wrap(self, stream: Stream) -> Stream:
+        assert self._proxy_ssl is not None
+        return trio.SSLStream(stream, self._proxy_ssl, server_side=True, https_compatible=True)
+
+    async def _dial(self, host: str, port: int) -> Stream:
+        return await trio.open_tcp_stream("127.0.0.1" if host == "server.example" else host, port)
+
+    async def _echo(self, ws: trio_ws.WebSocket) -> None:
+        self.seen.append(ws)
+        async for message in ws:
+            await ws.send(message)
+
+
+async def expect_failure(connecting: trio_ws.Connecting, kind: type[Exception] = ProxyFailed) -> Any:
+    """Return what is raised on entering."""
+    with pytest.raises(kind) as caught:
+        async with connecting:
+            pytest.fail("the connection was opened")
+    assert type(caught.value) is kind
+    return caught.value
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_connect(scheme: str, secure: bool, authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    place = Place(authority, scheme, secure)
+    resolver = Resolver("server.example" if scheme in ("socks4", "socks5") else None)
+    trio.socket.set_custom_hostname_resolver(resolver)
+    async with trio.open_nursery() as nursery:
+        await place.start(nursery)
+        async with trio_ws.connect(place.uri, proxy=place.url, **place.options) as ws:
+            for message in ("hello", b"x" * 1_000_000):
+                await ws.send(message)
+                assert await ws.receive() == message
+            assert ws.remote_address == place.address
+            assert ws.request == place.seen[0].request
+            assert ws.request.headers["Host"] == f"server.example:{place.port}"
+        assert ws.close_code == 1000
+        nursery.cancel_scope.cancel()
+    nothing_left()
+    (asked,) = place.proxy.asked
+    address = "127.0.0.1" if scheme in ("socks4", "socks5") else "server.example"
+    assert (asked.host, asked.port) == (address, place.port)
+    assert asked.protocol == ("http" if scheme == "https" else scheme)
+    assert asked.username == USERNAME
+    assert asked.password == (None if scheme.startswith("socks4") else PASSWORD)
+    assert resolver.asked == (["server.example"] if resolver.name else [])
+    # Each gets its own credentials.
+    assert place.seen[0].request.headers["Authorization"] == "Basic " + base64.b64encode(b"bob:B0B").decode()
+    for other in (b"bob", base64.b64encode(b"bob:B0B"), b"/path"):
+        assert other not in asked.head
+    for other in (b"Proxy", PASSWORD.encode(), base64.b64encode(f"{USERNAME}:{PASSWORD}".encode())):
+        assert other not in place.proxy.carried
+    assert (b"GET /path" in place.proxy.carried) is not secure
+
+
+async def test_connect_with_a_proxy_that_is_a_value(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    place = Place(authority, "http", False)
+    await place.start(nursery)
+    async with trio_ws.connect(place.uri, proxy=Proxy("http", *place.address, USERNAME, PASSWORD)) as ws:
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+
+
+async def test_what_is_for_the_server_is_not_for_the_proxy(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    place = Place(authority, "http", False, credentials=False)
+    await place.start(nursery)
+    headers = {"Cookie": "a=b", "Authorization": "Bearer x", "Origin": "http://other.example", "Host": "other.example"}
+    async with trio_ws.connect(place.uri, proxy=place.url, headers=headers, user_agent="me/1"):
+        pass
+    head = f"CONNECT server.example:{place.port} HTTP/1.1\r\nHost: server.example:{place.port}\r\n"
+    assert place.proxy.asked[0].head == head.encode() + b"User-Agent: me/1\r\n\r\n"
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+async def test_auto_is_the_default(
+    secure: bool, authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(authority, "http", secure)
+    await place.start(nursery)
+    connecting = trio_ws.connect(place.uri, **place.options)
+    # It is looked up when it is needed.
+    monkeypatch.setenv("https_proxy" if secure else "http_proxy", place.url)
+    async with connecting as ws:
+        assert ws.remote_address == place.address
+    assert len(place.proxy.asked) == 1
+    trio.socket.set_custom_hostname_resolver(Resolver("server.example"))
+    async with trio_ws.connect(place.uri, proxy=None, **place.options) as ws:
+        assert ws.remote_address == ("127.0.0.1", place.port)
+    monkeypatch.setenv("no_proxy", "server.example")
+    async with trio_ws.connect(place.uri, proxy="auto", **place.options) as ws:
+        assert ws.remote_address == ("127.0.0.1", place.port)
+    assert len(place.proxy.asked) == 1
+
+
+async def test_redirects(authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each of the addresses, the environment is asked anew."""
+    place = Place(authority, "http", False)
+    await place.start(nursery)
+
+    async def redirect(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(
+            f"HTTP/1.1 302 Found\r\nLocation: ws://server.example:{place.port}/\r\nContent-Length: 0\r\n\r\n".encode()
+        )
+
+    port = await start_tcp(nursery, redirect)
+    monkeypatch.setenv("http_proxy", place.url)
+    async with trio_ws.connect(f"ws://127.0.0.1:{port}/", **place.options) as ws:
+        assert ws.remote_address == place.address
+        assert ws.request.headers["Host"] == f"server.example:{place.port}"
+    assert [asked.host for asked in place.proxy.asked] == ["server.example"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets here")
+async def test_a_unix_socket_has_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="Unix"):
+        trio_ws.connect("ws+unix:/run/app.sock", proxy="http://127.0.0.1:1")
+    # The one of the environment is for others.
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
+    path = tmp_path / "nobody.sock"
+    for connecting in (trio_ws.connect(f"ws+unix:{path}"), trio_ws.connect_unix(path)):
+        exc = await expect_failure(connecting, ConnectFailed)
+        assert exc.peer == str(path)
+
+
+async def test_other_streams_have_no_proxy(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        await ws.send("hello")
+
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
+    client, server = trio.testing.memory_stream_pair()
+    nursery.start_soon(trio_ws.serve_over, server, handler)
+    async with trio_ws.connect_over(client, "ws://example.org/") as ws:
+        assert await ws.receive() == "hello"
+
+
+async def test_dialing_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, Any]] = []
+
+    async def open_tcp_stream(*arguments: Any, **options: Any) -> trio.SocketStream:
+        calls.append((arguments, options))
+        raise OSError("enough")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    options: dict[str, Any] = {"happy_eyeballs_delay": 3, "local_address": "::1"}
+    for proxy in ("http://[2001:db8::1]", "socks5h://proxy.example"):
+        exc = await expect_failure(trio_ws.connect("wss://example.org", proxy=proxy, **options))
+        assert (exc.peer, exc.proxy) == ("example.org", parse_proxy(proxy).url)
+        assert "enough" in exc.reason
+    assert calls == [(("2001:db8::1", 80), options), (("proxy.example", 1080), options)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_no_proxy_there(scheme: str, nothing_left: Callable[[], None]) -> None:
+    port = proxies.free_port()
+    exc = await expect_failure(trio_ws.connect("ws://server.example", proxy=f"{scheme}://127.0.0.1:{port}"))
+    assert exc.proxy == f"{scheme}://127.0.0.1:{port}"
+    assert isinstance(exc.__cause__, OSError)
+    nothing_left()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_wrong_credentials(scheme: str, authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        place = Place(authority, scheme, False)
+        await place.start(nursery)
+        place.proxy.credentials = ("somebody", "else")
+        uri = place.uri.replace("server.example", "127.0.0.1")
+        exc = await expect_failure(trio_ws.connect(uri, proxy=place.url, **place.options))
+        nursery.cancel_scope.cancel()
+    nothing_left()
+    assert exc.peer == f"127.0.0.1:{place.port}"
+    assert PASSWORD not in f"{exc} {exc!r}"
+    if scheme.startswith("http"):
+        assert exc.response.status_code == 407
+        assert exc.response.body == b"who are you"
+        assert exc.response.headers["Proxy-Authenticate"] == 'Basic realm="test"'
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_no_such_server(scheme: str, authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        place = Place(authority, scheme, False)
+        await place.start(nursery)
+        uri = f"ws://127.0.0.1:{proxies.free_port()}/"
+        exc = await expect_failure(trio_ws.connect(uri, proxy=place.url, **place.options))
+        nursery.cancel_scope.cancel()
+    nothing_left()
+    assert exc.reason
+
+
+# -- TLS -------------------------------------------------------------------------------------------------------------
+
+
+async def test_tls_with_the_proxy_is_verified(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    place = Place(authority, "https", True)
+    async with trio.open_nursery() as nursery:
+        await place.start(nursery)
+        # The context of the server, or the default, says nothing about the proxy.
+        exc = await expect_failure(trio_ws.connect(place.uri, proxy=place.url, ssl=place.options["ssl"]))
+        nursery.cancel_scope.cancel()
+    assert "certificate not accepted" in exc.reason
+    assert isinstance(exc.__cause__, ssl.SSLCertVerificationError)
+    assert not place.proxy.asked
+    nothing_left()
+
+
+async def test_the_name_of_the_proxy_is_verified(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    place = Place(authority, "https", True)
+    trio.socket.set_custom_hostname_resolver(Resolver("other.example"))
+    async with trio.open_nursery() as nursery:
+        await place.start(nursery)
+        url = place.url.replace("127.0.0.1", "other.example")
+        # What the certificate of the server is checked against is not for the proxy.
+        options = {**place.options, "server_hostname": "127.0.0.1"}
+        exc = await expect_failure(trio_ws.connect(place.uri, proxy=url, **options))
+        nursery.cancel_scope.cancel()
+    assert "Hostname mismatch" in exc.reason
+    nothing_left()
+
+
+async def test_tls_with_a_proxy_whose_name_ends_with_a_dot(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    place = Place(authority, "https", True)
+    trio.socket.set_custom_hostname_resolver(Resolver("localhost."))
+    await place.start(nursery)
+    async with trio_ws.connect(place.uri, proxy=place.url.replace("127.0.0.1", "localhost."), **place.options):
+        pass
+
+
+async def test_tls_with_the_server_is_verified(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    place = Place(authority, "https", True)
+    async with trio.open_nursery() as nursery:
+        await place.start(nursery)
+        del place.options["ssl"]
+        exc = await expect_failure(trio_ws.connect(place.uri, proxy=place.url, **place.options), TLSFailed)
+        nursery.cancel_scope.cancel()
+    assert exc.peer == f"server.example:{place.port}"
+    assert "certificate not accepted" in exc.reason
+    nothing_left()
+
+
+async def test_tls_with_a_proxy_without_tls(nothing_left: Callable[[], None]) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        assert await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        while await stream.receive_some():
+            pass
+
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, talk)
+        connecting = trio_ws.connect("ws://example.org", proxy=f"https://127.0.0.1:{port}", open_timeout=None)
+        exc = await expect_failure(connecting)
+        nursery.cancel_scope.cancel()
+    assert exc.reason.startswith("TLS: ")
+    assert isinstance(exc.__cause__, ssl.SSLError)
+    nothing_left()
+
+
+async def test_tls_to_the_proxy_by_default_trusts_what_the_system_trusts(
+    authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(authority, "https", False)
+    await place.start(nursery)
+    with authority.cert_pem.tempfile() as file:
+        monkeypatch.setenv(ssl.get_default_verify_paths().openssl_cafile_env, file)
+        async with trio_ws.connect(place.uri, proxy=place.url) as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+
+
+# -- Arguments -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"proxy": "proxy.example:3128"}, InvalidProxy),
+        ({"proxy": ""}, InvalidProxy),
+        ({"proxy": "AUTO"}, InvalidProxy),
+        ({"proxy": True}, TypeError),
+        ({"proxy": 3128}, TypeError),
+        ({"proxy": b"http://proxy.example"}, TypeError),
+        ({"proxy": None, "proxy_ssl": ssl.create_default_context()}, ValueError),
+        ({"proxy": "http://proxy.example", "proxy_ssl": ssl.create_default_context()}, ValueError),
+        ({"proxy": "socks5://proxy.example", "proxy_ssl": ssl.create_default_context()}, ValueError),
+        ({"proxy": "https://proxy.example", "proxy_ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, ValueError),
+        ({"proxy_ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, ValueError),
+    ],
+)
+async def test_arguments(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        trio_ws.connect("wss://example.org/", **options)
+
+
+async def test_arguments_that_are_right() -> None:
+    trio_ws.connect("wss://example.org/", proxy_ssl=ssl.create_default_context())
+    trio_ws.connect("ws://example.org/", proxy="https://proxy.example", proxy_ssl=ssl.create_default_context())
+
+
+@pytest.mark.parametrize("scheme", SOCKS)
+async def test_without_python_socks(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_tcp_stream(*_arguments: Any, **_options: Any) -> trio.SocketStream:
+        pytest.fail("this connection is of no use")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    monkeypatch.setitem(sys.modules, "python_socks.async_.trio", None)
+    connecting = trio_ws.connect("ws://example.org/", proxy=f"{scheme}://proxy.example")
+    with pytest.raises(ImportError, match=r"trio-ws\[socks\]"):
+        async with connecting:
+            pytest.fail("the connection was opened")
+
+
+# -- Time, and cancellation ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", ESTABLISHED])
+async def test_open_timeout(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It is for all: the way to the proxy, the way through it, and the opening handshake."""
+    async with Scripted(answer) as scripted:
+
+        async def open_tcp_stream(*_arguments: Any, **_options: Any) -> Stream:
+            await trio.sleep(4)
+            return scripted.client
+
+        monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+        connecting = trio_ws.connect("ws://example.org/", proxy="http://proxy.example", open_timeout=5)
+        exc = await expect_failure(connecting, OpenTimeout)
+        assert trio.current_time() == 5
+        assert exc.peer == "example.org"
+        while await scripted.proxy.receive_some():
+            pass  # what was asked of the server
+        assert await scripted.is_closed()
+
+
+async def test_a_refusal_is_not_lost_when_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Scripted(b"HTTP/1.1 407 No\r\nContent-Length: 5\r\n\r\nhe") as scripted:
+
+        async def open_tcp_stream(*_arguments: Any, **_options: Any) -> Stream:
+            await trio.sleep(9.5)
+            return scripted.client
+
+        monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+        connecting = trio_ws.connect("ws://example.org/", proxy="http://proxy.example", open_timeout=10)
+        exc = await expect_failure(connecting)
+        assert exc.response.body == b"he"
+        assert await scripted.is_closed()
+
+
+#: How many points there are at least.
+POINTS = 20
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_cancel_at_every_point(scheme: str, secure: bool, authority: trustme.CA, scheduling: Scheduling) -> None:
+    """Whatever the client was waiting for: no socket of it remains, and proxy and server see the end."""
+    place = Place(authority, scheme, secure)
+
+    async def call() -> str:
+        async with trio_ws.connect(place.uri, proxy=place.url, **place.options):
+            return "connected"
+
+    async def run(number: int) -> bool:
+        async with trio.open_nursery() as nursery:
+            await place.start(nursery, "127.0.0.1")
+            outcome = await cancel_at(number, call)
+            assert outcome.cancelled or outcome.result == "connected"
+            # They end by themselves.
+            while place.proxy.talking:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        return outcome.fired
+
+    assert await at_every_point(scheduling, run) >= POINTS
+
+
+# -- Real proxies ----------------------------------------------------------------------------------------------------
+
+
+class Real:
+    """A server, for clients that come through a proxy of somebody else."""
+
+    def __init__(self, authority: trustme.CA) -> None:
+        self._authority = authority
+
+    async def check(self, nursery: trio.Nursery, url: str, proxy_ssl: ssl.SSLContext | None = None) -> None:
+        """Connect through a proxy, with and without TLS."""
+        for secure in (False, True):
+            context = server_context(self._authority, "127.0.0.1") if secure else None
+            serve = partial(trio_ws.serve, self._echo, 0, host="127.0.0.1", ssl=context)
+            server = await nursery.start(serve)
+            uri = f"{'wss' if secure else 'ws'}://127.0.0.1:{server.port}/"
+            options: dict[str, Any] = {"ssl": client_context(self._authority)} if secure else {}
+            async with trio_ws.connect(uri, proxy=url, proxy_ssl=proxy_ssl, **options) as ws:
+                for message in ("hello", b"x" * 1_000_000):
+                    await ws.send(message)
+                    assert await ws.receive() == message
+                assert ws.remote_address[1] == parse_proxy(url).port
+            assert ws.close_code == 1000
+
+    async def refuse(self, url: str) -> ProxyFailed:
+        """Try to connect through a proxy that does not let us."""
+        exc = await expect_failure(trio_ws.connect("ws://127.0.0.1:1/", proxy=url, open_timeout=None))
+        assert isinstance(exc, ProxyFailed)
+        return exc
+
+    async def _echo(self, ws: trio_ws.WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+
+@pytest.fixture
+def real(authority: trustme.CA) -> Real:
+    return Real(authority)
+
+
+@pytest.mark.parametrize("scheme", ["http", *SOCKS])
+async def test_pproxy(scheme: str, real: Real, nursery: trio.Nursery) -> None:
+    async with proxies.pproxy(scheme.rstrip("ah")) as port:
+        await real.check(nursery, f"{scheme}://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5", "socks5h"])
+async def test_pproxy_with_credentials(scheme: str, real: Real, nursery: trio.Nursery) -> None:
+    async with proxies.pproxy(scheme.rstrip("h"), credentials=True) as port:
+        # In this order: whom it has let in once, it lets in again.
+        await real.refuse(f"{scheme}://{USERNAME}:wrong@127.0.0.1:{port}")
+        await real.check(nursery, f"{scheme}://{USERNAME}:{PASSWORD}@127.0.0.1:{port}")
+
+
+async def test_pproxy_over_tls(real: Real, authority: trustme.CA, nursery: trio.Nursery, tmp_path: Path) -> None:
+    certificate = tmp_path / "proxy.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    async with proxies.pproxy("http+ssl", certificate=certificate) as port:
+        await real.check(nursery, f"https://127.0.0.1:{port}", client_context(authority))
+
+
+async def test_tinyproxy(real: Real, nursery: trio.Nursery, tmp_path: Path) -> None:
+    async with proxies.tinyproxy(tmp_path) as port:
+        await real.check(nursery, f"http://127.0.0.1:{port}")
+        exc = await real.refuse(f"http://127.0.0.1:{port}")
+        assert exc.response is not None
+        assert exc.response.status_code == 500
+        assert b"Unable to connect" in (exc.response.body or b"")
+
+
+async def test_tinyproxy_with_credentials(real: Real, nursery: trio.Nursery, tmp_path: Path) -> None:
+    async with proxies.tinyproxy(tmp_path, credentials=True) as port:
+        await real.check(nursery, f"http://{USERNAME}:{PASSWORD}@127.0.0.1:{port}")
+        for credentials in ("", f"{USERNAME}:wrong@"):
+            exc = await real.refuse(f"http://{credentials}127.0.0.1:{port}")
+            assert exc.response is not None
+            assert exc.response.status_code in (401, 407)
+            assert exc.response.body
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_microsocks(scheme: str, real: Real, nursery: trio.Nursery) -> None:
+    async with proxies.microsocks() as port:
+        await real.check(nursery, f"{scheme}://127.0.0.1:{port}")
+        exc = await real.refuse(f"{scheme}://127.0.0.1:{port}")
+        assert "refused" in exc.reason
+    async with proxies.microsocks(credentials=True) as port:
+        await real.check(nursery, f"{scheme}://{USERNAME}:{PASSWORD}@127.0.0.1:{port}")
+        for credentials in ("", f"{USERNAME}:wrong@"):
+            await real.refuse(f"{scheme}://{credentials}127.0.0.1:{port}")

@@ -1,0 +1,325 @@
+"""A server behind real proxies, nginx and HAProxy, with the configuration files in the documentation."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import attrs
+import pytest
+import trio
+import trustme
+
+import trio_ws
+
+from .. import proxies
+
+EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
+
+CERTIFICATE = "/etc/ssl/example.org.pem"
+
+#: Where Debian puts a module of nginx that its own configuration loads.
+STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
+
+Serve: TypeAlias = Callable[..., Awaitable["Place"]]
+
+
+@pytest.fixture(autouse=True)
+async def watchdog() -> AsyncIterator[None]:
+    """Fails a test that hangs."""
+
+    async def bark() -> None:
+        await trio.sleep(60)
+        pytest.fail("the test hangs")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bark)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / "certificate.pem"
+    authority.issue_cert("example.org", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+# -- The programs ----------------------------------------------------------------------------------------------------
+
+
+def find_program(name: str) -> str:
+    program = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    return program
+
+
+def configure(example: str, path: Path, changes: dict[str, str]) -> None:
+    """Write an example with other ports, and files that are there."""
+    text = (EXAMPLES / example).read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert old in text, f"{example} has no {old!r}"
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+
+
+async def accepts(process: trio.Process, ports: list[int]) -> bool:
+    """Wait until a process accepts connections on all ports. Return whether it does; it may also have ended."""
+    waiting = list(ports)
+    while waiting and process.poll() is None:
+        try:
+            stream = await trio.open_tcp_stream("127.0.0.1", waiting[0])
+        except OSError:
+            continue
+        await stream.aclose()
+        del waiting[0]
+    return not waiting
+
+
+@contextlib.asynccontextmanager
+async def started(
+    example: str,
+    folder: Path,
+    command: Callable[[Path], list[str]],
+    changes: Callable[[Callable[[], int]], dict[str, str]],
+) -> AsyncIterator[list[int]]:
+    """Run a proxy for as long as a block; yield the ports that it has been given, in order."""
+    while True:
+        ports: list[int] = []
+
+        def port(ports: list[int] = ports) -> int:
+            ports.append(proxies.free_port())
+            return ports[-1]
+
+        path = folder / example
+        configure(example, path, changes(port))
+        async with proxies.process(command(path)) as process:
+            if not await accepts(process, ports):
+                assert process.stdout is not None
+                said = b"".join([data async for data in process.stdout])
+                if b"in use" in said:
+                    continue  # somebody else has the port by now
+                raise AssertionError(said.decode())
+            yield ports
+            return
+
+
+@contextlib.asynccontextmanager
+async def nginx(
+    folder: Path, example: str, changes: Callable[[Callable[[], int]], dict[str, str]], lines: str = ""
+) -> AsyncIterator[list[int]]:
+    program = find_program("nginx")
+    # All in one process, in the foreground, with nothing where a user may not write.
+    settings = f"daemon off; master_process off; pid {folder}/nginx.pid; {lines}"
+
+    def command(path: Path) -> list[str]:
+        return [program, "-p", str(folder), "-c", str(path), "-e", "stderr", "-g", settings]
+
+    async with started(example, folder, command, changes) as ports:
+        yield ports
+
+
+@contextlib.asynccontextmanager
+async def nginx_with_headers(folder: Path, certificate: Path, port: int) -> AsyncIterator[list[int]]:
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+
+    def changes(free_port: Callable[[], int]) -> dict[str, str]:
+        return {
+            "http {": f"http {{ access_log off; {paths}",
+            "listen 80;": f"listen 127.0.0.1:{free_port()};",
+            "listen 443 ssl;": f"listen 127.0.0.1:{free_port()} ssl;",
+            CERTIFICATE: str(certificate),
+            "8765": str(port),
+        }
+
+    async with nginx(folder, "nginx.conf", changes) as ports:
+        yield ports
+
+
+@contextlib.asynccontextmanager
+async def haproxy(
+    folder: Path, certificate: Path, *, headers: int = 1, bytes: int = 1, send: str = "send-proxy-v2-ssl"
+) -> AsyncIterator[list[int]]:
+    program = find_program("haproxy")
+
+    def changes(free_port: Callable[[], int]) -> dict[str, str]:
+        return {
+            "bind :80\n": f"bind 127.0.0.1:{free_port()}\n",
+            "bind :443 ": f"bind 127.0.0.1:{free_port()} ",
+            "bind :8443\n": f"bind 127.0.0.1:{free_port()}\n",
+            "bind :9443 ": f"bind 127.0.0.1:{free_port()} ",
+            CERTIFICATE: str(certificate),
+            "8765": str(headers),
+            "8766": str(bytes),
+            "send-proxy-v2-ssl": send,
+        }
+
+    # In one process, in the foreground.
+    async with started("haproxy.cfg", folder, lambda path: [program, "-db", "-f", str(path)], changes) as ports:
+        yield ports
+
+
+# -- The server ------------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Place:
+    """A server for proxies to be put in front of.
+
+    Attributes:
+        port: Its port.
+        seen: What it knew of each connection.
+    """
+
+    port: int = 0
+    seen: list[trio_ws.Opening] = attrs.field(factory=list)
+
+    async def echo(self, ws: trio_ws.ServerWebSocket) -> None:
+        assert ws.remote_address == ws.opening.remote_address
+        self.seen.append(ws.opening)
+        async for message in ws:
+            await ws.send(message)
+
+    async def check(self, uri: str, secure: bool, tls: bool = False, **options: Any) -> None:
+        """Go through a proxy, from an address that is not the proxy's, and look at what the server knows of us."""
+        if uri.startswith("wss:"):
+            options.setdefault("server_hostname", "example.org")
+        async with trio_ws.connect(uri, proxy=None, local_address="127.0.0.2", **options) as ws:
+            for message in ("hello", b"x" * 1_000_000):
+                await ws.send(message)
+                assert await ws.receive() == message
+            host, port = ws.local_address
+        assert ws.close_code == 1000
+        opening = self.seen.pop()
+        assert opening.remote_address[0] == host == "127.0.0.2"
+        assert opening.remote_address[1] in (0, port)
+        assert opening.proxy_address[0] == "127.0.0.1"
+        assert opening.secure is secure
+
+
+@pytest.fixture
+async def serve(nursery: trio.Nursery) -> Serve:
+    """Start a server."""
+
+    async def start(**options: Any) -> Place:
+        place = Place()
+        server = await nursery.start(
+            partial(trio_ws.serve, place.echo, 0, host="127.0.0.1", trusted_proxies=["127.0.0.1"], **options)
+        )
+        place.port = server.port
+        return place
+
+    return start
+
+
+#: What a client may say that would like to be somebody else.
+FORGED = {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "https", "Forwarded": "for=127.0.0.1;proto=https"}
+
+
+async def ask(port: int, request: str) -> bytes:
+    """Return the answer to a plain request, from another address than the proxy's."""
+    async with await trio.open_tcp_stream("127.0.0.1", port, local_address="127.0.0.2") as stream:
+        await stream.send_all(request.encode())
+        return b"".join([bytes(data) async for data in stream])
+
+
+async def answer(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response | None:
+    if "Upgrade" in request.headers:
+        return None
+    return opening.respond(200, f"{opening.remote_address[0]} {opening.secure} {request.headers['Host']}")
+
+
+async def check_headers(place: Place, plain: int, tls: int, trusting: ssl.SSLContext) -> None:
+    await place.check(f"ws://127.0.0.1:{plain}/", secure=False)
+    await place.check(f"wss://127.0.0.1:{tls}/", secure=True, ssl=trusting)
+    await place.check(f"ws://127.0.0.1:{plain}/", secure=False, headers=FORGED)
+    # A page of the same host may connect.
+    await place.check(f"ws://127.0.0.1:{plain}/", secure=False, origin=f"http://127.0.0.1:{plain}")
+    said = await ask(plain, "GET / HTTP/1.1\r\nHost: example.org:80\r\nConnection: close\r\n\r\n")
+    assert b"127.0.0.2 False example.org:80" in said
+
+
+async def test_nginx(serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path) -> None:
+    place = await serve(process_request=answer)
+    async with nginx_with_headers(tmp_path, certificate, place.port) as (plain, tls):
+        await check_headers(place, plain, tls, trusting)
+
+
+async def test_haproxy(serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path) -> None:
+    place = await serve(process_request=answer)
+    async with haproxy(tmp_path, certificate, headers=place.port) as (plain, tls, _, _):
+        await check_headers(place, plain, tls, trusting)
+
+
+async def test_haproxy_in_front_of_nginx(
+    serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path
+) -> None:
+    place = await serve(process_request=answer)
+    async with nginx_with_headers(tmp_path, certificate, place.port) as (inner, _):
+        async with haproxy(tmp_path, certificate, headers=inner) as (plain, _, _, _):
+            await place.check(f"ws://127.0.0.1:{plain}/", secure=False, headers=FORGED)
+
+
+async def test_a_limit_for_each_client(serve: Serve, certificate: Path, tmp_path: Path) -> None:
+    place = await serve(limits=trio_ws.Limits(per_address=1))
+    async with nginx_with_headers(tmp_path, certificate, place.port) as (port, _):
+        uri = f"ws://127.0.0.1:{port}/"
+        connect = partial(trio_ws.connect, uri, proxy=None)
+        async with connect(local_address="127.0.0.2"), connect(local_address="127.0.0.3"):
+            with pytest.raises(trio_ws.InvalidStatus) as caught:
+                async with connect(local_address="127.0.0.2", headers={"X-Forwarded-For": "127.0.0.4"}):
+                    pytest.fail("the connection was opened")
+            assert caught.value.status_code == 503
+
+
+@pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl"])
+async def test_haproxy_with_the_proxy_protocol(
+    send: str, serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path
+) -> None:
+    place = await serve(proxy_protocol=True)
+    async with haproxy(tmp_path, certificate, bytes=place.port, send=send) as (_, _, plain, tls):
+        await place.check(f"ws://127.0.0.1:{plain}/", secure=False, headers=FORGED)
+        # Only one of them can say it.
+        await place.check(f"wss://127.0.0.1:{tls}/", secure=send == "send-proxy-v2-ssl", ssl=trusting)
+
+
+@pytest.mark.parametrize("send", ["send-proxy", "send-proxy-v2"])
+async def test_tls_through_haproxy_with_the_proxy_protocol(
+    send: str, serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    place = await serve(proxy_protocol=True, ssl=context)
+    async with haproxy(tmp_path, certificate, bytes=place.port, send=send) as (_, _, port, _):
+        await place.check(f"wss://127.0.0.1:{port}/", secure=True, ssl=trusting)
+
+
+@pytest.mark.skipif(not os.path.exists(STREAM_MODULE), reason="nginx is not installed with its stream module")
+async def test_nginx_with_the_proxy_protocol(serve: Serve, tmp_path: Path) -> None:
+    place = await serve(proxy_protocol=True)
+
+    def changes(free_port: Callable[[], int]) -> dict[str, str]:
+        return {"listen 443;": f"listen 127.0.0.1:{free_port()};", "8766": str(place.port)}
+
+    async with nginx(tmp_path, "nginx-stream.conf", changes, f"load_module {STREAM_MODULE};") as (port,):
+        await place.check(f"ws://127.0.0.1:{port}/", secure=False, headers=FORGED)

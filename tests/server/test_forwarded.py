@@ -1,0 +1,1030 @@
+"""Who the client is, behind a proxy: what headers say, whom they are believed, and the PROXY protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import random
+import socket
+import ssl
+import struct
+import sys
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+import trio_ws
+from trio_ws import Headers
+from trio_ws.connection.stream import StreamAdapter, StreamBroken
+from trio_ws.connection.websocket import connection_of
+from trio_ws.exceptions import InvalidHeader
+from trio_ws.server.forwarded.headers import find_client
+from trio_ws.server.forwarded.peer import Peer
+from trio_ws.server.forwarded.proxy_protocol import (
+    MAX_HEADER_SIZE,
+    MAX_LINE_SIZE,
+    InvalidProxyHeader,
+    ProxyHeader,
+    ProxyHeaderParser,
+    read_proxy_header,
+)
+from trio_ws.server.forwarded.trust import Forwarding
+from trio_ws.connection.stream import StreamAdapter, StreamBroken
+
+from ..support import one_byte_pair
+
+Logs = pytest.LogCaptureFixture
+MockClock = trio.testing.MockClock
+
+PROXY = ("10.0.0.1", 50000)
+TRUSTING = Forwarding(trusted_proxies=["10.0.0.0/8", "2001:db8::/32"])
+
+
+# -- Whom to trust ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "proxies, address, expected",
+    [
+        ([], ("127.0.0.1", 1), False),
+        ([], "", False),
+        (["127.0.0.1"], ("127.0.0.1", 1), True),
+        (["127.0.0.1"], ("127.0.0.2", 1), False),
+        (["127.0.0.1"], ("::1", 1, 0, 0), False),
+        (["127.0.0.1"], "", False),
+        (["127.0.0.1"], None, False),
+        (["::1", "127.0.0.1"], ("::1", 1, 0, 0), True),
+        (["::1", "127.0.0.1"], ("127.0.0.1", 1), True),
+        (["10.0.0.0/8"], ("10.255.0.1", 1), True),
+        (["10.0.0.0/8"], ("11.0.0.1", 1), False),
+        # What is on a socket for both versions of IP.
+        (["10.0.0.0/8"], ("::ffff:10.0.0.1", 1, 0, 0), True),
+        (["::ffff:10.0.0.0/104"], ("10.0.0.1", 1), True),
+        (["::/0"], ("10.0.0.1", 1), False),
+        (["fe80::/10"], ("fe80::1%eth0", 1, 0, 2), True),
+        ([ipaddress.ip_address("10.0.0.1")], ("10.0.0.1", 1), True),
+        ([ipaddress.ip_network("10.0.0.0/8")], ("10.0.0.1", 1), True),
+        (["unix"], "", True),
+        (["unix"], "/run/proxy.sock", True),
+        (["unix"], b"\0proxy", True),
+        (["unix"], ("127.0.0.1", 1), False),
+        (["unix"], None, False),
+        (["unix"], ("unix", 1), False),
+    ],
+)
+def test_trusted(proxies: Sequence[Any], address: Any, expected: bool) -> None:
+    assert Forwarding(trusted_proxies=proxies).trusts(address) is expected
+
+
+@pytest.mark.parametrize(
+    "proxies, error",
+    [
+        ("127.0.0.1", TypeError),
+        (b"127.0.0.1", TypeError),
+        ([None], TypeError),
+        ([1], TypeError),
+        ([b"\x7f\0\0\1"], TypeError),
+        (["localhost"], ValueError),
+        (["10.0.0.1/8"], ValueError),
+        ([""], ValueError),
+        (["Unix"], ValueError),
+    ],
+)
+async def test_what_is_no_proxy(proxies: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await trio_ws.serve(echo, 0, trusted_proxies=proxies)
+
+
+async def test_proxy_protocol_is_a_bool() -> None:
+    with pytest.raises(TypeError):
+        await trio_ws.serve(echo, 0, proxy_protocol=2)  # type: ignore[arg-type]  # wrong on purpose
+
+
+# -- What headers say ------------------------------------------------------------------------------------------------
+
+
+def find(
+    *headers: tuple[str, str], forwarding: Forwarding = TRUSTING, address: Any = PROXY, secure: bool = False
+) -> Peer:
+    peer = Peer(address, secure=secure, forwards=forwarding.trusts(address))
+    return find_client(peer, Headers(headers), forwarding)
+
+
+def client_of(*headers: tuple[str, str], **options: Any) -> Any:
+    """Return whom headers name as the client; None where it stays the proxy."""
+    peer = find(*headers, **options)
+    return None if peer.address == PROXY else peer.address
+
+
+def x(*values: str) -> list[tuple[str, str]]:
+    return [("X-Forwarded-For", value) for value in values]
+
+
+def f(*values: str) -> list[tuple[str, str]]:
+    return [("Forwarded", value) for value in values]
+
+
+BOTH = [
+    # As in X-Forwarded-For; and what is found.
+    (["192.0.2.1"], "192.0.2.1"),
+    # What is on the left, the client may have said.
+    (["127.0.0.1", "192.0.2.1"], "192.0.2.1"),
+    (["10.0.0.9", "192.0.2.1"], "192.0.2.1"),
+    # Through several proxies.
+    (["192.0.2.1", "10.0.0.2"], "192.0.2.1"),
+    (["198.51.100.7", "192.0.2.1", "2001:db8::2", "10.0.0.2"], "192.0.2.1"),
+    # A client that is a trusted proxy itself.
+    (["10.0.0.3", "10.0.0.2"], "10.0.0.3"),
+    # Nothing goes on behind what makes no sense.
+    (["192.0.2.1", "unknown", "10.0.0.2"], "10.0.0.2"),
+    (["192.0.2.1", "unknown"], None),
+    (["192.0.2.1", "_hidden"], None),
+    (["unknown", "192.0.2.1"], "192.0.2.1"),
+    # Other versions of IP, one in the other, and other ways to write it.
+    (["2001:DB9:0::1"], "2001:db9::1"),
+    (["::ffff:192.0.2.1"], "192.0.2.1"),
+    (["192.0.2.1", "::ffff:10.0.0.2"], "192.0.2.1"),
+]
+
+
+def quoted(address: str) -> str:
+    return f'"[{address}]"' if ":" in address else address
+
+
+@pytest.mark.parametrize("addresses, expected", BOTH)
+@pytest.mark.parametrize("separator", [", ", ",", " , ,\t"])
+def test_x_forwarded_for(addresses: list[str], expected: str | None, separator: str) -> None:
+    client = None if expected is None else (expected, 0)
+    assert client_of(*x(separator.join(addresses))) == client
+    assert client_of(*x(*addresses)) == client
+
+
+@pytest.mark.parametrize("addresses, expected", BOTH)
+@pytest.mark.parametrize("separator", [", ", ",", " , ,\t"])
+@pytest.mark.parametrize("template", ["for={}", "proto=http;for={};by=10.0.0.1", 'For={} ; host="a,b;c=\\"d\\","'])
+def test_forwarded(addresses: list[str], expected: str | None, separator: str, template: str) -> None:
+    client = None if expected is None else (expected, 0)
+    elements = [template.format(quoted(address)) for address in addresses]
+    assert client_of(*f(separator.join(elements))) == client
+    assert client_of(*f(*elements)) == client
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("192.0.2.1:80", ("192.0.2.1", 80)),
+        ("192.0.2.1:65535", ("192.0.2.1", 65535)),
+        ("[2001:db9::1]", ("2001:db9::1", 0)),
+        ("[2001:db9::1]:443", ("2001:db9::1", 443)),
+        ("192.0.2.1:_port", ("192.0.2.1", 0)),
+        *[
+            (text, None)
+            for text in [
+                "192.0.2.1:65536",
+                "192.0.2.1:123456",
+                "192.0.2.1:",
+                "192.0.2.1:-1",
+                "192.0.2.1:http",
+                "[192.0.2.1]",
+                "[2001:db9::1",
+                "2001:db9::1]",
+                "[2001:db9::1]x",
+                "[2001:db9::1%eth0]",
+                "2001:db9::1%eth0",
+                "[fe80::1%1]:80",
+                "192.0.2",
+                "192.0.2.256",
+                "192.0.02.1",
+                "192.0.2.1/32",
+                "3221225985",
+                "0xc0000201",
+                "١٩٢.0.2.1".encode().decode("iso-8859-1"),
+                "²",
+                "[]",
+                ":80",
+                "example.org",
+                "_",
+                "unknown:80",
+                "192.0.2.1;198.51.100.7",
+                "192.0.2.1 198.51.100.7",
+            ]
+        ],
+    ],
+)
+def test_addresses(text: str, expected: tuple[str, int] | None) -> None:
+    assert client_of(*x(text)) == expected
+    assert client_of(*f(f'for="{text}"')) == expected
+
+
+def test_ipv6_needs_brackets_in_forwarded_only() -> None:
+    assert client_of(*x("2001:db9::1")) == ("2001:db9::1", 0)
+    assert client_of(*f('for="2001:db9::1"')) is None
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        "for",
+        "for=",
+        "=192.0.2.1",
+        "192.0.2.1",
+        "for=192.0.2.1:80",
+        "for=[2001:db9::1]",
+        "for = 192.0.2.1",
+        "for=192.0.2.1 for=192.0.2.1",
+        "for=192.0.2.1;for=192.0.2.1",
+        "for=192.0.2.1;FOR=192.0.2.1",
+        "for=192.0.2.1;proto",
+        "for=192.0.2.1;proto=",
+        'for="192.0.2.1',
+        'for=192.0.2.1"',
+        'for="192.0.2.1"x',
+        'for="192.0.2.1\\"',
+        'for=192.0.2.1;host="',
+        "for=192.0.2.1;host=a b",
+        "for=192.0.2.1;host=ä",
+        "by=192.0.2.1",
+        ";",
+        "proto=https",
+    ],
+)
+def test_what_is_no_element(element: str) -> None:
+    assert client_of(*f(element)) is None
+    # What comes before does not count then, and what comes behind is not touched by it.
+    assert client_of(*f("for=192.0.2.9", element)) is None
+    assert client_of(*f(element + ", for=192.0.2.9")) == ("192.0.2.9", 0)
+    assert client_of(*f(element + ', for="192.0.2.9:80";host="a, b"')) == ("192.0.2.9", 80)
+    assert client_of(*f(element, "for=192.0.2.9")) == ("192.0.2.9", 0)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        "for=192.0.2.1;",
+        ";for=192.0.2.1",
+        ";; for=192.0.2.1 ;;",
+        'for="192.0.2.1"',
+        'for="\\192.0.2.1"',
+        'FOR=192.0.2.1;x=", for=198.51.100.7"',
+        'FOR=192.0.2.1;x="\\", for=198.51.100.7;y=\\""',
+        'x=", for=198.51.100.7, ";for=192.0.2.1',
+        "for=192.0.2.1;x=\"'\";secret=!#$%&'*+-.^_`|~",
+    ],
+)
+def test_elements(element: str) -> None:
+    assert client_of(*f(element)) == ("192.0.2.1", 0)
+    assert client_of(*f(f'for="8.8.8.8;x=", {element}')) == ("192.0.2.1", 0)
+
+
+@given(st.text(st.sampled_from('for=192.0,;" \\[]:_xä\t'), max_size=40), st.booleans())
+def test_nothing_that_a_client_says_hides_what_a_proxy_adds(said: str, own_line: bool) -> None:
+    for element in ("for=192.0.2.9", 'for="192.0.2.9";proto=https', 'host="a,b";for=192.0.2.9'):
+        headers = f(said, element) if own_line else f(f"{said}, {element}")
+        assert client_of(*headers) == ("192.0.2.9", 0)
+    assert client_of(*(x(said, "192.0.2.9") if own_line else x(f"{said}, 192.0.2.9"))) == ("192.0.2.9", 0)
+
+
+@given(st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f")), max_size=3))
+def test_nothing_raises(values: list[str]) -> None:
+    find(*x(*values))
+    find(*f(*values))
+    find(*[("X-Forwarded-Proto", value) for value in values])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "," * 32_000,
+        " " * 32_000 + "x",
+        ";" * 32_000,
+        "; " * 16_000 + "x",
+        'a="' + "," * 32_000,
+        'a=",' * 8_000,
+        'a="' + "\\" * 32_000,
+        "a=b;" * 8_000 + ",x",
+        "10.0.0.1," * 3_500,
+        "for=10.0.0.1," * 2_500,
+    ],
+    ids=lambda value: value[:8],
+)
+def test_long_headers_take_no_long_time(value: str) -> None:
+    # There is nothing to see but that it ends.
+    find(*x(value))
+    find(*f(value))
+
+
+def test_headers_of_others_mean_nothing() -> None:
+    headers = [*x("192.0.2.1"), *f("for=192.0.2.2;proto=https"), ("X-Forwarded-Proto", "https")]
+    for address in (("11.0.0.1", 1), "", None):
+        assert find(*headers, address=address) == Peer(address)
+        assert find(*headers, forwarding=Forwarding(), address=address) == Peer(address)
+
+
+def test_without_headers_it_is_the_proxy_itself() -> None:
+    assert find() == Peer(PROXY, forwards=True)
+    assert find(secure=True).secure
+
+
+def test_the_address_of_the_proxy_is_kept() -> None:
+    assert find(*x("192.0.2.1")).proxy_address == PROXY
+    assert find(*x("unknown")) == Peer(PROXY, PROXY, forwards=True)
+
+
+@pytest.mark.parametrize("secure", [True, False])
+@pytest.mark.parametrize(
+    "scheme, expected",
+    [("https", True), ("HTTPS", True), ("wss", True), ("http", False), ("ws", False), ("", None), ("x", None)],
+)
+def test_schemes(scheme: str, expected: bool | None, secure: bool) -> None:
+    """Where the proxy does not say, it is the connection that counts."""
+    expected = secure if expected is None else expected
+    proto = ("X-Forwarded-Proto", scheme)
+    assert find(*x("192.0.2.1"), proto, secure=secure).secure is expected
+    assert find(proto, secure=secure).secure is expected
+    if scheme:
+        for node in ("192.0.2.1", "unknown", "_x"):
+            assert find(*f(f"for={node};proto={scheme}"), secure=secure).secure is expected
+        assert find(*f(f"proto={scheme}"), secure=secure).secure is expected
+
+
+def test_the_scheme_is_that_of_the_client() -> None:
+    assert find(*x("192.0.2.1, 10.0.0.2"), ("X-Forwarded-Proto", "https, http")).secure
+    assert find(*x("127.0.0.1, 192.0.2.1, 10.0.0.2"), ("X-Forwarded-Proto", "http, https, http")).secure
+    assert find(*x("192.0.2.1, 10.0.0.2"), ("X-Forwarded-Proto", "https")).secure
+    assert not find(*x("127.0.0.1, 192.0.2.1"), ("X-Forwarded-Proto", "https, http")).secure
+    assert find(*f("for=192.0.2.1;proto=https, for=10.0.0.2;proto=http")).secure
+    assert not find(*f("for=127.0.0.1;proto=https, for=192.0.2.1;proto=http")).secure
+    # It is not known here, and the one of the proxy in between is another matter.
+    assert find(*f("for=192.0.2.1, for=10.0.0.2;proto=http"), secure=True).secure
+
+
+def test_both_kinds_of_headers_must_agree() -> None:
+    proto = ("X-Forwarded-Proto", "https")
+    assert client_of(*x("192.0.2.1"), *f('for="192.0.2.1:80"')) == ("192.0.2.1", 80)
+    assert find(*x("1.1.1.1, 192.0.2.1"), proto, *f("for=192.0.2.1;proto=https")).secure
+    for headers in [
+        [*x("192.0.2.1"), *f("for=192.0.2.2")],
+        [*x("192.0.2.1"), *f("nonsense")],
+        [*x("nonsense"), *f("for=192.0.2.1")],
+        [*x("192.0.2.1"), *f("for=192.0.2.1;proto=https")],
+        [*x("192.0.2.1"), *f("for=192.0.2.1"), proto],
+        [*x("192.0.2.1"), *f("for=192.0.2.1;proto=http"), proto],
+    ]:
+        with pytest.raises(InvalidHeader) as caught:
+            find(*headers)
+        assert caught.value.name == "Forwarded"
+    # By itself it says nothing where Forwarded does.
+    assert not find(*f("for=192.0.2.1"), proto).secure
+
+
+# -- The PROXY protocol: parsing -------------------------------------------------------------------------------------
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+SOURCE4, DESTINATION4 = ("192.0.2.1", 56324), ("198.51.100.7", 443)
+SOURCE6, DESTINATION6 = ("2001:db9::1", 56324), ("2001:db9::2", 443)
+
+
+def v2(block: bytes = b"", *, family: int = 0x11, command: int = 1, version: int = 2, size: int | None = None) -> bytes:
+    return SIGNATURE + struct.pack("!BBH", version << 4 | command, family, len(block) if size is None else size) + block
+
+
+def tlv(kind: int, value: bytes) -> bytes:
+    return struct.pack("!BH", kind, len(value)) + value
+
+
+TCP4 = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.7") + struct.pack("!HH", 56324, 443)
+TCP6 = (
+    socket.inet_pton(socket.AF_INET6, "2001:db9::1")
+    + socket.inet_pton(socket.AF_INET6, "2001:db9::2")
+    + struct.pack("!HH", 56324, 443)
+)
+LINE4 = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
+LONGEST = b"PROXY TCP6 " + b" ".join([b"ffff:" * 7 + b"ffff"] * 2) + b" 65535 65535\r\n"
+
+VALID = {
+    LINE4: ProxyHeader(SOURCE4, DESTINATION4),
+    b"PROXY TCP6 2001:db9::1 2001:DB9:0::2 56324 443\r\n": ProxyHeader(SOURCE6, DESTINATION6),
+    b"PROXY TCP4 0.0.0.0 255.255.255.255 0 65535\r\n": ProxyHeader(("0.0.0.0", 0), ("255.255.255.255", 65535)),
+    b"PROXY TCP6 ::ffff:192.0.2.1 :: 1 1\r\n": ProxyHeader(("192.0.2.1", 1), ("::", 1)),
+    LONGEST: ProxyHeader((":".join(["ffff"] * 8), 65535), (":".join(["ffff"] * 8), 65535)),
+    b"PROXY UNKNOWN\r\n": ProxyHeader(),
+    b"PROXY UNKNOWN whatever \r \n it is\r\n": ProxyHeader(),
+    b"PROXY UNKNOWN " + b"x" * (MAX_LINE_SIZE - 16) + b"\r\n": ProxyHeader(),
+    v2(TCP4): ProxyHeader(SOURCE4, DESTINATION4),
+    v2(TCP6, family=0x21): ProxyHeader(SOURCE6, DESTINATION6),
+    v2(TCP4 + tlv(3, b"\1\2\3\4") + tlv(4, b"\0" * 100)): ProxyHeader(SOURCE4, DESTINATION4),
+    v2(TCP4 + tlv(0x20, b"\1\0\0\0\0")): ProxyHeader(SOURCE4, DESTINATION4, True),
+    v2(TCP4 + tlv(1, b"h2") + tlv(0x20, b"\x07\0\0\0\0" + tlv(0x21, b"TLSv1.3"))): ProxyHeader(
+        SOURCE4, DESTINATION4, True
+    ),
+    v2(TCP4 + tlv(0x20, b"\x06\0\0\0\0") + tlv(0x20, b"")): ProxyHeader(SOURCE4, DESTINATION4),
+    v2(TCP4 + tlv(4, b"\0" * (MAX_HEADER_SIZE - 31))): ProxyHeader(SOURCE4, DESTINATION4),
+    v2(b"/run/a".ljust(108, b"\0") + b"x" * 108, family=0x31): ProxyHeader("/run/a", "x" * 108),
+    v2(b"\0abstract".ljust(108, b"\0") + b"\0" * 108, family=0x31): ProxyHeader(b"\0abstract", ""),
+    # Those whose addresses do not matter.
+    v2(family=0, command=0): ProxyHeader(),
+    v2(TCP4, command=0): ProxyHeader(),
+    v2(b"whatever", family=0xFF, command=0): ProxyHeader(),
+    v2(family=0): ProxyHeader(),
+    v2(b"whatever", family=0): ProxyHeader(),
+    v2(TCP4, family=0x12): ProxyHeader(),
+    v2(TCP6, family=0x22): ProxyHeader(),
+    v2(b"\0" * 216, family=0x32): ProxyHeader(),
+}
+
+INVALID = [
+    b"GET / HTTP/1.1\r\n",
+    b"\x16\x03\x01",
+    b"proxy TCP4 192.0.2.1 198.51.100.7 56324 443\r\n",
+    b" " + LINE4,
+    b"\r\n" + LINE4,
+    b"PROXY\r\n",
+    b"PROXY \r\n",
+    b"PROXY UNKNOWNX\r\n",
+    b"PROXY UDP4 192.0.2.1 198.51.100.7 56324 443\r\n",
+    b"PROXY TCP4\r\n",
+    b"PROXY TCP5 192.0.2.1 198.51.100.7 56324 443\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 56324\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443 \r\n",
+    b"PROXY TCP4  192.0.2.1 198.51.100.7 56324 443\r\n",
+    b"PROXY TCP4 192.0.2.1\t198.51.100.7 56324 443\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\n\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 056324 443\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 00 443\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 65536 443\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 -1\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 +1\r\n",
+    b"PROXY TCP4 192.0.2 198.51.100.7 56324 443\r\n",
+    b"PROXY TCP4 192.0.2.01 198.51.100.7 56324 443\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.256 56324 443\r\n",
+    b"PROXY TCP4 2001:db9::1 2001:db9::2 56324 443\r\n",
+    b"PROXY TCP6 192.0.2.1 198.51.100.7 56324 443\r\n",
+    b"PROXY TCP6 fe80::1%1 2001:db9::2 56324 443\r\n",
+    b"PROXY TCP6 [2001:db9::1] 2001:db9::2 56324 443\r\n",
+    b"PROXY UNKNOWN " + b"x" * (MAX_LINE_SIZE - 15) + b"\r\n",
+    b"PROXY " + b"x" * MAX_LINE_SIZE,
+    SIGNATURE[:-1] + b"\r" + v2(TCP4)[12:],
+    v2(TCP4, version=1),
+    v2(TCP4, version=3),
+    v2(TCP4, command=2),
+    v2(TCP4, command=15),
+    v2(TCP4, family=0x10),
+    v2(TCP4, family=0x01),
+    v2(TCP4, family=0x13),
+    v2(TCP4, family=0x41),
+    v2(TCP4[:-1]),
+    v2(TCP6[:-1], family=0x21),
+    v2(b"x" * 215, family=0x31),
+    v2(),
+    v2(TCP4 + b"\x04"),
+    v2(TCP4 + b"\x04\0"),
+    v2(TCP4 + b"\x04\0\x01"),
+    v2(TCP4 + tlv(4, b"x") + b"\x04\xff\xff"),
+    v2(TCP4, size=MAX_HEADER_SIZE - 15),
+    v2(TCP4, size=0xFFFF),
+]
+
+
+def parse(pieces: Sequence[bytes]) -> tuple[ProxyHeader, bytes]:
+    """Return the header, and what comes after it in all pieces."""
+    parser = ProxyHeaderParser()
+    for number, piece in enumerate(pieces):
+        header = parser.feed(piece)
+        if header is not None:
+            return header, parser.unused + b"".join(pieces[number + 1 :])
+    raise EOFError
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("data", VALID, ids=lambda data: repr(data[:40]))
+@pytest.mark.parametrize("size", [1, 2, 3, 13, 16, 10_000])
+@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\r\n", LINE4])
+def test_proxy_headers(data: bytes, size: int, behind: bytes) -> None:
+    assert parse(cut(data + behind, size)) == (VALID[data], behind)
+
+
+@pytest.mark.parametrize("data", INVALID, ids=lambda data: repr(data[:60]))
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_what_is_no_proxy_header(data: bytes, size: int) -> None:
+    with pytest.raises(InvalidProxyHeader):
+        parse(cut(data, size))
+
+
+def test_what_cannot_become_a_proxy_header_is_seen_at_once() -> None:
+    for data in (b"G", b"PROX\0", b"\r\n\r\r", b"\x16"):
+        with pytest.raises(InvalidProxyHeader):
+            ProxyHeaderParser().feed(data)
+
+
+@pytest.mark.parametrize("data", VALID, ids=lambda data: repr(data[:40]))
+def test_the_end_in_a_proxy_header(data: bytes) -> None:
+    for size in range(len(data)):
+        parser = ProxyHeaderParser()
+        if size:
+            assert parser.feed(data[:size]) is None
+        assert 0 < parser.needed <= len(data) - size
+        with pytest.raises(InvalidProxyHeader):
+            parser.feed(b"")
+
+
+@given(st.sampled_from(list(VALID)), st.binary(max_size=20), st.randoms(use_true_random=False))
+def test_proxy_headers_in_pieces(data: bytes, behind: bytes, rng: random.Random) -> None:
+    stream = data + behind
+    pieces = []
+    while stream:
+        size = rng.randint(1, 1 + len(stream) // 2)
+        pieces.append(stream[:size])
+        stream = stream[size:]
+    assert parse(pieces) == (VALID[data], behind)
+
+
+@given(st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY TCP6 ", SIGNATURE, SIGNATURE + b"\x21"]), st.binary())
+def test_any_bytes(prefix: bytes, data: bytes) -> None:
+    """The same comes out of them in one piece and in single bytes."""
+
+    def outcome(size: int) -> Any:
+        try:
+            return parse(cut(prefix + data, size))
+        except (InvalidProxyHeader, EOFError) as exc:
+            return type(exc)
+
+    assert outcome(1) == outcome(10_000)
+
+
+@given(st.ip_addresses(), st.ip_addresses(), st.integers(0, 65535), st.integers(0, 65535))
+def test_any_addresses(source: Any, destination: Any, port: int, other_port: int) -> None:
+    if source.version != destination.version:
+        return
+    four = source.version == 4
+
+    def shown(ip: Any) -> str:
+        return str(ip if four else ip.ipv4_mapped or ip)
+
+    expected = ProxyHeader((shown(source), port), (shown(destination), other_port))
+    line = f"PROXY TCP{source.version} {source} {destination} {port} {other_port}\r\n".encode()
+    block = source.packed + destination.packed + struct.pack("!HH", port, other_port)
+    for data in (line, v2(block, family=0x11 if four else 0x21)):
+        assert parse([data]) == (expected, b"")
+
+
+# -- The PROXY protocol: reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", VALID, ids=lambda data: repr(data[:40]))
+@pytest.mark.parametrize("pair", [trio.testing.memory_stream_pair, one_byte_pair])
+async def test_reading_takes_nothing_that_comes_after(data: bytes, pair: Any) -> None:
+    ours, theirs = pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.send_all, data + b"GET")
+        assert await read_proxy_header(theirs) == VALID[data]
+        received = b""
+        while len(received) < 3:
+            received += await theirs.receive_some()
+    assert received == b"GET"
+
+
+@contextlib.asynccontextmanager
+async def sockets() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+    a, b = trio.socket.socketpair()
+    async with trio.SocketStream(a) as ours, trio.SocketStream(b) as theirs:
+        yield ours, theirs
+
+
+@pytest.mark.parametrize("data", VALID, ids=lambda data: repr(data[:40]))
+async def test_reading_from_a_socket(data: bytes) -> None:
+    async with sockets() as (ours, theirs):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def send() -> None:
+                for piece in cut(data[:20], 1):
+                    await ours.send_all(piece)
+                    await trio.testing.wait_all_tasks_blocked()
+                await ours.send_all(data[20:] + b"GET")
+
+            assert await read_proxy_header(theirs) == VALID[data]
+        assert await theirs.receive_some() == b"GET"
+
+
+async def test_reading_what_is_lost() -> None:
+    ours: trio.abc.Stream
+    theirs: trio.abc.Stream
+    async with sockets() as (ours, theirs):
+        await ours.send_all(b"PROXY ")
+        await ours.aclose()
+        with pytest.raises(InvalidProxyHeader):
+            await read_proxy_header(theirs)
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.aclose()
+    with pytest.raises(StreamBroken):
+        await read_proxy_header(theirs)
+
+
+# -- A server --------------------------------------------------------------------------------------------------------
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def introduce(ws: trio_ws.ServerWebSocket) -> None:
+    """Tell a client what is known of it."""
+    assert ws.opening.remote_address == ws.remote_address
+    proxy = ws.opening.proxy_address
+    await ws.send(f"{ws.remote_address!r} {proxy and proxy[0]} {ws.opening.secure}")
+    await echo(ws)
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: trio_ws.Handler = introduce, **options: Any) -> AsyncIterator[trio_ws.Server]:
+    """A server on the local host, for a minute at most."""
+    async with trio.open_nursery() as nursery:
+        server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1", **options))
+        nursery.cancel_scope.deadline = trio.current_time() + 60
+        yield server
+        assert not nursery.cancel_scope.cancel_called, "the test hangs"
+        nursery.cancel_scope.cancel()
+    assert server._state.count == 0
+    assert not server._state.by_address
+
+
+def connect(server: trio_ws.Server, headers: Any = (), **options: Any) -> trio_ws.Connecting:
+    return trio_ws.connect(f"ws://127.0.0.1:{server.port}/", headers=headers, proxy=None, **options)
+
+
+X = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
+
+
+@contextlib.asynccontextmanager
+async def connected(server: trio_ws.Server, header: bytes, **options: Any) -> AsyncIterator[trio_ws.WebSocket]:
+    """Connect as a proxy does that speaks the PROXY protocol."""
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    await stream.send_all(header)
+    async with trio_ws.connect_over(stream, "ws://example.org/", **options) as ws:
+        yield ws
+
+
+async def is_closed(stream: trio.abc.Stream) -> bool:
+    try:
+        return not await stream.receive_some()
+    except trio.BrokenResourceError:
+        return True
+
+
+async def test_headers_from_a_trusted_proxy() -> None:
+    async with serving(trusted_proxies=["127.0.0.1"]) as server:
+        async with connect(server, X) as ws:
+            assert await ws.receive() == "('192.0.2.1', 0) 127.0.0.1 True"
+        async with connect(server, {"Forwarded": 'for="[2001:db8::1]:80";proto=http'}) as ws:
+            assert await ws.receive() == "('2001:db8::1', 80) 127.0.0.1 False"
+        async with connect(server) as ws:
+            assert await ws.receive() == f"{ws.local_address!r} None False"
+
+
+@pytest.mark.parametrize("options", [{}, {"trusted_proxies": ["127.0.0.2", "unix"]}])
+async def test_headers_from_anybody(options: dict[str, Any]) -> None:
+    async with serving(**options) as server, connect(server, X) as ws:
+        assert await ws.receive() == f"{ws.local_address!r} None False"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets here")
+async def test_a_proxy_on_a_unix_socket(tmp_path: Any) -> None:
+    path = tmp_path / "socket"
+    for proxies, expected in [(["unix"], "('192.0.2.1', 0)  True"), (["0.0.0.0/0", "::/0"], "'' None False")]:
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio_ws.serve, introduce, path=path, trusted_proxies=proxies)
+            await nursery.start(serve)
+            async with trio_ws.connect_unix(path, "ws://example.org/", headers=X) as ws:
+                assert await ws.receive() == expected
+            nursery.cancel_scope.cancel()
+
+
+async def test_headers_that_contradict_each_other(caplog: Logs) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(trusted_proxies=["127.0.0.1"]) as server:
+        with pytest.raises(trio_ws.InvalidStatus) as caught:
+            async with connect(server, {**X, "Forwarded": "for=127.0.0.1"}):
+                pytest.fail("the connection was opened")
+        assert caught.value.status_code == 400
+    assert "contradicts X-Forwarded-For" in caplog.text
+
+
+async def test_requests_of_several_clients_on_one_connection() -> None:
+    seen = []
+
+    def answer(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response:
+        seen.append((opening.remote_address[0], opening.proxy_address and opening.proxy_address[0], opening.username))
+        opening.username = request.path
+        return opening.respond(200)
+
+    limits = trio_ws.Limits(per_address=1)
+    async with serving(trusted_proxies=["127.0.0.1"], process_request=answer, limits=limits) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            for client in ("192.0.2.1", "192.0.2.2", "nonsense", "192.0.2.1"):
+                head = f"GET /{client} HTTP/1.1\r\nHost: example.org\r\nX-Forwarded-For: {client}\r\n\r\n"
+                await stream.send_all(head.encode())
+                assert b"200 OK" in await stream.receive_some()
+                assert list(server._state.by_address) == [seen[-1][0]]
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n")
+            assert b"200 OK" in await stream.receive_some()
+    clients = ["192.0.2.1", "192.0.2.2", "127.0.0.1", "192.0.2.1"]
+    # Who one of them is says nothing of the others.
+    assert seen == [*((client, "127.0.0.1", None) for client in clients), ("127.0.0.1", None, None)]
+
+
+async def test_a_limit_for_each_client(caplog: Logs) -> None:
+    caplog.set_level(logging.INFO)
+    limits = trio_ws.Limits(per_address=2)
+    async with serving(trusted_proxies=["127.0.0.1"], limits=limits) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            for client in ("192.0.2.1", "192.0.2.2") * 2:
+                await stack.enter_async_context(connect(server, {"X-Forwarded-For": f"192.0.2.2, {client}"}))
+            with pytest.raises(trio_ws.InvalidStatus) as caught:
+                async with connect(server, X):
+                    pytest.fail("the connection was opened")
+            assert caught.value.status_code == 503
+            assert caught.value.headers["Retry-After"] == "5"
+            async with connect(server, {"X-Forwarded-For": "192.0.2.3"}) as ws:
+                assert await ws.receive() == "('192.0.2.3', 0) 127.0.0.1 False"
+        while server.connections:
+            await trio.lowlevel.checkpoint()
+        async with connect(server, X) as ws:
+            await ws.receive()
+    assert "connection from ('192.0.2.1', 0) turned away: there are 2 connections from its address" in caplog.text
+
+
+@pytest.mark.parametrize("header", [b"", LINE4])
+async def test_a_proxy_is_not_counted_for_clients_that_are_not_known_yet(header: bytes) -> None:
+    options: dict[str, Any] = {"trusted_proxies": ["127.0.0.1", "192.0.2.1"], "proxy_protocol": bool(header)}
+    async with serving(limits=trio_ws.Limits(per_address=1), **options) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(1, 4):
+                silent = await trio.open_tcp_stream("127.0.0.1", server.port)
+                await stack.enter_async_context(silent)
+                await silent.send_all(header + b"GET / HTTP/1.1\r\n")
+                while len(server._state.openings) < number:
+                    await trio.lowlevel.checkpoint()
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            if header:
+                await stream.send_all(header)
+            headers = {"X-Forwarded-For": "192.0.2.9"}
+            async with trio_ws.connect_over(stream, "ws://example.org/", headers=headers) as ws:
+                assert await ws.receive() == "('192.0.2.9', 0) 127.0.0.1 False"
+                assert dict(server._state.by_address) == {"192.0.2.9": 1}
+
+
+async def test_the_log_has_the_address_of_the_client(caplog: Logs) -> None:
+    async def fail(ws: trio_ws.WebSocket) -> None:
+        raise RuntimeError
+
+    caplog.set_level(logging.INFO)
+    async with serving(fail, trusted_proxies=["127.0.0.1"]) as server:
+        with pytest.raises(trio_ws.ConnectionClosedError):
+            async with connect(server, X) as ws:
+                await ws.receive()
+        with pytest.raises(trio_ws.InvalidStatus):
+            async with connect(server, X, origin="https://elsewhere.example"):
+                pytest.fail("the connection was opened")
+    assert "connection from ('192.0.2.1', 0): the handler failed" in caplog.text
+    assert "opening handshake with ('192.0.2.1', 0) failed" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("example.org", "127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return client, server
+
+
+async def test_our_own_tls_is_secure(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    client, context = contexts
+    async with serving(ssl=context, trusted_proxies=["127.0.0.1"]) as server:
+        uri = f"wss://127.0.0.1:{server.port}/"
+        for headers, expected in [({}, "True"), (X, "True"), ({"X-Forwarded-Proto": "http"}, "False")]:
+            async with trio_ws.connect(uri, ssl=client, proxy=None, headers=headers) as ws:
+                assert str(await ws.receive()).endswith(expected)
+
+
+# -- A server that speaks the PROXY protocol -------------------------------------------------------------------------
+
+HEADERS = [LINE4, v2(TCP4), v2(TCP4 + tlv(0x20, b"\1\0\0\0\0"))]
+
+
+@pytest.mark.parametrize("proxies", [[], ["127.0.0.1"]])
+@pytest.mark.parametrize("header", HEADERS)
+async def test_the_proxy_protocol(header: bytes, proxies: list[str]) -> None:
+    async with serving(proxy_protocol=True, trusted_proxies=proxies) as server:
+        async with connected(server, header) as ws:
+            assert await ws.receive() == f"('192.0.2.1', 56324) 127.0.0.1 {header is HEADERS[-1]}"
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+            (theirs,) = server.connections
+            assert connection_of(theirs).stream.is_socket or sys.platform == "win32"
+
+
+async def test_all_at_once_and_byte_by_byte() -> None:
+    request = (
+        b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    ping, close = b"\x89\x82\0\0\0\0hi", b"\x88\x80\0\0\0\0"
+    async with serving(echo, proxy_protocol=True) as server:
+        for header in HEADERS:
+            data = header + request + ping + close
+            for size in (len(data), 1):
+                async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    for piece in cut(data, size):
+                        await stream.send_all(piece)
+                    answer = b"".join([bytes(data) async for data in stream])
+                    assert answer.startswith(b"HTTP/1.1 101")
+                    assert answer.endswith(b"\r\n\r\n\x8a\x02hi\x88\x00")
+
+
+@pytest.mark.parametrize("header", HEADERS)
+async def test_the_proxy_protocol_and_tls(header: bytes, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    client, context = contexts
+    async with serving(proxy_protocol=True, ssl=context) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await stream.send_all(header)
+        tls = trio.SSLStream(stream, client, server_hostname="example.org", https_compatible=True)
+        async with trio_ws.connect_over(tls, "wss://example.org/") as ws:
+            assert await ws.receive() == "('192.0.2.1', 56324) 127.0.0.1 True"
+
+
+@pytest.mark.parametrize("header", HEADERS)
+async def test_over_any_stream(header: bytes, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    client, context = contexts
+    for tls in (False, True):
+        ours: trio.abc.Stream
+        theirs: trio.abc.Stream
+        ours, theirs = trio.testing.memory_stream_pair()
+        await ours.send_all(header)
+        if tls:
+            ours = trio.SSLStream(ours, client, server_hostname="example.org", https_compatible=True)
+            theirs = trio.SSLStream(theirs, context, server_side=True, https_compatible=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(trio_ws.serve_over, theirs, introduce, proxy_protocol=True))
+            async with trio_ws.connect_over(ours, "ws://example.org/") as ws:
+                assert await ws.receive() == f"('192.0.2.1', 56324) None {tls or header is HEADERS[-1]}"
+
+
+@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", v2(family=0, command=0), v2(family=0)])
+async def test_a_proxy_that_does_not_say(header: bytes) -> None:
+    """What the client says then is no more to be believed than it ever is."""
+    async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.1"]) as server:
+        async with connected(server, header, headers=X) as ws:
+            host, port, *rest = str(await ws.receive()).split()
+            assert (host, rest) == ("('127.0.0.1',", ["127.0.0.1", "False"])
+            assert port != "0)"
+
+
+async def test_proxies_behind_each_other() -> None:
+    async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.1", "192.0.2.1"]) as server:
+        async with connected(server, LINE4, headers={"X-Forwarded-For": "203.0.113.9"}) as ws:
+            assert await ws.receive() == "('203.0.113.9', 0) 127.0.0.1 False"
+    async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.1"]) as server:
+        async with connected(server, LINE4, headers={"X-Forwarded-For": "203.0.113.9"}) as ws:
+            assert await ws.receive() == "('192.0.2.1', 56324) 127.0.0.1 False"
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", b"PROXY TCP4 x\r\n", v2(version=3)])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_without_a_header(
+    data: bytes, tls: bool, contexts: tuple[ssl.SSLContext, ssl.SSLContext], caplog: Logs
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(proxy_protocol=True, ssl=contexts[1] if tls else None) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_all(data)
+            assert await is_closed(stream)
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_eof()
+            assert await is_closed(stream)
+    records = [record.getMessage() for record in caplog.records]
+    assert len(records) == 2
+    assert all("connection from ('127.0.0.1'" in message and "PROXY header" in message for message in records)
+
+
+async def test_from_who_is_no_proxy(caplog: Logs) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.2"]) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            assert await is_closed(stream)
+    assert "closed: it does not come from a trusted proxy" in caplog.text
+
+
+@pytest.mark.parametrize("sent", [b"", b"PROXY TCP4 ", LINE4[:-1], SIGNATURE, v2(TCP4)[:-1]])
+async def test_a_header_that_does_not_come(sent: bytes, autojump_clock: MockClock, caplog: Logs) -> None:
+    caplog.set_level(logging.INFO)
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio_ws.serve_over, theirs, echo, proxy_protocol=True, open_timeout=7))
+        await ours.send_all(sent)
+        start = trio.current_time()
+        assert await ours.receive_some() == b""
+        assert trio.current_time() - start == 7
+    assert "not complete after 7 seconds" in caplog.text
+
+
+async def test_the_time_is_for_all_of_the_opening_handshake(autojump_clock: MockClock, caplog: Logs) -> None:
+    caplog.set_level(logging.INFO)
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio_ws.serve_over, theirs, echo, proxy_protocol=True, open_timeout=7))
+        start = trio.current_time()
+        await trio.sleep(5)
+        await ours.send_all(LINE4)
+        assert (await ours.receive_some()).startswith(b"HTTP/1.1 408")
+        assert trio.current_time() - start == 7
+    assert "opening handshake with ('192.0.2.1', 56324) not complete" in caplog.text
+
+
+@pytest.mark.parametrize("header", [LINE4, b"PROXY UNKNOWN\r\n", v2(TCP4 + tlv(4, b"x"))])
+async def test_cancelled(header: bytes) -> None:
+    for size in range(len(header) + 1):
+        async with sockets() as (ours, theirs):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(partial(trio_ws.serve_over, theirs, echo, proxy_protocol=True))
+                    if size:
+                        await ours.send_all(header[:size])
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+            assert scope.cancelled_caught
+            assert theirs.socket.fileno() == -1
+            # Behind the header it is a server that has been asked nothing yet.
+            assert (await ours.receive_some()).startswith(b"HTTP/1.1 503" if size == len(header) else b"")
+
+
+async def test_a_server_that_is_closed_meanwhile() -> None:
+    async with serving(echo, proxy_protocol=True) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_all(b"PROXY ")
+            while not server._state.openings:
+                await trio.lowlevel.checkpoint()
+            await server.aclose()
+            assert await is_closed(stream)
+
+
+async def test_a_limit_for_each_client_of_the_proxy_protocol(caplog: Logs) -> None:
+    caplog.set_level(logging.INFO)
+    other = LINE4.replace(b"192.0.2.1", b"192.0.2.2")
+    async with serving(proxy_protocol=True, limits=trio_ws.Limits(per_address=1)) as server:
+        async with connected(server, LINE4) as one, connected(server, other):
+            with pytest.raises(trio_ws.InvalidStatus) as caught:
+                async with connected(server, LINE4):
+                    pytest.fail("the connection was opened")
+            assert caught.value.status_code == 503
+            assert await one.receive() == "('192.0.2.1', 56324) 127.0.0.1 False"
+    assert "connection from ('192.0.2.1', 56324) turned away" in caplog.text
+
+
+async def test_a_limit_for_each_client_and_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async with serving(proxy_protocol=True, limits=trio_ws.Limits(per_address=1), ssl=contexts[1]) as server:
+        server._state.by_address["192.0.2.1"] = 1
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            await stream.send_all(LINE4)
+            assert await is_closed(stream)
+        del server._state.by_address["192.0.2.1"]
+
+
+async def test_turned_away_before_the_header_is_read() -> None:
+    async with serving(proxy_protocol=True, limits=trio_ws.Limits(connections=1)) as server:
+        async with connected(server, LINE4):
+            with pytest.raises(trio_ws.InvalidStatus) as caught:
+                async with connected(server, v2(TCP4)):
+                    pytest.fail("the connection was opened")
+            assert caught.value.status_code == 503
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+                assert await is_closed(stream)
+
+
+async def test_a_client_on_a_unix_socket_of_the_proxy() -> None:
+    header = v2(b"/run/x".ljust(108, b"\0") * 2, family=0x31)
+    async with serving(proxy_protocol=True, limits=trio_ws.Limits(per_address=1)) as server:
+        async with connected(server, header) as one, connected(server, header) as two:
+            for ws in (one, two):
+                assert await ws.receive() == "'/run/x' 127.0.0.1 False"
+
+
+def test_a_transport_knows_its_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    stream, _ = trio.testing.memory_stream_pair()
+    assert not StreamAdapter(stream).is_tls
+    assert StreamAdapter(trio.SSLStream(stream, contexts[0], server_hostname="example.org")).is_tls

@@ -1,0 +1,228 @@
+"""What a server listens on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+import trio_ws
+from trio_ws.server.listeners import open_tcp_listeners, open_unix_listener
+
+ROOT = Path(__file__).parent.parent.parent
+
+unix_only = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+# -- Several processes on one port -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="this system has no SO_REUSEPORT")
+class TestReusePort:
+    async def test_two_servers_on_one_port(self, nursery: trio.Nursery) -> None:
+        serve = partial(trio_ws.serve, echo, host="127.0.0.1", reuse_port=True)
+        first: trio_ws.Server = await nursery.start(partial(serve, 0))
+        second: trio_ws.Server = await nursery.start(partial(serve, first.port))
+        assert first.port == second.port
+        with pytest.raises(OSError) as caught:
+            await trio_ws.serve(echo, first.port, host="127.0.0.1")
+        assert caught.value.errno == errno.EADDRINUSE
+        # Whichever of them it is that gets it; and when one has gone, it is the other.
+        for server in (first, second):
+            async with trio_ws.connect(f"ws://127.0.0.1:{first.port}") as ws:
+                await ws.send("hello")
+                assert await ws.receive() == "hello"
+            await server.aclose()
+
+    async def test_every_address_of_a_host(self) -> None:
+        listeners = await open_tcp_listeners(0, host=None, backlog=5, reuse_port=True)
+        families = [listener.socket.family for listener in listeners]
+        for listener in listeners:
+            assert listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            await listener.aclose()
+        assert socket.AF_INET in families
+        assert len(families) == len(set(families))
+
+    async def test_where_nobody_can_listen(self) -> None:
+        with pytest.raises(OSError):
+            await open_tcp_listeners(0, host="203.0.113.1", backlog=None, reuse_port=True)
+
+
+async def test_a_system_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "SO_REUSEPORT", raising=False)
+    with pytest.raises(OSError, match="no SO_REUSEPORT"):
+        await trio_ws.serve(echo, 0, host="127.0.0.1", reuse_port=True)
+
+
+async def test_reuse_port_without_a_port() -> None:
+    with pytest.raises(TypeError, match="reuse_port goes with port"):
+        await trio_ws.serve(echo, path="app.sock", reuse_port=True)
+
+
+# -- Unix sockets ----------------------------------------------------------------------------------------------------
+
+
+@unix_only
+class TestUnix:
+    async def test_what_a_killed_server_has_left_is_replaced(self, tmp_path: Path, nursery: trio.Nursery) -> None:
+        path = tmp_path / "app.sock"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+        assert path.exists()
+        server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, echo, path=path))
+        async with trio_ws.connect_unix(path) as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+        await server.aclose()
+        assert not path.exists()
+
+    async def test_a_server_that_listens_is_not(self, tmp_path: Path, nursery: trio.Nursery) -> None:
+        path = tmp_path / "app.sock"
+        await nursery.start(partial(trio_ws.serve, echo, path=path))
+        with pytest.raises(OSError) as caught:
+            await trio_ws.serve(echo, path=path)
+        assert caught.value.errno == errno.EADDRINUSE
+        async with trio_ws.connect_unix(path) as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+
+    async def test_one_whose_backlog_is_full_is_not(self, tmp_path: Path) -> None:
+        path = tmp_path / "app.sock"
+        listener, _ = await open_unix_listener(path, backlog=1)
+        clients = []
+        for _ in range(10):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            clients.append(sock)
+            try:
+                sock.connect(str(path))
+            except BlockingIOError:
+                break
+        with pytest.raises(OSError) as caught:
+            await open_unix_listener(path, backlog=1)
+        assert caught.value.errno == errno.EADDRINUSE
+        for sock in clients:
+            sock.close()
+        await listener.aclose()
+
+    @pytest.mark.parametrize("kind", ["file", "folder"])
+    async def test_what_is_no_socket_is_not(self, kind: str, tmp_path: Path) -> None:
+        path = tmp_path / "app.sock"
+        if kind == "file":
+            path.write_text("mine")
+        else:
+            path.mkdir()
+        with pytest.raises(OSError):
+            await trio_ws.serve(echo, path=path)
+        assert path.exists()
+
+
+# -- systemd ---------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import trio, trio_ws
+
+async def echo(ws):
+    async for message in ws:
+        await ws.send(message)
+
+async def main():
+    listeners = trio_ws.open_systemd_listeners()
+    print(len(listeners), trio_ws.open_systemd_listeners(), flush=True)
+    await trio_ws.serve(echo, listeners=listeners)
+
+trio.run(main)
+"""
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+async def test_not_started_by_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    assert trio_ws.open_systemd_listeners() == []
+    # For another process, which has started this one.
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
+    assert trio_ws.open_systemd_listeners() == []
+    assert "LISTEN_FDS" not in os.environ
+    monkeypatch.setenv("LISTEN_FDS", "many")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    assert trio_ws.open_systemd_listeners() == []
+
+
+async def test_sockets_from_systemd(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    number = os.dup(listening.fileno())
+    monkeypatch.setattr("trio_ws.server.listeners._FIRST_FD", number)
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "app.socket")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    listeners = trio_ws.open_systemd_listeners()
+    assert len(listeners) == 1
+    assert "LISTEN_FDNAMES" not in os.environ
+    assert not os.get_inheritable(number)
+    server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, echo, listeners=listeners))
+    assert server.port == listening.getsockname()[1]
+    async with trio_ws.connect(f"ws://127.0.0.1:{server.port}") as ws:
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+    await server.aclose()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+async def test_a_socket_from_systemd_that_does_not_listen(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        monkeypatch.setattr("trio_ws.server.listeners._FIRST_FD", sock.fileno())
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        with pytest.raises(OSError, match="is no socket that listens"):
+            trio_ws.open_systemd_listeners()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no systemd there")
+async def test_a_process_that_is_started_like_by_systemd(listening: socket.socket) -> None:
+    # What systemd does: the socket is number 3, and the environment tells the process that it is.
+    code = (
+        "import os, sys\n"
+        f"os.dup2({listening.fileno()}, 3)\n"
+        "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
+        "os.set_inheritable(3, True)\n"
+        f"os.execv(sys.executable, [sys.executable, '-c', {PROGRAM!r}])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, pass_fds=[listening.fileno()], env=environment
+    )
+    try:
+        assert process.stdout is not None
+        said = b""
+        while b"\n" not in said:
+            said += await process.stdout.receive_some()
+        assert said == b"1 []\n"
+        async with trio_ws.connect(f"ws://127.0.0.1:{listening.getsockname()[1]}") as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        if process.stdout is not None:
+            await process.stdout.aclose()

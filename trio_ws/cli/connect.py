@@ -1,0 +1,100 @@
+"""``python -m trio_ws connect``: send lines, print messages."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import os
+import ssl
+import sys
+
+import trio
+
+from ..client.connect import connect
+from ..connection.websocket import WebSocket
+from ..exceptions import ConnectionClosed, ConnectionClosedError
+from ..protocol import Message
+from .failure import Failure
+
+__all__ = ["run"]
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Run the command, and return the exit status."""
+    secure = options.uri.lower().startswith("wss:")
+    context = None
+    if options.insecure and secure:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        connection = connect(options.uri, ssl=context, headers=options.header, subprotocols=options.subprotocol)
+    except ValueError as exc:
+        raise Failure(str(exc)) from exc
+    interactive = sys.stdin is not None and sys.stdin.isatty()
+    async with connection as ws:
+        subprotocol = "" if ws.subprotocol is None else f", subprotocol {ws.subprotocol}"
+        print(f"connected to {options.uri}{subprotocol}", file=sys.stderr)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_lines, ws, "> " if interactive else "")
+            outcome = await _print_messages(ws, "\r< {}\n> " if interactive else "{}\n")
+            nursery.cancel_scope.cancel()
+    overwrite = "\r" if interactive else ""  # the prompt
+    print(f"{overwrite}connection closed: {outcome}", file=sys.stderr)
+    return 1 if isinstance(outcome, ConnectionClosedError) else 0
+
+
+async def _send_lines(ws: WebSocket, prompt: str) -> None:
+    """Send lines of standard input until its end or that of the connection."""
+    try:
+        async for line in _Lines(prompt):
+            await ws.send(line)
+        await ws.send_close()
+    except ConnectionClosed:
+        pass  # whoever receives reports it
+
+
+class _Lines:
+    """The lines of standard input.
+
+    Read by a thread, because no system can wait for a terminal, a pipe and a file alike; and from the file descriptor,
+    because a thread that is left behind in ``sys.stdin`` would hold a lock that the exit of the interpreter needs.
+    Where the standard input is closed, there are none.
+    """
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
+        self._eof = sys.stdin is None
+
+    def __aiter__(self) -> _Lines:
+        return self
+
+    async def __anext__(self) -> str:
+        print(self._prompt, end="", flush=True)
+        while "\n" not in self._text and not self._eof:
+            data = await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 65536, abandon_on_cancel=True)
+            self._eof = not data
+            try:
+                self._text += self._decoder.decode(data, final=self._eof)
+            except UnicodeDecodeError as exc:
+                raise Failure("standard input is not UTF-8") from exc
+        if not self._text:
+            raise StopAsyncIteration
+        line, _, self._text = self._text.partition("\n")
+        return line.removesuffix("\r")
+
+
+async def _print_messages(ws: WebSocket, template: str) -> ConnectionClosed:
+    """Print messages until the connection is closed; return how that was."""
+    while True:
+        try:
+            message = await ws.receive()
+        except ConnectionClosed as exc:
+            return exc
+        print(template.format(_show(message)), end="", flush=True)
+
+
+def _show(message: Message) -> str:
+    return message if isinstance(message, str) else f"[{len(message)} bytes] {message.hex(' ')}"

@@ -1,0 +1,161 @@
+"""The client that a request is from, as X-Forwarded-For, X-Forwarded-Proto and Forwarded say: ``find_client``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from ...datastructures import Headers
+from ...exceptions import InvalidHeader
+from .peer import Peer
+from .trust import Forwarding, to_ip
+
+__all__ = ["find_client"]
+
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_PAIR = re.compile(rf'({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")')
+_SEPARATOR = re.compile(r"[ \t]*(?:;[ \t]*)+")
+_NODE = re.compile(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\])(?::(?:([0-9]{1,5})|_[0-9A-Za-z._\-]+))?")
+_SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
+
+#: As many commas can be in an element, in quotes. It bounds the work.
+_MAX_COMMAS = 16
+
+
+@attrs.frozen
+class _Hop:
+    """What a proxy says: from whom it has the request, and whether that came over TLS. None where it does not say."""
+
+    address: tuple[str, int] | None
+    secure: bool | None
+
+
+def find_client(peer: Peer, headers: Headers, forwarding: Forwarding) -> Peer:
+    """Return who a request is from.
+
+    Args:
+        peer: Who is at the other end of the connection that it came through.
+        headers: Its headers.
+        forwarding: Which proxies there are.
+
+    Raises:
+        InvalidHeader: if Forwarded and X-Forwarded-For contradict each other.
+    """
+    if not peer.forwards:
+        return peer
+    said = []
+    if "X-Forwarded-For" in headers or ("X-Forwarded-Proto" in headers and "Forwarded" not in headers):
+        said.append(_walk(_read_x_forwarded(headers), forwarding))
+    if "Forwarded" in headers:
+        said.append(_walk(_read_forwarded(headers), forwarding))
+    if not said:
+        return peer
+    if len({(hop.address and hop.address[0], hop.secure) for hop in said}) > 1:
+        value = ", ".join(headers.get_all("Forwarded"))
+        raise InvalidHeader("Forwarded", value, "it contradicts X-Forwarded-For and X-Forwarded-Proto")
+    hop = said[-1]
+    return attrs.evolve(
+        peer,
+        address=hop.address or peer.address,
+        proxy_address=peer.proxy_address or peer.address,
+        secure=peer.secure if hop.secure is None else hop.secure,
+    )
+
+
+def _walk(hops: Iterable[_Hop], forwarding: Forwarding) -> _Hop:
+    """Go from hop to hop, from the right, as long as who speaks is trusted. Return what is known then."""
+    address, secure = None, None
+    for hop in hops:
+        secure = hop.secure
+        if hop.address is None:
+            break
+        address = hop.address
+        if not forwarding.trusts(address):
+            break
+    return _Hop(address, secure)
+
+
+def _read_x_forwarded(headers: Headers) -> Iterator[_Hop]:
+    """Yield what X-Forwarded-For and X-Forwarded-Proto say, from the right.
+
+    Some proxies add to the second one, too; others replace it. Then there is one scheme for all hops.
+    """
+    schemes = _reversed_list(headers, "X-Forwarded-Proto")
+    for number, text in enumerate(_reversed_list(headers, "X-Forwarded-For") or [""]):
+        scheme = schemes[min(number, len(schemes) - 1)] if schemes else ""
+        yield _Hop(_parse_address(text), _SCHEMES.get(scheme.lower()))
+
+
+def _reversed_list(headers: Headers, name: str) -> list[str]:
+    items = (item.strip(" \t") for item in ",".join(headers.get_all(name)).split(","))
+    return [item for item in items if item][::-1]
+
+
+def _read_forwarded(headers: Headers) -> Iterator[_Hop]:
+    """Yield what Forwarded says, from the right."""
+    for value in reversed(headers.get_all("Forwarded")):
+        for element in _reversed_elements(value):
+            if element is None:
+                yield _Hop(None, None)
+                return
+            yield _Hop(_parse_node(element.get("for", "")), _SCHEMES.get(element.get("proto", "").lower()))
+
+
+def _reversed_elements(value: str) -> Iterator[dict[str, str] | None]:
+    """Yield the elements of a Forwarded header (RFC 7239, section 4), the last one first; None at what is none.
+
+    A comma may also be in a quoted string, and which quotes belong together shows only from the left, where the client
+    may have put one. But what is behind a comma in a quoted string is never an element: it has one quote too few.
+    """
+    end = len(value)
+    while end >= 0:
+        start, element = end, None
+        for _ in range(_MAX_COMMAS + 1):
+            start = value.rfind(",", 0, start)
+            element = _parse_element(value[start + 1 : end])
+            if element is not None or start < 0:
+                break
+        if element is None:
+            yield None
+            return
+        if element:
+            yield element
+        end = start  # before the comma; or -1, when that was all
+
+
+def _parse_element(text: str) -> dict[str, str] | None:
+    """Return the parameters in an element; nothing if it is empty, None if it is none."""
+    text = text.strip(" \t")
+    element: dict[str, str] = {}
+    if not text:
+        return element
+    text = text.strip("; \t")
+    position = 0
+    while True:
+        pair = _PAIR.match(text, position)
+        if pair is None or pair[1].lower() in element:
+            return None
+        element[pair[1].lower()] = pair[2] if pair[3] is None else re.sub(r"\\(.)", r"\1", pair[3])
+        if pair.end() == len(text):
+            return element
+        separator = _SEPARATOR.match(text, pair.end())
+        if separator is None:
+            return None
+        position = separator.end()
+
+
+def _parse_node(text: str) -> tuple[str, int] | None:
+    """Return the address of a node (RFC 7239, section 6); None if it has none, such as "unknown"."""
+    match = _NODE.fullmatch(text)
+    if match is None:
+        return None
+    ip, port = to_ip(match[1] or match[2]), int(match[3] or 0)
+    return None if ip is None or port > 0xFFFF or (match[2] and ":" not in match[2]) else (str(ip), port)
+
+
+def _parse_address(text: str) -> tuple[str, int] | None:
+    """Return an address in X-Forwarded-For, which has no grammar: IPv6 comes with and without brackets."""
+    ip = to_ip(text) if "%" not in text else None
+    return _parse_node(text) if ip is None else (str(ip), 0)

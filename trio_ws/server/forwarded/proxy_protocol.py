@@ -1,0 +1,213 @@
+"""The PROXY protocol, versions 1 and 2: ``ProxyHeader``, and what reads it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from ...connection.stream import StreamAdapter
+from .trust import to_ip
+
+__all__ = ["InvalidProxyHeader", "ProxyHeader", "ProxyHeaderParser", "read_proxy_header"]
+
+#: An address as a socket has it: a host and a port, or the path of a Unix socket.
+_Address: TypeAlias = "tuple[str, int] | str | bytes"
+
+_PREFIX = b"PROXY "
+_LINE = re.compile(rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})")
+_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: .*)?", re.DOTALL)
+_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+
+#: The most bytes that a header of version 1 takes, and the fewest: "PROXY UNKNOWN", and the end of the line.
+MAX_LINE_SIZE = 107
+_MIN_LINE_SIZE = 15
+
+#: The most bytes that a header of version 2 may take here, and the fewest. There are addresses in it, of 216 bytes at
+#: most, and whatever else proxies have to say.
+MAX_HEADER_SIZE = 4096
+_MIN_HEADER_SIZE = 16
+
+_LOCAL, _PROXY = 0, 1
+_TCP4, _TCP6, _UNIX_STREAM = 0x11, 0x21, 0x31
+# None at all, and datagrams, which this is not: their addresses are of no use to us.
+_OTHERS = frozenset({0x00, 0x12, 0x22, 0x32})
+_ADDRESS_SIZES = {_TCP4: 12, _TCP6: 36, _UNIX_STREAM: 216}
+
+#: What says in version 2 that the client uses TLS: a type, and a bit of its first byte.
+_TLV_SSL, _CLIENT_SSL = 0x20, 0x01
+
+
+class InvalidProxyHeader(Exception):
+    """What a connection begins with is no header of the PROXY protocol. It never leaves this package."""
+
+
+@attrs.frozen
+class ProxyHeader:
+    """What a header of the PROXY protocol says.
+
+    Attributes:
+        source: The address of the client; None if the proxy speaks for itself, or does not know.
+        destination: The address that the client has connected to, likewise.
+        secure: Whether it says that the client uses TLS.
+    """
+
+    source: _Address | None = None
+    destination: _Address | None = None
+    secure: bool = False
+
+
+class ProxyHeaderParser:
+    """Reads a header of the PROXY protocol, version 1 or 2, fed in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    @property
+    def needed(self) -> int:
+        """The fewest bytes that it still takes. Who reads no more at a time takes nothing that comes after it."""
+        data, size = self._data, len(self._data)
+        if data.startswith(_SIGNATURE[:1]):
+            if size < _MIN_HEADER_SIZE:
+                return _MIN_HEADER_SIZE - size
+            return _MIN_HEADER_SIZE + int.from_bytes(data[14:16], "big") - size
+        if size < _MIN_LINE_SIZE:
+            return _MIN_LINE_SIZE - size
+        if data.endswith(b"\r"):
+            return 1
+        # A space and a character for each field that is missing, and the end of the line.
+        missing = max(0, 5 - data.count(b" ")) if data.startswith(b"PROXY TCP") else 0
+        return 2 * missing + 2
+
+    @property
+    def unused(self) -> bytes:
+        """The bytes that were fed and came after the header."""
+        return bytes(self._data)
+
+    def feed(self, data: bytes) -> ProxyHeader | None:
+        """Take what has arrived; return the header once it is whole.
+
+        Args:
+            data: The bytes, in order. Empty means that no more will come.
+
+        Raises:
+            InvalidProxyHeader: if it is no such header, or ends too early.
+        """
+        if not data:
+            raise InvalidProxyHeader("it was closed before the end of the PROXY header")
+        self._data += data
+        if _SIGNATURE.startswith(self._data[: len(_SIGNATURE)]):
+            return self._parse_binary()
+        if _PREFIX.startswith(self._data[: len(_PREFIX)]):
+            return self._parse_line()
+        raise InvalidProxyHeader("it does not begin with a PROXY header")
+
+    def _parse_line(self) -> ProxyHeader | None:
+        end = self._data.find(b"\r\n", 0, MAX_LINE_SIZE)
+        if end < 0:
+            if len(self._data) >= MAX_LINE_SIZE:
+                raise InvalidProxyHeader(f"its PROXY header has more than {MAX_LINE_SIZE} bytes")
+            return None
+        line = bytes(self._data[:end])
+        del self._data[: end + 2]
+        if _UNKNOWN.fullmatch(line):
+            return ProxyHeader()
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise InvalidProxyHeader("its PROXY header is malformed")
+        kind = ipaddress.IPv4Address if match[1] == b"4" else ipaddress.IPv6Address
+        source, destination = (_to_address(kind, match[i].decode(), int(match[i + 2])) for i in (2, 3))
+        return ProxyHeader(source, destination)
+
+    def _parse_binary(self) -> ProxyHeader | None:
+        if len(self._data) < _MIN_HEADER_SIZE:
+            return None
+        version, command = divmod(self._data[12], 16)
+        if version != 2 or command not in (_LOCAL, _PROXY):
+            raise InvalidProxyHeader(f"its PROXY header has the unknown version or command {self._data[12]:#04x}")
+        family = self._data[13]
+        size = _MIN_HEADER_SIZE + int.from_bytes(self._data[14:16], "big")
+        if size > MAX_HEADER_SIZE:
+            raise InvalidProxyHeader(f"its PROXY header has more than {MAX_HEADER_SIZE} bytes")
+        if len(self._data) < size:
+            return None
+        block = bytes(self._data[_MIN_HEADER_SIZE:size])
+        del self._data[:size]
+        if command == _LOCAL or family in _OTHERS:
+            return ProxyHeader()
+        if family not in _ADDRESS_SIZES:
+            raise InvalidProxyHeader(f"its PROXY header has the unknown address family {family:#04x}")
+        return _parse_block(family, block)
+
+
+def _to_address(
+    kind: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address], address: str | bytes, port: int
+) -> tuple[str, int]:
+    try:
+        ip = to_ip(str(kind(address)))
+    except ValueError as exc:
+        raise InvalidProxyHeader(f"its PROXY header is malformed: {exc}") from exc
+    if port > 0xFFFF:
+        raise InvalidProxyHeader(f"its PROXY header has the port {port}")
+    return str(ip), port
+
+
+def _parse_block(family: int, block: bytes) -> ProxyHeader:
+    """Return what is behind the first 16 bytes of a header of version 2."""
+    size = _ADDRESS_SIZES[family]
+    if len(block) < size:
+        raise InvalidProxyHeader("its PROXY header is too short for its addresses")
+    source: _Address
+    destination: _Address
+    if family == _UNIX_STREAM:
+        source, destination = _to_path(block[:108]), _to_path(block[108:216])
+    else:
+        kind = ipaddress.IPv4Address if family == _TCP4 else ipaddress.IPv6Address
+        width = size // 2 - 2
+        ports = [int.from_bytes(block[i : i + 2], "big") for i in (2 * width, 2 * width + 2)]
+        source, destination = (_to_address(kind, block[i * width :][:width], ports[i]) for i in (0, 1))
+    secure = any(kind == _TLV_SSL and value[:1] and value[0] & _CLIENT_SSL for kind, value in _read_tlvs(block[size:]))
+    return ProxyHeader(source, destination, secure)
+
+
+def _to_path(field: bytes) -> str | bytes:
+    """Return the path of a Unix socket as the socket module has it: bytes for one without a file."""
+    path = field.partition(b"\0")[0]
+    return os.fsdecode(path) if path else field.rstrip(b"\0") or ""
+
+
+def _read_tlvs(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the types and values in what follows the addresses."""
+    found = []
+    position = 0
+    while position < len(data):
+        start = position + 3
+        end = start + int.from_bytes(data[position + 1 : start], "big")
+        if max(start, end) > len(data):
+            raise InvalidProxyHeader("its PROXY header is too short for what it holds")
+        found.append((data[position], data[start:end]))
+        position = end
+    return found
+
+
+async def read_proxy_header(stream: trio.abc.Stream) -> ProxyHeader:
+    """Read the PROXY header that a connection begins with, and nothing behind it. It comes before TLS.
+
+    When this is cancelled, the connection is of no more use.
+
+    Raises:
+        InvalidProxyHeader: if it does not begin with one.
+        StreamBroken: if the connection is lost.
+    """
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    transport = StreamAdapter(stream)
+    parser = ProxyHeaderParser()
+    header = None
+    while header is None:
+        header = parser.feed(bytes(await transport.receive_view(parser.needed)))
+    return header
