@@ -14,9 +14,9 @@ import trio.testing
 
 import trio_ws
 from trio_ws import ConnectionSummary, FrameInfo, Instrument, Opcode
+from trio_ws.connection.observer import NullObserver, make_observer
 from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.frames import Close
-from trio_ws.connection.observer import NullObserver, make_observer
 from trio_ws.protocol import Role
 from trio_ws.protocol.deflate import Deflate
 from trio_ws.settings import Settings
@@ -360,7 +360,7 @@ async def by_deadline(ws: WebSocket, peer: Peer) -> None:
         (by_loss, 1006, "", False, None, None),
         (by_violation, 1006, "", False, 1002, trio_ws.ProtocolError),
         (by_cancellation, 1006, "", False, Close(1000, ""), None),
-        (by_deadline, 1006, "", False, Close(1000, ""), None),
+        (by_deadline, 1006, "", False, Close(1000, ""), trio.TooSlowError),
     ],
 )
 async def test_ends(

@@ -1050,6 +1050,7 @@ async def test_the_end_of_the_block(
     except BaseException as raised:
         caught = raised
     assert caught is exc
+    await trio.testing.wait_all_tasks_blocked()  # it did not wait for the peer if it was interrupted
     assert seen == [code]
 
 

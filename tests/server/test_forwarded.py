@@ -37,7 +37,6 @@ from trio_ws.server.forwarded.proxy_protocol import (
     read_proxy_header,
 )
 from trio_ws.server.forwarded.trust import Forwarding
-from trio_ws.connection.stream import StreamAdapter, StreamBroken
 
 from ..support import one_byte_pair
 

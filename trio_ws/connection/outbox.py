@@ -127,10 +127,12 @@ class Outbox:
         """
         if not await self.lock.acquire("send_stream()"):
             return False
+        is_behind = bool(self._posted)
         try:
             if not await self._wait_for_room(_size(frame)):
                 return False
-            self._put_posted()
+            if is_behind:
+                self._put_posted()
             self._add(frame)
             return True
         finally:
@@ -148,8 +150,11 @@ class Outbox:
         """
         if not await self.lock.acquire("send_stream()"):
             return False
+        is_behind = bool(self._posted)
         try:
             if await self._wait_for_room(_size(_LAST_PART)):
+                if is_behind:
+                    self._put_posted()
                 self._in_parts = message
         finally:
             if self._in_parts is not message:

@@ -35,7 +35,7 @@ from trio_ws.protocol import Role
 from trio_ws.protocol.handshake import build_request
 from trio_ws.uri import parse_uri
 
-from .support import (
+from ..support import (
     URI,
     Peer,
     PipeStream,
