@@ -501,6 +501,34 @@ async def both(
 # -- Calls -----------------------------------------------------------------------------------------------------------
 
 
+class Task:
+    """A task that calls something, and what has become of it.
+
+    Attributes:
+        scope: Around the call.
+        done: Whether it has come to its end, and was not cancelled.
+        result: What it has returned.
+        error: What it has raised.
+    """
+
+    def __init__(self, nursery: trio.Nursery, function: Callable[..., Awaitable[Any]], *args: object) -> None:
+        self.scope = trio.CancelScope()
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._function = function
+        self._args = args
+        nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
+        with self.scope:
+            try:
+                self.result = await self._function(*self._args)
+            except Exception as exc:
+                self.error = exc
+            self.done = True
+
+
 async def attempt(call: Callable[[], Awaitable[Any]]) -> list[Any]:
     """Call something, and cancel it when nothing moves any more. Return the result, or nothing."""
     results = []
