@@ -14,11 +14,15 @@ SETTLE and ABORT are possible from any earlier phase. A phase is never left back
 from __future__ import annotations
 
 import enum
+import sys
 
 import trio
 
 from ..exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from ..protocol.closing import Closing
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 __all__ = ["TRANSITIONS", "ConnectionState", "Event", "Phase", "State"]
 
@@ -187,4 +191,6 @@ def _without_traceback(exc: BaseException) -> BaseException:
             seen.append(each)
             each.__traceback__ = None
             todo += [other for other in (each.__cause__, each.__context__) if other is not None]
+            if isinstance(each, BaseExceptionGroup):
+                todo += each.exceptions
     return exc
