@@ -241,7 +241,7 @@ def sanitize(session: nox.Session) -> None:
     tests = [
         *(f"tests/protocol/test_{name}.py" for name in protocol),
         *(f"tests/test_{name}.py" for name in others),
-        "tests/server/test_server.py",
+        *(f"tests/server/test_{name}.py" for name in ("serve", "accept", "server")),
     ]
     env = {
         # They must be loaded before a Python that knows nothing of them.

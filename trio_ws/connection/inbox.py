@@ -141,7 +141,7 @@ class Inbox:
         return message
 
     @trio.lowlevel.enable_ki_protection
-    async def get(self) -> Message | None:
+    async def get(self) -> Any:
         """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
         if not (self.lock.acquire_nowait() or await self.lock.acquire("receive_stream()")):
             return None
@@ -230,10 +230,10 @@ class Inbox:
             # Of a message whose rest is being dropped nothing is held: that is not ours.
             if self._ready or self._take_batch_nowait() or self._protocol.held:
                 return True
-            if self._ended:
-                break
             self._begin_waiting()
             try:
+                if self._ended:
+                    break
                 await self._progress.park()
             finally:
                 self._waiting = False
