@@ -75,6 +75,10 @@ def close(code: int = 1000, reason: str = "") -> Frame:
     return Frame(Opcode.CLOSE, Close(code, reason).serialize())
 
 
+def kinds(frames: Iterable[Frame]) -> list[Opcode]:
+    return [frame.opcode for frame in frames]
+
+
 def split_frames(data: bytes, *, masked: bool) -> tuple[list[tuple[int, bytes]], bytes]:
     """Return what came over the wire as first bytes and payloads, and the beginning of one more frame.
 
@@ -248,6 +252,12 @@ def pipe_pair(capacity: int = 65536, *, step: int | None = None, logged: bool = 
     """Return two ends of a connection that holds so many bytes each way, and hands over ``step`` of them at a time."""
     there, back = _Pipe(capacity, logged), _Pipe(capacity, logged)
     return PipeStream(back, there, step), PipeStream(there, back, step)
+
+
+def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Return the ends of sockets where what one end writes is there at the other at once."""
+    ours, theirs = trio.socket.socketpair()
+    return trio.SocketStream(ours), trio.SocketStream(theirs)
 
 
 def memory_pair() -> Streams:
@@ -489,6 +499,34 @@ async def both(
 
 
 # -- Calls -----------------------------------------------------------------------------------------------------------
+
+
+class Task:
+    """A task that calls something, and what has become of it.
+
+    Attributes:
+        scope: Around the call.
+        done: Whether it has come to its end, and was not cancelled.
+        result: What it has returned.
+        error: What it has raised.
+    """
+
+    def __init__(self, nursery: trio.Nursery, function: Callable[..., Awaitable[Any]], *args: object) -> None:
+        self.scope = trio.CancelScope()
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._function = function
+        self._args = args
+        nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
+        with self.scope:
+            try:
+                self.result = await self._function(*self._args)
+            except Exception as exc:
+                self.error = exc
+            self.done = True
 
 
 async def attempt(call: Callable[[], Awaitable[Any]]) -> list[Any]:

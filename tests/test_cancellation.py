@@ -21,13 +21,15 @@ from trio.testing import MockClock
 
 import trio_ws
 from trio_ws.connection.bytestream import ByteStream
-from trio_ws.connection.websocket import WebSocket
+from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.exceptions import ConnectionClosedError
 from trio_ws.frames import Close, Frame
 from trio_ws.protocol import Message, Role
 from trio_ws.settings import Options
 
 from .cancellation import (
+    SOCKETS,
+    SOCKETS_OF_WRITER,
     TCP,
     UNIX,
     Opening,
@@ -43,6 +45,7 @@ from .cancellation import (
     cancel_session,
     each_kind,
     fixture_scheduling,
+    fixture_shortcut,
 )
 from .support import (
     OTHER,
@@ -61,7 +64,7 @@ from .support import (
     text,
 )
 
-__all__ = ["fixture_scheduling"]
+__all__ = ["fixture_scheduling", "fixture_shortcut"]
 
 # -- What is done with an open connection ----------------------------------------------------------------------------
 
@@ -91,6 +94,11 @@ async def receive(ws: WebSocket, talk: Talk) -> None:
 async def iterate(ws: WebSocket, talk: Talk) -> None:
     async for message in ws:
         talk.take(message)
+
+
+async def wait_for_end(ws: WebSocket, talk: Talk) -> None:
+    await talk.receive(ws)
+    await ws.wait_closed()
 
 
 async def send_parts(ws: WebSocket, talk: Talk) -> None:
@@ -191,6 +199,7 @@ SCENARIOS = {
     "receive": Scenario(receive, "WebSocket.receive", ["b", *FRAGMENTS]),
     "receive compressed": Scenario(receive, "WebSocket.receive", [PROSE] * 3, compressed=True),
     "closed by the peer": Scenario(iterate, "WebSocket.__anext__", ["b", close()]),
+    "wait_closed": Scenario(wait_for_end, "WebSocket.wait_closed", ["b", close()]),
     "send_stream": Scenario(send_parts, "SendStream.__aenter__ SendStream.__aexit__ SendStream.send"),
     "receive_stream": Scenario(
         receive_parts, "ReceiveStream.__aenter__ ReceiveStream.__aexit__ ReceiveStream.__anext__", FRAGMENTS
@@ -222,7 +231,7 @@ async def test_cancel_scenario(
 ) -> None:
     points = await at_every_point(scheduling, partial(cancel, kind, role, SCENARIOS[name]))
     # A socket takes what is small at once: there is the checkpoint of the call, and no waiting.
-    is_quick = kind == "sockets" and cancel is cancel_call and name in ("send", "send compressed")
+    is_quick = kind == SOCKETS and cancel is cancel_call and name in ("send", "send compressed")
     assert points > (0 if is_quick else 3)
 
 
@@ -279,7 +288,7 @@ async def test_cancel_opening(kind: str, name: str, scheduling: Scheduling, auto
     # A byte at a time, the heads of the opening handshake have a thousand points, which are much the same.
     step = 5 if kind == "one byte" else 1
     assert await at_every_point(scheduling, partial(cancel_opening, kind, OPENINGS[name]), step) > (
-        20 if kind == "sockets" else 30  # a socket is read and written with less waiting
+        20 if kind in (SOCKETS, SOCKETS_OF_WRITER) else 30  # a socket is read and written with less waiting
     )
 
 
@@ -739,7 +748,7 @@ async def test_cancel_ping(role: Role, scheduling: Scheduling, autojump_clock: M
         assert outcome.cancelled or outcome.result >= 0
         assert await ws.ping(b"a") >= 0
         await check_usable(dialogue, ws)
-        assert ws._connection.pings == []
+        assert connection_of(ws).keepalive._pings == []
 
     await cancel_a_call(role, scheduling, call, [], then)
 

@@ -20,8 +20,8 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
-from trio_ws import tasks
-from trio_ws.connection.websocket import WebSocket
+from trio_ws.connection import encoder as encoding
+from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.exceptions import ConnectionClosedError, InvalidData, MessageTooBig, ProtocolError
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Message, Role
@@ -300,7 +300,7 @@ async def test_a_bomb_fills_the_inbox_and_no_more() -> None:
     async with opened(Role.CLIENT, None, [transform()], **options) as (ws, peer):
         await peer.send(bomb)
         await settle()
-        assert 64 * KIB <= ws._connection.protocol.held <= 64 * KIB + 1032 * STEP
+        assert 64 * KIB <= connection_of(ws).protocol.held <= 64 * KIB + 1032 * STEP
         # It is all there for somebody who does receive, and no part is larger than that.
         sizes = []
         async with ws.receive_stream() as parts:
@@ -335,10 +335,10 @@ class Held:
 @pytest.mark.parametrize(
     "sizes, compress, used",
     [
-        ([tasks.THREAD_SIZE - 1], True, False),
-        ([tasks.THREAD_SIZE], True, True),
-        ([tasks.THREAD_SIZE], False, False),
-        ([tasks.THREAD_SIZE - 1, 1], True, True),
+        ([encoding.THREAD_SIZE - 1], True, False),
+        ([encoding.THREAD_SIZE], True, True),
+        ([encoding.THREAD_SIZE], False, False),
+        ([encoding.THREAD_SIZE - 1, 1], True, True),
         ([100, 100], True, False),
     ],
 )
@@ -369,7 +369,7 @@ async def test_the_thread_is_another_one() -> None:
     ours, theirs = pipe_pair(10**6)
     extension = Watching(Deflate(), send_bits=12, receive_bits=12)
     async with opened(Role.SERVER, (ours, theirs), [extension]) as (ws, _):
-        await ws.send("a" * tasks.THREAD_SIZE)
+        await ws.send("a" * encoding.THREAD_SIZE)
         await theirs.receive_some()
         await ws.send("a")
         await theirs.receive_some()
@@ -384,7 +384,7 @@ async def test_threads_of_the_user_do_not_matter() -> None:
     received = 0
     ours, theirs = memory_pair()
     async with born_open(theirs, Role.SERVER, [transform()]) as server, born_open(ours, extensions=[transform()]) as ws:
-        message = "a" * tasks.THREAD_SIZE
+        message = "a" * encoding.THREAD_SIZE
 
         def send() -> None:
             trio.from_thread.run(ws.send, message)
@@ -475,7 +475,7 @@ async def test_a_thread_that_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> N
     extension = Slow(Deflate(), send_bits=12, receive_bits=12)
     with trio.CancelScope() as scope:
         async with opened(Role.CLIENT, (ours, theirs), [extension]) as (ws, _):
-            await ws.send("a" * tasks.THREAD_SIZE)
+            await ws.send("a" * encoding.THREAD_SIZE)
             await trio.to_thread.run_sync(entered.wait)
             scope.cancel()
             await ws.aclose()
@@ -587,14 +587,14 @@ async def test_messages_that_are_skipped() -> None:
 
 def compressors_of(*ends: trio_ws.WebSocket) -> list[bool]:
     """Whether each of them has a compressor."""
-    extensions = [ws._connection.protocol._extensions[0] for ws in ends]
+    extensions = [connection_of(ws).protocol._extensions[0] for ws in ends]
     assert all(isinstance(extension, PerMessageDeflate) for extension in extensions)
     return [extension._compressor is not None for extension in extensions]  # type: ignore[attr-defined]  # they are, as asserted above
 
 
 @pytest.mark.parametrize("sockets", [True, False])
 async def test_only_the_last_that_have_sent_keep_compressors(sockets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "MAX_RECENT", 2)
+    monkeypatch.setattr(encoding, "MAX_COMPRESSORS", 2)
     async with contextlib.AsyncExitStack() as stack:
         pairs = []
         for _ in range(3):
@@ -626,28 +626,27 @@ async def test_only_the_last_that_have_sent_keep_compressors(sockets: bool, monk
         for index in range(3):
             for message in ("one", "two", "three"):
                 await say(index, message)
-        recent = ends[0]._connection.recent
-        assert recent is not None
-        assert len(recent._connections) == 2
-        kept = list(recent._connections)
+        assert sum(compressors_of(*ends)) == 2
+        encoders = encoding._cache.get()._encoders
+        assert set(encoders) < {connection_of(ws).encoder for ws in ends}
+        assert len(encoders) == 2
     # Those that have ended are forgotten.
-    assert kept
-    assert not recent._connections
+    assert not encoders
 
 
 async def test_a_compressor_is_left_alone_while_a_thread_works_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "MAX_RECENT", 1)
+    monkeypatch.setattr(encoding, "MAX_COMPRESSORS", 1)
     async with (
         memory_websocket_pair(ping_interval=None) as (busy, busy_server),
         memory_websocket_pair(ping_interval=None) as (other, other_server),
     ):
         await busy.send("busy" * 50)
         assert await busy_server.receive() == "busy" * 50
-        busy._connection.encoding = True
+        connection_of(busy).encoder.interrupted = True
         await other.send("other" * 50)
         assert await other_server.receive() == "other" * 50
         assert compressors_of(busy, other) == [True, True]
-        busy._connection.encoding = False
+        connection_of(busy).encoder.interrupted = False
         await busy.send("busy" * 50)
         assert await busy_server.receive() == "busy" * 50
         assert compressors_of(busy, other) == [True, False]

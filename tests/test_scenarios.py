@@ -26,7 +26,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws.connection.core import GRACE
-from trio_ws.connection.websocket import WebSocket
+from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -192,7 +192,7 @@ async def test_pings_that_wait_for_the_end(
         for data in (None, b"a", b"a"):
             nursery.start_soon(wait_for_pong, data)
         await settle()
-        assert len(ws._connection.pings) == 3
+        assert [frame.opcode for _ in range(3) if (frame := await peer.receive())] == [Opcode.PING] * 3
         if end == "FIN":
             await theirs.send_eof()
         elif end == "RST":
@@ -210,7 +210,7 @@ async def test_pings_that_wait_for_the_end(
         expected = ConnectionClosedLocally if end.startswith("aclose") else ConnectionClosedError
         assert [type(exc) for exc in ends] == [expected] * 3
         assert {exc.code for exc in ends} == {{"Close": 4000, "aclose": 1000}.get(end, 1006)}
-        assert ws._connection.pings == []
+        assert connection_of(ws).keepalive._pings == []
         with pytest.raises(expected):
             await ws.ping(b"a")
     assert trio.current_time() == 0
@@ -245,16 +245,22 @@ async def test_a_ping_and_a_close_meet_ours(role: Role, autojump_clock: MockCloc
     for delay in range(10):
         async with opened(role, pipe_pair()) as (ws, peer), trio.open_nursery() as nursery:
             frames: list[Frame] = []
+            spoken = trio.Event()
 
-            async def listen(peer: Peer = peer, frames: list[Frame] = frames) -> None:
+            async def speak(peer: Peer = peer, spoken: trio.Event = spoken) -> None:
+                await peer.send(ping(b"a"), close(4000))
+                spoken.set()
+
+            async def listen(peer: Peer = peer, frames: list[Frame] = frames, spoken: trio.Event = spoken) -> None:
                 while (frame := await peer.receive()) is not None:
                     frames.append(frame)
                     if frame.opcode is Opcode.CLOSE:
                         break
+                await spoken.wait()
                 await peer.stream.aclose()
 
             nursery.start_soon(listen)
-            nursery.start_soon(peer.send, ping(b"a"), close(4000))
+            nursery.start_soon(speak)
             for _ in range(delay):
                 await trio.lowlevel.checkpoint()
             await ws.aclose(4001)
@@ -307,7 +313,8 @@ async def test_closed_by_the_peer_and_lost_while_our_answer_waits(
         (exc,) = ends
         assert type(exc) is ConnectionClosedError
         assert (exc.rcvd, exc.sent, exc.code, exc.reason) == (Close(4000, "bye"), None, 4000, "bye")
-        assert (exc.__cause__ is None) is (how == "FIN")
+        # After a FIN, it is the deadline that ends it.
+        assert isinstance(exc.__cause__, trio.TooSlowError if how == "FIN" else trio.BrokenResourceError)
         assert (ws.close_code, ws.close_reason) == (4000, "bye")
         for call in (ws.receive, ws.ping, partial(ws.send, "a")):
             with pytest.raises(ConnectionClosedError) as raised:
@@ -430,7 +437,7 @@ async def test_what_comes_out_of_the_block_of_a_client(
     await settle()
     assert tasks_living() == before
     if failure == "none":
-        assert ending.codes() == [1001 if body == "Cancelled" else 1011]
+        assert ending.codes() == [1001 if body in ("Cancelled", "KeyboardInterrupt") else 1011]
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -454,7 +461,7 @@ async def test_what_comes_out_of_a_handler(
     await theirs_closed(ending.theirs)
     assert tasks_living() == before
     if failure == "none":
-        assert ending.codes() == [1001 if body == "Cancelled" else 1011]
+        assert ending.codes() == [1001 if body in ("Cancelled", "KeyboardInterrupt") else 1011]
 
 
 async def theirs_closed(stream: PipeStream) -> None:
@@ -517,7 +524,7 @@ async def test_a_million_fragments(payload: bytes) -> None:
         for _ in range(100):
             await peer.send(fragments)
             await settle()
-        assert 10**6 * len(payload) <= ws._connection.protocol.held <= 2 * 10**6
+        assert 10**6 * len(payload) <= connection_of(ws).protocol.held <= 2 * 10**6
         # One object for each would be a million.
         assert sys.getallocatedblocks() - before < 20_000
         await peer.send(Frame(Opcode.CONT, b""))
@@ -689,7 +696,7 @@ async def test_streams_that_can_do_little(kind: str, autojump_clock: MockClock, 
 
 
 @each_role
-@pytest.mark.parametrize("how", ["left", "left with an exception", "cancelled"])
+@pytest.mark.parametrize("how", ["left", "left with an exception", "interrupted", "cancelled"])
 async def test_left_when_the_stream_is_clogged(
     role: Role, how: str, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
@@ -708,17 +715,23 @@ async def test_left_when_the_stream_is_clogged(
             scope.cancel()
             await trio.sleep_forever()
         elif how == "left with an exception":
+            raise ValueError
+        elif how == "interrupted":
             raise KeyboardInterrupt
 
     nursery.start_soon(Peer(theirs, OTHER[role]).handshake)
     with scope:
         try:
             await talk(role, ours, body, close_timeout=7)
-            assert how == "left"
-        except KeyboardInterrupt:
+            # That of a handler is logged.
+            assert how == "left" or (how == "left with an exception" and role is Role.SERVER)
+        except ValueError:
             assert how == "left with an exception"
+            assert role is Role.CLIENT
+        except KeyboardInterrupt:
+            assert how == "interrupted"
     assert scope.cancelled_caught is (how == "cancelled")
-    if how == "cancelled":
+    if how in ("cancelled", "interrupted"):
         assert trio.current_time() - left_at <= 0.2
     else:
         assert 7 <= trio.current_time() - left_at <= 7.2

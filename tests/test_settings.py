@@ -17,6 +17,7 @@ DEFAULTS = {
     "close_timeout": 10,
     "ping_interval": 20,
     "ping_timeout": 20,
+    "write_timeout": 60,
     "max_message_size": 1024 * 1024,
     "receive_buffer": 64 * 1024,
     "send_buffer": 64 * 1024,
@@ -24,10 +25,10 @@ DEFAULTS = {
     "subprotocols": (),
     "instruments": (),
 }
-TIMES = ["open_timeout", "close_timeout", "ping_interval", "ping_timeout"]
+TIMES = ["open_timeout", "close_timeout", "ping_interval", "ping_timeout", "write_timeout"]
 SIZES = ["max_message_size", "receive_buffer", "send_buffer"]
 NUMBERS = TIMES + SIZES
-OPTIONAL = ["open_timeout", "ping_interval", "ping_timeout", "max_message_size"]
+OPTIONAL = ["open_timeout", "ping_interval", "ping_timeout", "write_timeout", "max_message_size"]
 
 
 def make(**options: Any) -> Settings:
@@ -98,7 +99,7 @@ def test_not_a_time(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_zero(name: str) -> None:
-    if name.startswith("ping"):
+    if name.startswith("ping") or name == "write_timeout":
         with pytest.raises(ValueError):
             make(**{name: 0})
     else:

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, TypeAlias
 import trio
 
 import trio_ws
-from trio_ws import tasks
+from trio_ws.connection import encoder as encoding
 from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate, transform
 from trio_ws.protocol.deflate.settings import WINDOW_BITS
 
@@ -183,7 +183,7 @@ def connection_memory(back_end: str, choice: Choice | None, count: int) -> float
     Each end has sent, and received, so many messages of 4 KiB, and keeps its compressor.
     """
     use(back_end)
-    tasks.MAX_RECENT = 10 * CONNECTIONS
+    encoding.MAX_COMPRESSORS = 10 * CONNECTIONS
     compression = None if choice is None else choice.options()
     clients: list[trio_ws.WebSocket] = []
 

@@ -19,6 +19,7 @@ import trustme
 
 import trio_ws
 from trio_ws.connection.core import GOODBYE_TIMEOUT, GRACE
+from trio_ws.connection.websocket import connection_of
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosed,
@@ -341,7 +342,7 @@ async def test_a_new_certificate(
     uri = f"wss://localhost:{server.port}"
 
     def serial(ws: trio_ws.WebSocket) -> object:
-        stream = ws._connection.transport._stream
+        stream = connection_of(ws).stream._stream
         assert isinstance(stream, trio.SSLStream)
         return stream.getpeercert()["serialNumber"]
 

@@ -27,7 +27,7 @@ from trio_ws.exceptions import (
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Role
 
-from .support import (
+from ..support import (
     OTHER,
     PAIRS,
     URI,

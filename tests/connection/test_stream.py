@@ -1,4 +1,4 @@
-"""The transport: one exception for all that goes wrong, poisoned by what is not written whole, closed in any case."""
+"""The adapter of a stream: one exception for all that goes wrong, poisoned by half a write, always closed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from trio_ws.connection.stream import RECEIVE_SIZE, StreamAdapter, StreamBroken
 
-from .support import PAIRS, Faulty, lockstep_pair, memory_pair, pipe_pair, tls_pair
+from ..support import PAIRS, Faulty, lockstep_pair, memory_pair, pipe_pair, tls_pair
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -135,24 +135,27 @@ async def test_what_is_no_error_goes_through(error: BaseException) -> None:
 
 async def test_what_is_small_goes_out_in_one_write() -> None:
     stream = Recorder()
-    await StreamAdapter(stream).send([b"ab", b"", b"c" * 1000, b"d"])
+    await StreamAdapter(stream).write([b"ab", b"", b"c" * 1000, b"d"])
     assert stream.writes == [b"ab" + b"c" * 1000 + b"d"]
 
 
 async def test_what_is_large_is_not_copied() -> None:
     stream = Recorder()
     large = [b"x" * LARGE, b"y" * (LARGE + 1)]
-    await StreamAdapter(stream).send([b"a", b"b", large[0], b"c", large[1], b"d", b"e"])
-    assert stream.writes == [b"ab", large[0], b"c", large[1], b"de"]
+    await StreamAdapter(stream).write([b"a", b"b", large[0], b"c", large[1], b"d", b"e"])
+    assert stream.writes == [b"ab", large[0], b"c", b"y" * LARGE, b"y", b"de"]
     assert stream.writes[1] is large[0]
-    assert stream.writes[3] is large[1]
+    # Each piece is progress.
+    for piece in stream.writes[3:5]:
+        assert isinstance(piece, memoryview)
+        assert piece.obj is large[1]
 
 
 async def test_large_ones_next_to_each_other_and_at_the_ends() -> None:
     stream = Recorder()
     large = b"x" * LARGE
-    await StreamAdapter(stream).send([large, large])
-    await StreamAdapter(stream).send([b"y" * (LARGE - 1), b"z"])
+    await StreamAdapter(stream).write([large, large])
+    await StreamAdapter(stream).write([b"y" * (LARGE - 1), b"z"])
     assert stream.writes == [large, large, b"y" * (LARGE - 1) + b"z"]
 
 
@@ -160,7 +163,7 @@ async def test_much_that_is_small_goes_out_in_batches() -> None:
     stream = Recorder()
     chunks = [i.to_bytes(2, "big") * 500 for i in range(200)]
     waiting = [*chunks]
-    await StreamAdapter(stream).send(waiting)
+    await StreamAdapter(stream).write(waiting)
     assert b"".join(stream.writes) == b"".join(chunks)
     assert [len(data) for data in stream.writes] == [65_000, 65_000, 65_000, 5_000]
     assert waiting == []
@@ -174,7 +177,7 @@ async def test_what_has_been_written_is_not_kept() -> None:
 
     left: list[int] = []
     chunks = [bytes(1000)] * 100 + [bytes(LARGE)] * 2
-    await StreamAdapter(Watching()).send(chunks)
+    await StreamAdapter(Watching()).write(chunks)
     assert left == [2 * LARGE + 35_000, 2 * LARGE, LARGE, 0]
 
 
@@ -188,13 +191,18 @@ def socket_transports() -> tuple[StreamAdapter, trio.SocketStream]:
     return StreamAdapter(trio.SocketStream(ours)), trio.SocketStream(theirs)
 
 
+async def wait_readable(transport: StreamAdapter) -> None:
+    while not transport.has_unread():
+        await trio.lowlevel.checkpoint()
+
+
 @unix_only
 async def test_receive_now() -> None:
     transport, theirs = socket_transports()
     assert transport.is_socket
     assert transport.receive_now(10) is None
     await theirs.send_all(b"abcdef")
-    await transport.wait_until_readable()
+    await wait_readable(transport)
     for expected in (b"abcd", b"ef", None):
         view = transport.receive_now(4)
         assert (None if view is None else bytes(view)) == expected
@@ -232,7 +240,7 @@ async def test_a_lost_socket_is_lost_for_good() -> None:
         # A reset, which the system tells once.
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
-        await transport.wait_until_readable()
+        await wait_readable(transport)
         for receive in (partial(transport.receive_now, 10), partial(transport.receive_now, 10)):
             with pytest.raises(StreamBroken) as raised:
                 receive()
@@ -242,8 +250,9 @@ async def test_a_lost_socket_is_lost_for_good() -> None:
             await transport.receive()
         await transport.aclose(1)
         # And one that is closed under its hands.
-        with pytest.raises(StreamBroken):
-            await transport.wait_until_readable()
+        with pytest.raises(StreamBroken) as raised:
+            await transport.receive_view(10)
+        assert isinstance(raised.value.__cause__, trio.ClosedResourceError)
 
 
 @unix_only
@@ -251,14 +260,15 @@ async def test_write_now() -> None:
     transport, theirs = socket_transports()
     assert transport.can_write_now()
     chunks = [b"ab", b"", b"cd"] * 20
-    expected = b"".join(chunks)
-    while chunks:  # the system takes so many chunks at a time
-        written = transport.write_now(chunks)
-        assert chunks == []
-        if not written:
-            assert not transport.can_write_now()
-            await transport.write(chunks)
+    expected = b"".join(chunks) + b"ef"
+    # The system takes so many chunks at a time.
+    assert not transport.write_now(chunks)
+    assert not transport.can_write_now()
+    await transport.write([])
     assert transport.can_write_now()
+    assert transport.write_now([b"ef"])
+    assert transport.can_write_now()
+    assert transport.written == len(expected)
     received = b""
     while len(received) < len(expected):
         received += await theirs.receive_some()
@@ -276,7 +286,7 @@ async def test_what_the_system_does_not_take_goes_first(nursery: trio.Nursery) -
     assert not transport.can_write_now()
     # It is not all out, so this end is not over.
     assert not await transport.send_eof()
-    nursery.start_soon(transport.send, [b"tail"])
+    nursery.start_soon(transport.write, [b"tail"])
     received = bytearray()
     while len(received) < len(expected):
         received += await theirs.receive_some()
@@ -326,7 +336,7 @@ async def test_a_cancelled_write_poisons(large: bool) -> None:
     transport = StreamAdapter(ours)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(transport.send, [b"header", b"x" * (LARGE if large else 100)])
+            nursery.start_soon(transport.write, [b"header", b"x" * (LARGE if large else 100)])
             await trio.testing.wait_all_tasks_blocked()
             assert transport.poisoned
             scope.cancel()

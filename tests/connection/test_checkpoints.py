@@ -35,7 +35,7 @@ from trio_ws.protocol import Role
 from trio_ws.protocol.handshake import build_request
 from trio_ws.uri import parse_uri
 
-from .support import (
+from ..support import (
     URI,
     Peer,
     PipeStream,
@@ -95,6 +95,7 @@ TESTED = {
     "SendStream.__aexit__": "test_leaving_a_send_stream",
     "ReceiveStream.__anext__": "test_no_part_is_received",
     "ReceiveStream.__aexit__": "test_leaving_a_receive_stream",
+    "WebSocket.wait_closed": "test_nothing_is_done_on_a_websocket",
     "WebSocket.aclose": "test_aclose_closes",
     "WebSocket.__aexit__": "test_aclose_closes",
     "ByteStream.send_all": "test_nothing_is_done_on_a_byte_stream",

@@ -25,7 +25,7 @@ from trio_ws.protocol.codec import serialize
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
 from trio_ws.settings import MIB
 
-from .support import (
+from ..support import (
     KEY,
     PAIRS,
     URI,

@@ -25,7 +25,7 @@ from trio_ws.exceptions import (
 from trio_ws.frames import Close, Frame
 from trio_ws.protocol import Message, Role
 
-from .support import (
+from ..support import (
     PAIRS,
     URI,
     attempt,

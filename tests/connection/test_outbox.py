@@ -1,0 +1,599 @@
+"""The outbox by itself: order, the bound in bytes of memory, parts, control frames, cancellation, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from sys import getsizeof
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_ws.connection.outbox import MAX_PONGS, Outbox
+from trio_ws.connection.state import ConnectionState, Event
+from trio_ws.frames import Close, Opcode
+from trio_ws.protocol.closing import Closing
+from trio_ws.protocol.codec import FIN
+from trio_ws.protocol.connection import OutgoingFrame
+
+from ..support import Task
+
+settle = wait_all_tasks_blocked
+
+HUNDRED = b"x" * 100
+
+
+class Fixture:
+    """An outbox whose writer is this: it writes when it is told to."""
+
+    def __init__(self, limit: int) -> None:
+        self.state = ConnectionState(Closing())
+        self.outbox = Outbox(self.state, limit)
+        self.outbox.take()
+        self.outbox.written()
+
+    def finish(self, close: Close | None) -> None:
+        self.state.advance(Event.CLOSE)
+        self.outbox.finish(close)
+
+
+def make(limit: int) -> Outbox:
+    return Fixture(limit).outbox
+
+
+def frame(data: bytes, fin: bool = True, opcode: Opcode = Opcode.BINARY) -> OutgoingFrame:
+    return ((FIN if fin else 0) | opcode, data, True)
+
+
+def rest(data: bytes) -> OutgoingFrame:
+    return frame(data, False, Opcode.CONT)
+
+
+LAST = frame(b"", True, Opcode.CONT)
+
+
+def payloads(outbox: Outbox) -> list[bytes]:
+    return [data for _, data, _ in outbox.take()]
+
+
+def memory(frame: OutgoingFrame) -> int:
+    return getsizeof(frame) + getsizeof(frame[1])
+
+
+# -- Whole messages --------------------------------------------------------------------------------------------------
+
+
+async def test_frames_go_out_in_order() -> None:
+    outbox = make(1000)
+    assert outbox.put_nowait(frame(b"a"))
+    assert await outbox.put(frame(b"b"))
+    outbox.put_ping(b"ping 1")
+    outbox.put_pong(b"pong 1")
+    outbox.put_ping(b"ping 2")
+    outbox.put_pong(b"pong 2")
+    assert outbox.take() == [
+        (FIN | Opcode.PONG, b"pong 1", False),
+        (FIN | Opcode.PONG, b"pong 2", False),
+        (FIN | Opcode.PING, b"ping 1", False),
+        (FIN | Opcode.PING, b"ping 2", False),
+        frame(b"a"),
+        frame(b"b"),
+    ]
+    assert outbox.take() == []
+
+
+async def test_room_is_there_again_when_it_is_written() -> None:
+    outbox = make(2 * memory(frame(HUNDRED)))
+    assert outbox.put_nowait(frame(HUNDRED))
+    assert outbox.put_nowait(frame(HUNDRED))
+    assert outbox.size == 2 * memory(frame(HUNDRED))
+    assert not outbox.put_nowait(frame(b""))
+    outbox.take()
+    assert not outbox.put_nowait(frame(b""))
+    outbox.written()
+    assert outbox.put_nowait(frame(HUNDRED))
+    # What was put in the meantime stays counted.
+    outbox.take()
+    assert outbox.put_nowait(frame(HUNDRED))
+    outbox.written()
+    assert outbox.put_nowait(frame(HUNDRED))
+    assert not outbox.put_nowait(frame(b""))
+
+
+async def test_empty_frames_take_room_too() -> None:
+    outbox = make(10 * memory(frame(b"")))
+    assert [outbox.put_nowait(frame(b"")) for _ in range(11)] == [True] * 10 + [False]
+
+
+async def test_there_is_always_room_for_one_frame() -> None:
+    outbox = make(0)
+    assert outbox.put_nowait(frame(b"x" * 100_000))
+    assert not outbox.put_nowait(frame(b""))
+    outbox.take()
+    outbox.written()
+    assert outbox.put_nowait(frame(b""))
+
+
+async def test_senders_wait_in_line(nursery: trio.Nursery) -> None:
+    outbox = make(2 * memory(frame(b"0")))
+    outbox.put_nowait(frame(HUNDRED))
+    tasks = []
+    for i in range(5):
+        tasks.append(Task(nursery, outbox.put, frame(b"%d" % i)))
+        await settle()
+    assert not any(task.done for task in tasks)
+    outbox.take()
+    outbox.written()
+    # Two fit. Nobody gets in before those who wait, even if it fit.
+    assert not outbox.put_nowait(frame(b""))
+    late = Task(nursery, outbox.put, frame(b"l"))
+    await settle()
+    assert [task.result for task in tasks] == [True] * 2 + [None] * 3
+    assert payloads(outbox) == [b"0", b"1"]
+    outbox.written()
+    await settle()
+    assert payloads(outbox) == [b"2", b"3"]
+    outbox.written()
+    await settle()
+    assert payloads(outbox) == [b"4", b"l"]
+    assert late.result is True
+
+
+async def test_a_sender_that_is_cancelled_puts_nothing(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    outbox.put_nowait(frame(b"first"))
+    tasks = []
+    for i in range(3):
+        tasks.append(Task(nursery, outbox.put, frame(b"%d" % i)))
+        await settle()
+    tasks[1].scope.cancel()
+    await settle()
+    assert not tasks[1].done
+    got = []
+    for _ in range(3):
+        got += payloads(outbox)
+        outbox.written()
+        await settle()
+    assert got == [b"first", b"0", b"2"]
+
+
+async def test_a_sender_that_is_cancelled_too_late_has_put_it(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    outbox.put_nowait(frame(b"first"))
+    task = Task(nursery, outbox.put, frame(b"a"))
+    await settle()
+    outbox.take()
+    outbox.written()
+    task.scope.cancel()
+    await settle()
+    assert task.result is True
+    assert payloads(outbox) == [b"a"]
+
+
+async def test_a_giant_that_gives_up_is_in_nobodys_way(nursery: trio.Nursery) -> None:
+    outbox = make(memory(frame(HUNDRED)) + memory(frame(b"a")))
+    outbox.put_nowait(frame(HUNDRED))
+    large = Task(nursery, outbox.put, frame(b"x" * 1000))
+    await settle()
+    small = Task(nursery, outbox.put, frame(b"a"))
+    await settle()
+    assert not small.done
+    large.scope.cancel()
+    await settle()
+    assert small.result is True
+    assert payloads(outbox) == [HUNDRED, b"a"]
+
+
+# -- The writer ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["message", "ping", "pong", "kept"])
+async def test_the_writer_is_woken(what: str, nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    puts: dict[str, Callable[[], object]] = {
+        "message": lambda: outbox.put_nowait(frame(b"a")),
+        "ping": lambda: outbox.put_ping(b""),
+        "pong": lambda: outbox.put_pong(b""),
+        "kept": lambda: outbox.keep(frame(b"a")),
+    }
+    for _ in range(3):
+        task = Task(nursery, outbox.wait)
+        await settle()
+        assert not task.done
+        puts[what]()
+        await settle()
+        assert task.result is True
+        outbox.take()
+        outbox.written()
+
+
+@pytest.mark.parametrize("left", [True, False])
+async def test_the_writer_is_woken_by_the_end(left: bool, nursery: trio.Nursery) -> None:
+    fixture = Fixture(0)
+    outbox = fixture.outbox
+    if left:
+        outbox.put_nowait(frame(b"a"))
+    else:
+        task = Task(nursery, outbox.wait)
+        await settle()
+    fixture.finish(Close(1000, ""))
+    if left:
+        assert await outbox.wait()
+        assert payloads(outbox) == [b"a"]
+        outbox.written()
+    else:
+        await settle()
+        assert task.result is False
+    assert not await outbox.wait()
+
+
+async def test_a_writer_that_is_cancelled_loses_nothing(nursery: trio.Nursery) -> None:
+    outbox = make(1000)
+    task = Task(nursery, outbox.wait)
+    await settle()
+    outbox.put_nowait(frame(b"a"))
+    task.scope.cancel()
+    outbox.put_ping(b"p")
+    await settle()
+    assert await outbox.wait()
+    assert payloads(outbox) == [b"p", b"a"]
+
+
+async def test_the_writer_sees_that_what_woke_it_was_taken_back(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    task = Task(nursery, outbox.wait)
+    await settle()
+    outbox.put_ping(b"a")
+    assert outbox.has_ping(b"a")
+    outbox.remove_ping(b"a")
+    assert not outbox.has_ping(b"a")
+    await settle()
+    assert not task.done
+    outbox.remove_ping(b"b")
+    assert outbox.take() == []
+
+
+async def test_pongs_are_bounded() -> None:
+    outbox = make(0)
+    for i in range(MAX_PONGS):
+        outbox.put_pong(b"%d" % i)
+    assert len(outbox.take()) == MAX_PONGS
+    for i in range(10_000):
+        outbox.put_pong(b"%d" % i)
+    pongs = payloads(outbox)
+    assert len(pongs) <= MAX_PONGS
+    assert pongs[-1] == b"9999"
+
+
+async def test_past_the_bound_only_the_latest_pong_is_kept() -> None:
+    outbox = make(0)
+    for i in range(MAX_PONGS + 1):
+        outbox.put_pong(b"%d" % i)
+    assert payloads(outbox) == [b"%d" % MAX_PONGS]
+
+
+async def test_a_frame_that_is_half_written() -> None:
+    outbox = make(0)
+    outbox.keep(frame(HUNDRED))
+    assert outbox.taken
+    assert outbox.size == memory(frame(HUNDRED))
+    assert await outbox.wait()
+    # It takes room until it is out.
+    assert not outbox.put_nowait(frame(b""))
+    outbox.written()
+    assert not outbox.taken
+    assert outbox.put_nowait(frame(b""))
+
+
+async def test_when_a_message_may_go_out_at_once() -> None:
+    def outbox_with(change: Callable[[Outbox], object]) -> Outbox:
+        outbox = make(1000)
+        change(outbox)
+        return outbox
+
+    assert make(0).is_clear
+    assert not outbox_with(lambda outbox: outbox.put_nowait(frame(b""))).is_clear
+    assert not outbox_with(lambda outbox: outbox.put_ping(b"")).is_clear
+    assert not outbox_with(lambda outbox: outbox.put_pong(b"")).is_clear
+    assert not outbox_with(lambda outbox: outbox.keep(frame(b""))).is_clear
+    # Until the writer has begun: what was sent in the opening handshake may be half-written.
+    assert not Outbox(ConnectionState(Closing()), 0).is_clear
+    outbox = make(0)
+    await outbox.begin_parts(object())
+    assert not outbox.is_clear
+    outbox.end_parts(None)
+    assert outbox.is_clear
+
+
+# -- Messages in parts -----------------------------------------------------------------------------------------------
+
+
+async def test_nothing_gets_between_the_parts(nursery: trio.Nursery) -> None:
+    outbox = make(1000)
+    message = object()
+    assert await outbox.begin_parts(message)
+    assert not outbox.put_nowait(frame(b"other"))
+    other = Task(nursery, outbox.put, frame(b"other"))
+    await settle()
+    after = Task(nursery, outbox.begin_parts, object())
+    await settle()
+    assert await outbox.put_part(message, frame(b"a", fin=False))
+    assert await outbox.put_part(message, rest(b"b"))
+    await settle()
+    assert (other.done, after.done) == (False, False)
+    assert outbox.end_parts(LAST)
+    await settle()
+    assert (other.result, after.result) == (True, True)
+    assert payloads(outbox) == [b"a", b"b", b"", b"other"]
+
+
+async def test_parts_wait_for_room(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    message = object()
+    assert await outbox.begin_parts(message)
+    other = Task(nursery, outbox.put, frame(b"other"))
+    await settle()
+    assert await outbox.put_part(message, frame(b"a", fin=False))
+    part = Task(nursery, outbox.put_part, message, rest(b"b"))
+    await settle()
+    assert not part.done
+    assert payloads(outbox) == [b"a"]
+    outbox.written()
+    await settle()
+    assert (part.result, other.done) == (True, False)
+    # There is room for the end, always.
+    assert outbox.end_parts(LAST)
+    assert payloads(outbox) == [b"b", b""]
+    outbox.written()
+    await settle()
+    assert other.result is True
+
+
+async def test_a_part_that_is_cancelled_is_not_put(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    message = object()
+    assert await outbox.begin_parts(message)
+    assert await outbox.put_part(message, frame(b"a", fin=False))
+    part = Task(nursery, outbox.put_part, message, rest(b"b"))
+    await settle()
+    part.scope.cancel()
+    await settle()
+    outbox.end_parts(LAST)
+    assert payloads(outbox) == [b"a", b""]
+
+
+async def test_beginning_waits_in_line(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    outbox.put_nowait(frame(b"a"))
+    first = Task(nursery, outbox.put, frame(b"b"))
+    await settle()
+    beginning = Task(nursery, outbox.begin_parts, object())
+    await settle()
+    last = Task(nursery, outbox.put, frame(b"c"))
+    await settle()
+    assert payloads(outbox) == [b"a"]
+    outbox.written()
+    await settle()
+    assert (first.result, beginning.done, last.done) == (True, False, False)
+    # There must be room for the last part of a message that begins.
+    assert payloads(outbox) == [b"b"]
+    outbox.written()
+    await settle()
+    assert (beginning.result, last.done) == (True, False)
+    # Nothing was sent: that is nothing on the wire.
+    assert not outbox.end_parts(None)
+    await settle()
+    assert last.result is True
+    assert payloads(outbox) == [b"c"]
+
+
+async def test_beginning_that_is_cancelled(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    outbox.put_nowait(frame(b"a"))
+    tasks = [Task(nursery, outbox.put, frame(b"b"))]
+    await settle()
+    tasks.append(Task(nursery, outbox.begin_parts, object()))
+    await settle()
+    tasks.append(Task(nursery, outbox.put, frame(b"c")))
+    await settle()
+    tasks[1].scope.cancel()
+    got = []
+    for _ in range(3):
+        got += payloads(outbox)
+        outbox.written()
+        await settle()
+    assert got == [b"a", b"b", b"c"]
+    assert [task.result for task in tasks] == [True, None, True]
+
+
+async def test_a_part_that_waits_when_its_message_ends_is_refused(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    message = object()
+    assert await outbox.begin_parts(message)
+    assert await outbox.put_part(message, frame(b"a", fin=False))
+    part = Task(nursery, outbox.put_part, message, rest(b"b"))
+    other = Task(nursery, outbox.put, frame(b"other"))
+    await settle()
+    assert outbox.end_parts(LAST)
+    await settle()
+    assert (part.result, other.done) == (False, False)
+    assert payloads(outbox) == [b"a", b""]
+    outbox.written()
+    await settle()
+    assert other.result is True
+
+
+async def test_a_task_does_not_wait_for_the_end_of_its_own_message() -> None:
+    outbox = make(1000)
+    assert await outbox.begin_parts(object())
+    with pytest.raises(RuntimeError, match="send_stream"):
+        await outbox.put(frame(b"a"))
+    with pytest.raises(RuntimeError, match="send_stream"):
+        await outbox.begin_parts(object())
+
+
+# -- Messages that nobody waits with ---------------------------------------------------------------------------------
+
+
+async def test_a_posted_message_is_put_if_there_is_room(nursery: trio.Nursery) -> None:
+    outbox = make(2 * memory(frame(b"0")))
+    assert outbox.post(frame(b"1"))
+    assert outbox.post(frame(b"2"))
+    assert not outbox.post(frame(b"3"))
+    # Nor does it pass those who wait.
+    task = Task(nursery, outbox.put, frame(HUNDRED))
+    await settle()
+    assert payloads(outbox) == [b"1", b"2"]
+    assert not outbox.post(frame(b""))
+    outbox.written()
+    await settle()
+    assert task.result
+    assert payloads(outbox) == [HUNDRED]
+
+
+async def test_the_newest_message_waits_for_room(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    assert outbox.post(frame(b"1"))
+    for data in (b"2", b"3" * 50, b"4"):
+        outbox.post_newest(frame(data))
+    assert outbox.size == memory(frame(b"1")) + memory(frame(b"4"))
+    task = Task(nursery, outbox.put, frame(b"5"))
+    await settle()
+    outbox.post_newest(frame(b"6"))
+    sent = []
+    while taken := payloads(outbox):
+        sent += taken
+        outbox.written()
+        await settle()
+    assert sent == [b"1", b"6", b"5"]
+    assert task.result
+    # It is no more than any other once it is in.
+    assert outbox.post(frame(b"7"))
+    outbox.post_newest(frame(b"8"))
+    assert payloads(outbox) == [b"7"]
+    outbox.written()
+    assert payloads(outbox) == [b"8"]
+
+
+async def test_the_newest_message_stays_behind_those_who_waited_before(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    assert outbox.post(frame(b"1"))
+    before = Task(nursery, outbox.put, frame(b"2"))
+    await settle()
+    outbox.post_newest(frame(b"3"))
+    after = Task(nursery, outbox.put, frame(b"4"))
+    await settle()
+    outbox.post_newest(frame(b"5"))
+    sent = []
+    while taken := payloads(outbox):
+        sent += taken
+        outbox.written()
+        await settle()
+    assert sent == [b"1", b"2", b"5", b"4"]
+    assert (before.result, after.result) == (True, True)
+
+
+async def test_posted_in_the_middle_of_the_parts() -> None:
+    outbox = make(2 * memory(frame(b"0")))
+    message = object()
+    assert await outbox.begin_parts(message)
+    assert outbox.post(frame(b"1"))
+    assert outbox.post(frame(b"2"))
+    assert not outbox.post(frame(b"3"))
+    outbox.post_newest(frame(b"4"))  # in place of the last one
+    # The parts have their own room.
+    assert await outbox.put_part(message, frame(b"a", fin=False))
+    assert payloads(outbox) == [b"a"]
+    outbox.written()
+    assert outbox.end_parts(LAST)
+    assert payloads(outbox) == [b"", b"1", b"4"]
+    outbox.written()
+    assert outbox.is_clear
+    assert outbox.size == 0
+
+
+async def test_one_message_is_posted_in_the_middle_of_the_parts_however_large() -> None:
+    outbox = make(0)
+    assert await outbox.begin_parts(object())
+    assert outbox.post(frame(HUNDRED))
+    assert not outbox.post(frame(b""))
+    outbox.end_parts(None)
+    assert payloads(outbox) == [HUNDRED]
+
+
+@pytest.mark.parametrize("in_parts", [True, False])
+async def test_what_was_posted_ends_with_the_outbox(in_parts: bool) -> None:
+    fixture = Fixture(0)
+    outbox = fixture.outbox
+    if in_parts:
+        assert await outbox.begin_parts(object())
+    else:
+        assert outbox.post(frame(b"1"))
+    outbox.post_newest(frame(b"2"))
+    fixture.finish(Close(1000, ""))
+    assert outbox.size == (0 if in_parts else memory(frame(b"1")))
+    assert payloads(outbox) == ([] if in_parts else [b"1"])
+    outbox.written()
+    assert not outbox.post(frame(b"3"))
+    assert outbox.size == 0
+
+
+# -- The end ---------------------------------------------------------------------------------------------------------
+
+
+async def test_finish_with_a_close_frame(nursery: trio.Nursery) -> None:
+    fixture = Fixture(100)
+    outbox = fixture.outbox
+    outbox.put_nowait(frame(HUNDRED))
+    outbox.put_ping(b"ping")
+    outbox.put_pong(b"pong")
+    tasks = []
+    for function, argument in ((outbox.put, frame(b"b")), (outbox.put, frame(b"c")), (outbox.begin_parts, object())):
+        tasks.append(Task(nursery, function, argument))  # type: ignore[arg-type]  # each gets its own
+        await settle()
+    close = Close(1000, "")
+    fixture.finish(close)
+    await settle()
+    assert (outbox.close, [task.result for task in tasks]) == (close, [False] * 3)
+    # What is there goes out; nothing else does.
+    outbox.put_ping(b"late")
+    outbox.put_pong(b"late")
+    assert not outbox.put_nowait(frame(b"late"))
+    assert not await outbox.put(frame(b"late"))
+    assert not await outbox.begin_parts(object())
+    assert payloads(outbox) == [b"pong", b"ping", HUNDRED]
+
+
+async def test_finish_without_a_close_frame(nursery: trio.Nursery) -> None:
+    fixture = Fixture(100)
+    outbox = fixture.outbox
+    outbox.put_nowait(frame(HUNDRED))
+    outbox.put_ping(b"ping")
+    outbox.put_pong(b"pong")
+    tasks = [Task(nursery, outbox.put, frame(b"b"))]
+    await settle()
+    tasks.append(Task(nursery, outbox.begin_parts, object()))
+    await settle()
+    fixture.finish(Close(1000, ""))
+    fixture.finish(None)
+    await settle()
+    assert [task.result for task in tasks] == [False, False]
+    assert (outbox.close, outbox.take()) == (None, [])
+    outbox.written()
+    assert not await outbox.wait()
+
+
+async def test_finish_in_the_middle_of_the_parts(nursery: trio.Nursery) -> None:
+    fixture = Fixture(0)
+    outbox = fixture.outbox
+    message = object()
+    assert await outbox.begin_parts(message)
+    assert await outbox.put_part(message, frame(b"a", fin=False))
+    part = Task(nursery, outbox.put_part, message, rest(b"b"))
+    await settle()
+    fixture.finish(Close(1000, ""))
+    await settle()
+    assert part.result is False
+    assert not await outbox.put_part(message, rest(b"b"))
+    assert not outbox.end_parts(LAST)
+    assert payloads(outbox) == [b"a"]
