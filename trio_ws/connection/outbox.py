@@ -123,11 +123,13 @@ class Outbox:
         """
         if not await self.lock.acquire("send_stream()"):
             return False
-        self._put_posted()  # it was there before
+        posted_before = bool(self._posted)
         self._in_parts = message
         begun = False
         try:
             begun = await self._wait_for_room(message, _size(first))
+            if posted_before:
+                self._put_posted()
         finally:
             if not begun:
                 self.end_parts(None)
@@ -185,7 +187,9 @@ class Outbox:
         """
         if self.put_nowait(frame):
             return True
-        if self._in_parts is None or (self._posted and self._posted_size + _size(frame) > self._budget.limit):
+        if self._in_parts is None or not self._state.can_send:
+            return False
+        if self._posted and self._posted_size + _size(frame) > self._budget.limit:
             return False
         return self._post(frame)
 
