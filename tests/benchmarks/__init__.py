@@ -16,6 +16,7 @@ What has a part in it, from the outside in:
 ``measurements``      every measurement, and how a turn goes
 ``process``           a process, from the outside
 ``worker``            a process, from the inside
+``instructions``      a server under callgrind, and a command line of its own
 ``load``              the load generator for servers: raw sockets
 ``echo_server``       the raw echo server for clients
 ``clients``           what clients do, whatever the library

@@ -37,18 +37,21 @@ CLIENTS = 4
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-def connect(job: Job) -> socket.socket:
-    """Open a TCP connection, with TLS if the job says so."""
+def connect(job: Job, buffer: int | None = None) -> socket.socket:
+    """Open a TCP connection, with TLS if the job says so. With a buffer, the system has so many bytes each way."""
     sock = socket.create_connection((HOST, job.port), timeout=PATIENCE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if buffer is not None:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, buffer)
     if job.certificates is not None:
         return tls.client_context(job.certificates).wrap_socket(sock, server_hostname="localhost")
     return sock
 
 
-def open_websocket(job: Job) -> socket.socket:
+def open_websocket(job: Job, buffer: int | None = None) -> socket.socket:
     """Open a connection on which frames can be sent."""
-    sock = connect(job)
+    sock = connect(job, buffer)
     if not job.raw:
         wire.shake_hands(sock)
     return sock

@@ -86,3 +86,6 @@ TRIO_WEBSOCKET = Contender(
 
 #: The libraries, in the order of the tables.
 LIBRARIES = (OURS, PURE, PICOWS, AIOHTTP, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO, TRIO_WEBSOCKET)
+
+#: All of them.
+CONTENDERS = (*LIBRARIES, ZLIB, RAW)
