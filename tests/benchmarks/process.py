@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from .job import Job
-
-ROOT = Path(__file__).parents[2]
+from .worker import ROOT
 
 #: Seconds without a report after which a process hangs.
 PATIENCE = 120.0

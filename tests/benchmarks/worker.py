@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 from .job import Job
 
+ROOT = Path(__file__).parents[2]
+
 #: The environment variable that names a module that cannot be imported, to measure without it.
 WITHOUT = "TRIO_WS_BENCHMARK_WITHOUT"
 #: The environment variable that names a folder whose ``trio_ws`` is imported instead of the one in this checkout.
