@@ -33,6 +33,6 @@ What has a part in it, from the outside in:
 ====================  ==============================================================================
 
 It needs Linux: memory is read from ``/proc``, and sockets are waited for with epoll. Instructions are counted only
-where Valgrind is installed; the version before takes part only where Git has its commit. ``compression.py`` is a program of
-its own, about the parameters of compression.
+where Valgrind is installed; the version before takes part only where Git has its commit. ``compression.py`` is a
+program of its own, about the parameters of compression.
 """

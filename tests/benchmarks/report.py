@@ -56,6 +56,8 @@ def section_tables(results: Results, section: str) -> Iterator[Table]:
     for measurement, metric in rows:
         label = f"{measurement.title}, {metric.unit}"
         values = [results.median(measurement.name, each.name, metric.key) for each in columns]
+        if not any(values):
+            continue  # the figures are those of an earlier run, which did not measure this
         medians.append([label, *(number(None if value is None else value * metric.factor) for value in values)])
         ratios.append([label, *(number(advantage(results, measurement, metric, each)) for each in columns)])
     yield Table("Medians", medians)

@@ -119,12 +119,12 @@ def of_speed() -> Iterator[Target]:
             of=WEBSOCKETS_TRIO,
         )
     yield Target(title="one message to 1,000 connections", measurement="fan-out", at_least=3, of=WEBSOCKETS_TRIO)
-    for key, title in (("memory", ""), ("memory-keepalive", ", with keepalive pings")):
+    for key, title, limit in (("memory", "", 16), ("memory-keepalive", ", with keepalive pings", 17)):
         yield Target(
             title=f"memory per idle connection{title}",
             measurement=key,
             metric="memory",
-            at_most=17,
+            at_most=limit,
             factor=1 / KIB,
             unit="KiB",
         )
