@@ -9,6 +9,7 @@
     python -m tests.benchmarks instructions               # a section; --list shows them
     python -m tests.benchmarks --list
     python -m tests.benchmarks --render FILE              # the page once more, from the figures of a run
+    python -m tests.benchmarks --judge FILE FILE FILE     # the targets, by the medians over some runs
 
 What has a part in it, from the outside in:
 

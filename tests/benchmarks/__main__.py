@@ -33,6 +33,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--save", type=Path, metavar="FILE", help="where to save the figures, as JSON")
     parser.add_argument("--page", action="store_true", help="write the page also when this is not a full run")
     parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing; write the page from figures")
+    parser.add_argument(
+        "--judge", type=Path, nargs="+", metavar="FILE", help="compare figures of runs with the targets"
+    )
     parser.add_argument("--list", action="store_true", help="list the measurements")
     options = parser.parse_args(arguments)
     for name in options.names:
@@ -116,6 +119,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     if options.render:
         write_page(Results.load(options.render))
+        return
+    if options.judge:
+        print(report.to_text(report.targets_table([Results.load(each) for each in options.judge])))
         return
     rounds = options.rounds or (1 if options.quick else 5)
     seconds = options.seconds or (0.15 if options.quick else 0.3)

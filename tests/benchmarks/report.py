@@ -82,13 +82,14 @@ def instructions_table(results: Results) -> Table:
     return Table("Instructions", rows, words=2)
 
 
-def targets_table(results: Results) -> Table:
-    """Return the targets that were measured."""
+def targets_table(runs: Sequence[Results]) -> Table:
+    """Return the targets that were measured, with the medians over the runs."""
     rows = [["Target", "Required", "Before", "Reached", "Met"]]
     for target in TARGETS:
-        required, before, reached, met = target.judge(results)
-        if reached is not None:
-            rows.append([target.title, required, before or "–", reached, "yes" if met else "no"])
+        required, before, reached, met = target.judge(runs)
+        if before is not None or reached is not None:
+            verdict = "–" if met is None else "yes" if met else "no"
+            rows.append([target.title, required, before or "–", reached or "–", verdict])
     return Table("Targets", rows, words=2)
 
 
@@ -127,7 +128,7 @@ def to_text(table: Table) -> str:
 def render_text(results: Results) -> str:
     """Return everything that was measured, for a terminal."""
     tables = [table for section in SECTIONS for table in section_tables(results, section)]
-    others = (instructions_table(results), lines_table(results), targets_table(results))
+    others = (instructions_table(results), lines_table(results), targets_table([results]))
     tables += [table for table in others if len(table.rows) > 1]
     machine = [f"{key}: {value}" for key, value in results.machine.items()]
     skipped = [f"{what}: skipped: {reason}" for what, reason in results.skipped.items()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,25 +54,27 @@ class Target:
     factor: float = 1.0
     unit: str = "×"
 
-    def judge(self, results: Results) -> Verdict:
-        """Compare the target with what was measured."""
+    def judge(self, runs: Sequence[Results]) -> Verdict:
+        """Compare the target with what was measured: with the median over the runs."""
         limit = self.at_least if self.at_most is None else self.at_most
         required = f"{'at most' if self.at_least is None else 'at least'} {limit:g} {self.unit}"
         if self.of is not None:
             required += f" {self.of.name}"
-        before = self._value(results, BEFORE) if self.ours is OURS and self.of is not BEFORE else None
-        value = self._value(results, self.ours)
+        before = self._value(runs, BEFORE) if self.ours is OURS and self.of is not BEFORE else None
+        value = self._value(runs, self.ours)
         if value is None:
             return Verdict(required, self._show(before), None, None)
         met = (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
         return Verdict(required, self._show(before), self._show(value), met)
 
-    def _value(self, results: Results, contender: Contender) -> float | None:
+    def _value(self, runs: Sequence[Results], contender: Contender) -> float | None:
         if self.of is None:
-            value = results.median(self.measurement, contender.name, self.metric)
+            values = [each.median(self.measurement, contender.name, self.metric) for each in runs]
         else:
-            value = results.ratio(self.measurement, self.metric, contender.name, self.of.name)
-        return None if value is None else value * self.factor
+            # Ratios within one run only: the machine is not the same in the next.
+            values = [each.ratio(self.measurement, self.metric, contender.name, self.of.name) for each in runs]
+        measured = [each for each in values if each is not None]
+        return statistics.median(measured) * self.factor if measured else None
 
     def _show(self, value: float | None) -> str | None:
         if value is None:
