@@ -140,7 +140,7 @@ def pieces(size: int, count: int) -> list[bytes]:
 
 COMPRESSORS = 100
 #: Both ends of each keep their compressors: there are fewer than the 256 that the library lets keep them.
-CONNECTIONS = 100
+CONNECTIONS = 120
 
 
 def resident() -> float:
