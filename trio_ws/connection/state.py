@@ -14,11 +14,15 @@ SETTLE and ABORT are possible from any earlier phase. A phase is never left back
 from __future__ import annotations
 
 import enum
+import sys
 
 import trio
 
 from ..exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from ..protocol.closing import Closing
+
+if sys.version_info < (3, 11):
+    pass
 
 __all__ = ["TRANSITIONS", "ConnectionState", "Event", "Phase", "State"]
 
@@ -160,5 +164,6 @@ def _without_traceback(exc: BaseException) -> BaseException:
     for each in todo:  # which grows meanwhile
         if each is not None:
             each.__traceback__ = None
-            todo += [other for other in (each.__cause__, each.__context__) if all(other is not seen for seen in todo)]
+            related = [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+            todo += [other for other in related if all(other is not seen for seen in todo)]
     return exc
