@@ -14,7 +14,6 @@ SETTLE and ABORT are possible from any earlier phase. A phase is never left back
 from __future__ import annotations
 
 import enum
-import sys
 
 import trio
 
