@@ -20,9 +20,6 @@ import trio
 from ..exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from ..protocol.closing import Closing
 
-if sys.version_info < (3, 11):
-    pass
-
 __all__ = ["TRANSITIONS", "ConnectionState", "Event", "Phase", "State"]
 
 
