@@ -241,7 +241,7 @@ def sanitize(session: nox.Session) -> None:
     tests = [
         *(f"tests/protocol/test_{name}.py" for name in protocol),
         *(f"tests/test_{name}.py" for name in others),
-        "tests/server/test_server.py",
+        *(f"tests/server/test_{name}.py" for name in ("serve", "accept", "server")),
     ]
     env = {
         # They must be loaded before a Python that knows nothing of them.
@@ -302,6 +302,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the library next to others, and write docs/benchmarks.md. After ``--``: ``--quick``, ``echo-32``."""
+    """Measure the library next to others, and write docs/benchmarks.md. After ``--``: ``--quick``, ``echo-32``.
+
+    ``-- instructions`` counts the instructions of servers only. That needs Valgrind, and is skipped without it.
+    """
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

@@ -9,7 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 # Before anything imports them: their assertions are those of the tests.
-pytest.register_assert_rewrite("tests.interop.compression", "tests.interop.peers")
+pytest.register_assert_rewrite(
+    "tests.cli.commands",
+    "tests.client.hosts",
+    "tests.client.servers",
+    "tests.server.clients",
+    "tests.server.forwarded.clients",
+    "tests.testing.streams",
+    "tests.interop.compression",
+    "tests.interop.peers",
+)
 
 # Whatever a shell starts in the background ignores Ctrl-C, and so would all that is started from here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -48,12 +48,13 @@ TABLE = {
         ["protocol.__init__"],
     ],
     "settings": [
-        ["instruments"],
+        ["instruments.interface"],
+        ["instruments.__init__", "instruments.observer"],
         ["settings"],
     ],
     "connection": [
         ["connection.budget", "connection.limits", "connection.run_local", "connection.sendable", "connection.state"],
-        ["connection.checkpoints", "connection.inbox", "connection.observer", "connection.outbox", "connection.stream"],
+        ["connection.checkpoints", "connection.inbox", "connection.outbox", "connection.stream"],
         ["connection.encoder", "connection.keepalive"],
         ["connection.core"],
         ["connection.parts", "connection.reader", "connection.writer"],

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from . import machine, report, tls
-from .contenders import Contender
+from . import before, machine, report, tls
+from .contenders import BEFORE, Contender
 from .measurements import MEASUREMENTS, Measurement, Scale
-from .process import ROOT, WorkerFailed
+from .process import WorkerFailed
 from .results import Results
+from .worker import ROOT
 
 #: Where the page, the pictures in it and the figures of the last full run are.
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -24,7 +25,7 @@ FIGURES = Path(__file__).parent / "results.json"
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="measurements, as patterns (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="measurements or sections, as patterns (default: all)")
     parser.add_argument("-c", "--contender", action="append", metavar="NAME", help="contenders, as patterns")
     parser.add_argument("--quick", action="store_true", help="one round of short turns, and fewer connections")
     parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 5)")
@@ -32,21 +33,59 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--save", type=Path, metavar="FILE", help="where to save the figures, as JSON")
     parser.add_argument("--page", action="store_true", help="write the page also when this is not a full run")
     parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing; write the page from figures")
+    parser.add_argument(
+        "--judge", type=Path, nargs="+", metavar="FILE", help="compare figures of runs with the targets"
+    )
     parser.add_argument("--list", action="store_true", help="list the measurements")
     options = parser.parse_args(arguments)
     for name in options.names:
-        if not any(fnmatchcase(each.name, name) for each in MEASUREMENTS):
+        if not select(MEASUREMENTS, [name]):
             parser.error(f"there is no measurement {name!r}; see --list")
     return options
 
 
 def select(measurements: Sequence[Measurement], names: Sequence[str]) -> list[Measurement]:
     """Return the measurements that the names select: all of them if there are none."""
-    return [each for each in measurements if not names or any(fnmatchcase(each.name, name) for name in names)]
+    return [each for each in measurements if not names or any(selects(name, each) for name in names)]
+
+
+def selects(name: str, measurement: Measurement) -> bool:
+    """Say whether a pattern selects a measurement, by its name or by that of its section (``echo-server``)."""
+    section = measurement.section.lower().replace(" ", "-")
+    return fnmatchcase(measurement.name, name) or fnmatchcase(section, name)
+
+
+def selected(contender: Contender, patterns: Sequence[str] | None) -> bool:
+    return not patterns or any(fnmatchcase(contender.name, each) for each in patterns)
 
 
 def take_part(contender: Contender, patterns: Sequence[str] | None) -> bool:
-    return contender.installed and (not patterns or any(fnmatchcase(contender.name, each) for each in patterns))
+    return contender.installed and selected(contender, patterns)
+
+
+def prepare(measurements: Sequence[Measurement], options: argparse.Namespace, results: Results) -> list[Measurement]:
+    """Build the version before if it takes part, and return what can be measured here.
+
+    The results say what cannot, and why.
+    """
+    able = []
+    for measurement in measurements:
+        obstacle = measurement.obstacle()
+        if obstacle is None:
+            able.append(measurement)
+        else:
+            skip(results, measurement.name, obstacle)
+    if any(BEFORE in each.contenders for each in able) and selected(BEFORE, options.contender):
+        try:
+            before.build()
+        except before.CannotBuild as exc:
+            skip(results, BEFORE.name, str(exc))
+    return able
+
+
+def skip(results: Results, what: str, reason: str) -> None:
+    print(f"{what}: skipped: {reason}", file=sys.stderr)
+    results.skipped[what] = reason
 
 
 def measure(measurements: Sequence[Measurement], options: argparse.Namespace, results: Results, scale: Scale) -> None:
@@ -81,6 +120,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.render:
         write_page(Results.load(options.render))
         return
+    if options.judge:
+        print(report.to_text(report.targets_table([Results.load(each) for each in options.judge])))
+        return
     rounds = options.rounds or (1 if options.quick else 5)
     seconds = options.seconds or (0.15 if options.quick else 0.3)
     full = not (options.names or options.contender or options.quick)
@@ -92,9 +134,10 @@ def main(arguments: Sequence[str]) -> None:
             seconds=seconds,
             idle=idle,
             imports=3 if options.quick else 5,
+            quick=options.quick,
             certificates=certificates,
         )
-        measure(select(MEASUREMENTS, options.names), options, results, scale)
+        measure(prepare(select(MEASUREMENTS, options.names), options, results), options, results, scale)
     print(report.render_text(results))
     if options.save or full:
         results.save(options.save or FIGURES)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from . import linear
+from . import instructions, linear, load
 from .contenders import (
     AIOHTTP,
+    BEFORE,
     LIBRARIES,
     OURS,
     PURE,
@@ -25,7 +26,8 @@ from .contenders import (
     Contender,
 )
 from .job import KIB, MIB, Job
-from .process import ROOT, Process, WorkerFailed, run
+from .process import Process, WorkerFailed, run
+from .worker import ROOT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,14 @@ class Scale:
         seconds: How long a turn measures.
         idle: How many connections are opened to see what they take.
         imports: How often a module is imported in a turn.
+        quick: Whether instructions are counted roughly.
         certificates: A folder with what TLS needs.
     """
 
     seconds: float
     idle: int
     imports: int
+    quick: bool
     certificates: str
 
 
@@ -79,6 +83,7 @@ class Measurement:
         contenders: Who takes part.
         turn: How to measure one of them once.
         most_rounds: In how many rounds, at most.
+        obstacle: What says why it cannot be made here; it returns None if it can.
     """
 
     name: str
@@ -88,14 +93,16 @@ class Measurement:
     contenders: Sequence[Contender]
     turn: Turn
     most_rounds: int = 1_000_000
+    obstacle: Callable[[], str | None] = lambda: None
 
 
 #: Seconds in which a connection has come to rest. Those with compression have keepalive pings: with these, trio_ws
 #: gives back memory.
 REST = 6.0
 
-SERVER, CLIENT, COMPRESSION, CONNECTIONS, IMPORTS, LINEAR = (
+SERVER, INSTRUCTIONS, CLIENT, COMPRESSION, CONNECTIONS, IMPORTS, LINEAR = (
     "Echo server",
+    "Instructions",
     "Client",
     "Compression",
     "Connections",
@@ -121,8 +128,11 @@ def with_server(function: str, *, tls: bool = False, **parameters: Any) -> Turn:
             job = replace(job, certificates=scale.certificates)
         with serve(contender, job) as server:
             job = replace(job, port=server.read("port"))
+            load.probe(job)
+            server.wait_until_asleep()
             before = server.ask("cpu")
             values: Values = run("load", function, job)
+            server.wait_until_asleep()
             if "messages" in values:
                 values["cpu"] = (server.ask("cpu") - before) / values["messages"]
         return values
@@ -143,12 +153,12 @@ def with_client(**parameters: Any) -> Turn:
     return turn
 
 
-def idle(compression: str | None) -> Turn:
+def idle(compression: str | None = None, ping_interval: float | None = None) -> Turn:
     """Return a turn that opens connections and sees how much memory the server needs for each."""
 
     def turn(contender: Contender, scale: Scale) -> Values:
         # Without compression nothing changes at rest.
-        interval = None if compression is None else REST / 3
+        interval = ping_interval if compression is None else REST / 3
         job = Job(size=KIB, text=True, compression=compression, ping_interval=interval)
         with serve(contender, job) as server:
             job = replace(job, port=server.read("port"))
@@ -202,6 +212,19 @@ def line_of(function: str, counts: Sequence[int], parameters: Callable[[int], An
     return turn
 
 
+def counted(row: instructions.Row) -> Turn:
+    """Return a turn that counts the instructions of the server for one operation."""
+
+    def turn(contender: Contender, scale: Scale) -> Values:
+        if scale.quick:
+            number, _ = instructions.count(contender, row.shortened(), repetitions=1)
+        else:
+            number, _ = instructions.count(contender, row)
+        return {"instructions": number}
+
+    return turn
+
+
 def reads(contender: Contender, scale: Scale) -> Values:
     """Give the points of a line: seconds to parse a message, by the number of reads that it comes with."""
     values: Values = run("linear", "reads", Job(seconds=scale.seconds / 3), contender.environ)
@@ -218,6 +241,10 @@ ROUND_TRIP = (
 )
 
 
+#: Whom the version before takes part with, where both are measured.
+AND_BEFORE = (*LIBRARIES, BEFORE)
+
+
 def throughput(size: int) -> Metric:
     """Return messages per second for small messages, and MB/s for large ones."""
     return Metric("rate", "messages/s") if size < 64 * KIB else Metric("rate", "MB/s", size / 1e6)
@@ -226,15 +253,16 @@ def throughput(size: int) -> Metric:
 def of_server() -> Iterator[Measurement]:
     for (key, (size, label)), text in ((item, text) for text in (False, True) for item in SIZES.items()):
         metrics = [throughput(size)]
-        if size == 32 and not text:
-            metrics.append(Metric("cpu", "CPU s per million", 1e6, more_is_better=False))
+        if not text:
+            metrics.append(Metric("cpu", "CPU µs per message", 1e6, more_is_better=False))
+        libraries = LIBRARIES if text else AND_BEFORE
         yield Measurement(
             name=f"echo-{key}{'-text' if text else ''}",
             section=SERVER,
             title=f"{label} {'text' if text else 'binary'}",
             metrics=metrics,
             # Reads of bytes are not messages. For large ones it is the same work.
-            contenders=LIBRARIES if size < 64 * KIB else (*LIBRARIES, RAW),
+            contenders=libraries if size < 64 * KIB else (*libraries, RAW),
             turn=with_server("echo", size=size, text=text),
         )
     yield Measurement(
@@ -242,7 +270,7 @@ def of_server() -> Iterator[Measurement]:
         section=SERVER,
         title="round trip, 32 B",
         metrics=ROUND_TRIP,
-        contenders=(*LIBRARIES, RAW),
+        contenders=(*AND_BEFORE, RAW),
         turn=with_server("round_trip"),
     )
     yield Measurement(
@@ -261,6 +289,21 @@ def of_server() -> Iterator[Measurement]:
         contenders=LIBRARIES,
         turn=with_server("echo", tls=True),
     )
+
+
+def of_instructions() -> Iterator[Measurement]:
+    for key, row in instructions.ROWS.items():
+        yield Measurement(
+            name=f"instructions-{key}",
+            section=INSTRUCTIONS,
+            title=row.title,
+            metrics=[Metric("instructions", "thousands", 1e-3, more_is_better=False)],
+            contenders=(OURS, BEFORE, WEBSOCKETS_TRIO, RAW),
+            turn=counted(row),
+            # What counts is repeated in each turn, and hardly changes.
+            most_rounds=1,
+            obstacle=instructions.missing,
+        )
 
 
 def of_client() -> Iterator[Measurement]:
@@ -320,7 +363,7 @@ def of_connections() -> Iterator[Measurement]:
         section=CONNECTIONS,
         title="opened and closed",
         metrics=[Metric("rate", "per second")],
-        contenders=LIBRARIES,
+        contenders=AND_BEFORE,
         turn=with_server("handshakes"),
     )
     yield Measurement(
@@ -328,8 +371,18 @@ def of_connections() -> Iterator[Measurement]:
         section=CONNECTIONS,
         title="memory per idle connection",
         metrics=[Metric("memory", "KiB", 1 / KIB, more_is_better=False)],
-        contenders=LIBRARIES,
-        turn=idle(None),
+        contenders=AND_BEFORE,
+        turn=idle(),
+        most_rounds=1,
+    )
+    yield Measurement(
+        name="memory-keepalive",
+        section=CONNECTIONS,
+        title="memory per idle connection, with keepalive pings",
+        metrics=[Metric("memory", "KiB", 1 / KIB, more_is_better=False)],
+        contenders=(OURS, BEFORE, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO),
+        # None is sent before all is measured, but everything is there that they need.
+        turn=idle(ping_interval=10 * instructions.PING_INTERVAL),
         most_rounds=1,
     )
     yield Measurement(
@@ -337,7 +390,7 @@ def of_connections() -> Iterator[Measurement]:
         section=CONNECTIONS,
         title="one message to 1,000 connections",
         metrics=[Metric("rate", "times per second")],
-        contenders=LIBRARIES,
+        contenders=AND_BEFORE,
         turn=with_server("fan_out", fan_out=True, connections=1000),
     )
 
@@ -365,6 +418,7 @@ def of_lines() -> Iterator[Measurement]:
 
 MEASUREMENTS = (
     *of_server(),
+    *of_instructions(),
     *of_client(),
     *of_compression(),
     *of_connections(),

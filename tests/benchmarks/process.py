@@ -8,17 +8,22 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .job import Job
-
-ROOT = Path(__file__).parents[2]
+from .worker import ROOT
 
 #: Seconds without a report after which a process hangs.
 PATIENCE = 120.0
+
+
+#: Seconds in which a process comes to rest that has nothing to do, and how often to look.
+REST = 30.0
+POLL = 0.0002
 
 
 class WorkerFailed(Exception):
@@ -33,14 +38,22 @@ class Process:
         function: What it calls. It takes the job.
         job: The job.
         environ: What is different in its environment.
+        under: The command that runs it, such as a profiler with its options. It must keep the process id.
     """
 
-    def __init__(self, module: str, function: str, job: Job, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        function: str,
+        job: Job,
+        environ: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
+    ) -> None:
         self._name = f"{module}.{function}"
         # What servers say when their peers go away is of interest only when something has failed.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed at the end of the block
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.worker", module, function, job.to_json()],
+            [*under, sys.executable, "-m", "tests.benchmarks.worker", module, function, job.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -50,6 +63,10 @@ class Process:
             # Ctrl-C is for the process that is asked, which ends this one.
             start_new_session=True,
         )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     def __enter__(self) -> Process:
         return self
@@ -81,6 +98,20 @@ class Process:
         except BrokenPipeError:
             self._fail()
         return self.read(command)
+
+    def wait_until_asleep(self) -> None:
+        """Wait until the main thread sleeps: until the process has done what there was to do.
+
+        Raises:
+            WorkerFailed: if it does not come to rest, as when a handler spins after its peer has gone.
+        """
+        path = Path(f"/proc/{self.pid}/stat")
+        end = time.monotonic() + REST
+        # The state follows the name of the program, which is in parentheses.
+        while path.read_text().rpartition(")")[2].split()[0] != "S":
+            if time.monotonic() > end:
+                raise WorkerFailed(f"{self._name} does not come to rest")
+            time.sleep(POLL)  # a benchmark: it waits for another process
 
     def _fail(self) -> None:
         self._popen.wait()

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .contenders import LIBRARIES, OURS, RAW, ZLIB, Contender
-from .measurements import LINEAR, MEASUREMENTS, Measurement, Metric
+from .contenders import BEFORE, LIBRARIES, OURS, RAW, WEBSOCKETS_TRIO, ZLIB, Contender
+from .instructions import IN_FLIGHT
+from .measurements import INSTRUCTIONS, LINEAR, MEASUREMENTS, Measurement, Metric
 from .results import Results, fit_line
 from .targets import TARGETS
 
 #: In the order of the columns.
-COLUMNS = (*LIBRARIES[:2], ZLIB, *LIBRARIES[2:], RAW)
-SECTIONS = tuple(dict.fromkeys(each.section for each in MEASUREMENTS if each.section != LINEAR))
+COLUMNS = (*LIBRARIES[:2], ZLIB, BEFORE, *LIBRARIES[2:], RAW)
+#: Those with a table of medians and one of ratios.
+SECTIONS = tuple(dict.fromkeys(each.section for each in MEASUREMENTS if each.section not in (LINEAR, INSTRUCTIONS)))
 
 
 class Table(NamedTuple):
@@ -54,6 +56,8 @@ def section_tables(results: Results, section: str) -> Iterator[Table]:
     for measurement, metric in rows:
         label = f"{measurement.title}, {metric.unit}"
         values = [results.median(measurement.name, each.name, metric.key) for each in columns]
+        if not any(values):
+            continue  # the figures are those of an earlier run, which did not measure this
         medians.append([label, *(number(None if value is None else value * metric.factor) for value in values)])
         ratios.append([label, *(number(advantage(results, measurement, metric, each)) for each in columns)])
     yield Table("Medians", medians)
@@ -61,13 +65,31 @@ def section_tables(results: Results, section: str) -> Iterator[Table]:
         yield Table("How many times better trio_ws is", ratios)
 
 
-def targets_table(results: Results) -> Table:
-    """Return the targets that were measured."""
-    rows = [["Target", "Required", "Reached", "Met"]]
+def instructions_table(results: Results) -> Table:
+    """Return the instructions that were counted, next to those of raw Trio and of websockets on Trio."""
+    rows = [["Instructions of the server", "Of", "Thousands", f"× {RAW.name}", f"× {WEBSOCKETS_TRIO.name}"]]
+    for measurement in MEASUREMENTS:
+        for contender in measurement.contenders if measurement.section == INSTRUCTIONS else ():
+            (metric,) = measurement.metrics
+            value = results.median(measurement.name, contender.name, metric.key)
+            if value is not None:
+                ratios = (
+                    results.ratio(measurement.name, metric.key, contender.name, each.name)
+                    for each in (RAW, WEBSOCKETS_TRIO)
+                )
+                figures = [f"{value * metric.factor:,.0f}", *map(number, ratios)]
+                rows.append([measurement.title, contender.name, *figures])
+    return Table("Instructions", rows, words=2)
+
+
+def targets_table(runs: Sequence[Results]) -> Table:
+    """Return the targets that were measured, with the medians over the runs."""
+    rows = [["Target", "Required", "Before", "Reached", "Met"]]
     for target in TARGETS:
-        required, reached, met = target.judge(results)
-        if reached is not None:
-            rows.append([target.title, required, reached, "yes" if met else "no"])
+        required, before, reached, met = target.judge(runs)
+        if before is not None or reached is not None:
+            verdict = "–" if met is None else "yes" if met else "no"
+            rows.append([target.title, required, before or "–", reached or "–", verdict])
     return Table("Targets", rows, words=2)
 
 
@@ -106,9 +128,11 @@ def to_text(table: Table) -> str:
 def render_text(results: Results) -> str:
     """Return everything that was measured, for a terminal."""
     tables = [table for section in SECTIONS for table in section_tables(results, section)]
-    tables += [table for table in (lines_table(results), targets_table(results)) if len(table.rows) > 1]
+    others = (instructions_table(results), lines_table(results), targets_table([results]))
+    tables += [table for table in others if len(table.rows) > 1]
     machine = [f"{key}: {value}" for key, value in results.machine.items()]
-    return "\n".join([*machine, "", *map(to_text, tables)])
+    skipped = [f"{what}: skipped: {reason}" for what, reason in results.skipped.items()]
+    return "\n".join([*machine, *skipped, "", *map(to_text, tables)])
 
 
 # -- Markdown ------------------------------------------------------------------------------------------------------
@@ -136,9 +160,9 @@ def bullets(items: Sequence[str]) -> str:
 INTRODUCTION = """\
 # Benchmarks
 
-How fast the library is, next to others. This page is made by `nox -s bench`, which anybody can run; it takes about a
-quarter of an hour. Only figures of one run can be compared with each other, and only their ratios mean anything
-elsewhere.
+How fast the library is, next to others. This page is made by `nox -s bench`, which anybody can run; it takes about
+half an hour. Only figures of one run can be compared with each other, and only their ratios mean anything
+elsewhere. What the library is meant to reach is in [Why it is fast](performance.rst).
 """
 
 METHOD = """\
@@ -153,7 +177,14 @@ every round, so that a machine that is busy for a while is busy for all. The fig
 - **Clients** work with one raw echo server, which looks into nothing and answers each frame with one that it has made
   before. One task sends and another receives, with as much on the way as above.
 - **Round trip**: one message at a time. The table has the median and the 99th percentile.
-- **CPU**: processor time of the server, user and system, while it echoes messages of 32 B.
+- **CPU**: processor time of the server, user and system, by the number of messages that it echoes.
+- **Instructions**: what the server executes for one operation, as Valgrind's callgrind counts it, without those of the
+  kernel. They depend neither on the machine's speed nor on how busy it is. The server is warmed up; a short and a long
+  run are counted, and the difference of the counts is divided by that of the lengths. It is about fifty times slower
+  under callgrind, so timers of a library have another meaning than in life. {in_flight} messages of 64 KiB are on the
+  way at most. Connections are opened one after the other, and the Close frame comes when the server sleeps. Raw Trio
+  answers the opening handshake and the Close frame by hand, and checks nothing. Keepalive pings are 20 seconds apart
+  where there are any, which is the default of trio_ws and of websockets.
 - **Compressed**: 256 different messages that look like a feed of market data and chat, again and again. The server
   negotiates what it wants. The first echo of each is decompressed and compared.
 - **Opened and closed**: four clients at a time connect, do the opening handshake, send a Close frame, and wait for the
@@ -174,8 +205,9 @@ it is by default:
 
 EXPLANATION = """\
 The second table of each kind says how many times better `trio_ws` is: above 1 it is faster than the other, or needs
-less. `trio_ws pure` is the same without its compiled code, `trio_ws zlib` the same without zlib-ng. Raw Trio sends back
-bytes as they come; what it does is an echo only where messages are large, or come one at a time.
+less. `trio_ws pure` is the same without its compiled code, `trio_ws zlib` the same without zlib-ng, `{before}` this
+library as it was at that commit. Raw Trio sends back bytes as they come; what it does is an echo only where messages
+are large, or come one at a time.
 """
 
 LINES = """\
@@ -198,22 +230,25 @@ def render_page(results: Results, plots: Sequence[str]) -> str:
         INTRODUCTION,
         f"This one was made on {results.date}, in {results.rounds} rounds of {results.seconds:g} s, on this machine:\n",
         bullets(machine),
-        "## Targets\n\n"
-        "What the library is meant to reach. Where it does not, [Why it is fast](performance.rst) has a profile of what"
-        " stands in\nthe way.\n",
-        to_markdown(targets_table(results)),
         "## Figures\n",
         f"![The figures as bars]({plots[0]})\n",
-        EXPLANATION,
+        EXPLANATION.format(before=BEFORE.name),
     ]
+    if results.skipped:
+        # The reasons may have several lines, those of a program that has failed.
+        reasons = [f"{what}: {' '.join(reason.split())}" for what, reason in results.skipped.items()]
+        parts += ["Not measured:\n", bullets(reasons)]
     for section in SECTIONS:
         tables = list(section_tables(results, section))
         if tables:
             parts.append(f"### {section}\n")
             for table in tables:
                 parts += [f"{table.title}:\n", to_markdown(table)]
+    table = instructions_table(results)
+    if len(table.rows) > 1:
+        parts += [f"### {table.title}\n", to_markdown(table)]
     parts += [LINES, f"![Time by size, fragments, reads and connections]({plots[1]})\n"]
-    parts += [to_markdown(lines_table(results)), METHOD.format(idle=results.idle)]
+    parts += [to_markdown(lines_table(results)), METHOD.format(idle=results.idle, in_flight=IN_FLIGHT)]
     contenders = dict.fromkeys(each.module for each in COLUMNS)
     parts.append(bullets([description(next(each for each in COLUMNS if each.module == name)) for name in contenders]))
     return "\n".join(parts)

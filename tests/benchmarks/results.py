@@ -26,6 +26,7 @@ class Results:
         rounds: How often each measurement was made, at most.
         seconds: How long each took.
         idle: How many connections were opened to see what they take.
+        skipped: Why something was not measured, by what it is.
         figures: By measurement, contender and metric, a value for each round.
     """
 
@@ -34,6 +35,7 @@ class Results:
     rounds: int
     seconds: float
     idle: int
+    skipped: dict[str, str] = field(default_factory=dict)
     figures: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
     def add(self, measurement: str, contender: str, values: dict[str, float]) -> None:

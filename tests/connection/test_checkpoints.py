@@ -114,7 +114,8 @@ TESTED = {
     "Topic.count_members": "test_nothing_is_counted_or_run",
 }
 
-#: Those that connect again are in client/test_reconnect.py, with the checkpoints and the cancellation of their calls.
+#: Those that connect again are in client/test_attempts.py and client/test_reconnecting.py, with the checkpoints and the
+#: cancellation of their calls.
 RECONNECTING = {
     *(f"Attempt.{name}" for name in ("__aenter__", "__aexit__")),
     *(f"Attempts.{name}" for name in ("__anext__", "connect")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -572,10 +573,11 @@ async def hang_up(peer: Peer, code: int | None) -> None:
     if code is None:
         await peer.stream.aclose()
     else:
-        while (frame := await peer.receive()) is not None:
-            if frame.opcode is Opcode.CLOSE:
-                await peer.stream.aclose()
-                return
+        with contextlib.suppress(trio.ClosedResourceError):  # all calls may know of the end before this does
+            while (frame := await peer.receive()) is not None:
+                if frame.opcode is Opcode.CLOSE:
+                    await peer.stream.aclose()
+                    return
 
 
 # -- Lost connections ------------------------------------------------------------------------------------------------

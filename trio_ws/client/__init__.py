@@ -2,10 +2,10 @@
 
 ==========================================  ====================================================================
 :mod:`~trio_ws.client.backoff`              waits between attempts, and errors after which to try again
-:mod:`~trio_ws.client.explain`              what went wrong, in one line
-:mod:`~trio_ws.client.tls`                  the TLS handshake
 :mod:`~trio_ws.client.redirect`             where a redirect leads
 :mod:`~trio_ws.client.cookies`              cookies for requests
+:mod:`~trio_ws.client.explain`              what went wrong, in one line
+:mod:`~trio_ws.client.tls`                  the TLS handshake
 :mod:`~trio_ws.client.proxy`                proxies, and tunnels through them
 :mod:`~trio_ws.client.options`              the options, as typed keyword arguments
 :mod:`~trio_ws.client.request`              the opening request

@@ -8,7 +8,6 @@
 :mod:`~trio_ws.connection.state`         how far the end of a connection has come, as a table
 :mod:`~trio_ws.connection.checkpoints`   the checkpoint of every public call
 :mod:`~trio_ws.connection.inbox`         received messages: from the reader task to ``receive()``
-:mod:`~trio_ws.connection.observer`      counts, and what calls the instruments
 :mod:`~trio_ws.connection.outbox`        messages to send: from ``send()`` to the writer task
 :mod:`~trio_ws.connection.stream`        the adapter around the Trio stream below
 :mod:`~trio_ws.connection.encoder`       from frames to bytes, and the memory of compressors

@@ -1,7 +1,7 @@
-"""What bounds the two queues of a connection: bytes of memory, and one user at a time.
+"""The bounds of the two queues of a connection: bytes of memory, and one user at a time.
 
 The queues are Trio's memory channels, which count items. A :class:`Budget` counts bytes beside each of them; a
-:class:`FairLock` keeps what belongs to one message together and those who wait in order.
+:class:`FairLock` keeps what belongs to one message together, and those who wait in order.
 
 Both rely on two facts about Trio. Code between two ``await`` runs undisturbed, so what is not marked ``async`` here is
 atomic. And a task that was woken can no longer be cancelled out of the wait that it was woken from, so what was handed
@@ -25,35 +25,32 @@ class Budget:
 
     Attributes:
         used: How many are in use.
-        waited_for: Whether somebody may be in :meth:`wait`.
     """
-
-    __slots__ = ("_changed", "limit", "used", "waited_for")
 
     def __init__(self, limit: int) -> None:
         self._changed = trio.lowlevel.ParkingLot()
+        self._waited_for = False
         self.limit: int = limit
         self.used: int = 0
-        self.waited_for: bool = False
 
     def fits(self, size: int) -> bool:
         """Whether an item of this size may be added."""
         return not self.used or self.used + size <= self.limit
 
     def give_back(self, size: int) -> None:
-        """Return what an item has used."""
+        """Return the memory of an item."""
         self.used -= size
         self.wake()
 
     async def wait(self) -> None:
         """Wait until something was given back, or :meth:`wake` was called. The waiter has to look again."""
-        self.waited_for = True
+        self._waited_for = True
         await self._changed.park()
 
     def wake(self) -> None:
         """Let those who wait look again."""
-        if self.waited_for:
-            self.waited_for = False
+        if self._waited_for:
+            self._waited_for = False
             self._changed.unpark_all()
 
 
@@ -61,21 +58,18 @@ class FairLock:
     """A lock that goes to those who wait in the order in which they came, and to nobody once it is closed.
 
     Attributes:
-        owner: The task that holds it; True if one does that is not named; or None.
-        closed: Whether nobody can get it any more.
+        owner: The task that holds it; True if it is held by a call that is not named; or None.
     """
-
-    __slots__ = ("_contended", "_line", "closed", "owner")
 
     def __init__(self) -> None:
         self._line = trio.lowlevel.ParkingLot()
         self._contended = False
+        self._closed = False
         self.owner: trio.lowlevel.Task | Literal[True] | None = None
-        self.closed: bool = False
 
     def acquire_nowait(self) -> bool:
         """Take it if it is free, for a call that ends before its task can ask again. Return whether it is ours."""
-        if self.owner is not None or self.closed:
+        if self.owner is not None or self._closed:
             return False
         self.owner = True
         return True
@@ -95,24 +89,20 @@ class FairLock:
         task = trio.lowlevel.current_task()
         if self.owner is task:
             raise RuntimeError(f"this task is in the middle of a {doing} on the same WebSocket")
-        if self.owner is None and not self.closed:
+        if self.owner is None and not self._closed:
             self.owner = task
-        elif not self.closed:
+        elif not self._closed:
             self._contended = True
             await self._line.park()
         return self.owner is task
 
     def release(self) -> None:
         """Hand it on to the next in line."""
-        self.owner = None
-        if self._contended:
-            woken = self._line.unpark()
-            self._contended = bool(woken)
-            if woken:
-                self.owner = woken[0]
+        woken = self._line.unpark() if self._contended else []
+        self.owner = woken[0] if woken else None
+        self._contended = bool(woken)
 
     def close(self) -> None:
-        """Turn away those who wait and all who come. Who holds it goes on."""
-        self.closed = True
-        if self._contended:
-            self._line.unpark_all()
+        """Turn away those who wait and all who come. Whoever holds it goes on."""
+        self._closed = True
+        self._line.unpark_all()

@@ -159,6 +159,7 @@ class ByteStream(trio.abc.Stream):
         dropped. When cancelled, the connection is cut. On a stream that is closed already it does nothing.
         """
         await self.ws.aclose()
+        await trio.lowlevel.checkpoint()  # as each call of a stream is, also where there was nothing to wait for
 
     async def _checkpoint(self) -> None:
         """Begin a call: one of a stream lets other tasks run each time, and tells even if there is nothing to do."""

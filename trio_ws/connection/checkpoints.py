@@ -21,8 +21,6 @@ class CallCounter:
     run too.
     """
 
-    __slots__ = ("_calls",)
-
     def __init__(self) -> None:
         self._calls = 0
 

@@ -52,6 +52,7 @@ import trio
 
 from ..exceptions import ConnectionClosed
 from ..frames import Close, CloseCode
+from ..instruments.observer import NullObserver, make_observer
 from ..protocol import Protocol, Role
 from ..protocol.extensions import Extension
 from ..settings import Settings
@@ -59,7 +60,6 @@ from .encoder import Encoder
 from .inbox import Inbox
 from .keepalive import Keepalive
 from .limits import NO_LIMITS, NoLimits
-from .observer import NullObserver, make_observer
 from .outbox import Outbox
 from .state import ConnectionState, Event, Phase
 from .stream import StreamAdapter
@@ -93,24 +93,6 @@ class Connection:
         writer_done: Set when the writer has written its last.
         told: Whether the user was told how the connection ended.
     """
-
-    __slots__ = (
-        "encoder",
-        "inbox",
-        "keepalive",
-        "limits",
-        "observer",
-        "outbox",
-        "protocol",
-        "received",
-        "role",
-        "scope",
-        "settings",
-        "state",
-        "stream",
-        "told",
-        "writer_done",
-    )
 
     def __init__(
         self,
@@ -165,7 +147,8 @@ class Connection:
     def shut_down(self, close: Close) -> None:
         """Close, and let no message that nobody receives hold that up."""
         self.begin_closing(close)
-        self.inbox.shed()
+        self.inbox.sheds = True
+        self.inbox.wake_reader()
 
     def leave(self, close: Close) -> None:
         """Close because the user does. What was not received is dropped."""

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import trio
 
 from ..frames import Close, Opcode
+from ..instruments.observer import NullObserver
 from ..protocol import Protocol
 from ..protocol.codec import FIN
 from ..protocol.connection import OutgoingFrame
 from .limits import NoLimits
-from .observer import NullObserver
 from .run_local import RunLocal
 
 __all__ = ["MAX_COMPRESSORS", "THREAD_SIZE", "CompressorCache", "Encoder"]
@@ -74,8 +74,6 @@ class Encoder:
         interrupted: Whether encoding was begun and has not come to its end. If it never does, the peer cannot decode
             what would come after it, and only a Close frame may follow.
     """
-
-    __slots__ = ("_cache", "_limits", "_observer", "_protocol", "compresses", "interrupted")
 
     def __init__(self, protocol: Protocol, compresses: bool, limits: NoLimits, observer: NullObserver) -> None:
         self._protocol = protocol

@@ -6,8 +6,8 @@ accepted by the stream and, where the system tells, acknowledged by the peer's s
 * A ping is sent every ``ping_interval`` seconds, unless one waits for its answer. Any byte that comes in later answers
   it.
 * Its time runs from when it has left. If ``ping_timeout`` seconds pass without a byte after that, the peer is dead.
-  Bytes that the peer takes meanwhile count only while more waits behind them: a frozen process takes what fits into the
-  buffers of its system.
+  Bytes that the peer takes meanwhile count only while more waits that could not be sent: a frozen process takes what
+  fits into the buffers of its system.
 * A ping that cannot leave, because what was written before it is not taken, is no reason to wait for ever: the peer is
   dead when ``ping_interval + ping_timeout`` seconds pass in which nothing comes in and nothing is taken.
 * ``write_timeout`` is for a peer that sends and takes nothing: it is dead when nothing of what waits was taken for so
@@ -28,9 +28,9 @@ import math
 import attrs
 import trio
 
+from ..instruments.observer import NullObserver
 from ..settings import Settings
 from .limits import NoLimits
-from .observer import NullObserver
 from .outbox import Outbox
 from .stream import StreamAdapter
 
@@ -73,40 +73,14 @@ class Keepalive:
         latency: The last round trip of a ping, in seconds.
     """
 
-    __slots__ = (
-        "_armed",
-        "_due",
-        "_heard_at",
-        "_interval",
-        "_left_at",
-        "_limits",
-        "_next_at",
-        "_numbers",
-        "_observer",
-        "_outbox",
-        "_paused",
-        "_piece_since",
-        "_ping",
-        "_ping_end",
-        "_pings",
-        "_progress_at",
-        "_resumed_at",
-        "_settings",
-        "_stream",
-        "_taken",
-        "_unsent",
-        "_waiting_since",
-        "latency",
-        "scope",
-        "stopped",
-    )
-
     def __init__(
         self, settings: Settings, limits: NoLimits, stream: StreamAdapter, outbox: Outbox, observer: NullObserver
     ) -> None:
         now = trio.current_time()
-        self._settings = settings
         self._interval = math.inf if settings.ping_interval is None else settings.ping_interval
+        self._timeout = math.inf if settings.ping_timeout is None else settings.ping_timeout
+        self._write_timeout = math.inf if settings.write_timeout is None else settings.write_timeout
+        self._close_timeout = settings.close_timeout
         self._limits = limits
         self._stream = stream
         self._outbox = outbox
@@ -117,21 +91,18 @@ class Keepalive:
         # When to ping next; the ping that waits for its answer, where it ends in what is written, when it has left.
         self._next_at = now + self._interval
         self._ping: Ping | None = None
-        self._ping_end: int | None = None
-        self._left_at: float | None = None
+        self._ping_end = self._left_at = math.inf
         # When something was last received; whether the reader waits for room, and since when it does not any more.
-        self._heard_at = now
+        self._heard_at = self._resumed_at = now
         self._paused = False
-        self._resumed_at = now
-        # What the peer had taken at the last look, whether something could not be sent then, when it last took some of
-        # that, and since when it has taken nothing of what waits.
-        self._taken = 0
-        self._unsent = False
+        # What the peer had taken at the last look, and whether something could not be sent then; when it last took some
+        # of that, and since when it has taken nothing of what waits.
+        self._taken = self._unsent = 0
         self._progress_at = now
         self._waiting_since = math.inf
         # Since when a piece is being written, where that cannot be interrupted.
         self._piece_since: float | None = None
-        self._armed = True
+        # When to check next; infinite when the peer is judged no more.
         self._due = self._find_due(now)
         self.scope: trio.CancelScope = trio.CancelScope(shield=True, deadline=self._due)
         self.stopped: bool = False
@@ -146,37 +117,32 @@ class Keepalive:
             data: Its payload. None: one that no other ping has.
             done: What to set when the pong comes.
         """
-        if data is None:
-            data = next(self._numbers).to_bytes(4, "big")
-        ping = Ping(data, trio.current_time(), done)
+        ping = Ping(next(self._numbers).to_bytes(4, "big") if data is None else data, trio.current_time(), done)
         self._pings.append(ping)
-        self._outbox.put_ping(data)
+        self._outbox.put_ping(ping.data)
         return ping
 
     def forget_ping(self, ping: Ping) -> None:
         """Withdraw a ping: nobody waits for it any more."""
         if ping in self._pings:
             self._pings.remove(ping)
-            self._outbox.remove_ping(ping.data)
+            if ping.data in self._outbox.pings:
+                self._outbox.pings.remove(ping.data)
 
     def receive_pong(self, data: bytes) -> None:
         """Find the ping that it answers. It also answers those before it (RFC 6455, section 5.5.3)."""
-        for index, ping in enumerate(self._pings):
-            if ping.data == data:
-                now = trio.current_time()
-                self.latency = now - ping.sent_at
-                self._observer.note_pong(self.latency)
-                answered, self._pings = self._pings[: index + 1], self._pings[index + 1 :]
-                for each in answered:
-                    each.round_trip = now - each.sent_at
-                    if each.done is not None:
-                        each.done.set()
-                return
+        count = next((index for index, ping in enumerate(self._pings, 1) if ping.data == data), 0)
+        if count:
+            now = trio.current_time()
+            for ping in self._pings[:count]:
+                ping.round_trip = self.latency = now - ping.sent_at
+            self._observer.note_pong(now - self._pings[count - 1].sent_at)
+            self.end_pings(count)
 
-    def end_pings(self) -> None:
-        """Wake all who wait for pongs: none will come."""
-        pings, self._pings = self._pings, []
-        for ping in pings:
+    def end_pings(self, count: int | None = None) -> None:
+        """Forget pings, the oldest ones or all, and wake those who wait for their pongs."""
+        ended, self._pings = self._pings[:count], self._pings[count:] if count else []
+        for ping in ended:
             if ping.done is not None:
                 ping.done.set()
 
@@ -188,26 +154,19 @@ class Keepalive:
         if self._piece_since is not None:
             self._limit_piece()
 
-    def pause(self) -> None:
-        """Record that the reader does not read until :meth:`resume`."""
-        self._paused = True
-        self._limit_piece()
-
-    def resume(self) -> None:
-        """Record that the reader reads again."""
-        self._paused = False
+    def note_reading(self, on: bool) -> None:
+        """Record that the reader does not read for now, or reads again."""
+        self._paused = not on
         self._resumed_at = trio.current_time()
         self._limit_piece()
 
     def before_wait(self) -> None:
         """Set the deadline of a write that may have to wait."""
-        if not self._armed:
-            return
         now = trio.current_time()
         if not self._stream.is_socket:
             self._piece_since = now
             self._limit_piece()
-        elif self.scope.deadline > now + LOOK:
+        elif now + LOOK < self.scope.deadline and self._due < math.inf:
             self._look(now)
             self._due = self.scope.deadline = now + LOOK
 
@@ -217,37 +176,34 @@ class Keepalive:
             self._piece_since = None
             self.scope.deadline = self._due
         # If a ping is not in the outbox any more, it is among what was written.
-        if self._ping is not None and self._ping_end is None and not self._outbox.has_ping(self._ping.data):
+        if self._ping is not None and self._ping_end == math.inf and self._ping.data not in self._outbox.pings:
             self._ping_end = self._stream.written
             self._look(trio.current_time())
 
     def _limit_piece(self) -> None:
         """Set the deadline of a write that cannot be interrupted without breaking the stream."""
-        if self._piece_since is None:
-            return
-        deadline = self._limits.due() + self._settings.close_timeout
-        if self._settings.write_timeout is not None:
-            deadline = min(deadline, self._piece_since + self._settings.write_timeout)
-        if self._settings.ping_timeout is not None and not self._paused:
-            last = max(self._piece_since, self._heard_at, self._resumed_at)
-            deadline = min(deadline, last + self._interval + self._settings.ping_timeout)
-        self.scope.deadline = deadline
+        if self._piece_since is not None and self._due < math.inf:
+            silence = math.inf if self._paused else self._interval + self._timeout
+            self.scope.deadline = min(
+                self._limits.due() + self._close_timeout,
+                self._piece_since + self._write_timeout,
+                max(self._piece_since, self._heard_at, self._resumed_at) + silence,
+            )
 
     def _look(self, now: float) -> None:
         """Look at what the peer has taken."""
-        taken = self._stream.count_taken()
+        waiting, unsent = self._stream.count_waiting()
+        taken = self._stream.written - waiting
         progressed = taken > self._taken
-        self._taken = taken
-        waiting = self._stream.has_waiting()
+        if progressed and (self._left_at == math.inf or self._unsent):
+            self._progress_at = now
         if not waiting:
             self._waiting_since = math.inf
         elif progressed or self._waiting_since == math.inf:
             self._waiting_since = now
-        if progressed and (self._left_at is None or self._unsent):
-            self._progress_at = now
-        self._unsent = self._stream.has_unsent()
-        if self._left_at is None and self._ping_end is not None and (taken >= self._ping_end or not waiting):
+        if self._left_at == math.inf and (taken if waiting else self._stream.written) >= self._ping_end:
             self._left_at = now
+        self._taken, self._unsent = taken, unsent
 
     # -- The clock -------------------------------------------------------------------------------------------------
 
@@ -255,44 +211,40 @@ class Keepalive:
         """Make a new scope for the writer: the last one has come to its deadline."""
         self.scope = trio.CancelScope(shield=True, deadline=self._due)
 
-    @property
-    def ping_is_due(self) -> bool:
-        """Whether it is time for the next ping."""
-        return trio.current_time() >= self._next_at
+    def hold(self, on: bool) -> None:
+        """Let nothing interrupt the writer but its end, or let the clock interrupt it again."""
+        self.scope.deadline = math.inf if on else self._due
 
     def disarm(self) -> None:
         """Judge the peer no more: the closing handshake has a deadline of its own."""
-        self._armed = False
         self._due = math.inf
         if self._piece_since is not None:
-            self._piece_since = None
             self.scope.deadline = math.inf
-
-    def hold(self) -> None:
-        """Let nothing interrupt the writer but its end, until :meth:`release`."""
-        self.scope.deadline = math.inf
-
-    def release(self) -> None:
-        """End :meth:`hold`."""
-        self.scope.deadline = self._due
 
     def stop(self) -> None:
         """Let the writer end, now."""
         self.stopped = True
         self.scope.cancel()
 
+    @property
+    def ping_is_due(self) -> bool:
+        """Whether it is time for the next ping."""
+        return trio.current_time() >= self._next_at
+
     def check(self) -> trio.TooSlowError | None:
         """Do what is due: look at the signs of life, and ping. Return why the peer is dead, if it is."""
         now = trio.current_time()
-        late = now - self._due
-        if late > LOOK and self._piece_since is None:
+        if now - self._due > LOOK:
             # This process was held up. The peer is not to blame for that time.
-            self._progress_at += late
-            self._waiting_since += late
-            if self._left_at is not None:
-                self._left_at += late
+            self._resumed_at = now
+            self._waiting_since = max(self._waiting_since, now)
         self._look(now)
-        self._forget_answered(now)
+        if self._ping is not None:
+            answered = self._ping.round_trip is not None or self._heard_at > self._ping.sent_at
+            if answered or (self._timeout == math.inf and now >= self._next_at):
+                self.forget_ping(self._ping)  # if other bytes came instead of its pong
+                self._ping = None
+                self._ping_end = self._left_at = math.inf
         failure = self._judge(now)
         if failure is None and self._ping is None and now >= self._next_at:
             self._ping = self.send_ping(None)
@@ -300,42 +252,28 @@ class Keepalive:
         self._due = self._find_due(now)
         return failure
 
-    def _forget_answered(self, now: float) -> None:
-        """Forget the ping that waits for its answer, if something has come in since, or nobody will judge by it."""
-        ping = self._ping
-        if ping is None:
-            return
-        answered = ping.round_trip is not None or self._heard_at > ping.sent_at
-        if answered or (self._settings.ping_timeout is None and now >= self._next_at):
-            self.forget_ping(ping)
-            self._ping = self._ping_end = self._left_at = None
-
     def _judge(self, now: float) -> trio.TooSlowError | None:
-        write_timeout = self._settings.write_timeout
         since = self._waiting_since if self._piece_since is None else self._piece_since
-        if write_timeout is not None and now >= since + write_timeout:
-            return trio.TooSlowError(f"the peer took nothing of what was written for {write_timeout:g} seconds")
+        if now >= since + self._write_timeout:
+            return trio.TooSlowError(f"the peer took nothing of what was written for {self._write_timeout:g} seconds")
         if self._piece_since is not None:
             return trio.TooSlowError(f"no sign of life for {now - self._piece_since:g} seconds during a write")
         if now < self._verdict_at() or self._stream.has_unread():
             return None
-        return trio.TooSlowError(f"no sign of life for {self._settings.ping_timeout:g} seconds after a ping")
+        return trio.TooSlowError(f"no sign of life for {self._timeout:g} seconds after a ping")
 
     def _verdict_at(self) -> float:
         """Return when the peer is dead if there is no sign of life before."""
-        if self._ping is None or self._settings.ping_timeout is None or self._paused:
+        if self._ping is None or self._paused:
             return math.inf
-        if self._left_at is None:
-            last = max(self._heard_at, self._progress_at, self._resumed_at)
-            return last + self._interval + self._settings.ping_timeout
-        return max(self._left_at, self._progress_at, self._resumed_at) + self._settings.ping_timeout
+        if self._left_at == math.inf:
+            return max(self._heard_at, self._progress_at, self._resumed_at) + self._interval + self._timeout
+        return max(self._left_at, self._progress_at, self._resumed_at) + self._timeout
 
     def _find_due(self, now: float) -> float:
-        due = min(self._next_at, self._limits.due())
-        if self._settings.write_timeout is not None:
-            due = min(due, min(self._waiting_since, now) + self._settings.write_timeout)
-        if self._ping is not None:
-            verdict_at = self._verdict_at()
-            look_at = now + LOOK
-            due = min(self._limits.due(), look_at, verdict_at if verdict_at > now else look_at)
-        return due
+        """Return when to check next."""
+        due = min(self._limits.due(), min(self._waiting_since, now) + self._write_timeout)
+        if self._ping is None:
+            return min(due, self._next_at)
+        verdict_at = self._verdict_at()
+        return min(due, now + LOOK, verdict_at if verdict_at > now else math.inf)

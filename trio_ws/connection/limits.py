@@ -18,8 +18,6 @@ class RateLimiter:
         limit: How many.
     """
 
-    __slots__ = ("_at", "_left", "limit")
-
     def __init__(self, limit: float) -> None:
         self.limit: float = limit
         self._left = max(limit, 1.0)
@@ -35,8 +33,6 @@ class RateLimiter:
 
 class NoLimits:
     """No limits: what a connection has unless a server says otherwise."""
-
-    __slots__ = ()
 
     def check_received(self, count: int) -> TooManyMessages | None:
         """Count messages that came in. Return the violation if they are too many."""
@@ -65,8 +61,6 @@ class ConnectionLimits(NoLimits):
         idle: Seconds without a message after which the connection is closed; None for never.
         lifetime: Seconds after which the connection is closed; None for never.
     """
-
-    __slots__ = ("_active_at", "_expires_at", "_idle", "_rate")
 
     def __init__(self, messages_per_second: float | None, idle: float | None, lifetime: float | None) -> None:
         now = trio.current_time()

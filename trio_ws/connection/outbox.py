@@ -7,8 +7,8 @@ message, and those who wait for room get it in the order in which they came.
 
 Beside the channel there is a *control slot*, which the writer empties first: pongs (bounded in number: past the bound
 only the latest is kept, RFC 6455, section 5.5.3), pings (which can be withdrawn), and the Close frame, which goes out
-last. A None in the channel makes the writer look into it. Messages that are posted while a message is sent in parts
-wait in the slot for its end.
+last. A None in the channel makes the writer look into it. Messages that :func:`~trio_ws.broadcast` has posted and that
+find no room, or a message that is being sent in parts, wait in the slot too.
 
 Values are tuples, not instances of attrs: making one of these takes 0.4 to 1.0 µs where all the rest of a pipelined
 message of 32 bytes takes 3 to 4 µs, and a tuple 0.04 µs.
@@ -52,27 +52,10 @@ class Outbox:
 
     Attributes:
         lock: Held by whoever waits for room, or sends a message in parts.
+        pings: The payloads of pings that wait.
         close: The Close frame, which goes out after everything else.
         taken: Whether something was taken that is not written yet.
     """
-
-    __slots__ = (
-        "_budget",
-        "_channel",
-        "_frames",
-        "_in_parts",
-        "_pings",
-        "_pongs",
-        "_posted",
-        "_posted_size",
-        "_put",
-        "_size_taken",
-        "_state",
-        "_woken",
-        "close",
-        "lock",
-        "taken",
-    )
 
     def __init__(self, state: ConnectionState, limit: int) -> None:
         self._state = state
@@ -84,7 +67,6 @@ class Outbox:
         # What the writer has got out of the channel and not yet taken to be written.
         self._frames: list[OutgoingFrame] = []
         # The control slot; and whether there is a None in the channel because of it.
-        self._pings: list[bytes] = []
         self._pongs: list[bytes] = []
         self._posted: list[OutgoingFrame] = []
         self._posted_size = 0
@@ -92,6 +74,7 @@ class Outbox:
         # Stands for the message that is being sent in parts.
         self._in_parts: object | None = None
         self.lock: FairLock = FairLock()
+        self.pings: list[bytes] = []
         self.close: Close | None = None
         # Until the writer task has begun: what was sent in the opening handshake may be half-written.
         self.taken: bool = True
@@ -104,7 +87,7 @@ class Outbox:
     @property
     def is_clear(self) -> bool:
         """Whether a message can go out at once: nothing waits, is half-written, or is being sent in parts."""
-        return not (self._budget.used or self.taken or self._pings or self._pongs or self.lock.owner is not None)
+        return not (self._budget.used or self.taken or self.pings or self._pongs or self.lock.owner is not None)
 
     # -- The senders' side -----------------------------------------------------------------------------------------
 
@@ -125,41 +108,32 @@ class Outbox:
         Returns:
             False if no more messages are accepted. When cancelled, it was not added either.
         """
-        if not await self.lock.acquire("send_stream()"):
-            return False
-        is_behind = bool(self._posted)
-        try:
-            if not await self._wait_for_room(_size(frame)):
-                return False
-            if is_behind:
-                self._put_posted()
-            self._add(frame)
-            return True
-        finally:
-            self._release()
+        return await self.begin_parts(None, frame) and self.end_parts(frame)
 
     @trio.lowlevel.enable_ki_protection
-    async def begin_parts(self, message: object) -> bool:
-        """Wait until the next message is ours to send in parts, and there is room for its last part.
+    async def begin_parts(self, message: object | None, first: OutgoingFrame = _LAST_PART) -> bool:
+        """Wait until the next message is ours to send in parts, and there is room for a part of it.
 
         Args:
-            message: Stands for the message.
+            message: Stands for the message; None if it has one part only.
+            first: The part. For the last one, which has no payload, there must be room from the beginning.
 
         Returns:
             Whether it is ours, so that :meth:`end_parts` must follow; False if no more messages are accepted.
         """
         if not await self.lock.acquire("send_stream()"):
             return False
-        is_behind = bool(self._posted)
+        posted_before = bool(self._posted)
+        self._in_parts = message
+        begun = False
         try:
-            if await self._wait_for_room(_size(_LAST_PART)):
-                if is_behind:
-                    self._put_posted()
-                self._in_parts = message
+            begun = await self._wait_for_room(message, _size(first))
+            if posted_before:
+                self._put_posted()
         finally:
-            if self._in_parts is not message:
-                self._release()
-        return self._in_parts is message
+            if not begun:
+                self.end_parts(None)
+        return begun
 
     @trio.lowlevel.enable_ki_protection
     async def put_part(self, message: object, frame: OutgoingFrame) -> bool:
@@ -168,45 +142,40 @@ class Outbox:
         Returns:
             False if the message has ended, or no more messages are accepted. When cancelled, it was not added either.
         """
-        while self._in_parts is message and self._state.can_send:
-            if self._budget.fits(_size(frame)):
-                self._add(frame)
-                return True
-            await self._budget.wait()
-        return False
+        if not await self._wait_for_room(message, _size(frame)):
+            return False
+        self._add(frame)
+        return True
 
     @trio.lowlevel.enable_ki_protection
     def end_parts(self, frame: OutgoingFrame | None) -> bool:
         """Let others send again.
 
         Args:
-            frame: The last part, which has no payload, and for which there was room at the beginning. None: there is
-                none.
+            frame: The last part, for which there is room; None: there is none.
 
         Returns:
             Whether it was added: False if there is none, or no more messages are accepted.
         """
-        added = False
-        if frame is not None and self._state.can_send:
+        added = frame is not None and self._state.can_send
+        if frame is not None and added:
             self._add(frame)
-            added = True
         self._in_parts = None
-        self._budget.wake()
-        self._release()
+        self._put_posted()
+        self._budget.wake()  # for another task that waits to send a part of this message
+        self.lock.release()
         return added
 
-    async def _wait_for_room(self, size: int) -> bool:
-        while self._state.can_send and not self._budget.fits(size):
+    async def _wait_for_room(self, message: object | None, size: int) -> bool:
+        while self._in_parts is message and self._state.can_send:
+            if self._budget.fits(size):
+                return True
             await self._budget.wait()
-        return self._state.can_send
+        return False
 
     def _add(self, frame: OutgoingFrame) -> None:
         self._budget.used += _size(frame)
         self._put.send_nowait(frame)
-
-    def _release(self) -> None:
-        self._put_posted()
-        self.lock.release()
 
     # -- Messages that nobody waits with ---------------------------------------------------------------------------
 
@@ -222,41 +191,34 @@ class Outbox:
             return False
         if self._posted and self._posted_size + _size(frame) > self._budget.limit:
             return False
-        self._posted.append(frame)
-        self._posted_size += _size(frame)
-        return True
+        return self._post(frame)
 
     @trio.lowlevel.enable_ki_protection
     def post_newest(self, frame: OutgoingFrame) -> None:
         """Let a whole message wait for room, in place of the last one that does."""
         if self._posted:
             self._posted_size -= _size(self._posted.pop())
+        self._post(frame)
+
+    def _post(self, frame: OutgoingFrame) -> bool:
         self._posted.append(frame)
         self._posted_size += _size(frame)
+        return True
 
     def _put_posted(self) -> None:
-        """Move the messages from the slot to the channel. They may overdraw the budget: the slot has its own bound."""
-        for frame in self._posted:
-            self._add(frame)
-        self._posted = []
-        self._posted_size = 0
+        """Move messages from the slot to the channel. They may overdraw the budget: the slot has its own bound."""
+        posted, self._posted, self._posted_size = self._posted, [], 0
+        if self._state.can_send:
+            for frame in posted:
+                self._add(frame)
 
     # -- Control frames --------------------------------------------------------------------------------------------
 
     def put_ping(self, data: bytes) -> None:
-        """Add a ping."""
+        """Add a ping. It can be withdrawn from :attr:`pings`."""
         if self._state.can_send:
-            self._pings.append(data)
+            self.pings.append(data)
             self.wake_writer()
-
-    def remove_ping(self, data: bytes) -> None:
-        """Withdraw a ping, if it has not gone out."""
-        if data in self._pings:
-            self._pings.remove(data)
-
-    def has_ping(self, data: bytes) -> bool:
-        """Whether a ping waits here to go out."""
-        return data in self._pings
 
     def put_pong(self, data: bytes) -> None:
         """Add a pong."""
@@ -275,18 +237,10 @@ class Outbox:
                 that everything is dropped.
         """
         self.close = close
-        if close is None:
-            while True:
-                try:
-                    self._channel.receive_nowait()
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
-            self._frames.clear()
-            self._pings.clear()
-            self._pongs.clear()
-        self._posted = []
-        self._posted_size = 0
         self._put.close()
+        if close is None:
+            self.take()
+        self._posted, self._posted_size = [], 0
         self.lock.close()
         self._budget.wake()
 
@@ -298,27 +252,24 @@ class Outbox:
         Returns:
             False at the end: nothing more will come.
         """
-        while not (self._frames or self._pings or self._pongs or self.taken):
-            try:
-                self._get(await self._channel.receive())
-            except trio.EndOfChannel:
-                return False
+        try:
+            while not (self._frames or self.pings or self._pongs or self.taken):
+                self._accept(await self._channel.receive())
+        except trio.EndOfChannel:
+            return False
         return True
 
     def take(self) -> list[OutgoingFrame]:
         """Return all frames that wait, in the order in which they go out, but not the Close frame."""
-        while True:
-            try:
-                self._get(self._channel.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        frames, self._frames = self._frames, []
-        if self._pongs or self._pings:
-            pongs: list[OutgoingFrame] = [(FIN | Opcode.PONG, data, False) for data in self._pongs]
-            pings: list[OutgoingFrame] = [(FIN | Opcode.PING, data, False) for data in self._pings]
-            self._pongs.clear()
-            self._pings.clear()
-            frames = [*pongs, *pings, *frames]
+        try:
+            while True:
+                self._accept(self._channel.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            pass
+        frames: list[OutgoingFrame] = [(FIN | Opcode.PONG, data, False) for data in self._pongs]
+        frames += [(FIN | Opcode.PING, data, False) for data in self.pings]
+        frames += self._frames
+        self._frames, self._pongs, self.pings = [], [], []
         self._size_taken = self._budget.used
         self.taken = True
         return frames
@@ -344,7 +295,7 @@ class Outbox:
             self._woken = True
             self._put.send_nowait(None)
 
-    def _get(self, frame: OutgoingFrame | None) -> None:
+    def _accept(self, frame: OutgoingFrame | None) -> None:
         if frame is None:
             self._woken = False
         else:

@@ -140,7 +140,7 @@ class ReceiveStream:
             raise RuntimeError("a receive_stream() receives one message")
         self._entered = True
         await self._checkpoint()
-        if not await self._inbox.begin_parts():
+        if not await self._inbox.begin_parts(self):
             raise await self._connection.outcome()
         self._active = True
         self.text = self._inbox.next_is_text()
@@ -172,7 +172,7 @@ class ReceiveStream:
         while not self._complete:
             self._busy = True
             try:
-                part = await self._inbox.get_part()
+                part = await self._inbox.get_part(self)
             finally:
                 self._busy = False
             if part is None:

@@ -38,7 +38,7 @@ async def run(connection: Connection) -> None:
         connection.settle()
         await connection.stream.aclose(GOODBYE_TIMEOUT)
         state.advance(Event.STREAM_CLOSED)
-        connection.observer.close(state)
+        connection.observer.close(state.error(), state.is_clean)
 
 
 async def _read(connection: Connection) -> None:
@@ -92,10 +92,13 @@ def _read_size(expected: int) -> int:
 
 
 async def _wait_for_room(connection: Connection) -> None:
-    connection.keepalive.pause()
-    while connection.inbox.is_full:
-        await connection.inbox.wait()
-    connection.keepalive.resume()
+    inbox, keepalive = connection.inbox, connection.keepalive
+    if inbox.sheds:
+        inbox.end()
+    keepalive.note_reading(False)
+    while inbox.is_full:
+        await inbox.wait()
+    keepalive.note_reading(True)
 
 
 async def _take_in(connection: Connection, data: bytes | memoryview) -> Close | ProtocolError | None:

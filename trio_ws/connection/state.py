@@ -14,15 +14,11 @@ SETTLE and ABORT are possible from any earlier phase. A phase is never left back
 from __future__ import annotations
 
 import enum
-import sys
 
 import trio
 
 from ..exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from ..protocol.closing import Closing
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 __all__ = ["TRANSITIONS", "ConnectionState", "Event", "Phase", "State"]
 
@@ -58,50 +54,31 @@ class Phase(enum.IntEnum):
     CLOSED = 5
 
 
-class Event(enum.Enum):
+class Event(enum.IntEnum):
     """What takes the end of a connection further."""
 
-    PEER_ENDS = "a Close frame or a violation of the peer was read"
-    CLOSE = "no more messages are accepted for sending"
-    SETTLE = "the outcome is known"
-    ABORT = "the connection is dropped"
-    STREAM_CLOSED = "the stream is closed"
+    #: A Close frame or a violation of the peer was read.
+    PEER_ENDS = 0
+    #: No more messages are accepted for sending.
+    CLOSE = 1
+    #: The outcome is known.
+    SETTLE = 2
+    #: The connection is dropped.
+    ABORT = 3
+    #: The stream is closed.
+    STREAM_CLOSED = 4
 
+
+_SETTLE = {Event.SETTLE: Phase.SETTLED, Event.ABORT: Phase.ABORTED}
 
 #: What is not in the table changes nothing.
 TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
-    Phase.OPEN: {
-        Event.PEER_ENDS: Phase.ENDING,
-        Event.CLOSE: Phase.CLOSING,
-        Event.SETTLE: Phase.SETTLED,
-        Event.ABORT: Phase.ABORTED,
-    },
-    Phase.ENDING: {
-        Event.CLOSE: Phase.CLOSING,
-        Event.SETTLE: Phase.SETTLED,
-        Event.ABORT: Phase.ABORTED,
-    },
-    Phase.CLOSING: {
-        Event.SETTLE: Phase.SETTLED,
-        Event.ABORT: Phase.ABORTED,
-    },
-    Phase.SETTLED: {
-        Event.ABORT: Phase.ABORTED,
-        Event.STREAM_CLOSED: Phase.CLOSED,
-    },
-    Phase.ABORTED: {
-        Event.STREAM_CLOSED: Phase.CLOSED,
-    },
+    Phase.OPEN: {Event.PEER_ENDS: Phase.ENDING, Event.CLOSE: Phase.CLOSING, **_SETTLE},
+    Phase.ENDING: {Event.CLOSE: Phase.CLOSING, **_SETTLE},
+    Phase.CLOSING: {**_SETTLE},
+    Phase.SETTLED: {Event.ABORT: Phase.ABORTED, Event.STREAM_CLOSED: Phase.CLOSED},
+    Phase.ABORTED: {Event.STREAM_CLOSED: Phase.CLOSED},
     Phase.CLOSED: {},
-}
-
-_PUBLIC = {
-    Phase.OPEN: State.OPEN,
-    Phase.ENDING: State.CLOSING,
-    Phase.CLOSING: State.CLOSING,
-    Phase.SETTLED: State.CLOSING,
-    Phase.ABORTED: State.CLOSED,
-    Phase.CLOSED: State.CLOSED,
 }
 
 
@@ -117,8 +94,6 @@ class ConnectionState:
         closed_locally: Whether the user has closed this end, so that using it is a mistake.
         cause: The first thing that went wrong on our side or below, without its traceback.
     """
-
-    __slots__ = ("_changed", "_closing", "can_send", "cause", "closed_locally", "phase")
 
     def __init__(self, closing: Closing) -> None:
         self._closing = closing
@@ -154,7 +129,9 @@ class ConnectionState:
     @property
     def public(self) -> State:
         """The state as the user sees it."""
-        return _PUBLIC[self.phase]
+        if self.phase is Phase.OPEN:
+            return State.OPEN
+        return State.CLOSED if self.phase >= Phase.ABORTED else State.CLOSING
 
     @property
     def is_settled(self) -> bool:
@@ -168,29 +145,21 @@ class ConnectionState:
 
     def error(self) -> ConnectionClosed:
         """Return a new exception that says how the connection ended."""
+        error = ConnectionClosedOK if self.is_clean else ConnectionClosedError
         closing = self._closing
-        error: type[ConnectionClosed]
-        if self.closed_locally:
-            error = ConnectionClosedLocally
-        elif self.is_clean:
-            error = ConnectionClosedOK
-        else:
-            error = ConnectionClosedError
-        exc = error(closing.rcvd, closing.sent, closing.rcvd_then_sent)
+        exc: ConnectionClosed = (ConnectionClosedLocally if self.closed_locally else error)(
+            closing.rcvd, closing.sent, closing.rcvd_then_sent
+        )
         exc.__cause__ = self.cause
         return exc
 
 
 def _without_traceback(exc: BaseException) -> BaseException:
     """Return an exception without the frames that it would keep alive, and with them the connection."""
-    seen: list[BaseException] = []
-    todo = [exc]
-    while todo:
-        each = todo.pop()
-        if each not in seen:
-            seen.append(each)
+    todo: list[BaseException | None] = [exc]
+    for each in todo:  # which grows meanwhile
+        if each is not None:
             each.__traceback__ = None
-            todo += [other for other in (each.__cause__, each.__context__) if other is not None]
-            if isinstance(each, BaseExceptionGroup):
-                todo += each.exceptions
+            related = [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+            todo += [other for other in related if all(other is not seen for seen in todo)]
     return exc

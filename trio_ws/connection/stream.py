@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -72,8 +71,6 @@ class StreamAdapter:
         poisoned: Whether nothing more can be written.
         written: How many bytes the stream has taken.
     """
-
-    __slots__ = ("_below", "_buffer", "_lost", "_rest", "_socket", "_stream", "poisoned", "written")
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -267,39 +264,32 @@ class StreamAdapter:
 
     # -- Signs of life ---------------------------------------------------------------------------------------------
 
-    def count_taken(self) -> int:
-        """Return how many bytes the peer has taken: acknowledged, if the system tells, or else the stream has.
+    def count_waiting(self) -> tuple[int, int]:
+        """Return how much of what was written waits: bytes that the peer has not taken, and of these not even sent.
 
-        Inside TLS it may be a little less.
+        The first is what the peer's system has not acknowledged, the second what the network or the peer's window keeps
+        from being sent. Where the system does not tell, nothing waits that the stream has taken. Inside TLS these are
+        a few bytes more.
         """
-        return self.written - self._count_waiting(_SIOCOUTQ)
-
-    def has_waiting(self) -> bool:
-        """Whether something was written, or begun to be, that the peer has not taken, as far as the system tells."""
-        return bool(self._rest) or self._count_waiting(_SIOCOUTQ) > 0
-
-    def has_unsent(self) -> bool:
-        """Whether the system cannot send what was written, because the peer or the network does not take it."""
-        return bool(self._rest) or self._count_waiting(_SIOCOUTQNSD, _SIOCOUTQ) > 0
-
-    def _count_waiting(self, *requests: int) -> int:
-        if sys.platform == "linux" and self._below is not None:
-            for request in requests:
-                try:
-                    return int(struct.unpack("i", fcntl.ioctl(self._below.fileno(), request, bytes(4)))[0])
-                except (OSError, ValueError):  # not for this kind of socket; or it is closed
-                    pass
-        return 0
+        rest = sum(map(len, self._rest))
+        if sys.platform != "linux" or self._below is None:
+            return rest, rest
+        counts = []
+        for request in (_SIOCOUTQ, _SIOCOUTQNSD):
+            try:
+                counts.append(
+                    rest + int.from_bytes(fcntl.ioctl(self._below.fileno(), request, bytes(4)), sys.byteorder)
+                )
+            except (OSError, ValueError):  # not for this kind of socket; or it is closed
+                counts.append(counts[0] if counts else rest)
+        return counts[0], counts[1]
 
     def has_unread(self) -> bool:
         """Whether the system has something for us, be it the end of the stream; False where nobody can tell."""
-        if self._below is None or not hasattr(select, "poll"):
+        if self._below is None or self._below.fileno() < 0 or not hasattr(select, "poll"):
             return False
         poll = select.poll()
-        try:
-            poll.register(self._below.fileno(), select.POLLIN)
-        except ValueError:  # it is closed
-            return False
+        poll.register(self._below.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
     # -- Closing ---------------------------------------------------------------------------------------------------
@@ -333,18 +323,19 @@ class StreamAdapter:
     @property
     def local_address(self) -> Any:
         """The address of this end as ``getsockname`` gives it; None when there is no socket below."""
-        return self._address("getsockname")
+        return None if self._below is None else _address(self._below.getsockname)
 
     @property
     def remote_address(self) -> Any:
         """The address of the other end as ``getpeername`` gives it; None when there is no socket below."""
-        return self._address("getpeername")
+        return None if self._below is None else _address(self._below.getpeername)
 
-    def _address(self, method: str) -> Any:
-        try:
-            return getattr(self._below, method)()
-        except (AttributeError, OSError):  # no socket, or not connected any more
-            return None
+
+def _address(get: Callable[[], Any]) -> Any:
+    try:
+        return get()
+    except OSError:  # not connected any more
+        return None
 
 
 def _socket_below(stream: Any) -> Any:
@@ -371,20 +362,12 @@ def _pieces(chunks: list[bytes]) -> Iterator[_Chunk]:
     """Yield the pieces to write, at most 64 KiB each, and keep no more of the chunks than that."""
     chunks.reverse()
     while chunks:
-        data = chunks.pop()
-        size = len(data)
-        if chunks and size + len(chunks[-1]) <= BATCH:
-            batch = [data]
-            while chunks and size + len(chunks[-1]) <= BATCH:
-                batch.append(chunks.pop())
-                size += len(batch[-1])
-            data = b"".join(batch)
-            batch.clear()
-        if size <= BATCH:
-            yield data
-        else:
-            # One that is large is not copied.
-            view = memoryview(data)
-            del data
-            for start in range(0, size, BATCH):
-                yield view[start : start + BATCH]
+        batch = [chunks.pop()]
+        size = len(batch[0])
+        while chunks and size + len(chunks[-1]) <= BATCH:
+            batch.append(chunks.pop())
+            size += len(batch[-1])
+        data = b"".join(batch) if len(batch) > 1 else batch[0]
+        batch.clear()
+        # One that is large is not copied.
+        yield from [data] if size <= BATCH else (memoryview(data)[at : at + BATCH] for at in range(0, size, BATCH))

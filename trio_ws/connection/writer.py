@@ -107,11 +107,11 @@ async def _encode(connection: Connection, frames: list[OutgoingFrame]) -> list[b
     encoder, keepalive = connection.encoder, connection.keepalive
     if not encoder.takes_long(frames):
         return encoder.encode(frames)
-    keepalive.hold()  # what the compressor has begun cannot be repeated
+    keepalive.hold(True)  # what the compressor has begun cannot be repeated
     try:
         return await encoder.encode_in_thread(frames)
     finally:
-        keepalive.release()
+        keepalive.hold(False)
 
 
 def _note_written(connection: Connection) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ..worker import WITHOUT
+from .. import before
+from ..worker import TREE, WITHOUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,13 @@ class Contender:
         return self.module == "raw_trio"
 
     @property
+    def tree(self) -> str | None:
+        """The folder that it is imported from, where that is not this checkout."""
+        return self.environ.get(TREE)
+
+    @property
     def installed(self) -> bool:
-        return importlib.util.find_spec(self.package) is not None
+        return importlib.util.find_spec(self.package) is not None and (self.tree is None or Path(self.tree).is_dir())
 
 
 OURS = Contender(name="trio_ws", module="trio_ws", package="trio_ws", loop="trio", imports="trio_ws")
@@ -57,6 +64,14 @@ ZLIB = Contender(
     loop="trio",
     imports="trio_ws",
     environ={WITHOUT: "zlib_ng"},
+)
+BEFORE = Contender(
+    name=f"trio_ws {before.COMMIT}",
+    module="trio_ws",
+    package="trio_ws",
+    loop="trio",
+    imports="trio_ws",
+    environ={TREE: str(before.FOLDER)},
 )
 RAW = Contender(name="raw Trio", module="raw_trio", package="trio", loop="trio", imports="trio")
 PICOWS = Contender(name="picows", module="picows", package="picows", loop="asyncio", imports="picows", compresses=False)
@@ -86,3 +101,6 @@ TRIO_WEBSOCKET = Contender(
 
 #: The libraries, in the order of the tables.
 LIBRARIES = (OURS, PURE, PICOWS, AIOHTTP, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO, TRIO_WEBSOCKET)
+
+#: All of them.
+CONTENDERS = (*LIBRARIES, ZLIB, BEFORE, RAW)

@@ -1,20 +1,13 @@
-"""Proxies: which one, what it is asked, every way in which it can refuse, and what is left behind (nothing).
-
-What HTTP proxies answer is tested over memory streams and on a virtual clock. SOCKS, TLS and whole connections need
-sockets. proxies.py has the proxies, those of others too.
-"""
+"""Tunnels through proxies: what is asked, what is answered, and whole connections."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import pickle
 import socket
 import ssl
 import sys
-import urllib.parse
-import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,388 +16,30 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 import trio_ws
-from trio_ws.client.proxy import Proxy, find_proxy, open_tunnel, parse_proxy
+from trio_ws.client.proxy import Proxy, open_tunnel, parse_proxy
 from trio_ws.client.proxy.tunnel import BODY_TIMEOUT
 from trio_ws.exceptions import ConnectFailed, InvalidProxy, OpenTimeout, ProxyFailed, TLSFailed
 from trio_ws.http11.body import MAX_BODY_SIZE
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
-from trio_ws.uri import parse_uri
 
-from .. import proxies
-from ..cancellation import Scheduling, at_every_point, cancel_at, fixture_scheduling, open_files
-from ..proxies import PASSWORD, USERNAME, start_proxy
-from ..support import Faulty
-from .test_client import Breaking, start_tcp
+from ... import proxies
+from ...cancellation import Scheduling, at_every_point, cancel_at, fixture_scheduling, open_files
+from ...proxies import PASSWORD, USERNAME, start_proxy
+from ...support import Faulty
+from ..servers import Breaking, start_tcp
+from .through import SCHEMES, fixture_watchdog
 
-__all__ = ["fixture_scheduling"]
+__all__ = ["fixture_scheduling", "fixture_watchdog"]
 
 Stream = trio.abc.Stream
 
-SCHEMES = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"]
 SOCKS = SCHEMES[2:]
 
 
-@pytest.fixture(autouse=True)
-async def watchdog() -> AsyncIterator[None]:
-    """Fails a test that hangs: with a virtual clock at once, because then there is nothing else to wait for."""
-    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-
-    async def bark() -> None:
-        await trio.sleep(1_000_000 if virtual else 60)
-        pytest.fail("the test hangs")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bark)
-        yield
-        nursery.cancel_scope.cancel()
-
-
-# -- Names of proxies ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "url, expected",
-    [
-        ("http://proxy.example", ("http", "proxy.example", 80, None, None)),
-        ("http://proxy.example:3128/", ("http", "proxy.example", 3128, None, None)),
-        ("https://proxy.example", ("https", "proxy.example", 443, None, None)),
-        ("socks4://proxy.example", ("socks4", "proxy.example", 1080, None, None)),
-        ("socks4a://user@proxy.example", ("socks4a", "proxy.example", 1080, "user", None)),
-        ("socks4a://user:@proxy.example", ("socks4a", "proxy.example", 1080, "user", "")),
-        ("socks5://user:pass@proxy.example", ("socks5", "proxy.example", 1080, "user", "pass")),
-        ("socks5h://proxy.example:9050", ("socks5h", "proxy.example", 9050, None, None)),
-        ("HTTP://Proxy.Example:00080", ("http", "proxy.example", 80, None, None)),
-        ("http://proxy.example:", ("http", "proxy.example", 80, None, None)),
-        ("http://127.0.0.1:3128", ("http", "127.0.0.1", 3128, None, None)),
-        ("http://[2001:DB8::0:1]:3128", ("http", "2001:db8::1", 3128, None, None)),
-        ("http://user:pass@[::1]", ("http", "::1", 80, "user", "pass")),
-        ("http://bücher.example", ("http", "xn--bcher-kva.example", 80, None, None)),
-        ("http://us%C3%A9r:p%40s%3As%2Fw@proxy.example", ("http", "proxy.example", 80, "usér", "p@s:s/w")),
-        ("http://usér:pàss@proxy.example", ("http", "proxy.example", 80, "usér", "pàss")),
-        ("http://user@proxy.example", ("http", "proxy.example", 80, "user", None)),
-        ("http://:pass@proxy.example", ("http", "proxy.example", 80, "", "pass")),
-        ("http://@proxy.example", ("http", "proxy.example", 80, "", None)),
-    ],
-)
-async def test_parse(url: str, expected: tuple[Any, ...]) -> None:
-    assert parse_proxy(url) == Proxy(*expected)
-
-
-INVALID = [
-    "",
-    "proxy.example",
-    "proxy.example:3128",
-    "//proxy.example",
-    "http:proxy.example",
-    "http:/proxy.example",
-    "http://",
-    "http:///",
-    "http://:3128",
-    "http://user:pass@",
-    "http://user:pass@:3128",
-    "ftp://proxy.example",
-    "socks://proxy.example",
-    "wss://proxy.example",
-    "http://proxy.example:0",
-    "http://proxy.example:65536",
-    "http://proxy.example:http",
-    "http://proxy.example:٣",
-    "http://proxy.example/path",
-    "http://proxy.example//",
-    "http://proxy.example?query",
-    "http://proxy.example#fragment",
-    "http://proxy example",
-    " http://proxy.example",
-    "http://proxy.example\n",
-    "http://proxy..example",
-    "http://::1",
-    "http://[::1",
-    "http://[fe80::1%eth0]",
-    "http://%zz.example",
-    "http://%ff.example",
-    f"http://{'x' * 64}.example",
-    "http://\N{ZERO WIDTH JOINER}.example",
-    "http://us%3Aer:pass@proxy.example",
-    "http://user:pa%00ss@proxy.example",
-    "http://user:pa%0Ass@proxy.example",
-    "http://user:pa%ss@proxy.example",
-    "http://user:pa%ff@proxy.example",
-    "http://user:pa ss@proxy.example",
-    "http://user:pa/ss@proxy.example",
-    "http://user:pa#ss@proxy.example",
-    "http://user:pa?ss@proxy.example",
-    "http://user:pa@ss@proxy.example",
-    "http://user:p\udcff@proxy.example",
-    "socks4://user:pass@proxy.example",
-    "socks4://us%00er@proxy.example",
-    "socks4a://us%C3%A9r@proxy.example",
-    "socks5://us%C3%A9r:pass@proxy.example",
-    "socks5://user:p%C3%A0ss@proxy.example",
-    "socks5://user@proxy.example",
-    "socks5://user:@proxy.example",
-    "socks5://:pass@proxy.example",
-    f"socks5://{'x' * 256}:pass@proxy.example",
-    f"socks5h://user:{'x' * 256}@proxy.example",
-]
-
-
-@pytest.mark.parametrize("url", INVALID)
-async def test_invalid(url: str) -> None:
-    with pytest.raises(InvalidProxy) as caught:
-        parse_proxy(url)
-    assert caught.value.reason
-
-
-@pytest.mark.parametrize("value", [None, b"http://proxy.example", 3128])
-async def test_what_is_no_text(value: Any) -> None:
-    with pytest.raises(InvalidProxy) as caught:
-        parse_proxy(value)
-    assert caught.value.proxy == repr(value)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("ftp", "proxy.example", 80),
-        ("http", "", 80),
-        ("http", "[::1]", 80),
-        ("http", "proxy.example:80", 80),
-        ("http", "proxy/example", 80),
-        ("http", "proxy.example", 0),
-        ("http", "proxy.example", 65536),
-        ("http", "proxy.example", 80, None, "pass"),
-        ("http", "proxy.example", 80, "us:er", "pass"),
-        ("socks4a", "proxy.example", 80, "us\0er"),
-    ],
-)
-async def test_a_proxy_is_valid_once_constructed(arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(InvalidProxy):
-        Proxy(*arguments)
-
-
-async def test_the_host_of_a_proxy() -> None:
-    assert Proxy("http", "Bücher.example", 80).host == "xn--bcher-kva.example"
-    assert Proxy("http", "2001:DB8::0:1", 80).url == "http://[2001:db8::1]:80"
-    with pytest.raises(InvalidProxy) as caught:
-        Proxy("http", "http://user:S3CRET@proxy.example", 80)
-    assert "S3CRET" not in str(caught.value)
-
-
-async def test_a_proxy_is_a_value() -> None:
-    proxy = parse_proxy("http://user:pass@proxy.example:3128")
-    assert pickle.loads(pickle.dumps(proxy)) == proxy
-    assert len({proxy, parse_proxy("http://user:pass@proxy.example:3128"), parse_proxy("http://proxy.example")}) == 2
-    with pytest.raises(AttributeError):
-        proxy.port = 1  # type: ignore[misc]  # that is the point
-
-
-@pytest.mark.parametrize("url", ["http://user:S3CRET@proxy.example", "socks5h://user:S3CRET@[::1]:9050"])
-async def test_the_password_is_not_shown(url: str) -> None:
-    proxy = parse_proxy(url)
-    assert "S3CRET" not in f"{proxy!r} {proxy} {proxy.url}"
-    assert "user" not in proxy.url
-    assert parse_proxy(proxy.url).host == proxy.host
-
-
-HOSTS = st.sampled_from(["proxy.example", "127.0.0.1", "[::1]", "xn--bcher-kva.example"])
-ASCII = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=":"), min_size=1, max_size=255)
-
-
-@given(scheme=st.sampled_from(SCHEMES), host=HOSTS, port=st.integers(1, 65535), data=st.data())
-async def test_any_valid_url(scheme: str, host: str, port: int, data: st.DataObject) -> None:
-    username = data.draw(st.none() | ASCII)
-    with_password = username is not None and not scheme.startswith("socks4")
-    password = data.draw(ASCII) if with_password else None
-    quote = partial(urllib.parse.quote, safe="")
-    credentials = (
-        "" if username is None else quote(username) + ("" if password is None else f":{quote(password)}") + "@"
-    )
-    proxy = parse_proxy(f"{scheme}://{credentials}{host}:{port}")
-    assert proxy == Proxy(scheme, host.strip("[]"), port, username, password)
-    assert proxy.url == f"{scheme}://{host}:{port}"
-
-
-@given(
-    st.text()
-    | st.builds("{}{}{}".format, st.sampled_from([f"{scheme}://" for scheme in SCHEMES]), st.text(), st.text())
-)
-async def test_any_text(url: str) -> None:
-    try:
-        proxy = parse_proxy(url)
-    except InvalidProxy:
-        pass
-    else:
-        assert parse_proxy(proxy.url).url == proxy.url
-
-
-@given(
-    before=st.sampled_from(["", "http", "http:", "http://", "socks5://", "://", "x://y"]),
-    username=st.text(),
-    around=st.tuples(st.text(), st.text()),
-    host=st.sampled_from(["proxy.example", "", "[::1", "x:y", "proxy.example/x"]),
-)
-@example("http://", "user", ("", "/"), "proxy.example")
-@example("http://", "user", ("", "#"), "proxy.example")
-@example("http://", "user", ("[", "\n"), "proxy.example")
-@example("http://", "user", ("", "%ff"), "proxy.example")
-async def test_no_message_has_the_password(before: str, username: str, around: tuple[str, str], host: str) -> None:
-    password = f"{around[0]}S3CRET{around[1]}"
-    try:
-        proxy = parse_proxy(f"{before}{username}:{password}@{host}")
-        shown = f"{proxy!r} {proxy.url}"
-    except InvalidProxy as exc:
-        shown = f"{exc} {exc!r} {exc.args} {exc.proxy} {exc.reason}"
-    assert "S3CRET" not in shown
-
-
-# -- The proxy of the environment ------------------------------------------------------------------------------------
-
-
-def name_of(proxy: Proxy | None) -> str | None:
-    return None if proxy is None else proxy.url
-
-
-@pytest.mark.parametrize(
-    "environment, secure, plain",
-    [
-        ({}, None, None),
-        ({"https_proxy": "http://a:1"}, "http://a:1", None),
-        ({"HTTPS_PROXY": "http://a:1"}, "http://a:1", None),
-        ({"https_proxy": "http://a:1", "http_proxy": "http://b:2"}, "http://a:1", "http://b:2"),
-        ({"all_proxy": "socks5://a"}, "socks5://a:1080", "socks5://a:1080"),
-        ({"ALL_PROXY": "http://a", "http_proxy": "http://b"}, "http://a:80", "http://b:80"),
-        ({"all_proxy": "http://a", "socks_proxy": "socks4a://b"}, "socks4a://b:1080", "socks4a://b:1080"),
-        ({"https_proxy": "http://a", "socks_proxy": "socks4a://b"}, "http://a:80", "socks4a://b:1080"),
-        ({"wss_proxy": "http://a", "https_proxy": "http://b", "ws_proxy": "http://c"}, "http://a:80", "http://c:80"),
-        ({"https_proxy": "a:3128"}, "http://a:3128", None),
-        ({"https_proxy": "user:pass@a:3128"}, "http://a:3128", None),
-        ({"https_proxy": " http://a:3128/ "}, "http://a:3128", None),
-        ({"https_proxy": "https://a"}, "https://a:443", None),
-        ({"socks_proxy": "a:9050"}, "socks5h://a:9050", "socks5h://a:9050"),
-        ({"socks_proxy": "http://a:9050"}, "socks5h://a:9050", "socks5h://a:9050"),
-        ({"all_proxy": "socks://a"}, "socks5h://a:1080", "socks5h://a:1080"),
-        ({"https_proxy": "", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
-        ({"https_proxy": " ", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
-        ({"ftp_proxy": "http://a"}, None, None),
-        # This is how a web server tells a CGI script about a header of a request (CVE-2016-1000110).
-        ({"REQUEST_METHOD": "GET", "HTTP_PROXY": "http://evil"}, None, None),
-    ],
-    ids=str,
-)
-async def test_variables(
-    environment: dict[str, str], secure: str | None, plain: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == secure
-    assert name_of(await find_proxy(parse_uri("ws://example.org/"))) == plain
-
-
-async def test_credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "http://us%C3%A9r:p%40ss@a")
-    assert await find_proxy(parse_uri("wss://example.org/")) == Proxy("http", "a", 80, "usér", "p@ss")
-
-
-@pytest.mark.parametrize(
-    "no_proxy, uri, bypassed",
-    [
-        ("example.org", "wss://example.org/", True),
-        ("example.org", "wss://example.org./", True),
-        ("example.org", "wss://sub.example.org/", True),
-        (".example.org", "wss://sub.example.org/", True),
-        ("example.org", "wss://badexample.org/", False),
-        ("example.org", "wss://example.org.evil.example/", False),
-        ("example.com, example.org", "wss://example.org:81/", True),
-        ("EXAMPLE.org", "wss://Example.ORG/", True),
-        ("example.org:81", "wss://example.org:81/", True),
-        ("example.org:81", "wss://example.org/", False),
-        ("example.org:443", "wss://example.org/", True),
-        ("*", "wss://example.org/", True),
-        ("192.0.2.1", "wss://192.0.2.1/", True),
-        ("2001:db8::1", "wss://[2001:db8::1]/", True),
-        ("[2001:db8::1]", "wss://[2001:db8::1]/", True),
-        ("2001:db8::2", "wss://[2001:db8::1]/", False),
-        ("", "wss://example.org/", False),
-    ],
-)
-@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
-async def test_no_proxy(name: str, no_proxy: str, uri: str, bypassed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("all_proxy", "http://a")
-    monkeypatch.setenv(name, no_proxy)
-    assert (await find_proxy(parse_uri(uri)) is None) is bypassed
-
-
-@pytest.mark.parametrize(
-    "host, bypassed",
-    [
-        ("localhost", True),
-        ("LocalHost.", True),
-        ("app.localhost", True),
-        ("127.0.0.1", True),
-        ("127.1.2.3", True),
-        ("[::1]", True),
-        ("notlocalhost", False),
-        ("localhost.example", False),
-        ("10.0.0.1", False),
-        ("[2001:db8::1]", False),
-    ],
-)
-async def test_this_machine(host: str, bypassed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("all_proxy", "http://a")
-    assert (await find_proxy(parse_uri(f"wss://{host}/")) is None) is bypassed
-
-
-@pytest.mark.parametrize("value", ["ftp://a", "http://user:S3CRET@a:b", "http://user:S3:CRET/@"])
-async def test_an_environment_that_is_wrong(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", value)
-    connecting = trio_ws.connect("wss://example.org/")
-    with pytest.raises(InvalidProxy) as caught:
-        async with connecting:
-            pytest.fail("the connection was opened")
-    assert "https_proxy" in caught.value.reason
-    assert "S3" not in str(caught.value)
-
-
-@pytest.mark.parametrize("system", ["darwin", "win32"])
-async def test_settings_of_the_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not asked for in the thread of Trio: that may take time."""
-    threads = []
-
-    async def run_sync(function: Callable[..., Any], *args: Any, **_options: Any) -> Any:
-        threads.append(function)
-        await trio.lowlevel.checkpoint()
-        return function(*args)
-
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    settings = {"https": "http://a:3128", "socks": "http://b:1080"}
-    monkeypatch.setattr(urllib.request, "getproxies", lambda: urllib.request.getproxies_environment() or settings)
-    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host.startswith("local"))
-    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://a:3128"
-    assert name_of(await find_proxy(parse_uri("ws://example.org/"))) == "socks5h://b:1080"
-    assert await find_proxy(parse_uri("ws://local.example/")) is None
-    assert len(threads) == 3
-    # What is empty says nothing.
-    monkeypatch.setenv("http_proxy", "")
-    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://a:3128"
-    assert len(threads) == 4
-    # The environment, which takes no time, has precedence.
-    monkeypatch.setenv("https_proxy", "http://c:8080")
-    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://c:8080"
-    assert await find_proxy(parse_uri("ws://localhost/")) is None
-    assert len(threads) == 4
-
-
-async def test_nothing_is_imported_until_it_is_needed() -> None:
-    code = "import sys, trio_ws; assert not {'python_socks', 'urllib.request'} & set(sys.modules)"
-    await trio.run_process([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent)
-
-
 # -- HTTP: what is asked, and what is answered -----------------------------------------------------------------------
+
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
@@ -715,6 +350,7 @@ async def socks_failure(url: str, answer: bytes, host: str = "192.0.2.1") -> Pro
 
 
 SOCKS4_GRANTED = b"\x00\x5a" + bytes(6)
+
 SOCKS5_GRANTED = b"\x05\x00\x00\x01" + bytes(6)
 
 

@@ -1,9 +1,4 @@
-"""Observing connections: the :class:`Instrument`.
-
-What calls the instruments of a connection is in :mod:`trio_ws.connection.observer`. This module lies above the options,
-which name instruments, so it knows a WebSocket by what an instrument may want to know of one:
-:class:`ObservedWebSocket`.
-"""
+"""The interface for observing connections: ``Instrument``, and what is passed to its methods."""
 
 from __future__ import annotations
 
@@ -12,11 +7,11 @@ from typing import Any, Protocol
 
 import attrs
 
-from .exceptions import ConnectionClosed
-from .frames import Opcode
-from .http11 import Request, Response
-from .protocol import Role
-from .protocol.observed import FrameInfo
+from ..exceptions import ConnectionClosed
+from ..frames import Opcode
+from ..http11 import Request, Response
+from ..protocol import Role
+from ..protocol.observed import FrameInfo
 
 __all__ = ["ConnectionSummary", "FrameInfo", "Instrument", "ObservedWebSocket", "call_instrument"]
 

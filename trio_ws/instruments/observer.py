@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import trio
 
+from ..exceptions import ConnectionClosed
 from ..frames import Opcode
-from ..instruments import ConnectionSummary, Instrument, ObservedWebSocket, call_instrument
 from ..protocol import LastPart, Message
 from ..protocol.codec import FIN
 from ..protocol.connection import OutgoingFrame
 from ..protocol.observed import FrameInfo, OnFrame, size_of
-from .state import ConnectionState
+from .interface import ConnectionSummary, Instrument, ObservedWebSocket, call_instrument
 
 __all__ = ["NullObserver", "Observer", "make_observer"]
 
@@ -37,8 +37,6 @@ class Queue(Protocol):
 
 class NullObserver:
     """The observer of a connection that nobody observes."""
-
-    __slots__ = ()
 
     #: What is to be called with each frame that comes in, if an instrument wants it.
     on_frame: OnFrame | None = None
@@ -61,7 +59,7 @@ class NullObserver:
     def report(self) -> None:
         """Tell what was noted. Everything must be in order here."""
 
-    def close(self, state: ConnectionState) -> None:
+    def close(self, error: ConnectionClosed, clean: bool) -> None:
         """Tell that the connection is over. Nothing is told after that."""
 
 
@@ -71,23 +69,6 @@ class Observer(NullObserver):
     Args:
         instruments: The instruments.
     """
-
-    __slots__ = (
-        "_bytes_received",
-        "_bytes_sent",
-        "_events",
-        "_instruments",
-        "_messages_received",
-        "_messages_sent",
-        "_opened_at",
-        "_outgoing",
-        "_outgoing_size",
-        "_queues",
-        "_reporting",
-        "_sizes",
-        "_ws",
-        "on_frame",
-    )
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         # Those that want an event, for each.
@@ -191,14 +172,13 @@ class Observer(NullObserver):
         if not self._queues:  # it was closed, here or by an instrument
             self._ws = None
 
-    def close(self, state: ConnectionState) -> None:
+    def close(self, error: ConnectionClosed, clean: bool) -> None:
         """Tell that the connection is over. Nothing is told after that."""
         self._queues = ()
-        error = state.error()
         summary = ConnectionSummary(
             code=error.code,
             reason=error.reason,
-            clean=state.is_clean,
+            clean=clean,
             error=error,
             seconds=trio.current_time() - self._opened_at,
             bytes_received=self._bytes_received,

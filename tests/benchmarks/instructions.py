@@ -1,0 +1,295 @@
+"""Instructions that a server takes for one operation, counted by Valgrind's callgrind.
+
+They depend neither on how busy the machine is nor on how fast it is::
+
+    python -m tests.benchmarks.instructions --contender trio_ws --row roundtrip
+    python -m tests.benchmarks.instructions --contender trio_ws --row roundtrip --tree PATH
+
+prints one number. With ``--tree``, the server imports the ``trio_ws`` in that folder.
+
+The server runs under callgrind and is warmed up. Then ``vgdb``, which comes with Valgrind, turns counting on. A short
+run of operations is followed by a long one; the difference of their counts, divided by the difference of their lengths,
+is what one operation takes. What is done once per run cancels out. The kernel's instructions are not counted.
+
+Under callgrind a server is about fifty times slower, so a constant of wall time has another meaning than in life. That
+is why there are two rows of round trips: a timer of a few milliseconds always expires in one, and seldom in the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from . import load, wire
+from .contenders import CONTENDERS, Contender
+from .job import KIB, Job
+from .process import Process, WorkerFailed
+from .worker import TREE
+
+#: How often to count; the figure is the median. Python's garbage collector may run in one and not in the next.
+REPETITIONS = 3
+#: How many messages of 64 KiB are on the way at most, and the socket buffers of the client, for all contenders.
+IN_FLIGHT = 4
+BUFFER = 1024 * KIB
+#: Seconds after which no timer of a few milliseconds is left in a server that sleeps.
+PAUSE = 0.02
+#: Seconds between keepalive pings, where there are any: the default of trio_ws and of websockets.
+PING_INTERVAL = 20.0
+#: Seconds in which Valgrind answers.
+PATIENCE = 60.0
+
+CLOSE = wire.frame(wire.CLOSE, (1000).to_bytes(2, "big"), masked=True)
+
+
+def missing() -> str | None:
+    """Return why instructions cannot be counted here; None if they can."""
+    if all(map(shutil.which, ("valgrind", "vgdb"))):
+        return None
+    return "Valgrind is not installed (try `apt install valgrind`)"
+
+
+class CountingServer:
+    """The server of a contender under callgrind, for as long as a block.
+
+    Args:
+        contender: The contender.
+        job: The job.
+    """
+
+    def __init__(self, contender: Contender, job: Job) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._counts = Path(self._folder.name, "counts")
+        self._dumps = 0
+        options = ["--instr-atstart=no", "--dump-line=no", f"--callgrind-out-file={self._counts}"]
+        self._process = Process(
+            f"contenders.{contender.module}",
+            "serve",
+            job,
+            # The order of sets depends on the hashes of strings otherwise.
+            {**contender.environ, "PYTHONHASHSEED": "0"},
+            ["valgrind", "--quiet", "--tool=callgrind", *options],
+        )
+        try:
+            self.job = replace(job, port=self._process.read("port"))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> CountingServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.__exit__(None, None, None)
+        self._folder.cleanup()
+
+    def wait_until_asleep(self) -> None:
+        self._process.wait_until_asleep()
+
+    def library(self) -> dict[str, Any]:
+        """Return which ``trio_ws`` it has imported, and whether with compiled code."""
+        found: dict[str, Any] = self._process.ask("library")
+        return found
+
+    def start_counting(self) -> None:
+        self._command("instrumentation on")
+        self._command("zero")
+
+    def count(self) -> int:
+        """Return how many instructions were executed since this was called last."""
+        self._command("dump")
+        self._dumps += 1
+        dump = Path(f"{self._counts}.{self._dumps}")
+        found = re.search(r"^(?:summary|totals): (\d+)", dump.read_text(), re.MULTILINE)
+        dump.unlink()
+        if found is None:
+            raise WorkerFailed("callgrind has counted nothing")
+        return int(found[1])
+
+    def _command(self, command: str) -> None:
+        try:
+            subprocess.run(
+                ["vgdb", f"--pid={self._process.pid}", *command.split()],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+            )
+        except subprocess.SubprocessError as exc:
+            raise WorkerFailed(f"callgrind does not do {command!r}: {exc}") from exc
+
+
+# -- Operations ----------------------------------------------------------------------------------------------------
+
+#: What does so many operations.
+Run: TypeAlias = Callable[[int], None]
+
+
+def round_trips(server: CountingServer, pause: float = 0.0) -> Run:
+    """Return what sends messages, each when the server sleeps, and receives the echoes.
+
+    Args:
+        server: The server.
+        pause: Seconds that the server has slept before each message.
+    """
+    request, answer = load.request_and_echo(server.job)
+    sock = load.open_websocket(server.job)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            server.wait_until_asleep()
+            if pause:
+                time.sleep(pause)  # a benchmark: timers of the server, on the real clock, expire meanwhile
+                server.wait_until_asleep()
+            load.exchange(sock, request, answer)
+        server.wait_until_asleep()
+
+    return run
+
+
+def pipelined(server: CountingServer) -> Run:
+    """Return what sends messages, with as many on the way as may be, and receives the echoes."""
+    request, answer = load.request_and_echo(server.job)
+    sock = load.open_websocket(server.job, BUFFER)
+
+    def run(count: int) -> None:
+        server.wait_until_asleep()
+        for at in range(count + IN_FLIGHT):
+            if at >= IN_FLIGHT and load.receive_exactly(sock, len(answer)) != answer:
+                raise ValueError("this is not what was sent")
+            if at < count:
+                sock.sendall(request)
+        server.wait_until_asleep()
+
+    return run
+
+
+def openings(server: CountingServer) -> Run:
+    """Return what opens and closes connections, one after the other. The Close comes when the server sleeps."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            server.wait_until_asleep()
+            with load.open_websocket(server.job) as sock:
+                server.wait_until_asleep()
+                sock.sendall(CLOSE)
+                while sock.recv(4096):  # the server hangs up first
+                    pass
+        server.wait_until_asleep()
+
+    return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A kind of operation.
+
+    Attributes:
+        title: What tables say about it.
+        operations: What makes the function that does them, given a server.
+        few: How many operations a short run has.
+        many: How many a long run has.
+        size: The bytes of a message.
+        ping_interval: Seconds between keepalive pings; None for no pings.
+        echo: Whether the raw server echoes bytes; it answers handshakes otherwise.
+    """
+
+    title: str
+    operations: Callable[[CountingServer], Run]
+    few: int
+    many: int
+    size: int = 32
+    ping_interval: float | None = None
+    echo: bool = True
+
+    def shortened(self) -> Row:
+        """Return the same with a quarter of the operations, for a rough figure."""
+        return replace(self, few=self.few // 4, many=self.many // 4)
+
+
+ROWS = {
+    "roundtrip": Row(
+        title="round trip, 32 B, sent as soon as the server sleeps", operations=round_trips, few=50, many=250
+    ),
+    "paused": Row(
+        title="round trip, 32 B, sent when the server has slept for 20 ms",
+        operations=partial(round_trips, pause=PAUSE),
+        few=20,
+        many=120,
+    ),
+    "pipelined": Row(title="64 KiB, pipelined", operations=pipelined, few=50, many=250, size=64 * KIB),
+    "opening": Row(title="opened and closed", operations=openings, few=10, many=60, echo=False),
+    "opening-keepalive": Row(
+        title="opened and closed, with keepalive pings",
+        operations=openings,
+        few=10,
+        many=60,
+        echo=False,
+        ping_interval=PING_INTERVAL,
+    ),
+}
+
+
+def count(contender: Contender, row: Row, repetitions: int = REPETITIONS) -> tuple[float, dict[str, Any]]:
+    """Count the instructions that the server of a contender takes for one operation.
+
+    Returns:
+        The number, and which ``trio_ws`` the server has imported.
+
+    Raises:
+        WorkerFailed: if the server, or Valgrind, does not do what it should.
+    """
+    job = Job(size=row.size, raw=contender.raw and row.echo, ping_interval=row.ping_interval)
+    with CountingServer(contender, job) as server:
+        load.probe(server.job)
+        server.wait_until_asleep()
+        library = server.library()
+        if library and contender.tree is not None and library["tree"] != contender.tree:
+            raise WorkerFailed(f"trio_ws is that of {library['tree']}, not of {contender.tree}")
+        run = row.operations(server)
+        run(row.many)
+        server.start_counting()
+        run(row.few)
+        server.count()
+        figures = []
+        for _ in range(repetitions):
+            run(row.few)
+            base = server.count()
+            run(row.many)
+            figures.append((server.count() - base) / (row.many - row.few))
+    return statistics.median(figures), library
+
+
+def main() -> None:
+    names = {each.name.lower().replace(" ", "-"): each for each in CONTENDERS}
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.instructions", description="Count the instructions of a server."
+    )
+    parser.add_argument("--contender", default="trio_ws", choices=names)
+    parser.add_argument("--row", required=True, choices=ROWS)
+    parser.add_argument("--tree", type=Path, help="the folder to import trio_ws from, with its compiled module")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="how often to count, for the median")
+    options = parser.parse_args()
+    if (reason := missing()) is not None:
+        parser.exit(2, f"{reason}\n")
+    contender = names[options.contender]
+    if options.tree:
+        contender = replace(contender, environ={**contender.environ, TREE: str(options.tree.resolve())})
+    number, library = count(contender, ROWS[options.row], options.repetitions)
+    if library and not library["compiled"]:
+        print(f"{library['tree']} has no compiled code", file=sys.stderr)
+    print(round(number))
+
+
+if __name__ == "__main__":
+    main()

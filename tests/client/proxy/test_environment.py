@@ -1,0 +1,166 @@
+"""The proxy that the environment, or the system, has: ``find_proxy``."""
+
+from __future__ import annotations
+
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import trio_ws
+from trio_ws.client.proxy import Proxy, find_proxy
+from trio_ws.exceptions import InvalidProxy
+from trio_ws.uri import parse_uri
+
+from .through import fixture_watchdog
+
+__all__ = ["fixture_watchdog"]
+
+
+# -- The proxy of the environment ------------------------------------------------------------------------------------
+
+
+def name_of(proxy: Proxy | None) -> str | None:
+    return None if proxy is None else proxy.url
+
+
+@pytest.mark.parametrize(
+    "environment, secure, plain",
+    [
+        ({}, None, None),
+        ({"https_proxy": "http://a:1"}, "http://a:1", None),
+        ({"HTTPS_PROXY": "http://a:1"}, "http://a:1", None),
+        ({"https_proxy": "http://a:1", "http_proxy": "http://b:2"}, "http://a:1", "http://b:2"),
+        ({"all_proxy": "socks5://a"}, "socks5://a:1080", "socks5://a:1080"),
+        ({"ALL_PROXY": "http://a", "http_proxy": "http://b"}, "http://a:80", "http://b:80"),
+        ({"all_proxy": "http://a", "socks_proxy": "socks4a://b"}, "socks4a://b:1080", "socks4a://b:1080"),
+        ({"https_proxy": "http://a", "socks_proxy": "socks4a://b"}, "http://a:80", "socks4a://b:1080"),
+        ({"wss_proxy": "http://a", "https_proxy": "http://b", "ws_proxy": "http://c"}, "http://a:80", "http://c:80"),
+        ({"https_proxy": "a:3128"}, "http://a:3128", None),
+        ({"https_proxy": "user:pass@a:3128"}, "http://a:3128", None),
+        ({"https_proxy": " http://a:3128/ "}, "http://a:3128", None),
+        ({"https_proxy": "https://a"}, "https://a:443", None),
+        ({"socks_proxy": "a:9050"}, "socks5h://a:9050", "socks5h://a:9050"),
+        ({"socks_proxy": "http://a:9050"}, "socks5h://a:9050", "socks5h://a:9050"),
+        ({"all_proxy": "socks://a"}, "socks5h://a:1080", "socks5h://a:1080"),
+        ({"https_proxy": "", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
+        ({"https_proxy": " ", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
+        ({"ftp_proxy": "http://a"}, None, None),
+        # This is how a web server tells a CGI script about a header of a request (CVE-2016-1000110).
+        ({"REQUEST_METHOD": "GET", "HTTP_PROXY": "http://evil"}, None, None),
+    ],
+    ids=str,
+)
+async def test_variables(
+    environment: dict[str, str], secure: str | None, plain: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == secure
+    assert name_of(await find_proxy(parse_uri("ws://example.org/"))) == plain
+
+
+async def test_credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://us%C3%A9r:p%40ss@a")
+    assert await find_proxy(parse_uri("wss://example.org/")) == Proxy("http", "a", 80, "usér", "p@ss")
+
+
+@pytest.mark.parametrize(
+    "no_proxy, uri, bypassed",
+    [
+        ("example.org", "wss://example.org/", True),
+        ("example.org", "wss://example.org./", True),
+        ("example.org", "wss://sub.example.org/", True),
+        (".example.org", "wss://sub.example.org/", True),
+        ("example.org", "wss://badexample.org/", False),
+        ("example.org", "wss://example.org.evil.example/", False),
+        ("example.com, example.org", "wss://example.org:81/", True),
+        ("EXAMPLE.org", "wss://Example.ORG/", True),
+        ("example.org:81", "wss://example.org:81/", True),
+        ("example.org:81", "wss://example.org/", False),
+        ("example.org:443", "wss://example.org/", True),
+        ("*", "wss://example.org/", True),
+        ("192.0.2.1", "wss://192.0.2.1/", True),
+        ("2001:db8::1", "wss://[2001:db8::1]/", True),
+        ("[2001:db8::1]", "wss://[2001:db8::1]/", True),
+        ("2001:db8::2", "wss://[2001:db8::1]/", False),
+        ("", "wss://example.org/", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+async def test_no_proxy(name: str, no_proxy: str, uri: str, bypassed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "http://a")
+    monkeypatch.setenv(name, no_proxy)
+    assert (await find_proxy(parse_uri(uri)) is None) is bypassed
+
+
+@pytest.mark.parametrize(
+    "host, bypassed",
+    [
+        ("localhost", True),
+        ("LocalHost.", True),
+        ("app.localhost", True),
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("[::1]", True),
+        ("notlocalhost", False),
+        ("localhost.example", False),
+        ("10.0.0.1", False),
+        ("[2001:db8::1]", False),
+    ],
+)
+async def test_this_machine(host: str, bypassed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "http://a")
+    assert (await find_proxy(parse_uri(f"wss://{host}/")) is None) is bypassed
+
+
+@pytest.mark.parametrize("value", ["ftp://a", "http://user:S3CRET@a:b", "http://user:S3:CRET/@"])
+async def test_an_environment_that_is_wrong(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", value)
+    connecting = trio_ws.connect("wss://example.org/")
+    with pytest.raises(InvalidProxy) as caught:
+        async with connecting:
+            pytest.fail("the connection was opened")
+    assert "https_proxy" in caught.value.reason
+    assert "S3" not in str(caught.value)
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+async def test_settings_of_the_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not asked for in the thread of Trio: that may take time."""
+    threads = []
+
+    async def run_sync(function: Callable[..., Any], *args: Any, **_options: Any) -> Any:
+        threads.append(function)
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    settings = {"https": "http://a:3128", "socks": "http://b:1080"}
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: urllib.request.getproxies_environment() or settings)
+    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host.startswith("local"))
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://a:3128"
+    assert name_of(await find_proxy(parse_uri("ws://example.org/"))) == "socks5h://b:1080"
+    assert await find_proxy(parse_uri("ws://local.example/")) is None
+    assert len(threads) == 3
+    # What is empty says nothing.
+    monkeypatch.setenv("http_proxy", "")
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://a:3128"
+    assert len(threads) == 4
+    # The environment, which takes no time, has precedence.
+    monkeypatch.setenv("https_proxy", "http://c:8080")
+    assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://c:8080"
+    assert await find_proxy(parse_uri("ws://localhost/")) is None
+    assert len(threads) == 4
+
+
+async def test_nothing_is_imported_until_it_is_needed() -> None:
+    code = "import sys, trio_ws; assert not {'python_socks', 'urllib.request'} & set(sys.modules)"
+    await trio.run_process([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent.parent)

@@ -1,0 +1,646 @@
+"""Dialing: TCP, Unix sockets and TLS."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import gzip
+import os
+import re
+import socket
+import ssl
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trio_ws
+from trio_ws.client.connect import BODY_TIMEOUT
+from trio_ws.exceptions import (
+    ConnectFailed,
+    ConnectionClosedError,
+    InvalidMessage,
+    InvalidRedirect,
+    InvalidStatus,
+    OpenTimeout,
+    TLSFailed,
+)
+
+from .servers import (
+    TEXT_HI,
+    URI,
+    echo,
+    expect_failure,
+    failure_of,
+    fixture_nothing_left,
+    fixture_watchdog,
+    in_one_piece,
+    read_request,
+    refusal,
+    refused,
+    start_server,
+    start_tcp,
+    switch,
+)
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+__all__ = ["fixture_nothing_left", "fixture_watchdog"]
+
+
+# -- Sockets, TLS, and what they leave behind ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*(names or ("localhost", "127.0.0.1")), **options).configure_cert(context)
+    return context
+
+
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close a socket with a RST instead of a FIN."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+# -- Sockets ---------------------------------------------------------------------------------------------------------
+
+
+async def test_refused(nothing_left: Callable[[], None]) -> None:
+    with socket.socket() as sock:
+        # Bound, so that nobody else listens there; and not listening.
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        exc = await expect_failure(trio_ws.connect(f"ws://127.0.0.1:{port}"))
+    assert type(exc) is ConnectFailed
+    assert isinstance(exc, OSError)
+    assert exc.peer == f"127.0.0.1:{port}"
+    assert os.strerror(errno.ECONNREFUSED) in exc.reason
+    assert isinstance(exc.__cause__, OSError)
+    assert str(port) in str(exc)
+    assert exc.reason in str(exc)
+    nothing_left()
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Resolves every name to these addresses, or to none."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> list[Any]:
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+async def test_unknown_host() -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    exc = await expect_failure(trio_ws.connect("ws://nowhere.example/"))
+    assert type(exc) is ConnectFailed
+    assert (exc.peer, exc.reason) == ("nowhere.example", "Name or service not known")
+    assert isinstance(exc.__cause__, socket.gaierror)
+
+
+async def test_refused_by_several_addresses() -> None:
+    refused = os.strerror(errno.ECONNREFUSED)
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", 0))
+        # The last one has no error of its own that tells where it was: the system refuses it at once.
+        trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2", "127.0.0.1", "255.255.255.255"))
+        exc = await expect_failure(trio_ws.connect(f"ws://many.example:{sock.getsockname()[1]}"))
+    assert isinstance(exc, ConnectFailed)
+    one, two, last = exc.reason.split("; ")
+    assert [one, two] == [f"127.0.0.1: {refused}", f"127.0.0.2: {refused}"]
+    assert re.fullmatch(r"255\.255\.255\.255: [^:]+", last)
+    assert isinstance(exc.__cause__, OSError)
+
+
+async def test_refused_by_the_only_address() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1"))
+        exc = await expect_failure(trio_ws.connect(f"ws://one.example:{sock.getsockname()[1]}"))
+    assert isinstance(exc, ConnectFailed)
+    assert exc.reason == f"127.0.0.1: {os.strerror(errno.ECONNREFUSED)}"
+
+
+async def test_refused_by_a_name_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = Resolver("127.0.0.1", "127.0.0.2")
+    trio.socket.set_custom_hostname_resolver(resolver)
+
+    async def open_tcp_stream(*_: Any, **__: Any) -> trio.SocketStream:
+        resolver.addresses = ()
+        raise OSError("all failed") from ExceptionGroup(
+            "all", [OSError(1, "this"), OSError(2, "that"), OSError(3, "this")]
+        )
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    exc = await expect_failure(trio_ws.connect("ws://gone.example/"))
+    assert isinstance(exc, ConnectFailed)
+    assert exc.reason == "this; that"
+
+
+async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
+    server = await start_server(nursery)
+    trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.2", "127.0.0.1"))
+    async with trio_ws.connect(f"ws://two.example:{server.port}", happy_eyeballs_delay=1000) as ws:
+        assert ws.remote_address == ("127.0.0.1", server.port)
+        assert ws.request.headers["Host"] == f"two.example:{server.port}"
+
+
+async def test_how_to_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, Any]] = []
+
+    async def open_tcp_stream(*arguments: Any, **options: Any) -> trio.SocketStream:
+        calls.append((arguments, options))
+        raise OSError("enough")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    await expect_failure(trio_ws.connect(URI))
+    await expect_failure(trio_ws.connect("wss://[::1]", happy_eyeballs_delay=3, local_address="::1"))
+    assert calls == [
+        (("example.org", 80), {"happy_eyeballs_delay": 0.25, "local_address": None}),
+        (("::1", 443), {"happy_eyeballs_delay": 3, "local_address": "::1"}),
+    ]
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+@pytest.mark.parametrize("when", ["at once", "before", "in"])
+async def test_dropped_by_the_server(when: str, how: str, nothing_left: Callable[[], None]) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        if when != "at once":
+            request = await read_request(stream)
+            if when == "in":
+                await stream.send_all(switch(request)[:40])
+        if how == "RST":
+            reset(stream)
+
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, talk)
+        exc = await expect_failure(trio_ws.connect(f"ws://127.0.0.1:{port}", open_timeout=None))
+        nursery.cancel_scope.cancel()
+    assert type(exc) is ConnectFailed
+    assert exc.reason
+    assert exc.reason != "BrokenResourceError"
+    nothing_left()
+
+
+async def test_refused_by_a_web_server(nothing_left: Callable[[], None]) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        await read_request(stream)
+        await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 7\r\n\r\nnothing")
+
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, talk)
+        exc = await expect_failure(trio_ws.connect(f"ws://127.0.0.1:{port}", open_timeout=None))
+        nursery.cancel_scope.cancel()
+    assert isinstance(exc, InvalidStatus)
+    assert (exc.response.status_code, exc.response.body) == (404, b"nothing")
+    nothing_left()
+
+
+async def test_a_refusal_tells_all(autojump_clock: trio.testing.MockClock) -> None:
+    body = gzip.compress(b"you are\nnot invited")
+    headers = ["Content-Encoding: gzip", f"Content-Length: {len(body)}", "Retry-After: 60"]
+    exc = await failure_of(refusal(*headers, body=body))
+    assert isinstance(exc, InvalidStatus)
+    assert (exc.status_code, exc.reason_phrase) == (403, "Forbidden")
+    assert (exc.headers["Retry-After"], exc.headers["Content-Encoding"]) == ("60", "gzip")
+    assert exc.body == exc.response.body == b"you are\nnot invited"
+    for part in ("403 Forbidden", "Retry-After: 60", "you are not invited"):
+        assert part in str(exc)
+
+
+async def test_a_refusal_whose_compressed_body_stalls(autojump_clock: trio.testing.MockClock) -> None:
+    body = gzip.compress(os.urandom(30_000))
+    answer = refusal("Content-Encoding: gzip", "Content-Length: 100000", body=body[:20_000])
+    for timeout in (10, BODY_TIMEOUT / 2):
+        response = await refused(answer, open_timeout=timeout)
+        assert response.body is not None
+        assert len(response.body) > 10_000
+        assert gzip.decompress(body).startswith(response.body)
+
+
+# -- Unix sockets ----------------------------------------------------------------------------------------------------
+
+
+unix_only = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
+
+
+@pytest.fixture
+def socket_path() -> Iterator[str]:
+    """Where a socket can be; the folder of pytest may have too long a name."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield os.path.join(folder, "app.sock")
+
+
+async def start_unix_server(nursery: trio.Nursery, path: str, **options: Any) -> list[trio_ws.WebSocket]:
+    """Let a server listen there. Return its connections, which grow."""
+    seen: list[trio_ws.WebSocket] = []
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        seen.append(ws)
+        await echo(ws)
+
+    await nursery.start(partial(trio_ws.serve, handler, path=path, **options))
+    return seen
+
+
+@unix_only
+async def test_connect_unix(nursery: trio.Nursery, socket_path: str, nothing_left: Callable[[], None]) -> None:
+    async with trio.open_nursery() as servers:
+        seen = await start_unix_server(servers, socket_path)
+        for connecting, host, path in (
+            (trio_ws.connect_unix(socket_path), "localhost", "/"),
+            (trio_ws.connect_unix(Path(socket_path), "ws://any.example/chat?x"), "any.example", "/chat?x"),
+            (trio_ws.connect(f"ws+unix:{socket_path}"), "localhost", "/"),
+            (
+                trio_ws.connect(f"ws+unix://{socket_path}:/chat?x", headers={"Host": "a.example"}),
+                "a.example",
+                "/chat?x",
+            ),
+        ):
+            async with connecting as ws:
+                await ws.send("hello")
+                assert await ws.receive() == "hello"
+                assert seen[-1].request.path == path
+                assert seen[-1].request.headers["Host"] == host
+                assert ws.remote_address == socket_path
+        servers.cancel_scope.cancel()
+    nothing_left()
+
+
+@unix_only
+async def test_connect_unix_with_everything(nursery: trio.Nursery, socket_path: str) -> None:
+    seen = await start_unix_server(nursery, socket_path, subprotocols=["chat"], origins=trio_ws.ANY)
+    async with trio_ws.connect_unix(
+        socket_path,
+        "ws://me:secret@localhost/",
+        headers={"X-Mine": "1"},
+        user_agent="me",
+        origin="https://example.org",
+        cookies={"a": "b"},
+        credentials=lambda uri: {"X-Token": uri.host},
+        subprotocols=["chat"],
+    ) as ws:
+        assert ws.subprotocol == "chat"
+        headers = seen[0].request.headers
+        assert headers["Authorization"] == "Basic bWU6c2VjcmV0"
+        assert (headers["X-Mine"], headers["User-Agent"], headers["Origin"]) == ("1", "me", "https://example.org")
+        assert (headers["Cookie"], headers["X-Token"]) == ("a=b", "localhost")
+
+
+@unix_only
+async def test_tls_over_a_unix_socket(authority: trustme.CA, nursery: trio.Nursery, socket_path: str) -> None:
+    await start_unix_server(nursery, socket_path, ssl=server_context(authority, "localhost"))
+    context = client_context(authority)
+    for connecting in (
+        trio_ws.connect(f"wss+unix:{socket_path}", ssl=context),
+        trio_ws.connect_unix(socket_path, "wss://localhost", ssl=context),
+        trio_ws.connect_unix(socket_path, "wss://other.example", ssl=context, server_hostname="localhost"),
+    ):
+        async with connecting as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+    exc = await expect_failure(trio_ws.connect_unix(socket_path, "wss://other.example", ssl=context))
+    assert isinstance(exc, TLSFailed)
+    assert "other.example" in exc.reason
+
+
+@unix_only
+async def test_unix_sockets_that_are_not_there(socket_path: str, nothing_left: Callable[[], None]) -> None:
+    exc = await expect_failure(trio_ws.connect_unix(socket_path))
+    assert type(exc) is ConnectFailed
+    assert (exc.peer, exc.reason) == (socket_path, os.strerror(errno.ENOENT))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(socket_path)  # and nobody listens
+    exc = await expect_failure(trio_ws.connect(f"ws+unix:{socket_path}"))
+    assert type(exc) is ConnectFailed
+    assert exc.reason == os.strerror(errno.ECONNREFUSED)
+    nothing_left()
+
+
+@unix_only
+async def test_redirects_stay_on_the_unix_socket(nursery: trio.Nursery, socket_path: str) -> None:
+    paths: list[str] = []
+
+    async def talk(stream: trio.SocketStream) -> None:
+        async with stream:
+            request = await read_request(stream)
+            paths.append(request.path)
+            if request.path == "/here":
+                await stream.send_all(switch(request))
+                await stream.receive_some()
+                return
+            location = {"/": "/here", "/absolute": "http://localhost/here", "/away": "http://other.example/here"}
+            await in_one_piece(stream, refusal(f"Location: {location[request.path]}", status="302 Found")(request))
+
+    sock = trio.socket.socket(socket.AF_UNIX)
+    await sock.bind(socket_path)
+    sock.listen()
+    nursery.start_soon(trio.serve_listeners, talk, [trio.SocketListener(sock)])
+    for path in ("/", "/absolute"):
+        async with trio_ws.connect(f"ws+unix:{socket_path}:{path}", close_timeout=0) as ws:
+            assert ws.request.path == "/here"
+    exc = await expect_failure(trio_ws.connect(f"ws+unix:{socket_path}:/away"))
+    assert isinstance(exc, InvalidRedirect)
+    assert exc.reason == "ws://other.example/here is not reached through this socket"
+    assert paths == ["/", "/here", "/absolute", "/here", "/away"]
+
+
+@pytest.mark.parametrize("connect", [trio_ws.connect, partial(trio_ws.connect_unix, "/run/app.sock")])
+async def test_ssl_is_for_wss_on_unix_sockets_too(connect: Callable[..., object]) -> None:
+    uri = "ws+unix:/run/app.sock" if connect is trio_ws.connect else "ws://localhost"
+    with pytest.raises(ValueError, match=r"ssl is for wss:// URIs"):
+        connect(uri, ssl=ssl.create_default_context())
+
+
+# -- TLS -------------------------------------------------------------------------------------------------------------
+
+
+async def test_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    server = await start_server(nursery, ssl=server_context(authority))
+    for host in ("localhost", "127.0.0.1"):
+        async with trio_ws.connect(f"wss://{host}:{server.port}/", ssl=client_context(authority)) as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+            assert ws.remote_address == ("127.0.0.1", server.port)
+            assert ws.request.headers["Host"] == f"{host}:{server.port}"
+
+
+async def test_tls_by_default_trusts_what_the_system_trusts(
+    authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(nursery, ssl=server_context(authority))
+    with authority.cert_pem.tempfile() as file:
+        monkeypatch.setenv(ssl.get_default_verify_paths().openssl_cafile_env, file)
+        async with trio_ws.connect(f"wss://localhost:{server.port}/") as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+
+
+async def test_tls_with_the_dot_that_ends_a_name(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    server = await start_server(nursery, ssl=server_context(authority))
+    trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1"))
+    async with trio_ws.connect(f"wss://localhost.:{server.port}/", ssl=client_context(authority)) as ws:
+        assert ws.request.headers["Host"] == f"localhost.:{server.port}"
+
+
+async def test_server_hostname(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    context = server_context(authority, "other.example")
+    names: list[str | None] = []
+    context.sni_callback = lambda _, name, __: names.append(name)
+    server = await start_server(nursery, ssl=context)
+    uri = f"wss://127.0.0.1:{server.port}/"
+    async with trio_ws.connect(uri, ssl=client_context(authority), server_hostname="other.example") as ws:
+        assert ws.request.headers["Host"] == f"127.0.0.1:{server.port}"
+    assert names == ["other.example"]
+
+
+async def tls_failure(context: ssl.SSLContext, **options: Any) -> BaseException:
+    """Return what it raises to connect to a server that has this context."""
+    async with trio.open_nursery() as nursery:
+        server = await start_server(nursery, ssl=context)
+        exc = await expect_failure(trio_ws.connect(f"wss://localhost:{server.port}/", open_timeout=None, **options))
+        assert isinstance(exc, ConnectFailed)
+        assert exc.peer == f"localhost:{server.port}"
+        nursery.cancel_scope.cancel()
+    return exc
+
+
+async def test_untrusted_authority(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    exc = await tls_failure(server_context(authority))
+    assert isinstance(exc, TLSFailed)
+    assert "certificate not accepted: " in exc.reason
+    assert "issuer" in exc.reason or "self-signed" in exc.reason
+    assert isinstance(exc.__cause__, ssl.SSLCertVerificationError)
+    nothing_left()
+
+
+async def test_certificate_of_another_host(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    exc = await tls_failure(server_context(authority, "other.example"), ssl=client_context(authority))
+    assert isinstance(exc, TLSFailed)
+    assert "certificate not accepted: " in exc.reason
+    assert "Hostname mismatch" in exc.reason
+    assert "localhost" in exc.reason
+    nothing_left()
+
+
+async def test_certificate_of_another_host_than_server_hostname(authority: trustme.CA) -> None:
+    exc = await tls_failure(server_context(authority), ssl=client_context(authority), server_hostname="other.example")
+    assert isinstance(exc, TLSFailed)
+    assert "other.example" in exc.reason
+
+
+async def test_expired_certificate(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
+    exc = await tls_failure(server_context(authority, not_after=past), ssl=client_context(authority))
+    assert isinstance(exc, TLSFailed)
+    assert "expired" in exc.reason
+    nothing_left()
+
+
+async def refuse_tls(stream: trio.SocketStream, context: ssl.SSLContext) -> None:
+    """Fail to do a TLS handshake, and say why, as servers do, but not those made with Trio's SSLStream."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    with pytest.raises(ssl.SSLError):
+        while True:
+            incoming.write(bytes(await stream.receive_some()))
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await stream.send_all(outgoing.read())
+    await stream.send_all(outgoing.read())
+    await stream.send_eof()
+    while await stream.receive_some():
+        pass
+
+
+async def test_no_tls_version_in_common(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    server, client = server_context(authority), client_context(authority)
+    server.minimum_version = ssl.TLSVersion.TLSv1_3
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, partial(refuse_tls, context=server))
+        exc = await expect_failure(trio_ws.connect(f"wss://localhost:{port}", ssl=client, open_timeout=None))
+        nursery.cancel_scope.cancel()
+    assert isinstance(exc, TLSFailed)
+    assert "protocol version" in exc.reason
+    nothing_left()
+
+
+@pytest.mark.parametrize(
+    "version, kind", [(ssl.TLSVersion.TLSv1_2, TLSFailed), (ssl.TLSVersion.TLSv1_3, ConnectFailed)], ids=["1.2", "1.3"]
+)
+async def test_server_that_wants_a_certificate(
+    version: ssl.TLSVersion, kind: type[Exception], authority: trustme.CA, nothing_left: Callable[[], None]
+) -> None:
+    server = server_context(authority)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.minimum_version = server.maximum_version = version
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, partial(refuse_tls, context=server))
+        exc = await expect_failure(
+            trio_ws.connect(f"wss://localhost:{port}", ssl=client_context(authority), open_timeout=None)
+        )
+        nursery.cancel_scope.cancel()
+    # With TLS 1.3 our handshake is over before the server says so, with 1.2 it is not.
+    assert type(exc) is kind
+    assert isinstance(exc, ConnectFailed)
+    assert "certificate required" in exc.reason or "handshake failure" in exc.reason
+    nothing_left()
+
+
+async def test_tls_with_a_plain_server(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        assert await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        while await stream.receive_some():
+            pass
+
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, talk)
+        exc = await expect_failure(
+            trio_ws.connect(f"wss://localhost:{port}", ssl=client_context(authority), open_timeout=None)
+        )
+        nursery.cancel_scope.cancel()
+    assert isinstance(exc, TLSFailed)
+    assert "wrong version number" in exc.reason
+    nothing_left()
+
+
+async def test_tls_with_a_plain_websocket_server(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        server = await start_server(nursery)
+        exc = await expect_failure(
+            trio_ws.connect(f"wss://localhost:{server.port}", ssl=client_context(authority), open_timeout=None)
+        )
+        nursery.cancel_scope.cancel()
+    assert isinstance(exc, TLSFailed)
+    nothing_left()
+
+
+async def test_plain_with_a_tls_server(authority: trustme.CA, nothing_left: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        server = await start_server(nursery, ssl=server_context(authority))
+        exc = await expect_failure(trio_ws.connect(f"ws://127.0.0.1:{server.port}", open_timeout=None))
+        nursery.cancel_scope.cancel()
+    # It depends on the version of OpenSSL whether the server sends an alert before it hangs up.
+    assert isinstance(exc, (ConnectFailed, InvalidMessage))
+    nothing_left()
+
+
+async def test_end_of_stream_without_the_goodbye_of_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    """Many servers end that way. It is the end, and no error of the stream."""
+    context = server_context(authority)
+
+    async def talk(stream: trio.SocketStream) -> None:
+        tls = trio.SSLStream(stream, context, server_side=True)
+        await tls.send_all(switch(await read_request(tls)) + TEXT_HI)
+        await stream.aclose()
+
+    port = await start_tcp(nursery, talk)
+    async with trio_ws.connect(f"wss://localhost:{port}", ssl=client_context(authority)) as ws:
+        assert await ws.receive() == "hi"
+        with pytest.raises(ConnectionClosedError) as caught:
+            await ws.receive()
+    assert caught.value.code == 1006
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+async def test_dropped_in_the_tls_handshake(how: str, nothing_left: Callable[[], None]) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        if how == "RST":
+            reset(stream)
+
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, talk)
+        exc = await expect_failure(trio_ws.connect(f"wss://localhost:{port}", open_timeout=None))
+        nursery.cancel_scope.cancel()
+    assert isinstance(exc, TLSFailed)
+    assert exc.reason.startswith("TLS: ")
+    nothing_left()
+
+
+async def test_cancelled_in_the_tls_handshake(nothing_left: Callable[[], None]) -> None:
+    greeted = trio.Event()
+    over = trio.Event()
+
+    async def talk(stream: trio.SocketStream) -> None:
+        assert await stream.receive_some()
+        greeted.set()
+        assert await stream.receive_some() == b""
+        over.set()
+
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, talk)
+        async with trio.open_nursery() as clients:
+
+            async def connect() -> None:
+                async with trio_ws.connect(f"wss://localhost:{port}", open_timeout=None):
+                    pytest.fail("the connection was opened")
+
+            clients.start_soon(connect)
+            await greeted.wait()
+            clients.cancel_scope.cancel()
+        await over.wait()
+        nursery.cancel_scope.cancel()
+    nothing_left()
+
+
+async def test_silent_tls_server(nothing_left: Callable[[], None]) -> None:
+    """The time for opening includes TLS."""
+    over = trio.Event()
+
+    async def talk(stream: trio.SocketStream) -> None:
+        while await stream.receive_some():
+            pass
+        over.set()
+
+    async with trio.open_nursery() as nursery:
+        port = await start_tcp(nursery, talk)
+        exc = await expect_failure(trio_ws.connect(f"wss://localhost:{port}", open_timeout=0.1))
+        await over.wait()
+        nursery.cancel_scope.cancel()
+    assert isinstance(exc, OpenTimeout)
+    nothing_left()
+
+
+async def test_connect_over_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    """The caller's TLS, with an end of stream that is checked (``https_compatible`` is false)."""
+    client, server = trio.testing.memory_stream_pair()
+    client_tls = trio.SSLStream(client, client_context(authority), server_hostname="localhost")
+    server_tls = trio.SSLStream(server, server_context(authority), server_side=True)
+    nursery.start_soon(trio_ws.serve_over, server_tls, echo)
+    async with trio_ws.connect_over(client_tls, "wss://localhost/") as ws:
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+        assert ws.remote_address is None
+    assert ws.close_code == 1000

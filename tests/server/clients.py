@@ -1,0 +1,211 @@
+"""Clients for servers: scripted ones, and sockets that count what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trio_ws
+from trio_ws.exceptions import (
+    ConnectionClosed,
+)
+from trio_ws.http11 import Response, ResponseParser
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+MASK = b"\0\0\0\0"
+
+TEXT_HI = b"\x81\x82" + MASK + b"hi"
+
+Stream = trio.abc.Stream
+
+Logs = pytest.LogCaptureFixture
+
+
+@pytest.fixture(name="watchdog", autouse=True)
+async def fixture_watchdog() -> AsyncIterator[None]:
+    """Fails a test that hangs: with a virtual clock at once, because then there is nothing else to wait for."""
+    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+
+    async def bark() -> None:
+        await trio.sleep(1_000_000 if virtual else 60)
+        pytest.fail("the test hangs")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bark)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+HEADERS = {
+    "Host": "example.org",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def request(*more: str, line: str = "GET / HTTP/1.1", **changes: str | None) -> bytes:
+    """A request that is right but for the changes, whose names have underscores: ``Host=None`` leaves it out."""
+    headers = {**HEADERS, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join([line, *lines, *more, "", ""]).encode("iso-8859-1")
+
+
+async def read_response(stream: Stream) -> tuple[Response, bytes]:
+    """Return the response and what came in behind it."""
+    parser = ResponseParser()
+    response = None
+    while response is None:
+        response = parser.feed(bytes(await stream.receive_some()))
+    return response, parser.unused
+
+
+async def read_to_end(stream: Stream) -> bytes:
+    data = b""
+    while portion := await stream.receive_some():
+        data += portion
+    return data
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def never(ws: trio_ws.WebSocket) -> None:
+    pytest.fail("there was nothing to handle")
+
+
+def failures(caplog: Logs) -> list[BaseException]:
+    """The exceptions that were logged as failures of handlers, with their tracebacks."""
+    found = []
+    for record in caplog.records:
+        if record.levelno >= logging.ERROR:
+            assert record.name == "trio_ws.server"
+            assert record.exc_info is not None
+            exc = record.exc_info[1]
+            assert exc is not None
+            assert exc.__traceback__ is not None
+            found.append(exc)
+    return found
+
+
+async def closing_of(ws: trio_ws.WebSocket) -> ConnectionClosed:
+    """Return the exception that tells how a connection ends, when no message comes before that."""
+    with pytest.raises(ConnectionClosed) as caught:
+        pytest.fail(f"received {await ws.receive()!r}")
+    return caught.value
+
+
+class MemoryListener(trio.abc.Listener[Stream]):
+    """A listener in memory, for the virtual clock."""
+
+    def __init__(self, wrap: Callable[[Stream], Stream] = lambda stream: stream) -> None:
+        self._sender, self._receiver = trio.open_memory_channel[Stream](100)
+        self._wrap = wrap
+        self.closed = False
+
+    def connect(self) -> Stream:
+        """Return the client's end of a new connection."""
+        client, server = trio.testing.memory_stream_pair()
+        self._sender.send_nowait(self._wrap(server))
+        return client
+
+    async def accept(self) -> Stream:
+        return await self._receiver.receive()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        self._receiver.close()
+        self._sender.close()
+        await trio.lowlevel.checkpoint()
+
+
+class Wrapped(trio.abc.Stream):
+    """Another stream, for tests to change one thing about it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def start(nursery: trio.Nursery, handler: trio_ws.Handler, **options: Any) -> trio_ws.Server:
+    server = await nursery.start(partial(trio_ws.serve, handler, **options))
+    assert isinstance(server, trio_ws.Server)
+    return server
+
+
+async def start_tcp(nursery: trio.Nursery, handler: trio_ws.Handler = echo, **options: Any) -> trio_ws.Server:
+    return await start(nursery, handler, port=0, host="127.0.0.1", **options)
+
+
+async def start_in_memory(
+    nursery: trio.Nursery, handler: trio_ws.Handler, **options: Any
+) -> tuple[trio_ws.Server, MemoryListener]:
+    listener = MemoryListener()
+    return await start(nursery, handler, listeners=[listener], **options), listener
+
+
+def url(server: trio_ws.Server) -> str:
+    return f"ws://127.0.0.1:{server.port}/"
+
+
+@pytest.fixture(name="nothing_left")
+async def fixture_nothing_left(watchdog: None) -> Callable[[], None]:
+    """A function that checks that every task has ended and every file descriptor was closed since the test began."""
+
+    def count() -> tuple[int, int]:
+        gc.collect()
+        try:
+            return len(os.listdir("/proc/self/fd")), trio.lowlevel.current_statistics().tasks_living
+        except FileNotFoundError:
+            pytest.skip("this system does not tell which file descriptors are open")
+
+    before = count()
+
+    def check() -> None:
+        assert count() == before
+
+    return check
+
+
+@pytest.fixture(name="authority", scope="module")
+def fixture_authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(name="server_context")
+def fixture_server_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(name="client_context")
+def fixture_client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

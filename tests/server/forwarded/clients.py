@@ -1,0 +1,64 @@
+"""What the tests of servers behind a proxy share."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trio_ws
+
+Logs = pytest.LogCaptureFixture
+
+
+def x(*values: str) -> list[tuple[str, str]]:
+    return [("X-Forwarded-For", value) for value in values]
+
+
+LINE4 = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def introduce(ws: trio_ws.ServerWebSocket) -> None:
+    """Tell a client what is known of it."""
+    assert ws.opening.remote_address == ws.remote_address
+    proxy = ws.opening.proxy_address
+    await ws.send(f"{ws.remote_address!r} {proxy and proxy[0]} {ws.opening.secure}")
+    await echo(ws)
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: trio_ws.Handler = introduce, **options: Any) -> AsyncIterator[trio_ws.Server]:
+    """A server on the local host, for a minute at most."""
+    async with trio.open_nursery() as nursery:
+        server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1", **options))
+        nursery.cancel_scope.deadline = trio.current_time() + 60
+        yield server
+        assert not nursery.cancel_scope.cancel_called, "the test hangs"
+        nursery.cancel_scope.cancel()
+    assert server._state.count == 0
+    assert not server._state.by_address
+
+
+X = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
+
+
+@pytest.fixture(name="contexts", scope="module")
+def fixture_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("example.org", "127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return client, server
