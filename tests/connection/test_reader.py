@@ -129,7 +129,7 @@ async def test_nothing_of_a_message_is_left_after_aclose(nursery: trio.Nursery) 
 
 
 @pytest.mark.parametrize("before", [0, 1])
-async def test_shutting_down_lets_the_reader_go_on(before: int, nursery: trio.Nursery) -> None:
+async def test_shutting_down_lets_the_reader_go_on(before: int, autojump_clock: MockClock) -> None:
     async with opened(Role.SERVER, pipe_pair(), receive_buffer=0) as (ws, peer):
         for letter in "abc"[: 2 * before]:
             await peer.send(text(letter))
@@ -140,6 +140,7 @@ async def test_shutting_down_lets_the_reader_go_on(before: int, nursery: trio.Nu
             await settle()
         await peer.send(close())
         assert await peer.receive_all() == [close(1001)]
+        assert trio.current_time() == 0
         # What did not fit is dropped, with all that follows: there is no gap.
         received = []
         with pytest.raises(ConnectionClosed):
