@@ -68,15 +68,20 @@ class StreamAdapter:
         stream: The stream. From now on it belongs to the adapter.
 
     Attributes:
+        stream: The stream.
         poisoned: Whether nothing more can be written.
         written: How many bytes the stream has taken.
+        local_address: The address of this end as ``getsockname`` gives it; None when there is no socket below.
+        remote_address: The address of the other end as ``getpeername`` gives it; None when there is no socket below.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+        self.stream: trio.abc.Stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and hasattr(os, "writev") else None
         # The socket below, also where there is TLS in between.
         self._below: Any = _socket_below(stream)
+        self.local_address: Any = _address(self._below, "getsockname")
+        self.remote_address: Any = _address(self._below, "getpeername")
         # Where what is received comes in.
         self._buffer = _receive_buffer.get() if self._socket is not None else memoryview(b"")
         # What was begun to be written to a socket and not taken by the system.
@@ -104,7 +109,7 @@ class StreamAdapter:
         """
         if self._socket is None:
             try:
-                return bytes(await self._stream.receive_some(size))
+                return bytes(await self.stream.receive_some(size))
             except Exception as exc:
                 raise _broken(exc) from exc
         while True:
@@ -133,7 +138,7 @@ class StreamAdapter:
     @property
     def is_tls(self) -> bool:
         """Whether it is TLS, if it is Trio's."""
-        return isinstance(self._stream, trio.SSLStream)
+        return isinstance(self.stream, trio.SSLStream)
 
     def receive_now(self, size: int) -> memoryview | None:
         """Return what has arrived at a socket, nothing when nothing more will, or None if there is nothing now.
@@ -228,7 +233,7 @@ class StreamAdapter:
         try:
             for piece in _pieces(chunks):
                 before_wait()
-                await self._stream.send_all(piece)
+                await self.stream.send_all(piece)
                 self.written += len(piece)
         except Exception as exc:
             raise _broken(exc) from exc
@@ -253,11 +258,11 @@ class StreamAdapter:
 
     async def send_eof(self) -> bool:
         """Tell the peer that nothing more will be written. Return whether this stream can do that, and did."""
-        if self.poisoned or self._rest or not isinstance(self._stream, trio.abc.HalfCloseableStream):
+        if self.poisoned or self._rest or not isinstance(self.stream, trio.abc.HalfCloseableStream):
             return False
         self.poisoned = True
         try:
-            await self._stream.send_eof()
+            await self.stream.send_eof()
         except Exception:  # a stream may be of anybody's making
             return False
         return True
@@ -312,36 +317,24 @@ class StreamAdapter:
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
             with contextlib.suppress(Exception):  # as above
-                await self._stream.aclose()
+                await self.stream.aclose()
                 return
         # It raised, or did not come to an end. Streams of Trio are closed by now; this is for those of others.
         with trio.CancelScope(shield=True), contextlib.suppress(Exception):
-            await trio.aclose_forcefully(self._stream)
-
-    # -- Addresses -------------------------------------------------------------------------------------------------
-
-    @property
-    def local_address(self) -> Any:
-        """The address of this end as ``getsockname`` gives it; None when there is no socket below."""
-        return None if self._below is None else _address(self._below.getsockname)
-
-    @property
-    def remote_address(self) -> Any:
-        """The address of the other end as ``getpeername`` gives it; None when there is no socket below."""
-        return None if self._below is None else _address(self._below.getpeername)
-
-
-def _address(get: Callable[[], Any]) -> Any:
-    try:
-        return get()
-    except OSError:  # not connected any more
-        return None
+            await trio.aclose_forcefully(self.stream)
 
 
 def _socket_below(stream: Any) -> Any:
     while isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
     return stream.socket if isinstance(stream, trio.SocketStream) else None
+
+
+def _address(socket: Any, method: str) -> Any:
+    try:
+        return getattr(socket, method)()
+    except (AttributeError, OSError):  # no socket, or not connected any more
+        return None
 
 
 def _socket_broken(exc: OSError) -> trio.BrokenResourceError:

@@ -116,14 +116,15 @@ class Acceptor:
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
         """Serve a connection from beginning to end. Only ``BaseException``s that are no ``Exception`` propagate."""
         # What is known here stays in memory as long as the connection. So this is one function, which knows little.
+        adapter = StreamAdapter(stream)
         slot = AddressSlot(self._state.by_address, self._limits.per_address)
-        reason = self._find_limit() or self._take_slot(stream, slot)
+        reason = self._find_limit() or self._take_slot(adapter, slot)
         if reason is not None:
-            await self._turn_away(stream, reason)
+            await self._turn_away(adapter, reason)
             return
         self._state.count += 1
         try:
-            ws = await self._open_in_time(stream, slot)
+            ws = await self._open_in_time(adapter, slot)
             if ws is None:
                 return
             lost = False
@@ -149,9 +150,9 @@ class Acceptor:
             self._state.count -= 1
             slot.leave()
 
-    def _take_slot(self, stream: trio.abc.Stream, slot: AddressSlot) -> str | None:
+    def _take_slot(self, stream: StreamAdapter, slot: AddressSlot) -> str | None:
         """Take a slot for a client. Return why there is none; None if there is one, or the client is not known yet."""
-        peer = peer_of(StreamAdapter(stream), self._policy.forwarding)
+        peer = peer_of(stream, self._policy.forwarding)
         # Behind a proxy, the client is known later.
         behind = peer.forwards or self._policy.forwarding.proxy_protocol
         return None if behind else slot.take(peer.address)
@@ -165,12 +166,10 @@ class Acceptor:
             return f"there are {len(self._state.openings)} opening handshakes in progress"
         return None
 
-    async def _turn_away(self, stream: trio.abc.Stream, reason: str, header: ProxyHeader | None = None) -> None:
+    async def _turn_away(self, stream: StreamAdapter, reason: str, header: ProxyHeader | None = None) -> None:
         """Answer a request with 503, if there is one at once and not too many wait for that."""
         forwarding = self._policy.forwarding
-        logger.info(
-            "connection from %s turned away: %s", peer_of(StreamAdapter(stream), forwarding, header).address, reason
-        )
+        logger.info("connection from %s turned away: %s", peer_of(stream, forwarding, header).address, reason)
         try:
             # TLS would be the most that there is to do for the connection.
             if self._ssl is None and self._state.turning_away < MAX_TURNING_AWAY:
@@ -185,11 +184,11 @@ class Acceptor:
                 finally:
                     self._state.turning_away -= 1
         finally:
-            await StreamAdapter(stream).aclose(0)
+            await stream.aclose(0)
 
-    async def _read_header(self, stream: trio.abc.Stream) -> ProxyHeader | None:
+    async def _read_header(self, stream: StreamAdapter) -> ProxyHeader | None:
         """Return what a proxy says in front of everything. Return None if nothing can come of the connection."""
-        address = StreamAdapter(stream).remote_address
+        address = stream.remote_address
         forwarding = self._policy.forwarding
         try:
             if forwarding.trusted_proxies and not forwarding.trusts(address):
@@ -199,7 +198,7 @@ class Acceptor:
             logger.info("connection from %s closed: %s", address, exc)
             return None
 
-    async def _open_in_time(self, stream: trio.abc.Stream, slot: AddressSlot) -> ServerWebSocket | None:
+    async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | None:
         """Do the opening handshake. Return None, with the stream closed, if nothing comes of it."""
         ws = made = header = None
         timeout = self._settings.open_timeout
@@ -226,7 +225,8 @@ class Acceptor:
                             return None
                     if self._ssl is not None:
                         # As on the client's side: frames and the closing handshake tell whether all has come.
-                        stream = trio.SSLStream(stream, self._ssl, server_side=True, https_compatible=True)
+                        tls = trio.SSLStream(stream.stream, self._ssl, server_side=True, https_compatible=True)
+                        stream = StreamAdapter(tls)
                     ws = await open_connection(
                         stream,
                         self._settings,
@@ -242,18 +242,18 @@ class Acceptor:
                 finally:
                     self._state.openings.discard(scope)
             if scope.cancelled_caught and self._state.close is None:
-                address = peer_of(StreamAdapter(stream), self._policy.forwarding, header).address
+                address = peer_of(stream, self._policy.forwarding, header).address
                 logger.info("opening handshake with %s not complete after %g seconds", address, timeout)
         finally:
             if ws is None:
                 if made is not None:
                     self._state.connections.discard(made)
-                await StreamAdapter(stream).aclose(0)
+                await stream.aclose(0)
         return ws
 
-    async def _take_slot_behind_proxy(self, stream: trio.abc.Stream, header: ProxyHeader, slot: AddressSlot) -> bool:
+    async def _take_slot_behind_proxy(self, stream: StreamAdapter, header: ProxyHeader, slot: AddressSlot) -> bool:
         """Count a connection for the client that a proxy has named. Return whether there is room for it."""
-        peer = peer_of(StreamAdapter(stream), self._policy.forwarding, header)
+        peer = peer_of(stream, self._policy.forwarding, header)
         reason = None if peer.forwards else slot.take(peer.address)
         if reason is not None:
             await self._turn_away(stream, reason, header)

@@ -52,7 +52,7 @@ logger: logging.Logger = logging.getLogger("trio_ws.server")
 
 
 async def open_connection(
-    stream: trio.abc.Stream,
+    stream: StreamAdapter,
     settings: Settings,
     policy: HandshakePolicy,
     *,
@@ -96,7 +96,7 @@ class _Reception:
 
     def __init__(
         self,
-        stream: trio.abc.Stream,
+        stream: StreamAdapter,
         settings: Settings,
         policy: HandshakePolicy,
         server: Server | None,
@@ -105,7 +105,7 @@ class _Reception:
         opened: Callable[[ServerWebSocket], object],
         limits: Limits,
     ) -> None:
-        self._transport = StreamAdapter(stream)
+        self._transport = stream
         self._settings = settings
         self._policy = policy
         self._peer = peer_of(self._transport, policy.forwarding, header)

@@ -98,7 +98,7 @@ class memory_websocket_pair:
 
         async def serve() -> None:
             nonlocal server
-            server = await open_connection(self._server_stream, self._settings, HandshakePolicy())
+            server = await open_connection(StreamAdapter(self._server_stream), self._settings, HandshakePolicy())
             if server is None:
                 await StreamAdapter(self._server_stream).aclose(0)  # as a server does; the client may be waiting
 

@@ -245,7 +245,7 @@ async def test_reading_takes_nothing_that_comes_after(data: bytes, pair: Any) ->
     ours, theirs = pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ours.send_all, data + b"GET")
-        assert await read_proxy_header(theirs) == VALID[data]
+        assert await read_proxy_header(StreamAdapter(theirs)) == VALID[data]
         received = b""
         while len(received) < 3:
             received += await theirs.receive_some()
@@ -271,7 +271,7 @@ async def test_reading_from_a_socket(data: bytes) -> None:
                     await trio.testing.wait_all_tasks_blocked()
                 await ours.send_all(data[20:] + b"GET")
 
-            assert await read_proxy_header(theirs) == VALID[data]
+            assert await read_proxy_header(StreamAdapter(theirs)) == VALID[data]
         assert await theirs.receive_some() == b"GET"
 
 
@@ -282,11 +282,11 @@ async def test_reading_what_is_lost() -> None:
         await ours.send_all(b"PROXY ")
         await ours.aclose()
         with pytest.raises(InvalidProxyHeader):
-            await read_proxy_header(theirs)
+            await read_proxy_header(StreamAdapter(theirs))
     ours, theirs = trio.testing.memory_stream_pair()
     await theirs.aclose()
     with pytest.raises(StreamBroken):
-        await read_proxy_header(theirs)
+        await read_proxy_header(StreamAdapter(theirs))
 
 
 # -- A server --------------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def _read_tlvs(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-async def read_proxy_header(stream: trio.abc.Stream) -> ProxyHeader:
+async def read_proxy_header(stream: StreamAdapter) -> ProxyHeader:
     """Read the PROXY header that a connection begins with, and nothing behind it. It comes before TLS.
 
     When this is cancelled, the connection is of no more use.
@@ -203,9 +203,10 @@ async def read_proxy_header(stream: trio.abc.Stream) -> ProxyHeader:
         InvalidProxyHeader: if it does not begin with one.
         StreamBroken: if the connection is lost.
     """
-    while isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    transport = StreamAdapter(stream)
+    below = stream.stream
+    while isinstance(below, trio.SSLStream):
+        below = below.transport_stream
+    transport = StreamAdapter(below)
     parser = ProxyHeaderParser()
     header = None
     while header is None:
