@@ -14,9 +14,9 @@ import trio.testing
 
 import trio_ws
 from trio_ws import ConnectionSummary, FrameInfo, Instrument, Opcode
-from trio_ws.connection.observer import NullObserver, make_observer
 from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.frames import Close
+from trio_ws.instruments.observer import NullObserver, make_observer
 from trio_ws.protocol import Role
 from trio_ws.protocol.deflate import Deflate
 from trio_ws.settings import Settings

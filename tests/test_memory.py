@@ -256,7 +256,7 @@ async def test_many_senders_wait(send_buffer: int, autojump_clock: MockClock) ->
 
 async def test_pings_that_are_given_up(autojump_clock: MockClock) -> None:
     stream = Flooder()
-    async with born_open(stream, ping_interval=None) as ws:
+    async with born_open(stream, ping_interval=None, write_timeout=None) as ws:
 
         async def give_up() -> None:
             for i in range(1000):

@@ -254,7 +254,7 @@ async def test_a_block_that_has_done_its_work_ends_the_loop(nursery: trio.Nurser
             assert await ws.receive() == "result"
             # Whatever becomes of the connection now: nobody asks.
             await wait_all_tasks_blocked()
-            assert ws._connection.settled.is_set()
+            assert ws.state is trio_ws.State.CLOSED
     assert len(host.times) == 1
 
 

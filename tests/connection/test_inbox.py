@@ -19,6 +19,9 @@ from ..support import Task, binary, cont, text
 
 settle = wait_all_tasks_blocked
 
+#: Stands for the message that is received in parts.
+MESSAGE = object()
+
 
 class Feed:
     """The reader's side of an inbox."""
@@ -194,8 +197,8 @@ async def test_the_rest_of_a_message_that_is_waited_for_is_read(nursery: trio.Nu
     await settle()
     assert not task.done
     if in_parts:
-        await feed.inbox.begin_parts()
-        assert await feed.inbox.get_part() == ("a" * 10, False)
+        await feed.inbox.begin_parts(MESSAGE)
+        assert await feed.inbox.get_part(MESSAGE) == ("a" * 10, False)
     else:
         Task(nursery, feed.inbox.get)
     await settle()
@@ -233,65 +236,6 @@ async def test_dropping_lets_the_reader_go_on(wait: Callable[[Inbox], Awaitable[
     assert await feed.inbox.get() is None
 
 
-async def test_shedding_lets_the_reader_go_on(nursery: trio.Nursery) -> None:
-    feed = Feed(0)
-    feed(text("a"))
-    task = Task(nursery, until_there_is_room, feed.inbox)
-    await settle()
-    assert not task.done
-    feed.inbox.shed()
-    await settle()
-    assert task.done
-    assert await feed.inbox.get() == "a"
-
-
-async def test_shedding_leaves_no_gap() -> None:
-    feed = Feed(2 * getsizeof("a"))
-    feed.inbox.shed()
-    feed(text("a"), text("b"), text("c"))
-    assert await feed.inbox.get() == "a"
-    # There would be room again.
-    feed(text("d"), text("e" * 10, fin=False))
-    assert await feed.inbox.get() == "b"
-    assert await feed.inbox.get() is None
-    assert feed.protocol.held == 0
-    assert not await feed.inbox.begin_parts()
-
-
-async def test_shedding_drops_what_is_in_progress_behind_the_gap() -> None:
-    feed = Feed(0)
-    feed.inbox.shed()
-    feed(text("a"))
-    feed(text("b"), text("c", fin=False))
-    assert feed.protocol.held == 0
-    assert await feed.inbox.get() == "a"
-    assert await feed.inbox.get() is None
-
-
-async def test_shedding_wakes_those_who_wait_for_what_is_dropped(nursery: trio.Nursery) -> None:
-    feed = Feed(0)
-    feed.inbox.shed()
-    tasks = []
-    for _ in range(2):
-        tasks.append(Task(nursery, feed.inbox.get))
-        await settle()
-    feed(text("a"), text("b"))
-    await settle()
-    assert [(task.done, task.result) for task in tasks] == [(True, "a"), (True, None)]
-
-
-async def test_shedding_keeps_the_end_of_a_message_that_is_taken_in_parts() -> None:
-    feed = Feed(0)
-    feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("a", False)
-    feed.inbox.shed()
-    # By the time the end is put, the next message makes the inbox full.
-    feed(cont(b"b", fin=True), text("c", fin=False))
-    feed(cont(b"d", fin=True))
-    assert await feed.inbox.get_part() == ("b", True)
-
-
 # -- Whether the application is busy ---------------------------------------------------------------------------------
 
 
@@ -316,17 +260,17 @@ async def test_it_is_finished_with_once_more_is_asked_for(nursery: trio.Nursery)
 async def test_it_is_finished_with_once_the_rest_of_the_parts_is_asked_for(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("a", False)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    assert await feed.inbox.get_part(MESSAGE) == ("a", False)
     feed(cont(b"b"))
     feed.inbox.end()
     task = Task(nursery, until_it_is_finished_with, feed.inbox)
     await settle()
     assert not task.done
-    assert await feed.inbox.get_part() == ("b", False)
+    assert await feed.inbox.get_part(MESSAGE) == ("b", False)
     await settle()
     assert not task.done
-    assert await feed.inbox.get_part() is None
+    assert await feed.inbox.get_part(MESSAGE) is None
     await settle()
     assert task.done
 
@@ -349,11 +293,11 @@ async def test_it_is_finished_with_when_the_application_says_so(nursery: trio.Nu
 async def take_parts(inbox: Inbox) -> list[Message]:
     """Take one message in parts."""
     parts = []
-    assert await inbox.begin_parts()
+    assert await inbox.begin_parts(MESSAGE)
     complete = False
     try:
         while not complete:
-            part = await inbox.get_part()
+            part = await inbox.get_part(MESSAGE)
             assert part is not None
             parts.append(part[0])
             complete = part[1]
@@ -410,11 +354,11 @@ async def test_parts_are_not_torn_by_others(nursery: trio.Nursery) -> None:
 async def test_a_task_does_not_wait_for_its_own_turn() -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    await feed.inbox.begin_parts()
+    await feed.inbox.begin_parts(MESSAGE)
     with pytest.raises(RuntimeError, match="receive_stream"):
         await feed.inbox.get()
     with pytest.raises(RuntimeError, match="receive_stream"):
-        await feed.inbox.begin_parts()
+        await feed.inbox.begin_parts(MESSAGE)
 
 
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
@@ -422,7 +366,7 @@ async def test_a_task_does_not_wait_for_its_own_turn() -> None:
 async def test_next_is_text(opcode: Opcode, whole: bool) -> None:
     feed = Feed()
     feed(Frame(opcode, b"a", fin=whole))
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     assert feed.inbox.next_is_text() is (opcode is Opcode.TEXT)
 
 
@@ -430,9 +374,9 @@ async def test_next_is_text(opcode: Opcode, whole: bool) -> None:
 async def test_skip_what_is_there_in_part(take: int) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     for _ in range(take):
-        await feed.inbox.get_part()
+        await feed.inbox.get_part(MESSAGE)
     feed.inbox.end_parts(complete=False)
     assert feed.protocol.held == 0
     feed(cont(b"b"))
@@ -444,9 +388,9 @@ async def test_skip_what_is_there_in_part(take: int) -> None:
 async def test_skip_what_has_become_whole(take: int) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     for _ in range(take):
-        await feed.inbox.get_part()
+        await feed.inbox.get_part(MESSAGE)
     feed(cont(b"b", fin=True), text("next"))
     feed.inbox.end_parts(complete=False)
     assert await feed.inbox.get() == "next"
@@ -455,10 +399,10 @@ async def test_skip_what_has_become_whole(take: int) -> None:
 async def test_the_rest_of_a_skipped_message_is_not_the_next_one(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     feed.inbox.end_parts(complete=False)
     # It is still coming in when the next is asked for.
-    task = Task(nursery, feed.inbox.begin_parts)
+    task = Task(nursery, feed.inbox.begin_parts, MESSAGE)
     await settle()
     feed(cont(b"b"))
     await settle()
@@ -467,14 +411,14 @@ async def test_the_rest_of_a_skipped_message_is_not_the_next_one(nursery: trio.N
     await settle()
     assert task.result is True
     assert not feed.inbox.next_is_text()
-    assert await feed.inbox.get_part() == (b"next", False)
+    assert await feed.inbox.get_part(MESSAGE) == (b"next", False)
 
 
 async def test_skipping_lets_the_reader_go_on(nursery: trio.Nursery) -> None:
     feed = Feed(10)
     feed(text("a" * 10, fin=False))
     task = Task(nursery, until_there_is_room, feed.inbox)
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     await settle()
     assert not task.done
     feed.inbox.end_parts(complete=False)
@@ -485,9 +429,9 @@ async def test_skipping_lets_the_reader_go_on(nursery: trio.Nursery) -> None:
 async def test_waiting_for_a_part_when_the_turn_ends(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("a", False)
-    late = Task(nursery, feed.inbox.get_part)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    assert await feed.inbox.get_part(MESSAGE) == ("a", False)
+    late = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     feed.inbox.end_parts(complete=False)
     # What is next belongs to whoever has the turn.
@@ -502,9 +446,9 @@ async def test_waiting_for_a_part_when_the_turn_ends(nursery: trio.Nursery) -> N
 async def test_woken_for_a_part_when_the_turn_ends(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("a", False)
-    late = Task(nursery, feed.inbox.get_part)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    assert await feed.inbox.get_part(MESSAGE) == ("a", False)
+    late = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     feed(cont(b"b", fin=True), text("c"))
     feed.inbox.end_parts(complete=False)
@@ -515,21 +459,21 @@ async def test_woken_for_a_part_when_the_turn_ends(nursery: trio.Nursery) -> Non
 
 async def test_cancelled_while_waiting_for_a_part(nursery: trio.Nursery) -> None:
     feed = Feed()
-    beginning = Task(nursery, feed.inbox.begin_parts)
+    beginning = Task(nursery, feed.inbox.begin_parts, MESSAGE)
     await settle()
     beginning.scope.cancel()
     await settle()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    part = Task(nursery, feed.inbox.get_part)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    part = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     assert part.result == ("a", False)
-    part = Task(nursery, feed.inbox.get_part)
+    part = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     part.scope.cancel()
     await settle()
     feed(cont(b"b"))
-    part = Task(nursery, feed.inbox.get_part)
+    part = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     assert part.result == ("b", False)
 
@@ -537,9 +481,9 @@ async def test_cancelled_while_waiting_for_a_part(nursery: trio.Nursery) -> None
 async def test_cancelled_too_late_it_has_the_part(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("a", False)
-    part = Task(nursery, feed.inbox.get_part)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    assert await feed.inbox.get_part(MESSAGE) == ("a", False)
+    part = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     feed(cont(b"b"))
     part.scope.cancel()
@@ -560,7 +504,7 @@ async def test_end(nursery: trio.Nursery) -> None:
     await settle()
     assert [(task.done, task.result) for task in tasks] == [(True, None)] * 2
     assert await feed.inbox.get() is None
-    assert not await feed.inbox.begin_parts()
+    assert not await feed.inbox.begin_parts(MESSAGE)
 
 
 async def test_what_is_there_at_the_end_can_be_taken() -> None:
@@ -569,10 +513,10 @@ async def test_what_is_there_at_the_end_can_be_taken() -> None:
     feed.inbox.end()
     assert await feed.inbox.get() == "a"
     assert feed.inbox.get_nowait() == "b"
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     assert feed.inbox.next_is_text()
-    assert await feed.inbox.get_part() == ("c", False)
-    assert await feed.inbox.get_part() is None
+    assert await feed.inbox.get_part(MESSAGE) == ("c", False)
+    assert await feed.inbox.get_part(MESSAGE) is None
 
 
 async def test_what_comes_after_the_end_is_dropped() -> None:
@@ -593,9 +537,9 @@ async def test_a_message_that_is_cut_by_the_end_is_no_message() -> None:
 async def test_end_wakes_a_task_that_waits_for_a_part(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("a", False)
-    task = Task(nursery, feed.inbox.get_part)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    assert await feed.inbox.get_part(MESSAGE) == ("a", False)
+    task = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     feed.inbox.end()
     await settle()
@@ -605,15 +549,15 @@ async def test_end_wakes_a_task_that_waits_for_a_part(nursery: trio.Nursery) -> 
 async def test_settling_wakes_those_in_line_but_leaves_what_is_there(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     waits = Task(nursery, feed.inbox.get)
     await settle()
     assert not waits.done
     feed.inbox.settle()
     await settle()
     assert (waits.done, waits.result) == (True, None)
-    assert await feed.inbox.get_part() == ("a", False)
-    assert await feed.inbox.get_part() is None
+    assert await feed.inbox.get_part(MESSAGE) == ("a", False)
+    assert await feed.inbox.get_part(MESSAGE) is None
     feed.inbox.end_parts(complete=False)
     assert await feed.inbox.get() is None
 
@@ -623,21 +567,21 @@ async def test_settling_with_messages_left(nursery: trio.Nursery) -> None:
     feed(text("a"), text("b"), text("c", fin=False))
     feed.inbox.settle()
     assert [await feed.inbox.get() for _ in range(2)] == ["a", "b"]
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("c", False)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    assert await feed.inbox.get_part(MESSAGE) == ("c", False)
 
 
 async def test_the_rest_are_the_whole_messages() -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
-    assert await feed.inbox.get_part() == ("a", False)
+    assert await feed.inbox.begin_parts(MESSAGE)
+    assert await feed.inbox.get_part(MESSAGE) == ("a", False)
     feed(cont(b"b", fin=True), text("c"))
     feed(binary(b"d"), text("e", fin=False))
     feed.inbox.end()
     assert feed.inbox.take_rest() == ["c", b"d"]
     # The end of the parts stays for whoever receives them.
-    assert await feed.inbox.get_part() == ("b", True)
+    assert await feed.inbox.get_part(MESSAGE) == ("b", True)
     feed.inbox.end_parts(complete=True)
     assert await feed.inbox.get() is None
     assert feed.inbox.is_empty
@@ -661,7 +605,7 @@ async def test_drop_what_is_there() -> None:
     feed.inbox.drop()
     assert feed.inbox.get_nowait() is None
     assert feed.inbox.size == feed.protocol.held == 0
-    assert not await feed.inbox.begin_parts()
+    assert not await feed.inbox.begin_parts(MESSAGE)
 
 
 async def test_drop_what_was_handed_over_and_not_yet_taken(nursery: trio.Nursery) -> None:
@@ -678,15 +622,15 @@ async def test_drop_what_was_handed_over_and_not_yet_taken(nursery: trio.Nursery
 async def test_drop_in_the_middle_of_the_parts(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     waits = Task(nursery, feed.inbox.get)
     await settle()
     feed.inbox.drop()
     await settle()
     assert (waits.done, waits.result) == (True, None)
-    assert await feed.inbox.get_part() is None
+    assert await feed.inbox.get_part(MESSAGE) is None
     feed(cont(b"b", fin=True), text("c"))
-    assert await feed.inbox.get_part() is None
+    assert await feed.inbox.get_part(MESSAGE) is None
     feed.inbox.end_parts(complete=False)
     assert await feed.inbox.get() is None
 
@@ -694,7 +638,7 @@ async def test_drop_in_the_middle_of_the_parts(nursery: trio.Nursery) -> None:
 async def test_nobody_waits_for_a_turn_when_all_is_dropped(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
-    assert await feed.inbox.begin_parts()
+    assert await feed.inbox.begin_parts(MESSAGE)
     feed.inbox.drop()
     late = Task(nursery, feed.inbox.get)
     await settle()

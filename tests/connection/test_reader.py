@@ -125,6 +125,62 @@ async def test_nothing_of_a_message_is_left_after_aclose(nursery: trio.Nursery) 
             await ws.receive_stream().__aenter__()
 
 
+# -- Shutting down: what nobody receives holds nothing up ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_shutting_down_lets_the_reader_go_on(before: int, autojump_clock: MockClock) -> None:
+    async with opened(Role.SERVER, pipe_pair(), receive_buffer=0) as (ws, peer):
+        for letter in "abc"[: 2 * before]:
+            await peer.send(text(letter))
+            await settle()
+        connection_of(ws).shut_down(Close(1001, ""))
+        for letter in "abc"[2 * before :]:
+            await peer.send(text(letter))
+            await settle()
+        await peer.send(close())
+        assert await peer.receive_all() == [close(1001)]
+        assert trio.current_time() == 0
+        # What did not fit is dropped, with all that follows: there is no gap.
+        received = []
+        with pytest.raises(ConnectionClosed):
+            while True:
+                received.append(await ws.receive())
+        assert received == ["a"]
+
+
+async def test_shutting_down_leaves_no_gap(nursery: trio.Nursery) -> None:
+    async with opened(Role.SERVER, pipe_pair(), receive_buffer=2 * getsizeof("a")) as (ws, peer):
+        connection_of(ws).shut_down(Close(1001, ""))
+        for letter in "abc":
+            await peer.send(text(letter))
+            await settle()
+        assert await ws.receive() == "a"
+        # There would be room again.
+        await peer.send(text("d"), text("e" * 10, fin=False))
+        await settle()
+        assert await ws.receive() == "b"
+        await peer.send(close())
+        with pytest.raises(ConnectionClosed):
+            await ws.receive()
+        assert connection_of(ws).protocol.held == 0
+
+
+async def test_shutting_down_keeps_the_end_of_a_message_that_is_taken_in_parts(nursery: trio.Nursery) -> None:
+    async with opened(Role.SERVER, pipe_pair(), receive_buffer=0) as (ws, peer):
+        await peer.send(text("a", fin=False))
+        async with ws.receive_stream() as parts:
+            assert await parts.__anext__() == "a"
+            connection_of(ws).shut_down(Close(1001, ""))
+            # By the time the end is there, the next message makes the inbox full.
+            await peer.send(cont(b"b", fin=True), text("c", fin=False))
+            await peer.send(cont(b"d", fin=True), close())
+            await settle()
+            assert await parts.__anext__() == "b"
+            with pytest.raises(StopAsyncIteration):
+                await parts.__anext__()
+
+
 # -- Floods ----------------------------------------------------------------------------------------------------------
 
 

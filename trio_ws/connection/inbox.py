@@ -268,11 +268,14 @@ class Inbox:
         Those who wait for one see that there is none. The end of a message in parts stays for whoever receives it.
         """
         rest: list[Message] = []
+        ending: LastPart | None = None
         while self._ready or self._take_batch_nowait():
-            if isinstance(self._ready[-1], LastPart):
-                ending = self._ready.pop()
-                rest += self.take_rest()
-                self._ready.append(ending)
-                break
-            rest.append(self._pop())
+            item = self._pop()
+            if isinstance(item, LastPart):
+                ending = item
+            else:
+                rest.append(item)
+        if ending is not None:
+            self._ready, self._ready_size = [ending], getsizeof(ending)
+            self._budget.used += self._ready_size
         return rest

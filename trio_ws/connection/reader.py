@@ -93,11 +93,12 @@ def _read_size(expected: int) -> int:
 
 async def _wait_for_room(connection: Connection) -> None:
     inbox, keepalive = connection.inbox, connection.keepalive
-    if inbox.sheds:
-        inbox.end()
     keepalive.note_reading(False)
     while inbox.is_full:
-        await inbox.wait()
+        if inbox.sheds:
+            inbox.end()
+        else:
+            await inbox.wait()
     keepalive.note_reading(True)
 
 

@@ -82,7 +82,7 @@ class StreamAdapter:
         # What was begun to be written to a socket and not taken by the system.
         self._rest: list[_Chunk] = []
         # What reading has ended with. The system says it only once.
-        self._lost: StreamBroken | None = None
+        self._lost: trio.BrokenResourceError | None = None
         self.poisoned: bool = False
         self.written: int = 0
 
@@ -149,7 +149,7 @@ class StreamAdapter:
         """
         assert self._socket is not None
         if self._lost is not None:
-            raise self._lost
+            raise _broken(self._lost) from self._lost
         view = self._buffer[:size]
         try:
             return view[: os.readv(self._socket.fileno(), [view])]
@@ -157,7 +157,7 @@ class StreamAdapter:
             return None
         except OSError as exc:
             self._lost = _socket_broken(exc)
-            raise self._lost from self._lost.__cause__
+            raise _broken(self._lost) from self._lost
 
     def _fileno(self) -> int:
         assert self._socket is not None
@@ -221,8 +221,8 @@ class StreamAdapter:
                 raise _broken(exc) from exc
             except OSError as exc:
                 self.poisoned = True
-                error = _socket_broken(exc)
-                raise error from error.__cause__
+                cause = _socket_broken(exc)
+                raise _broken(cause) from cause
             return
         self.poisoned = True
         try:
@@ -344,13 +344,11 @@ def _socket_below(stream: Any) -> Any:
     return stream.socket if isinstance(stream, trio.SocketStream) else None
 
 
-def _socket_broken(exc: OSError) -> StreamBroken:
-    # As it comes from Trio's own streams.
+def _socket_broken(exc: OSError) -> trio.BrokenResourceError:
+    # As it comes from Trio's own streams. Without the traceback, whose frames would refer to the error, and it to them.
     error = trio.BrokenResourceError(f"socket connection broken: {exc}")
-    error.__cause__ = exc
-    broken = _broken(error)
-    broken.__cause__ = error
-    return broken
+    error.__cause__ = exc.with_traceback(None)
+    return error
 
 
 def _broken(exc: Exception) -> StreamBroken:

@@ -186,7 +186,10 @@ class WebSocket(trio.abc.Channel[Message]):
         error = await self._connection.outcome()
         if isinstance(error, ConnectionClosedOK) or self._connection.state.is_clean:
             raise StopAsyncIteration
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame
 
     def send_stream(self, *, text: bool = False, compress: bool = True) -> SendStream:
         """Send a message in parts, without knowing its end.

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import trio_ws
 from trio_ws.connection.stream import StreamAdapter, StreamBroken
+from trio_ws.connection.websocket import connection_of
 from trio_ws.server.forwarded.proxy_protocol import (
     MAX_HEADER_SIZE,
     MAX_LINE_SIZE,
@@ -322,7 +323,7 @@ async def test_the_proxy_protocol(header: bytes, proxies: list[str]) -> None:
             await ws.send("hello")
             assert await ws.receive() == "hello"
             (theirs,) = server.connections
-            assert theirs._connection.transport.is_socket or sys.platform == "win32"
+            assert connection_of(theirs).stream.is_socket or sys.platform == "win32"
 
 
 async def test_all_at_once_and_byte_by_byte() -> None:
