@@ -64,8 +64,8 @@ class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
 class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
     """The connection was lost, or ended with a code that says that something is wrong.
 
-    The ``__cause__``, if any, is what went wrong on our side: a :exc:`ProtocolError` of the peer, or the
-    error of the stream below.
+    The ``__cause__``, if any, is what went wrong on our side: a :exc:`ProtocolError` of the peer, the error of the
+    stream below, or a :exc:`trio.TooSlowError` if the peer was considered dead or the closing handshake took too long.
 
     Attributes:
         rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
