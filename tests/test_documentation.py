@@ -55,6 +55,7 @@ import trustme
 
 import trio_ws
 from trio_ws.cli.main import _parser
+from trio_ws.connection import websocket
 
 from . import proxies
 
@@ -247,7 +248,7 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers: None) -> P
         pem.write_to_path(tmp_path / "cert.pem", append=number > 0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    monkeypatch.setattr(trio_ws.connection.websocket, "_ids", itertools.count(1))
+    monkeypatch.setattr(websocket, "_ids", itertools.count(1))
     monkeypatch.setattr(prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry())
     output = io.StringIO()
 

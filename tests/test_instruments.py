@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws import ConnectionSummary, FrameInfo, Instrument, Opcode
+from trio_ws import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket, Opcode
 from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.frames import Close
 from trio_ws.instruments.observer import NullObserver, make_observer
@@ -50,14 +50,14 @@ class Recorder(Instrument):
 
     def __init__(self, *ignored: str) -> None:
         self.events: list[Event] = []
-        self.connections: list[WebSocket] = []
+        self.connections: list[ObservedWebSocket] = []
         self.ignored = ignored
 
     def take(self) -> list[Event]:
         events, self.events = self.events, []
         return events
 
-    def note(self, name: str, ws: WebSocket, *args: object) -> None:
+    def note(self, name: str, ws: ObservedWebSocket, *args: object) -> None:
         if ws not in self.connections:
             self.connections.append(ws)
         if name not in self.ignored:
@@ -72,34 +72,34 @@ class Recorder(Instrument):
         assert isinstance(summary, ConnectionSummary)
         return summary
 
-    def connection_opened(self, ws: WebSocket) -> None:
+    def connection_opened(self, ws: ObservedWebSocket) -> None:
         self.note("connection_opened", ws)
 
-    def connection_closed(self, ws: WebSocket, summary: ConnectionSummary) -> None:
+    def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
         self.note("connection_closed", ws, summary)
 
-    def message_received(self, ws: WebSocket, opcode: Opcode, size: int) -> None:
+    def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
         self.note("message_received", ws, opcode, size)
 
-    def message_sent(self, ws: WebSocket, opcode: Opcode, size: int) -> None:
+    def message_sent(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
         self.note("message_sent", ws, opcode, size)
 
-    def bytes_received(self, ws: WebSocket, size: int) -> None:
+    def bytes_received(self, ws: ObservedWebSocket, size: int) -> None:
         self.note("bytes_received", ws, size)
 
-    def bytes_sent(self, ws: WebSocket, size: int) -> None:
+    def bytes_sent(self, ws: ObservedWebSocket, size: int) -> None:
         self.note("bytes_sent", ws, size)
 
-    def frame_received(self, ws: WebSocket, frame: FrameInfo) -> None:
+    def frame_received(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
         self.note("frame_received", ws, str(frame))
 
-    def frame_sent(self, ws: WebSocket, frame: FrameInfo) -> None:
+    def frame_sent(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
         self.note("frame_sent", ws, str(frame))
 
-    def ping_answered(self, ws: WebSocket, seconds: float) -> None:
+    def ping_answered(self, ws: ObservedWebSocket, seconds: float) -> None:
         self.note("ping_answered", ws, seconds)
 
-    def queue_changed(self, ws: WebSocket, inbox: int, outbox: int) -> None:
+    def queue_changed(self, ws: ObservedWebSocket, inbox: int, outbox: int) -> None:
         self.note("queue_changed", ws, inbox, outbox)
 
 
@@ -116,7 +116,7 @@ class Broken(Recorder):
         self.event = event
         self.error = error
 
-    def note(self, name: str, ws: WebSocket, *args: object) -> None:
+    def note(self, name: str, ws: ObservedWebSocket, *args: object) -> None:
         super().note(name, ws, *args)
         if name == self.event:
             raise self.error
@@ -516,7 +516,7 @@ async def test_all_of_them_in_order() -> None:
     order: list[Recorder] = []
 
     class Ordered(Recorder):
-        def connection_opened(self, ws: WebSocket) -> None:
+        def connection_opened(self, ws: ObservedWebSocket) -> None:
             order.append(self)
 
     first, second = Ordered(), Ordered()
@@ -550,7 +550,7 @@ async def test_only_who_wants_a_connection_is_told() -> None:
 
 async def test_frames_are_only_looked_at_when_somebody_wants_to_know() -> None:
     class Counter(Instrument):
-        def message_received(self, ws: WebSocket, opcode: Opcode, size: int) -> None: ...
+        def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None: ...
 
     observer = make_observer([Counter()])
     assert observer.on_frame is None
@@ -563,7 +563,7 @@ async def test_instruments_that_attrs_makes() -> None:
     class Frozen(Instrument):
         seen: list[int]
 
-        def connection_opened(self, ws: WebSocket) -> None:
+        def connection_opened(self, ws: ObservedWebSocket) -> None:
             self.seen.append(ws.id)
             raise ValueError
 
@@ -630,11 +630,12 @@ async def test_one_that_sends(event: str) -> None:
     class Sending(Recorder):
         calls = depth = 0
 
-        def note(self, name: str, ws: WebSocket, *args: object) -> None:
+        def note(self, name: str, ws: ObservedWebSocket, *args: object) -> None:
             assert self.depth == 0
             self.depth += 1
             if name == event and self.calls < 3:
                 self.calls += 1
+                assert isinstance(ws, WebSocket)
                 trio_ws.broadcast([ws], f"note {self.calls}")
             super().note(name, ws, *args)
             self.depth -= 1
@@ -672,8 +673,9 @@ async def test_one_that_sends(event: str) -> None:
 
 async def test_one_that_drops_the_connection() -> None:
     class Dropping(Recorder):
-        def message_received(self, ws: WebSocket, opcode: Opcode, size: int) -> None:
+        def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
             super().message_received(ws, opcode, size)
+            assert isinstance(ws, WebSocket)
             connection_of(ws).drop_slow_peer()
 
     dropping = Dropping()

@@ -36,8 +36,9 @@ from typing import Any, NamedTuple, TypeAlias
 import trio
 
 import trio_ws
-from trio_ws.protocol import deflate
 from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate
+from trio_ws.protocol.deflate import transform as transform_module
+from trio_ws.protocol.deflate.settings import WINDOW_BITS
 
 KIB = 1024
 ROUNDS = 5
@@ -50,7 +51,7 @@ Table: TypeAlias = "tuple[str, list[list[object]]]"
 
 def use(back_end: str) -> Any:
     """Let the library compress with this, whatever it has chosen itself."""
-    module = vars(deflate)["zlib"] = importlib.import_module(BACK_ENDS[back_end])
+    module = vars(transform_module)["zlib"] = importlib.import_module(BACK_ENDS[back_end])
     return module
 
 
@@ -59,7 +60,7 @@ class Choice(NamedTuple):
 
     level: int = Deflate().level
     mem_level: int = Deflate().mem_level
-    bits: int = deflate._WINDOW_BITS
+    bits: int = WINDOW_BITS
     takeover: bool = True
 
     def options(self) -> Deflate:
