@@ -142,3 +142,9 @@ def test_half_a_closing_handshake_is_not_clean() -> None:
     for state in (OPEN, SENT, RECEIVED, LOST):
         for way in WAYS[state]:
             assert not closing_after(*way).is_clean
+
+
+def test_it_is_done_when_both_have_closed() -> None:
+    for state, ways in WAYS.items():
+        for way in ways:
+            assert closing_after(*way).is_done is (state is DONE)

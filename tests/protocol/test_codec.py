@@ -428,3 +428,18 @@ def test_we_read_what_others_write(frames: list[Frame], role: Role, where: list[
     pieces, error = pieces_of(role, cut(data, where))
     assert error is None
     assert join(pieces) == [((FIN if frame.fin else 0) | frame.opcode, frame.data) for frame in frames]
+
+
+def test_nothing_is_kept_of_what_is_used_up() -> None:
+    decoder = FrameDecoder(Role.CLIENT)
+    message = serialize(Frame(Opcode.TEXT, b"a"))
+    decoder.feed(message + message[:2])
+    assert decoder.take_messages(None) == ["a"]
+    assert not decoder.is_used_up()
+    assert decoder.next_piece() == (FIN | TEXT, b"", 1)
+    assert decoder.is_used_up()
+    assert list(feed(decoder, message[2:])) == [(FIN | TEXT, b"a", 0)]
+    decoder.feed(message)
+    assert decoder.take_messages(None) == ["a"]
+    assert decoder.is_used_up()
+    assert decoder.next_piece() is None

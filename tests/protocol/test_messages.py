@@ -727,3 +727,7 @@ def test_memory_is_borrowed_until_a_pause() -> None:
     decoder.detach()
     borrowed[:] = bytes(len(borrowed))
     assert list(items) == [Frame(Opcode.PING, b"c")] * 2
+
+
+def test_the_end_of_a_message_takes_the_memory_of_its_data() -> None:
+    assert getsizeof(LastPart(b"x" * 1000)) - getsizeof(LastPart(b"")) == 1000
