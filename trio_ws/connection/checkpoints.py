@@ -34,4 +34,4 @@ class CallCounter:
 
 
 #: The counter of this run of Trio.
-call_counter = RunLocal(CallCounter)
+call_counter: RunLocal[CallCounter] = RunLocal(CallCounter)

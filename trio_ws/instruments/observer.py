@@ -90,7 +90,7 @@ class Observer(NullObserver):
         self._outgoing_size = 0
         # The sizes of the queues as they were last told.
         self._sizes: tuple[int, ...] = (0, 0)
-        self.on_frame = self._note_frame if self._instruments["frame_received"] else None
+        self.on_frame: OnFrame | None = self._note_frame if self._instruments["frame_received"] else None
 
     # -- Taking notes ----------------------------------------------------------------------------------------------
 

@@ -110,8 +110,8 @@ class ServerWebSocket(WebSocket):
     ) -> None:
         super().__init__(connection, request, response, subprotocol)
         self.opening = opening
-        self.local_address = opening.local_address
-        self.remote_address = opening.remote_address
+        self.local_address: Any = opening.local_address
+        self.remote_address: Any = opening.remote_address
 
 
 #: May answer a request: returns a response, or None to let the handshake go on.
@@ -155,15 +155,15 @@ class ServerState:
     )
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.by_address: Counter[str] = Counter()
-        self.turning_away = 0
+        self.turning_away: int = 0
         self.openings: set[trio.CancelScope] = set()
         self.connections: set[ServerWebSocket] = set()
         self.close: Close | None = None
-        self.accepting = trio.CancelScope()
-        self.serving = trio.CancelScope()
-        self.stopped = trio.Event()
+        self.accepting: trio.CancelScope = trio.CancelScope()
+        self.serving: trio.CancelScope = trio.CancelScope()
+        self.stopped: trio.Event = trio.Event()
 
     def begin_closing(self, close: Close) -> None:
         """Stop accepting, cancel the opening handshakes and begin to close the connections. Idempotent."""

@@ -48,17 +48,17 @@ class Supervisor:
         self._connector = connector
         self._retries = retries
         self._on_connect = on_connect
-        self.scope = trio.CancelScope(shield=True)
-        self.waiting = trio.lowlevel.ParkingLot()
-        self.state = ReconnectState(ReconnectPhase.CONNECTING, 0)
+        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
+        self.waiting: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self.state: ReconnectState = ReconnectState(ReconnectPhase.CONNECTING, 0)
         self.ws: WebSocket | None = None
         self.made: WebSocket | None = None
         self.left: deque[Message] = deque()
         self.failure: BaseException | None = None
         self.traceback: TracebackType | None = None
-        self.is_clean = False
-        self.closing = False
-        self.over = trio.Event()
+        self.is_clean: bool = False
+        self.closing: bool = False
+        self.over: trio.Event = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
