@@ -237,10 +237,11 @@ def sanitize(session: nox.Session) -> None:
     # -O3 is added as in pyproject.toml, so that what is checked is what users get.
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
     protocol = ["pure", "hot", "codec", "connection", "messages", "extensions"]
-    others = ["stream", "tasks", "websocket", "websocket_closing", "compression", "state_machine"]
+    connection = ["stream", "reader", "writer", "core", "websocket", "websocket_closing"]
     tests = [
         *(f"tests/protocol/test_{name}.py" for name in protocol),
-        *(f"tests/test_{name}.py" for name in others),
+        *(f"tests/connection/test_{name}.py" for name in connection),
+        *(f"tests/test_{name}.py" for name in ("compression", "state_machine")),
         *(f"tests/server/test_{name}.py" for name in ("serve", "accept", "server")),
     ]
     env = {
