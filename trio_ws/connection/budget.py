@@ -28,8 +28,8 @@ class Budget:
     """
 
     def __init__(self, limit: int) -> None:
-        self._changed = trio.lowlevel.ParkingLot()
-        self._waited_for = False
+        # It is there while somebody may be waiting: for most connections never.
+        self._changed: trio.lowlevel.ParkingLot | None = None
         self.limit: int = limit
         self.used: int = 0
 
@@ -44,14 +44,15 @@ class Budget:
 
     async def wait(self) -> None:
         """Wait until something was given back, or :meth:`wake` was called. The waiter has to look again."""
-        self._waited_for = True
+        if self._changed is None:
+            self._changed = trio.lowlevel.ParkingLot()
         await self._changed.park()
 
     def wake(self) -> None:
         """Let those who wait look again."""
-        if self._waited_for:
-            self._waited_for = False
-            self._changed.unpark_all()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.unpark_all()
 
 
 class FairLock:
@@ -62,8 +63,8 @@ class FairLock:
     """
 
     def __init__(self) -> None:
-        self._line = trio.lowlevel.ParkingLot()
-        self._contended = False
+        # It is there while somebody may be waiting.
+        self._line: trio.lowlevel.ParkingLot | None = None
         self._closed = False
         self.owner: trio.lowlevel.Task | Literal[True] | None = None
 
@@ -92,17 +93,20 @@ class FairLock:
         if self.owner is None and not self._closed:
             self.owner = task
         elif not self._closed:
-            self._contended = True
+            if self._line is None:
+                self._line = trio.lowlevel.ParkingLot()
             await self._line.park()
         return self.owner is task
 
     def release(self) -> None:
         """Hand it on to the next in line."""
-        woken = self._line.unpark() if self._contended else []
+        woken = [] if self._line is None else self._line.unpark()
         self.owner = woken[0] if woken else None
-        self._contended = bool(woken)
+        if not woken:
+            self._line = None
 
     def close(self) -> None:
         """Turn away those who wait and all who come. Whoever holds it goes on."""
         self._closed = True
-        self._line.unpark_all()
+        if self._line is not None:
+            self._line.unpark_all()
