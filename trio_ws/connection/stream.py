@@ -262,7 +262,11 @@ class StreamAdapter:
             return False
         self.poisoned = True
         try:
-            await self.stream.send_eof()
+            if self._socket is not None:
+                # Not by way of the stream: on Python 3.13 an error that it raises stays in a reference cycle, with us.
+                self._socket.shutdown(trio.socket.SHUT_WR)
+            else:
+                await self.stream.send_eof()
         except Exception:  # a stream may be of anybody's making
             return False
         return True
