@@ -8,7 +8,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .run_local import RunLocal
 
-__all__ = ["CALLS_PER_SCHEDULE_POINT", "call_counter"]
+__all__ = ["CALLS_PER_SCHEDULE_POINT", "CallCounter", "call_counter"]
 
 #: A call lets other tasks run at least once in so many calls.
 CALLS_PER_SCHEDULE_POINT = 32
