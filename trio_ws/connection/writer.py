@@ -36,7 +36,7 @@ def write_at_once(connection: Connection, frame: OutgoingFrame) -> bool:
     if not (WRITE_AT_ONCE and connection.state.can_send and outbox.is_clear and stream.can_write_now()):
         return False
     frames = [frame]
-    if encoder.compresses and encoder.takes_long(frames):
+    if encoder.takes_long(frames):
         return False
     if not stream.write_now(encoder.encode(frames)):
         outbox.keep(frame)
