@@ -44,19 +44,24 @@ COMMON_NAMES = (
     *("Host", "Origin", "Pragma", "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions", "Sec-WebSocket-Key"),
     *("Sec-WebSocket-Protocol", "Sec-WebSocket-Version", "Server", "Upgrade", "User-Agent", "X-Forwarded-For"),
 )
-_FOLDED = {name.lower(): name.lower() for name in COMMON_NAMES}
+_FOLDED = {spelling: name.lower() for name in COMMON_NAMES for spelling in (name, name.lower())}
 
 
-def _check(name: Any, value: Any) -> None:
+def _checked(name: Any, value: Any) -> str:
+    """Return the name of a header in lower case. Raises if the header is not valid."""
     if not isinstance(name, str):
         raise TypeError(f"the name of a header is a str, not {name!r}")
     if not isinstance(value, str):
         raise TypeError(f"the value of the header {name!r} is a str, not {value!r}")
-    if not TOKEN.fullmatch(name):
-        raise InvalidHeader(name, value, "the name is not a token (RFC 9110, section 5.1)")
+    folded = _FOLDED.get(name)
+    if folded is None:
+        if not TOKEN.fullmatch(name):
+            raise InvalidHeader(name, value, "the name is not a token (RFC 9110, section 5.1)")
+        folded = name.lower()
     # Nearly all are of the first kind, which is found out sooner.
     if not (value.isascii() and value.isprintable()) and not _VALUE.fullmatch(value):
         raise InvalidHeader(name, value, "the value has a character that is not allowed (RFC 9110, section 5.5)")
+    return folded
 
 
 def _fold(key: Any) -> Any:
@@ -104,8 +109,7 @@ class Headers(MutableMapping[str, str]):
     # -- Changing --------------------------------------------------------------------------------------------
 
     def __setitem__(self, key: str, value: str) -> None:
-        _check(key, value)
-        self._add([(key, value)])
+        self.update([(key, value)])
 
     def __delitem__(self, key: str) -> None:
         folded = _fold(key)
@@ -127,25 +131,18 @@ class Headers(MutableMapping[str, str]):
         pairs: list[tuple[str, str]] = []
         for source in args:
             if isinstance(source, Headers):
-                pairs.extend(source._pairs)
+                pairs += source._pairs
             elif isinstance(source, Mapping):
-                pairs.extend(source.items())
+                pairs += source.items()
             elif hasattr(source, "keys"):  # as dict() does it
                 mapping = cast("_SupportsKeysAndGetItem", source)
                 pairs += [(name, mapping[name]) for name in mapping.keys()]  # noqa: SIM118  # not a mapping
             else:
                 pairs += [(name, value) for name, value in source]
         pairs.extend(kwargs.items())
-        for name, value in pairs:
-            _check(name, value)
-        self._add(pairs)
-
-    def _add(self, pairs: list[tuple[str, str]]) -> None:
-        """Add headers that are valid."""
-        by_name = self._by_name
-        for name, value in pairs:
-            folded = name.lower()
-            by_name.setdefault(_FOLDED.get(folded, folded), []).append(value)
+        names = [_checked(name, value) for name, value in pairs]
+        for name, (_, value) in zip(names, pairs):  # noqa: B905  # they are as many
+            self._by_name.setdefault(name, []).append(value)
         self._pairs += pairs
 
     # -- Asking for one value --------------------------------------------------------------------------------

@@ -48,9 +48,8 @@ class Inbox:
         # What is left of the batch that was taken last, in reverse order; and the size of the whole batch.
         self._ready: list[Any] = []
         self._ready_size = 0
-        # Stands for the message that is received in parts; and where it is waited for.
+        # Stands for the message that is received in parts.
         self._in_parts: object | None = None
-        self._progress = trio.lowlevel.ParkingLot()
         self._waiting = False
         self._ended = self._dropped = False
         self.lock: FairLock = FairLock()
@@ -82,7 +81,7 @@ class Inbox:
             self._budget.used += size
             self._put.send_nowait((items, size))
         if self._in_parts is not None:
-            self._progress.unpark_all()
+            self._budget.wake()
 
     @property
     def is_full(self) -> bool:
@@ -106,7 +105,7 @@ class Inbox:
         """Close the inbox for more. What is there can still be received."""
         self._ended = True
         self._put.close()
-        self._progress.unpark_all()
+        self._budget.wake()
 
     def settle(self) -> None:
         """End it, and wake those who wait for their turn if nothing is there for them."""
@@ -234,7 +233,7 @@ class Inbox:
             try:
                 if self._ended:
                     break
-                await self._progress.park()
+                await self._budget.wait()
             finally:
                 self._waiting = False
         return False
@@ -253,7 +252,7 @@ class Inbox:
                 self._protocol.skip_message()
                 self.wake_reader()
         self._in_parts = None
-        self._progress.unpark_all()
+        self._budget.wake()
         self.lock.release()
 
     def stop_using(self) -> None:

@@ -31,14 +31,14 @@ async def run(connection: Connection) -> None:
             seconds = connection.settings.close_timeout
             state.fail(trio.TooSlowError(f"the closing handshake took longer than {seconds:g} seconds (close_timeout)"))
     finally:
-        connection.keepalive.stop()
         if not connection.writer_done.is_set():
+            connection.keepalive.stop()
             with trio.CancelScope(shield=True):
                 await connection.writer_done.wait()
         connection.settle()
         await connection.stream.aclose(GOODBYE_TIMEOUT)
         state.advance(Event.STREAM_CLOSED)
-        connection.observer.close(state.error(), state.is_clean)
+        connection.observer.close(state.error, state.is_clean)
 
 
 async def _read(connection: Connection) -> None:
@@ -145,7 +145,6 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
 async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
     """Let the connection end because of what the peer has sent, after everything before it."""
     state, inbox, stream = connection.state, connection.inbox, connection.stream
-    inbox.end()
     state.advance(Event.PEER_ENDS)
 
     def may_be_answered() -> bool:

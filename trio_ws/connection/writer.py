@@ -52,8 +52,6 @@ async def write(connection: Connection) -> None:
         while not keepalive.stopped:
             with keepalive.scope:
                 await _write_queued(connection)
-                if connection.protocol.closing.is_done:
-                    connection.settle()  # nothing can change that any more
                 return
             if not keepalive.stopped:
                 _do_what_is_due(connection)

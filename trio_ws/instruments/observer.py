@@ -9,7 +9,7 @@ wants is found out once for each connection; of others no notes are taken. A con
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -59,7 +59,7 @@ class NullObserver:
     def report(self) -> None:
         """Tell what was noted. Everything must be in order here."""
 
-    def close(self, error: ConnectionClosed, clean: bool) -> None:
+    def close(self, make_error: Callable[[], ConnectionClosed], clean: bool) -> None:
         """Tell that the connection is over. Nothing is told after that."""
 
 
@@ -172,9 +172,10 @@ class Observer(NullObserver):
         if not self._queues:  # it was closed, here or by an instrument
             self._ws = None
 
-    def close(self, error: ConnectionClosed, clean: bool) -> None:
+    def close(self, make_error: Callable[[], ConnectionClosed], clean: bool) -> None:
         """Tell that the connection is over. Nothing is told after that."""
         self._queues = ()
+        error = make_error()
         summary = ConnectionSummary(
             code=error.code,
             reason=error.reason,

@@ -20,6 +20,7 @@ import trio
 from ..connection.core import GRACE
 from ..connection.session import Session
 from ..connection.stream import StreamAdapter, StreamBroken
+from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
 from ..settings import Settings
@@ -136,7 +137,7 @@ class Acceptor:
                         await self._handler(ws)
                     finally:
                         # Before the session closes it: was it lost already, when the handler ended?
-                        lost = ws.close_code is not None
+                        lost = connection_of(ws).state.is_settled
                         self._state.connections.discard(ws)
             except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
                 _log_failure(ws, exc, lost)
