@@ -491,7 +491,7 @@ def test_check_endpoints_example(perform: Perform, monkeypatch: pytest.MonkeyPat
             "ws://localhost:8766/circle: leads to /circle: it leads in a circle, to ws://localhost:8766/circle again",
             r"ws://localhost:8766/busy: refuses with 503 Busy \(again in 60 s\): no\.",
             "ws://localhost:9/: cannot connect to localhost:9: nobody listens on localhost:9",
-            "ftp://localhost/: 'ftp://localhost/' is not a WebSocket URI: the scheme is ws or wss, not ftp",
+            "ftp://localhost/: 'ftp://localhost/' is not a WebSocket URI: the scheme must be ws or wss, not ftp",
         ]
         assert len(lines) == len(expected)
         for line, pattern in zip(lines, expected, strict=True):

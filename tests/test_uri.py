@@ -626,15 +626,15 @@ def test_unix_uri(uri: str, path: str, resource: str, secure: bool) -> None:
 @pytest.mark.parametrize(
     "uri, reason",
     [
-        ("ws+unix:", "it is not like"),
-        ("ws+unix://host/run/app.sock", "it is not like"),
-        ("ws+unix:?x", "it is not like"),
-        ("ws+unix:/run/app.sock?x", "it is not like"),
-        ("ws+unix:/run/app.sock:chat", "starts with a slash"),
-        ("ws+unix:/run/app.sock:/#part", "no fragment"),
+        ("ws+unix:", "it must look like"),
+        ("ws+unix://host/run/app.sock", "it must look like"),
+        ("ws+unix:?x", "it must look like"),
+        ("ws+unix:/run/app.sock?x", "it must look like"),
+        ("ws+unix:/run/app.sock:chat", "must start with a slash"),
+        ("ws+unix:/run/app.sock:/#part", "must not have a fragment"),
         ("ws+unix:/run/app.sock:/a b", "percent-encoded"),
         ("ws+unix:/run/%00", "NUL"),
-        ("http+unix:/run/app.sock", "it is not like"),
+        ("http+unix:/run/app.sock", "it must look like"),
     ],
 )
 def test_unix_uris_that_are_none(uri: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Proxies, and their URLs: ``Proxy``, ``parse_proxy``."""
+"""Proxies and their URLs: ``Proxy``, ``parse_proxy``."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Literal
 import attrs
 
 from ...exceptions import InvalidProxy
-from ...uri import Invalid, parse_host_and_port, unquote_user_info
+from ...uri import ParseError, parse_host_and_port, unquote_user_info
 
 __all__ = ["Proxy", "authority", "parse_proxy", "to_proxy"]
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
-_SCHEMES = "the scheme is http, https, socks4, socks4a, socks5 or socks5h"
+_WRONG_SCHEME = "the scheme must be http, https, socks4, socks4a, socks5 or socks5h"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(?:(.*)@)?([^@]*?)/?", re.DOTALL)
 
 
 def _to_host(host: str) -> str:
     try:
         return parse_host_and_port(f"[{host}]" if ":" in host else host, 1)[0]
-    except Invalid:
-        # Nothing is quoted: this may be a whole URL.
-        raise InvalidProxy(host, "the host is a name, or an IP address without brackets") from None
+    except ParseError:
+        # The host is not quoted: users may pass a whole URL here, with a password.
+        raise InvalidProxy(host, "host must be a name, or an IP address without brackets") from None
 
 
 @attrs.frozen
@@ -31,18 +31,19 @@ class Proxy:
     """A proxy.
 
     Args:
-        scheme: What it speaks: ``http``, ``https`` (that is HTTP inside TLS), ``socks4``, ``socks4a``, ``socks5`` or
-            ``socks5h``. With ``socks4a`` and ``socks5h`` the proxy looks up the name of the server, with ``socks4`` and
-            ``socks5`` we do.
-        host: A name, which becomes ASCII in lower case, or an IP address without brackets.
-        port: From 1 to 65535.
-        username: None if it needs no credentials.
-        password: None if there is none.
+        scheme: The protocol of the proxy: ``http``, ``https`` (HTTP inside TLS), ``socks4``, ``socks4a``, ``socks5`` or
+            ``socks5h``. With ``socks4a`` and ``socks5h`` the proxy resolves the host name of the server, with
+            ``socks4`` and ``socks5`` the client does.
+        host: A host name, which is converted to lower-case ASCII, or an IP address without brackets.
+        port: A port from 1 to 65535.
+        username: The user name; None if the proxy needs no credentials.
+        password: The password; None for none.
 
     Raises:
-        InvalidProxy: if scheme, host or port are none of these, or if there is no way to send such credentials. HTTP
-            cannot have a colon in the user name (RFC 7617, section 2). SOCKS 5 has both, ASCII only, of 1 to 255
-            characters (RFC 1929, section 2), SOCKS 4 only a user name in ASCII. Control characters go nowhere.
+        InvalidProxy: If the scheme, host or port is not valid, or the protocol cannot transmit the credentials. HTTP
+            allows no colon in the user name (RFC 7617, section 2). SOCKS 5 needs both a user name and a password, each
+            of 1 to 255 ASCII characters (RFC 1929, section 2); SOCKS 4 has only a user name, in ASCII. Control
+            characters are never allowed.
     """
 
     scheme: str
@@ -52,72 +53,74 @@ class Proxy:
     password: str | None = attrs.field(default=None, repr=lambda value: "None" if value is None else "'***'")
 
     def __attrs_post_init__(self) -> None:
-        reason = self._find_fault()
-        if reason is not None:
-            raise InvalidProxy(self.url, reason)
+        problem = self._find_problem()
+        if problem is not None:
+            raise InvalidProxy(self.url, problem)
 
-    def _find_fault(self) -> str | None:
+    def _find_problem(self) -> str | None:
+        """Return why the proxy is not valid, or None if it is."""
         if self.scheme not in DEFAULT_PORTS:
-            return _SCHEMES
+            return _WRONG_SCHEME
         if not 1 <= self.port <= 65535:
-            return "the port is a number from 1 to 65535"
+            return f"port must be between 1 and 65535, not {self.port}"
         if self.username is None:
-            return None if self.password is None else "it has a password without a user name"
+            return None if self.password is None else "it must not have a password without a user name"
         password = self.password or ""
         if not (self.username + password).isprintable():
-            return "no user name and no password has control characters"
+            return "user name and password must not contain control characters"
         if not self.is_socks:
-            return "a user name has no colon (RFC 7617, section 2)" if ":" in self.username else None
+            return "the user name must not contain a colon (RFC 7617, section 2)" if ":" in self.username else None
         if not (self.username + password).isascii():
-            return "with SOCKS, user name and password are ASCII"
+            return "with SOCKS, user name and password must be ASCII"
         if self.scheme in ("socks4", "socks4a"):
             return "SOCKS 4 has no passwords" if password else None
         if not (1 <= len(self.username) <= 255 and 1 <= len(password) <= 255):
-            return "with SOCKS 5, user name and password have 1 to 255 characters each (RFC 1929, section 2)"
+            return "with SOCKS 5, user name and password must have 1 to 255 characters each (RFC 1929, section 2)"
         return None
 
     @property
     def is_socks(self) -> bool:
-        """Whether it is asked with SOCKS, and not with HTTP."""
+        """Whether the proxy speaks SOCKS rather than HTTP."""
         return self.scheme.startswith("socks")
 
     @property
     def url(self) -> str:
-        """The URL of the proxy, without user name and password, for messages."""
+        """The URL of the proxy without the user name and password, safe to show in messages."""
         return f"{self.scheme}://{authority(self.host, self.port)}"
 
 
 def parse_proxy(url: str) -> Proxy:
     """Parse and validate the URL of a proxy.
 
-    Host names that are not ASCII are encoded with IDNA 2008.
+    Non-ASCII host names are encoded with IDNA 2008.
 
     Args:
-        url: Scheme and host, such as ``http://proxy.example``; with user name, password and port
-            ``socks5://user:password@proxy.example:1080``. User name and password are percent-encoded. The default ports
-            are 80 for ``http``, 443 for ``https`` and 1080 for SOCKS. A slash may follow.
+        url: A URL such as ``http://proxy.example`` or ``socks5://user:password@proxy.example:1080``, with or without a
+            slash at the end. User name and password are percent-encoded. The default ports are 80 for ``http``, 443 for
+            ``https`` and 1080 for SOCKS.
 
     Raises:
-        InvalidProxy: if it is not valid, whatever the reason. Neither its message nor its attributes have the password.
+        InvalidProxy: If the URL is not valid. Neither the message nor the attributes of the exception reveal the
+            password.
     """
     if not isinstance(url, str):
-        raise InvalidProxy(repr(url), f"it is not a str but {type(url).__name__}")
-    # There is nothing behind the host that could have an "@", so that whatever is wrong with a password, it is not
-    # taken for something else, and quoted.
+        raise InvalidProxy(repr(url), f"it must be a str, not {type(url).__name__}")
+    # No "@" is possible after the host, so the credentials end at the last one. Even a malformed password is therefore
+    # never mistaken for the host, which error messages quote.
     match = _URL.fullmatch(url)
     if match is None:
-        raise InvalidProxy(url, "it is not like http://proxy.example:3128")
+        raise InvalidProxy(url, "it must look like http://proxy.example:3128")
     scheme, user_info, host_and_port = match[1].lower(), match[2], match[3]
     username = password = None
     try:
         if scheme not in DEFAULT_PORTS:
-            raise Invalid(_SCHEMES)
+            raise ParseError(_WRONG_SCHEME)
         host, port = parse_host_and_port(host_and_port, DEFAULT_PORTS[scheme])
         if user_info is not None:
             username, colon, password = user_info.partition(":")
             username = unquote_user_info(username)
             password = unquote_user_info(password) if colon else None
-    except Invalid as exc:
+    except ParseError as exc:
         raise InvalidProxy(url, exc.args[0]) from None
     return Proxy(scheme, host, port, username, password)
 
@@ -126,22 +129,22 @@ def to_proxy(proxy: Proxy | str | None) -> Proxy | Literal["auto"] | None:
     """Convert the ``proxy`` option.
 
     Args:
-        proxy: The proxy or its URL, ``"auto"``, or None.
+        proxy: A proxy or its URL; ``"auto"`` to use :func:`find_proxy`; None for no proxy.
 
     Returns:
-        The proxy, ``"auto"`` if that is to be asked of :func:`find_proxy`, or None for no proxy.
+        The proxy, ``"auto"`` or None.
 
     Raises:
-        InvalidProxy: if that is no URL of a proxy.
-        TypeError: if it is something else.
+        InvalidProxy: If a str is neither ``"auto"`` nor the URL of a proxy.
+        TypeError: If the value has another type.
     """
     if isinstance(proxy, str):
         return "auto" if proxy == "auto" else parse_proxy(proxy)
     if not (proxy is None or isinstance(proxy, Proxy)):
-        raise TypeError(f"proxy is a URL, a Proxy, 'auto' or None, not {proxy!r}")
+        raise TypeError(f"proxy must be a URL, a Proxy, 'auto' or None, not {proxy!r}")
     return proxy
 
 
 def authority(host: str, port: int) -> str:
-    """Return host and port as a URL has them."""
+    """Return ``host:port`` for a URL, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
