@@ -232,7 +232,7 @@ async def test_refusal(head: bytes, body: bytes, send: Send, autojump_clock: tri
     assert exc.response is not None
     assert exc.response.status_code == int(head[:3])
     assert exc.response.body == (b"hello" if body else b"")
-    assert exc.reason == f"it answered {head.splitlines()[0].decode()}"
+    assert exc.reason == f"the proxy answered {head.splitlines()[0].decode()}"
     assert trio.current_time() == 0
 
 
@@ -245,7 +245,7 @@ async def test_refusal_until_eof(autojump_clock: trio.testing.MockClock) -> None
 
 async def test_refusal_without_a_body(autojump_clock: trio.testing.MockClock) -> None:
     exc = await refused(b"HTTP/1.1 304 \r\n\r\n")
-    assert exc.reason == "it answered 304"
+    assert exc.reason == "the proxy answered 304"
     assert exc.response is not None
     assert exc.response.body is None
 

@@ -1,18 +1,17 @@
-"""Proxies: how to name one, which one to use, and the way through it.
+"""HTTP and SOCKS proxies: how a client finds its proxy and opens a tunnel through it.
 
-A proxy is asked for a tunnel to the server, whether the URI is ``ws`` or ``wss`` (RFC 6455, section 4.1): with CONNECT
-over HTTP (RFC 9110, section 9.3.6), or with SOCKS. What is in the tunnel is not for the proxy: TLS begins inside it,
-and so does the opening handshake with its headers and credentials. What is for the proxy is sent before, and never into
-it.
+The client asks the proxy for a tunnel to the server, for ``ws`` as well as ``wss`` URIs (RFC 6455, section 4.1): with
+CONNECT over HTTP (RFC 9110, section 9.3.6), or with SOCKS. TLS and the opening handshake, with its headers and
+credentials, take place inside the tunnel. The credentials for the proxy are sent before the tunnel is open, and never
+to the server.
 
-SOCKS is the work of python-socks, which need not be installed, and is imported when there is a SOCKS proxy. It is
-handed a socket that is connected already, as from a proxy in a chain: so it is connected like any other, to whichever
-address of the proxy answers first and from the local address that was asked for.
+SOCKS needs the optional package python-socks, which is imported only for a SOCKS proxy. trio_ws connects the socket
+and passes it to python-socks, so ``happy_eyeballs_delay`` and ``local_address`` work for SOCKS proxies too.
 
 ==========================================  ================================================================
 :mod:`~trio_ws.client.proxy.values`         ``Proxy``, ``parse_proxy``
-:mod:`~trio_ws.client.proxy.environment`    ``find_proxy``: the proxy that the environment, or the system, has
-:mod:`~trio_ws.client.proxy.tunnel`         ``open_tunnel``: the way through a proxy
+:mod:`~trio_ws.client.proxy.environment`    ``find_proxy``: reads the environment and the system settings
+:mod:`~trio_ws.client.proxy.tunnel`         ``open_tunnel``: opens a tunnel through a proxy
 ==========================================  ================================================================
 """
 

@@ -22,7 +22,7 @@ from .values import Proxy, authority
 
 __all__ = ["connect_through", "open_tunnel"]
 
-#: Seconds in which the body of a refusal must come. Without it the refusal is reported all the same.
+#: Seconds to wait for the body of an error response. After that, the error is reported without the rest of the body.
 BODY_TIMEOUT = 1.0
 
 
@@ -35,25 +35,27 @@ async def connect_through(
     happy_eyeballs_delay: float,
     local_address: str | None,
 ) -> trio.abc.Stream:
-    """Connect to a proxy, and through it to a server. When cancelled, nothing is left behind.
+    """Connect to a proxy, and open a tunnel through it to a server.
+
+    If it raises or is cancelled, nothing is left open.
 
     Args:
         proxy: The proxy.
-        uri: Says which server. TLS with it is not done here.
-        ssl: How to do TLS with an ``https`` proxy; None for the default.
-        user_agent: As in :func:`open_tunnel`.
-        happy_eyeballs_delay: Seconds after which the next address of the proxy is tried too.
-        local_address: The local IP address to connect from.
+        uri: The URI of the server. TLS with the server is up to the caller.
+        ssl: The TLS context for an ``https`` proxy; None for the default context.
+        user_agent: The User-Agent header for an HTTP proxy; None for none.
+        happy_eyeballs_delay: Seconds after which the next address of the proxy is tried in parallel.
+        local_address: The local IP address to connect from; None to let the system choose.
 
     Returns:
         A stream to the server.
 
     Raises:
-        ProxyFailed: if the proxy cannot be reached, or refuses.
-        ImportError: if it is a SOCKS proxy, and python-socks is not installed.
+        ProxyFailed: If the proxy cannot be reached or refuses to open a tunnel.
+        ImportError: If it is a SOCKS proxy and python-socks is not installed.
     """
     if proxy.is_socks:
-        _import_socks()  # rather now than with a connection that is of no use
+        _import_socks()  # Fail before connecting if it is not installed.
     context = ssl
     if proxy.scheme == "https" and context is None:
         context = ssl_module.create_default_context()
@@ -63,12 +65,12 @@ async def connect_through(
             proxy.host, proxy.port, happy_eyeballs_delay=happy_eyeballs_delay, local_address=local_address
         )
     except OSError as exc:
-        reason = f"it cannot be reached: {await explain_addresses(exc, proxy.host, proxy.port)}"
+        reason = f"the proxy cannot be reached: {await explain_addresses(exc, proxy.host, proxy.port)}"
         raise ProxyFailed(uri.host_header, reason, proxy.url) from exc
     if proxy.scheme == "https":
         assert context is not None
         try:
-            # The dot that ends a complete name is not part of it in a certificate.
+            # Host names in certificates have no trailing dot.
             stream = await start_tls(stream, context, proxy.host.rstrip("."))
         except StreamBroken as exc:
             raise ProxyFailed(uri.host_header, str(exc), proxy.url) from exc.__cause__
@@ -84,44 +86,44 @@ async def open_tunnel(
     peer: str | None = None,
     user_agent: str | None = None,
 ) -> trio.abc.Stream:
-    """Ask a proxy for a tunnel to a server.
+    """Open a tunnel to a server over a stream to a proxy.
 
-    If it raises, or is cancelled, the stream is closed.
+    If it raises or is cancelled, the stream is closed.
 
     Args:
-        stream: A stream to the proxy, inside TLS if that is an ``https`` proxy. For SOCKS, a
+        stream: A stream to the proxy, after the TLS handshake if it is an ``https`` proxy. For SOCKS, it must be a
             :class:`trio.SocketStream`.
         proxy: The proxy.
-        host: The name of the server, in ASCII, or its IP address without brackets.
+        host: The host name of the server in ASCII, or its IP address without brackets.
         port: The port of the server.
-        peer: What to call the server in messages; None for host and port.
+        peer: The name of the server in error messages; None for ``host:port``.
         user_agent: The User-Agent header for an HTTP proxy; None for none.
 
     Returns:
-        The stream, which leads to the server from now on.
+        The same stream, which is now connected to the server.
 
     Raises:
-        ProxyFailed: if the proxy refuses, hangs up, or does not speak its protocol.
-        InvalidHeader: if ``user_agent`` cannot be the value of a header.
-        ImportError: if it is a SOCKS proxy, and python-socks is not installed.
+        ProxyFailed: If the proxy refuses, closes the connection, or violates its protocol.
+        InvalidHeader: If ``user_agent`` is not a valid header value.
+        ImportError: If it is a SOCKS proxy and python-socks is not installed.
     """
     target = authority(host, port)
-    failure = _Failure(peer or target, proxy)
+    make_error = _ErrorFactory(peer or target, proxy)
     try:
         if proxy.is_socks:
             assert isinstance(stream, trio.SocketStream)
-            await _ask_socks(stream, proxy, host, port, failure)
+            await _open_socks_tunnel(stream, proxy, host, port, make_error)
         else:
-            await _ask_http(StreamAdapter(stream), proxy, target, user_agent, failure)
-    except BaseException:  # cancellation too: the stream is not left open
+            await _open_http_tunnel(StreamAdapter(stream), proxy, target, user_agent, make_error)
+    except BaseException:  # Cancellation must not leave the stream open either.
         await StreamAdapter(stream).aclose(0)
         raise
     return stream
 
 
 @attrs.frozen
-class _Failure:
-    """Makes exceptions."""
+class _ErrorFactory:
+    """Makes a :exc:`ProxyFailed` for a reason, with the names of the server and the proxy filled in."""
 
     peer: str
     proxy: Proxy
@@ -133,8 +135,8 @@ class _Failure:
 # -- HTTP ------------------------------------------------------------------------------------------------------------
 
 
-async def _ask_http(
-    transport: StreamAdapter, proxy: Proxy, target: str, user_agent: str | None, failure: _Failure
+async def _open_http_tunnel(
+    transport: StreamAdapter, proxy: Proxy, target: str, user_agent: str | None, make_error: _ErrorFactory
 ) -> None:
     headers = {"Host": target}
     if proxy.username is not None:
@@ -150,31 +152,34 @@ async def _ask_http(
         while parser.partial is None:
             data = await transport.receive()
             if not data:
-                raise failure("it closed the connection instead of an answer")
+                raise make_error("the proxy closed the connection without an answer")
             response = parser.feed(data)
     except StreamBroken as exc:
-        raise failure(explain(exc)) from exc.__cause__
+        raise make_error(explain(exc)) from exc.__cause__
     except InvalidMessage as exc:
         if parser.partial is None:
-            raise failure(f"its answer is not HTTP: {exc}") from exc
-        # What is wrong is in the body of a refusal.
+            raise make_error(f"the proxy's answer is not valid HTTP: {exc}") from exc
+        # Only the body is malformed. It is an error response anyway, since only those have a body here.
     assert parser.partial is not None
     if parser.partial.status_code >= 300:
         if response is None:
             response = await _receive_body(transport, parser)
         status = f"{response.status_code} {response.reason_phrase:.200}".rstrip()
-        raise failure(f"it answered {status}", decode_body(response))
+        raise make_error(f"the proxy answered {status}", decode_body(response))
     if parser.unused:
-        # The server has not been sent anything, so these bytes do not come from it: it never speaks first, neither with
-        # TLS nor without. They must not be taken for its answer.
-        raise failure("it sent something before the server could", parser.partial)
+        # We have sent nothing to the server yet, and a server never speaks first, with TLS or without. So these bytes
+        # come from the proxy, and must not pass for the server's answer.
+        raise make_error("the proxy sent data before the server could", parser.partial)
 
 
 async def _receive_body(transport: StreamAdapter, parser: TunnelParser) -> Response:
-    """Return a refusal with its body. Its head is there: whatever becomes of the body does not change that."""
+    """Receive the body of an error response whose head has arrived.
+
+    If the body is malformed or does not arrive in time, return the response with the part that did arrive.
+    """
     now = trio.current_time()
     response = None
-    # If the time is up for all of it, the refusal is lost. So the body gets half of what is left of that.
+    # Use at most half of the time until the enclosing timeout, which would replace this error by a less useful one.
     with trio.move_on_at(min(now + BODY_TIMEOUT, (now + trio.current_effective_deadline()) / 2)):
         try:
             while response is None:
@@ -194,14 +199,14 @@ def _import_socks() -> Any:
         import python_socks.async_.trio
     except ImportError as exc:
         raise ImportError(
-            "SOCKS proxies need python-socks: pip install trio-ws[socks]. With proxy=None there is no proxy"
+            "SOCKS proxies need python-socks: pip install trio-ws[socks]. To connect without a proxy, set proxy=None"
         ) from exc
     return python_socks
 
 
 @attrs.frozen
-class _Connected:
-    """Takes the place of another proxy in a chain: one that leads to ours, and has done so already."""
+class _ConnectedSocket:
+    """Makes python-socks use an existing socket to the proxy, by posing as an earlier proxy in a chain."""
 
     socket: trio.socket.SocketType
 
@@ -209,9 +214,11 @@ class _Connected:
         return self.socket
 
 
-async def _ask_socks(stream: trio.SocketStream, proxy: Proxy, host: str, port: int, failure: _Failure) -> None:
+async def _open_socks_tunnel(
+    stream: trio.SocketStream, proxy: Proxy, host: str, port: int, make_error: _ErrorFactory
+) -> None:
     if proxy.scheme in ("socks4", "socks4a") and ":" in host:
-        raise failure("SOCKS 4 has no IPv6 addresses")
+        raise make_error("SOCKS 4 does not support IPv6 addresses")
     python_socks = _import_socks()
     kind = python_socks.ProxyType.SOCKS4 if proxy.scheme in ("socks4", "socks4a") else python_socks.ProxyType.SOCKS5
     connector = python_socks.async_.trio.Proxy(
@@ -221,16 +228,16 @@ async def _ask_socks(stream: trio.SocketStream, proxy: Proxy, host: str, port: i
         proxy.username,
         proxy.password,
         rdns=proxy.scheme in ("socks4a", "socks5h"),
-        forward=_Connected(stream.socket),
+        forward=_ConnectedSocket(stream.socket),
     )
     try:
-        # Without a number it is a minute. Ours is another.
+        # The default is one minute, but open_timeout is the limit here.
         await connector.connect(host, port, timeout=math.inf)
     except python_socks.ProxyError as exc:
-        # It says more than its cause does.
-        raise failure(str(exc)) from exc
+        # The message of a ProxyError is more helpful than that of its cause, which explain() would return.
+        raise make_error(str(exc)) from exc
     except socket.gaierror as exc:
-        raise failure(f"{host} is not known here: {explain(exc)}") from exc
+        raise make_error(f"cannot resolve {host}: {explain(exc)}") from exc
     except Exception as exc:
-        # Any exception: what a proxy sends is not checked for everything there.
-        raise failure(explain(exc)) from exc
+        # Catch everything: python-socks does not validate all that a proxy sends, and can fail in any way.
+        raise make_error(explain(exc)) from exc
