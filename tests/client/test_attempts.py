@@ -181,7 +181,7 @@ async def test_mistakes_in_the_arguments_of_a_channel(options: dict[str, Any]) -
 
 async def test_a_function_that_returns_something_else() -> None:
     turns = trio_ws.attempts(lambda: URI, is_retryable=lambda exc: False)  # type: ignore[arg-type,return-value]  # wrong on purpose
-    with pytest.raises(TypeError, match="what connect"):
+    with pytest.raises(TypeError, match="must return the result of connect"):
         async for attempt in turns:
             async with attempt:
                 pass
@@ -495,19 +495,19 @@ async def test_an_attempt_is_entered_once_and_in_its_turn(nursery: trio.Nursery,
     stale = await turns.__anext__()
     attempt = await turns.__anext__()
     for wrong in (stale, Attempt(turns)):
-        with pytest.raises(RuntimeError, match="in its turn"):
+        with pytest.raises(RuntimeError, match="within its iteration"):
             async with wrong:
                 pass
         with pytest.raises(RuntimeError, match="not entered"):
             await wrong.__aexit__(None, None, None)
     async with attempt as ws:
-        with pytest.raises(RuntimeError, match="in its turn"):
+        with pytest.raises(RuntimeError, match="within its iteration"):
             async with attempt:
                 pass
-        with pytest.raises(RuntimeError, match="not left"):
+        with pytest.raises(RuntimeError, match="must be left first"):
             await turns.__anext__()
         assert await ws.ping() >= 0
-    with pytest.raises(RuntimeError, match="in its turn"):
+    with pytest.raises(RuntimeError, match="within its iteration"):
         async with attempt:
             pass
 

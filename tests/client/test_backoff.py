@@ -137,7 +137,7 @@ def test_a_backoff_is_a_value() -> None:
 @pytest.mark.parametrize("number", [0, -1])
 def test_waits_are_counted_from_one(number: int) -> None:
     for method in (Backoff().delay, Backoff().longest):
-        with pytest.raises(ValueError, match="counted from 1"):
+        with pytest.raises(ValueError, match="number must be at least 1"):
             method(number)
 
 
@@ -314,7 +314,7 @@ def test_every_date_in_every_form(date: datetime.datetime, form: int) -> None:
 
 async def fail(retries: Retries, exc: Exception = LOST, lived: float | None = None) -> float | None:
     """Try, fail, and wait. Return how long."""
-    retries.begin()
+    retries.begin_attempt()
     if lived is not None:
         await trio.sleep(lived)
     delay = retries.schedule(exc, lived)
@@ -337,7 +337,7 @@ async def test_only_a_connection_that_has_lasted_begins_a_new_row(autojump_clock
     assert await fail(retries, lived=9.9) == 8
     assert await fail(retries, lived=10) == 1
     assert [await fail(retries) for _ in range(3)] == [1, 2, 4]
-    retries.begin()
+    retries.begin_attempt()
     retries.reset()
     assert retries.due == trio.current_time() + 1
     assert [await fail(retries) for _ in range(2)] == [1, 2]
@@ -385,7 +385,7 @@ async def test_what_the_server_asks_for_is_added(autojump_clock: MockClock) -> N
 
 async def test_a_cancelled_wait_ends_at_the_same_time(autojump_clock: MockClock) -> None:
     retries = Retries(LONGEST, is_retryable)
-    retries.begin()
+    retries.begin_attempt()
     retries.schedule(LOST)
     for seconds in (0.25, 0.25):
         with trio.move_on_after(seconds) as scope:
@@ -399,11 +399,11 @@ async def test_a_cancelled_wait_ends_at_the_same_time(autojump_clock: MockClock)
 async def test_of_a_group_all_must_be_worth_it() -> None:
     retries = Retries(LONGEST, is_retryable)
     also = OpenTimeout("x", 1)
-    assert retries.is_wanted(LOST)
-    assert retries.is_wanted(ExceptionGroup("", [LOST, ExceptionGroup("", [also])]))
-    assert not retries.is_wanted(ExceptionGroup("", [LOST, ValueError()]))
-    assert not retries.is_wanted(BaseExceptionGroup("", [LOST, KeyboardInterrupt()]))
-    assert not retries.is_wanted(KeyboardInterrupt())
+    assert retries.is_retryable(LOST)
+    assert retries.is_retryable(ExceptionGroup("", [LOST, ExceptionGroup("", [also])]))
+    assert not retries.is_retryable(ExceptionGroup("", [LOST, ValueError()]))
+    assert not retries.is_retryable(BaseExceptionGroup("", [LOST, KeyboardInterrupt()]))
+    assert not retries.is_retryable(KeyboardInterrupt())
     assert list(leaves(ExceptionGroup("", [LOST, ExceptionGroup("", [also])]))) == [LOST, also]
 
 
@@ -416,7 +416,7 @@ async def test_another_predicate() -> None:
 
     retries = Retries(LONGEST, always)
     error = ValueError()
-    assert retries.is_wanted(error)
-    assert retries.is_wanted(ExceptionGroup("", [error, LOST]))
-    assert not retries.is_wanted(SystemExit())
+    assert retries.is_retryable(error)
+    assert retries.is_retryable(ExceptionGroup("", [error, LOST]))
+    assert not retries.is_retryable(SystemExit())
     assert asked == [error, error, LOST]

@@ -1,18 +1,18 @@
-"""Connecting again when a connection is lost, in a loop with one connection in each turn: ``attempts``.
+"""A loop that reconnects: ``attempts``.
 
-Rules 1 to 4 are in :mod:`trio_ws.client.connector`. The rules of the loop:
+Rules 1 to 4 are in :mod:`trio_ws.client.connector`. These rules hold for the loop:
 
-5. Everything that is open is so within the block of one turn, so a ``break``, an exception or a cancellation can come
-   anywhere. That is why it is ``async with`` that connects, and does so again and again until there is a connection: a
-   block cannot be skipped. (Were it the loop that connects, a ``break`` before the block would leave a connection
-   behind.)
-6. An exception in the block that tells how *this* connection ended is swallowed, if the predicate agrees, and the next
-   turn follows; a group too, if there is nothing else in it. Every other exception, and cancellation, comes out as it
-   went in. Whoever catches it within the loop gets another turn.
-7. A block that comes to its end is done, and so is the loop; unless the block was told of the end of the connection, by
-   the end of an ``async for`` or an exception that it has caught: then the predicate decides, as in rule 6. So it is
-   not by chance: a connection that is lost after the last call does not count. Nor does it if the block has closed the
-   connection itself.
+5. **Only the ``async with`` block holds a connection**, so ``break``, exceptions and cancellation are safe anywhere in
+   the loop. This is why ``async with`` connects, and not the loop: otherwise a ``break`` before the block would leave a
+   connection open. An ``async with`` cannot skip its block, so it retries until it has a connection.
+6. **An exception in the block is suppressed if it reports the end of this connection** and the predicate allows a
+   retry; the next iteration follows. The same holds for an exception group that contains only such exceptions. All
+   other exceptions, and cancellation, propagate unchanged. If the application catches one inside the loop, the next
+   iteration follows too.
+7. **The loop ends when the block completes**, unless the block has been told that the connection ended, by the end of
+   an ``async for`` or by an exception that it caught: then the predicate decides, as in rule 6. If the
+   connection is lost after the last call in the block, the loop ends all the same, so the outcome does not depend on
+   timing. The loop also ends if the block closes the connection.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def attempts(
     is_retryable: Callable[[Exception], bool] = is_retryable_by_default,
     **options: Unpack[ConnectOptions],
 ) -> Attempts:
-    """Connect again and again, in a loop with one connection in each turn.
+    """Return a loop that reconnects, with one connection per iteration.
 
     ::
 
@@ -52,141 +52,145 @@ def attempts(
             async with attempt as ws:
                 async for message in ws: ...
 
-    The inner ``async with`` connects. If that fails and ``is_retryable`` agrees, it waits and tries again, so there
-    always is a connection in the block. At the end of the block the connection is closed, as with :func:`connect`.
-    Between two turns nothing is open, so you can leave the loop by any way and at any place.
+    The ``async with`` connects. If connecting fails and ``is_retryable`` allows it, it waits and tries again, so the
+    block always has a connection. The connection is closed at the end of the block, as with :func:`connect`. Nothing is
+    open between two iterations, so it is safe to leave the loop anywhere and in any way.
 
-    When the block raises what tells that its connection has ended, and ``is_retryable`` agrees, the exception is
-    swallowed, and the next turn begins after a wait. The same goes for a group of nothing but such exceptions. All
-    others come out of the block as they are; if you catch one within the loop, the next turn begins after a wait too.
+    If the block raises the exception that reports the end of its connection, and ``is_retryable`` allows a retry, the
+    exception is suppressed, and the next iteration begins after a delay. The same holds for an exception group that
+    contains only such exceptions. All other exceptions propagate unchanged. If you catch one inside the loop, the next
+    iteration begins after a delay too.
 
-    When the block comes to its end, the loop ends, as you have done what you wanted to do; it goes on if the block was
-    told that the connection has ended, because an ``async for`` has come to its end or because it has caught the
-    exception itself, and ``is_retryable`` agrees. By default it does if the server has closed with 1001, and does not
-    if it has closed with 1000.
+    If the block completes, the loop ends, unless the block has been told that the connection ended: by the end of an
+    ``async for``, or by an exception that it caught. Then ``is_retryable`` decides whether the loop continues. By
+    default, it continues if the server closed with 1001, and ends if the server closed with 1000.
 
     Args:
-        uri: The URI. Or a function, which may be ``async``, that is called for each attempt, and returns what
-            :func:`connect` or :func:`connect_over` return: for credentials that expire, or streams of another kind. An
-            :exc:`OSError` that it raises counts as a :exc:`ConnectFailed`.
-        backoff: How long to wait, and when to give up.
-        is_retryable: Says of an exception whether connecting again may help.
-        **options: The keyword arguments of :func:`connect`. Not with a function.
+        uri: The URI. Or a function, async or not, that is called for each attempt and returns the result of
+            :func:`connect` or :func:`connect_over`. Use it for credentials that expire and for other kinds of streams.
+            An :exc:`OSError` from the function counts as a :exc:`ConnectFailed`.
+        backoff: The delays between attempts, and the limits after which to give up.
+        is_retryable: A function that takes an exception and returns whether connecting again may help.
+        **options: The keyword arguments of :func:`connect`; not allowed with a function.
 
     Raises:
-        InvalidURI: if the URI is not valid.
-        TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range.
+        InvalidURI: If the URI is not valid.
+        TypeError: If an option has the wrong type or does not exist.
+        ValueError: If an option is out of range.
     """
     check_retrying(backoff, is_retryable)
     return Attempts(Connector("attempts", uri, options), Retries(backoff, is_retryable))
 
 
 class Attempts:
-    """A loop with one connection in each turn: an asynchronous iterator; see :func:`attempts`."""
+    """An asynchronous iterator with one connection per iteration; see :func:`attempts`."""
 
     def __init__(self, connector: Connector, retries: Retries) -> None:
         self._connector = connector
         self._retries = retries
-        #: The attempt of this turn.
+        #: The attempt of this iteration.
         self.current: Attempt | None = None
-        # Whether there are no more turns; and what is to be raised instead of the next one.
-        self._over = False
+        # Whether this is the last iteration, and the exception to raise after it.
+        self._finished = False
         self._error: BaseException | None = None
 
     @property
     def attempts(self) -> int:
-        """How many times it was tried to connect."""
+        """The number of attempts to connect so far."""
         return self._retries.attempts
 
     @property
     def last_error(self) -> BaseException | None:
-        """Why the last connection that was lost ended, or could not be made; None before that."""
+        """The exception of the last failed attempt or lost connection; None before the first one."""
         return self._retries.last_error
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Attempt:
-        """Wait until the next attempt is due, and return it. When cancelled, nothing has happened.
+        """Wait until the next attempt is due, and return it. Safe to cancel: it can be called again.
 
         Raises:
-            Exception: that which the last connection has ended with, if the limits of the backoff are reached.
-            RuntimeError: in the block of the attempt before.
+            Exception: If a limit of the backoff is reached: the exception with which the last connection ended.
+            RuntimeError: If the block of the previous attempt has not been left.
         """
         if self.current is not None and self.current.is_active:
-            raise RuntimeError("the block of the attempt before is not left yet")
+            raise RuntimeError("the block of the previous attempt must be left first")
         await trio.lowlevel.checkpoint()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        if self._over:
+        if self._finished:
             raise StopAsyncIteration
         await self._retries.wait()
         self.current = Attempt(self)
         return self.current
 
     async def connect(self) -> tuple[Connecting, WebSocket]:
-        """Connect, as many times as it takes.
+        """Connect, and retry until there is a connection.
 
         Returns:
-            What has been entered, and the connection.
+            The entered :class:`Connecting`, which the caller must exit, and its WebSocket.
 
         Raises:
-            Exception: the last error, when it is not to be tried again.
+            Exception: If connecting fails, and the predicate or the backoff allows no retry.
         """
         retries = self._retries
         while True:
-            retries.begin()
+            retries.begin_attempt()
             try:
                 connecting = await self._connector.dial()
                 return connecting, await connecting.__aenter__()
             except Exception as exc:
-                if not (self._allow(exc) and retries.is_wanted(exc)):
+                if not (self._schedule(exc) and retries.is_retryable(exc)):
                     raise
             await retries.wait()
 
     def finish(self) -> None:
-        """End the loop after this turn."""
-        self._over = True
+        """End the loop after this iteration."""
+        self._finished = True
 
     def end_turn(self, end: ConnectionClosed | None, lived: float, raised: BaseException | None) -> bool:
-        """Decide what follows on a turn.
+        """Decide how the loop continues after a block.
 
         Args:
-            end: How the connection ended, if that is why the block was left; otherwise None.
+            end: The exception that reports the end of the connection, if the block was left because of it; else None.
             lived: Seconds that the connection was open.
-            raised: What the block has raised.
+            raised: The exception that the block raised, or None.
 
         Returns:
-            Whether to swallow that.
+            Whether to suppress the exception of the block.
         """
         if end is None:
             self._retries.reset()
             return False
-        wanted = self._retries.is_wanted(raised or end)
-        allowed = self._allow(end, lived)
+        retryable = self._retries.is_retryable(raised or end)
+        within_limits = self._schedule(end, lived)
         if raised is not None:
-            return wanted and allowed
-        if not wanted:
-            self._over = True
-        elif not allowed:
+            return retryable and within_limits
+        if not retryable:
+            self._finished = True
+        elif not within_limits:
             self._error = end
         return False
 
-    def _allow(self, exc: BaseException, lived: float | None = None) -> bool:
-        allowed = self._retries.schedule(exc, lived) is not None
-        self._over = self._over or not allowed
-        return allowed
+    def _schedule(self, exc: BaseException, lived: float | None = None) -> bool:
+        """Schedule the next attempt. Return whether the limits of the backoff allow it; if not, end the loop."""
+        within_limits = self._retries.schedule(exc, lived) is not None
+        self._finished = self._finished or not within_limits
+        return within_limits
 
 
 class Attempt:
-    """One turn of the loop of :func:`attempts`. Entering it connects; it can be used once, in its turn."""
+    """One iteration of an :func:`attempts` loop. ``async with`` connects; use it once, within its iteration.
+
+    Attributes:
+        is_active: Whether the block has been entered and not left.
+    """
 
     def __init__(self, owner: Attempts) -> None:
         self._owner = owner
         self._used = False
-        #: Whether its block was entered and is not left.
         self.is_active: bool = False
         self._connecting: Connecting | None = None
         self._ws: WebSocket | None = None
@@ -194,11 +198,11 @@ class Attempt:
 
     async def __aenter__(self) -> WebSocket:
         if self._used or self._owner.current is not self:
-            raise RuntimeError("an attempt is entered once, in its turn of the loop")
+            raise RuntimeError("an attempt must be entered only once, and within its iteration of the loop")
         self._used = self.is_active = True
         try:
             self._connecting, self._ws = await self._owner.connect()
-        except BaseException:  # cancellation too: the turn has not begun
+        except BaseException:  # The block is not entered, also if this is cancelled.
             self.is_active = False
             raise
         self._opened_at = trio.current_time()
@@ -208,18 +212,18 @@ class Attempt:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         if self._connecting is None or self._ws is None:
-            raise RuntimeError("this attempt was not entered")
+            raise RuntimeError("the attempt was not entered")
         connection = connection_of(self._ws)
         lived = trio.current_time() - self._opened_at
         told = connection.told
         end = connection.state.error() if connection.state.is_settled else None
         if connection.state.closed_locally:
-            end = None  # whoever has closed it knows why, or makes a mistake in using it
+            end = None  # The application closed the connection, so an exception from using it is a bug.
         if exc is None:
             if not told or end is None:
                 end = None
                 self._owner.finish()
-        elif end is None or not all(_tells(leaf, end) for leaf in leaves(exc)):
+        elif end is None or not all(_reports(leaf, end) for leaf in leaves(exc)):
             end = None
         try:
             await self._connecting.__aexit__(exc_type, exc, traceback)
@@ -228,6 +232,6 @@ class Attempt:
         return self._owner.end_turn(end, lived, exc)
 
 
-def _tells(exc: BaseException, end: ConnectionClosed) -> bool:
-    """Return whether an exception tells of the end of this connection, and not of that of another one."""
+def _reports(exc: BaseException, end: ConnectionClosed) -> bool:
+    """Return whether an exception reports this end of a connection, and not the end of another connection."""
     return isinstance(exc, ConnectionClosed) and (exc.rcvd, exc.sent) == (end.rcvd, end.sent)

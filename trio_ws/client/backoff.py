@@ -1,13 +1,14 @@
-"""When to connect again, and whether it may help: ``Backoff`` and ``is_retryable``.
+"""When to reconnect, and after which errors: ``Backoff`` and ``is_retryable``.
 
-When: the n-th wait in a row is a random time from 0 to ``initial * factor ** (n - 1)`` seconds, at most ``maximum``.
-All of it is random ("full jitter"), because clients that have lost a server at the same moment should not come back at
-the same moment. For the same reason a random time is added to what the server asks for with ``Retry-After``.
+The n-th delay in a series is a random time between 0 and ``initial * factor ** (n - 1)`` seconds, at most ``maximum``
+(exponential backoff with full jitter). The randomness keeps clients that lost a server at the same moment from
+reconnecting at the same moment. For the same reason the delay is added to the time that the server requests with
+``Retry-After``.
 
-In a row: that a connection was opened does not mean that all is well. A server that is overloaded, or falls over what
-we send it, may accept connections and drop them at once, and deserves no more attempts than one that refuses them. So
-only a connection that was open for ``reset_after`` seconds starts a new row. Its end is followed by a wait like that
-after the first failure, not by an attempt at once: others have lost the same server.
+A new connection does not end the series by itself. A server that is overloaded, or crashes on our messages, may accept
+connections and drop them at once, and should not get more attempts than a server that refuses them. Only a connection
+that was open for at least ``reset_after`` seconds starts a new series. When such a connection is lost, the client waits
+like after a first failure instead of reconnecting at once, because other clients have lost the same server.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Backoff", "Retries", "is_retryable", "leaves", "retry_after"]
 
-#: Close codes that say nothing against another attempt: the server goes, has failed, restarts, is overloaded, or is not
-#: reached by what stands before it; or the connection just ended. Whether 1000 says so depends on who has closed.
-TEMPORARY = frozenset(
+#: Close codes after which a retry may help: the server shuts down, failed, restarts, is overloaded or cannot be reached
+#: by its gateway, or the connection ended without giving a reason. For 1000, is_retryable() also looks at who closed.
+RETRYABLE_CODES = frozenset(
     {
         CloseCode.NORMAL_CLOSURE,
         CloseCode.GOING_AWAY,
@@ -58,33 +59,33 @@ TEMPORARY = frozenset(
     }
 )
 
-#: HTTP statuses below 500 that may be another one soon: Request Timeout, Too Early, Too Many Requests.
+#: HTTP statuses below 500 that are temporary: Request Timeout, Too Early, Too Many Requests.
 TEMPORARY_STATUSES = frozenset({408, 425, 429})
 
-#: HTTP statuses from 500 that will not: Not Implemented, HTTP Version Not Supported.
-LASTING_STATUSES = frozenset({501, 505})
+#: HTTP statuses from 500 on that are permanent: Not Implemented, HTTP Version Not Supported.
+PERMANENT_STATUSES = frozenset({501, 505})
 
 
 def is_retryable(exc: Exception) -> bool:
-    """Return whether connecting again may help after an exception. This is the default of ``is_retryable=``.
+    """Return whether connecting again may help after an exception. This is the default for ``is_retryable=``.
 
-    It is for these:
+    It returns True for these exceptions:
 
-    * :exc:`ConnectFailed`, unless the certificate of the server is not accepted: that should be seen by somebody.
+    * :exc:`ConnectFailed`, unless the server's certificate is not accepted, which somebody should look at.
     * :exc:`OpenTimeout`.
-    * :exc:`InvalidStatus` with 408, 425, 429, or from 500 on, but for 501 and 505. Statuses that we do not know are
-      meant to be treated like 500 (RFC 9110, section 15).
-    * :exc:`ConnectionClosedError` if no Close frame came or went, or none that says anything but 1000, 1001, 1011,
-      1012, 1013, 1014 or nothing. So it is not after 1008 (policy violation), for example, nor after the codes from
-      3000 on, whose meaning is a matter between you and the server; and not after an error in the protocol or a message
-      that is too large, which would most likely happen again.
-    * :exc:`ConnectionClosedOK` if the server has closed with 1001 (going away), or with no code. 1000 means that what
-      the connection was for is done.
+    * :exc:`InvalidStatus` with status 408, 425 or 429, or 500 and above except 501 and 505. Clients treat unknown
+      statuses from 500 on like 500 (RFC 9110, section 15).
+    * :exc:`ConnectionClosedError`, if each Close frame that was sent or received has no code or one of 1000, 1001,
+      1011, 1012, 1013 and 1014. The result is False after 1008 (policy violation), for example, and after codes from
+      3000 on, whose meaning is defined by the application. It is also False after a protocol error or a message that
+      is too large, since the same would most likely happen again.
+    * :exc:`ConnectionClosedOK`, if the server closed with 1001 (going away) or without a code. The code 1000 means that
+      the purpose of the connection is fulfilled.
 
-    It is not for anything else, be it an exception of the library or another one.
+    It returns False for all other exceptions, including those from outside the library.
 
     Args:
-        exc: The exception: what connecting has raised, or how a connection ended. Never a group.
+        exc: An exception from connecting, or one that tells how a connection ended. Never an exception group.
     """
     if isinstance(exc, TLSFailed):
         return not isinstance(exc.__cause__, SSLCertVerificationError)
@@ -92,72 +93,72 @@ def is_retryable(exc: Exception) -> bool:
         return True
     if isinstance(exc, InvalidStatus):
         status = exc.response.status_code
-        return status in TEMPORARY_STATUSES or (status >= 500 and status not in LASTING_STATUSES)
+        return status in TEMPORARY_STATUSES or (status >= 500 and status not in PERMANENT_STATUSES)
     if not isinstance(exc, ConnectionClosed) or isinstance(exc, ConnectionClosedLocally):
         return False
     if isinstance(exc, ConnectionClosedOK) and (exc.code == CloseCode.NORMAL_CLOSURE or not exc.rcvd_then_sent):
         return False
-    return all(close is None or close.code in TEMPORARY for close in (exc.rcvd, exc.sent))
+    return all(close is None or close.code in RETRYABLE_CODES for close in (exc.rcvd, exc.sent))
 
 
-def _not_below_initial(backoff: Backoff, attribute: Attribute[float], value: float) -> None:
+def _check_at_least_initial(backoff: Backoff, attribute: Attribute[float], value: float) -> None:
     if value < backoff.initial:
-        raise ValueError(f"{attribute.name} is at least initial, {backoff.initial!r}, not {value!r}")
+        raise ValueError(f"{attribute.name} must be at least initial ({backoff.initial!r}), not {value!r}")
 
 
-def _function(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
+def _check_callable(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
     if not callable(value):
-        raise TypeError(f"{attribute.name} is a function, not {value!r}")
+        raise TypeError(f"{attribute.name} must be callable, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
 class Backoff:
-    """How long to wait before connecting again, and when to give up.
+    """The delays between attempts to connect, and the limits after which to give up.
 
-    The n-th wait in a row takes a random time from 0 to ``initial * factor ** (n - 1)`` seconds, but never more than
-    ``maximum``. If the server asks for more with ``Retry-After``, that is added. A new row begins when a connection was
-    open for ``reset_after`` seconds.
+    The n-th delay in a series is a random time between 0 and ``initial * factor ** (n - 1)`` seconds, at most
+    ``maximum``. If the server sends ``Retry-After``, that time is added. A connection that was open for at least
+    ``reset_after`` seconds starts a new series.
 
-    By default it never gives up. It is immutable, and can be used for any number of connections.
+    By default there is no limit. A Backoff is immutable, and can be shared by any number of connections.
 
     Attributes:
-        initial: Seconds that the first wait takes at most.
-        factor: How much longer each wait may be than the one before it.
-        maximum: Seconds that a wait takes at most, without ``Retry-After``.
+        initial: Upper bound of the first delay in a series, in seconds.
+        factor: Growth of the upper bound from one delay to the next.
+        maximum: Upper bound of all delays, in seconds, without ``Retry-After``.
         reset_after: Seconds that a connection must have been open to count as a success.
-        max_attempts: Give up after so many attempts in a row. None: no limit.
-        max_elapsed: Give up when the next attempt would begin more than so many seconds after the row has begun. None:
-            no limit.
-        max_retry_after: Seconds of ``Retry-After`` that are heeded at most.
-        random: Returns a random number from 0 to 1 each time. With another function, a test knows what comes.
+        max_attempts: Number of attempts in a series after which to give up; None for no limit.
+        max_elapsed: Give up when the next attempt would begin more than this many seconds after the start of the
+            series; None for no limit.
+        max_retry_after: Upper bound of the time that is added for ``Retry-After``, in seconds.
+        random: A function that returns a random number between 0 and 1. Tests can replace it.
 
     Raises:
-        TypeError: if a value is of the wrong type.
-        ValueError: if it is out of range.
+        TypeError: If a value has the wrong type.
+        ValueError: If a value is out of range.
     """
 
     initial: float = attrs.field(default=1.0, validator=_number(minimum=0, none=False, finite=True))
     factor: float = attrs.field(default=2.0, validator=_number(minimum=1, none=False, finite=True))
     maximum: float = attrs.field(
-        default=60.0, validator=[_number(minimum=0, none=False, finite=True), _not_below_initial]
+        default=60.0, validator=[_number(minimum=0, none=False, finite=True), _check_at_least_initial]
     )
     reset_after: float = attrs.field(default=60.0, validator=_number(minimum=0, none=False))
     max_attempts: int | None = attrs.field(default=None, validator=_number(minimum=1, none=True, whole=True))
     max_elapsed: float | None = attrs.field(default=None, validator=_number(minimum=0, none=True))
     max_retry_after: float = attrs.field(default=300.0, validator=_number(minimum=0, none=False, finite=True))
-    random: Callable[[], float] = attrs.field(default=random.random, validator=_function, repr=False)
+    random: Callable[[], float] = attrs.field(default=random.random, validator=_check_callable, repr=False)
 
     def longest(self, number: int) -> float:
-        """Return how many seconds a wait takes at most, without ``Retry-After``.
+        """Return the upper bound of a delay in seconds, without ``Retry-After``.
 
         Args:
-            number: Which wait in a row it is, from 1 on.
+            number: The number of the delay in its series, starting at 1.
 
         Raises:
-            ValueError: if the number is less than 1.
+            ValueError: If the number is less than 1.
         """
         if number < 1:
-            raise ValueError(f"waits are counted from 1, not from {number!r}")
+            raise ValueError(f"number must be at least 1, not {number!r}")
         if self.initial == 0 or self.factor == 1:
             return float(self.initial)
         try:
@@ -166,23 +167,28 @@ class Backoff:
             return float(self.maximum)
 
     def delay(self, number: int) -> float:
-        """Return how many seconds to wait: a random number from 0 to :meth:`longest`.
+        """Return a random delay in seconds, between 0 and :meth:`longest`.
 
         Args:
-            number: Which wait in a row it is, from 1 on.
+            number: The number of the delay in its series, starting at 1.
 
         Raises:
-            ValueError: if the number is less than 1.
+            ValueError: If the number is less than 1.
         """
         return self.random() * self.longest(number)
 
 
 class Retries:
-    """The attempts of one client: how many there were, what has become of the last, and when the next one is due.
+    """The retry state of one client: counts attempts, records the last error, and schedules the next attempt.
 
     Args:
-        backoff: How long to wait.
-        predicate: Says whether connecting again may help.
+        backoff: The delays and limits.
+        predicate: The ``is_retryable`` function.
+
+    Attributes:
+        attempts: The number of attempts so far.
+        last_error: The last error; None before the first one.
+        due: The time on Trio's clock at which the next attempt is due.
     """
 
     def __init__(self, backoff: Backoff, predicate: Callable[[Exception], bool]) -> None:
@@ -190,61 +196,63 @@ class Retries:
         self._predicate = predicate
         self.attempts: int = 0
         self.last_error: BaseException | None = None
-        #: When the next attempt is to begin.
         self.due: float = 0.0
-        # How many attempts there were in this row, and when it has begun.
-        self._in_row = 0
-        self._row_began: float | None = None
+        # The number of attempts in the current series, and the time of its start.
+        self._attempts_in_series = 0
+        self._series_start: float | None = None
 
-    def begin(self) -> None:
-        """Take note that an attempt begins."""
+    def begin_attempt(self) -> None:
+        """Count an attempt that begins now."""
         self.attempts += 1
-        self._in_row += 1
-        if self._row_began is None:
-            self._row_began = trio.current_time()
+        self._attempts_in_series += 1
+        if self._series_start is None:
+            self._series_start = trio.current_time()
 
     def reset(self) -> None:
         """Reset the backoff; the next wait is the first of a new series."""
-        self._in_row = 0
-        self._row_began = trio.current_time()
-        self.due = self._row_began + self._backoff.delay(1)
+        self._attempts_in_series = 0
+        self._series_start = trio.current_time()
+        self.due = self._series_start + self._backoff.delay(1)
 
-    def is_wanted(self, exc: BaseException) -> bool:
-        """Return whether connecting again may help: of a group, after all that is in it."""
+    def is_retryable(self, exc: BaseException) -> bool:
+        """Return whether connecting again may help: for an exception group, whether that is so for all its members."""
         return isinstance(exc, Exception) and all(
             isinstance(leaf, Exception) and self._predicate(leaf) for leaf in leaves(exc)
         )
 
     def schedule(self, exc: BaseException, lived: float | None = None) -> float | None:
-        """Take note of a failure. Return the seconds to the next attempt, or None to give up.
+        """Record a failure and schedule the next attempt.
 
         Args:
-            exc: What has failed.
-            lived: Seconds that the connection was open; None if it was not.
+            exc: The error.
+            lived: Seconds that the connection was open; None if it was never open.
+
+        Returns:
+            The seconds until the next attempt, or None to give up because a limit of the backoff is reached.
         """
         backoff = self._backoff
         self.last_error = exc
         now = trio.current_time()
         if lived is not None and lived >= backoff.reset_after:
-            self._in_row, self._row_began = 0, now
-        delay = backoff.delay(max(self._in_row, 1))
+            self._attempts_in_series, self._series_start = 0, now
+        delay = backoff.delay(max(self._attempts_in_series, 1))
         if isinstance(exc, InvalidStatus):
             delay += min(retry_after(exc.response) or 0.0, backoff.max_retry_after)
         self.due = now + delay
-        if backoff.max_attempts is not None and self._in_row >= backoff.max_attempts:
+        if backoff.max_attempts is not None and self._attempts_in_series >= backoff.max_attempts:
             return None
-        assert self._row_began is not None
-        if backoff.max_elapsed is not None and self.due - self._row_began > backoff.max_elapsed:
+        assert self._series_start is not None
+        if backoff.max_elapsed is not None and self.due - self._series_start > backoff.max_elapsed:
             return None
         return delay
 
     async def wait(self) -> None:
-        """Wait until the next attempt is due. When cancelled, it is due at the same time as before."""
+        """Wait until the next attempt is due. Safe to cancel: the due time stays the same."""
         await trio.sleep_until(self.due)
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
-    """Yield what is in a group, and in groups in it; or the exception itself."""
+    """Yield the members of an exception group and its subgroups, or the exception itself if it is not a group."""
     if isinstance(exc, BaseExceptionGroup):
         for each in exc.exceptions:
             yield from leaves(each)
@@ -256,13 +264,17 @@ def leaves(exc: BaseException) -> Iterator[BaseException]:
 
 
 def retry_after(response: Response, now: datetime.datetime | None = None) -> float | None:
-    """Return how many seconds a response asks us to wait (RFC 9110, section 10.2.3), or None if it does not.
+    """Return the seconds that a response asks the client to wait (RFC 9110, section 10.2.3).
 
-    A date is compared with the ``Date`` of the response, if there is one, because our clock may be wrong.
+    A date in ``Retry-After`` is compared with the ``Date`` header if there is one, because the local clock may be
+    wrong.
 
     Args:
-        response: The response. What is malformed in it is ignored; of several values, the largest counts.
-        now: The time, with a time zone. The default is that of the system.
+        response: The response. Malformed values are ignored; the largest of several values counts.
+        now: The current time with a time zone; None for the system's time.
+
+    Returns:
+        The seconds, or None if there is no valid ``Retry-After``.
     """
     if now is None:
         now = datetime.datetime.now(datetime.timezone.utc)
@@ -271,7 +283,7 @@ def retry_after(response: Response, now: datetime.datetime | None = None) -> flo
     found = []
     for value in response.headers.get_all("Retry-After"):
         if re.fullmatch("[0-9]+", value):
-            found.append(float(value))  # however long, unlike int()
+            found.append(float(value))  # float() has no limit on the number of digits, unlike int().
         elif (date := _parse_date(value, now)) is not None:
             found.append(max((date - base).total_seconds(), 0.0))
     return max(found, default=None)
@@ -281,7 +293,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
 _TIME = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>\d\d)"
 
-#: The three forms of a date that a recipient has to know (RFC 9110, section 5.6.7).
+#: The three date formats that a recipient must accept (RFC 9110, section 5.6.7).
 _DATES = (
     rf"[A-Z][a-z]{{2}}, (?P<day>\d\d) {_MONTH} (?P<year>\d{{4}}) {_TIME} GMT",
     rf"[A-Z][a-z]+day, (?P<day>\d\d)-{_MONTH}-(?P<year>\d\d) {_TIME} GMT",
@@ -290,7 +302,7 @@ _DATES = (
 
 
 def _parse_date(value: str, now: datetime.datetime) -> datetime.datetime | None:
-    # Not email.utils, which takes much for a date, nor strptime(), where months have the names of the locale.
+    # email.utils is too lenient, and strptime() expects the month names of the current locale.
     for pattern in _DATES:
         if match := re.fullmatch(pattern, value, re.ASCII):
             break
@@ -298,7 +310,7 @@ def _parse_date(value: str, now: datetime.datetime) -> datetime.datetime | None:
         return None
     year = int(match["year"])
     if len(match["year"]) == 2:
-        # A year more than 50 years ahead is the last one that ended with the same digits.
+        # RFC 9110, section 5.6.7: a two-digit year more than 50 years in the future belongs to the previous century.
         year += now.year // 100 * 100
         if year > now.year + 50:
             year -= 100

@@ -1,14 +1,14 @@
-"""Making one connection after the other: ``Connector``, behind ``attempts`` and ``open_reconnecting``.
+"""The ``Connector``, which creates successive connections for ``attempts`` and ``open_reconnecting``.
 
-What both do alike:
+These rules hold for both:
 
-1. **A predicate says whether connecting again may help**: ``is_retryable``, asked about everything that connecting
-   raises, and about how each connection ended, a normal end included. When it says no, that is the end.
-2. **Before each attempt but the first there is a wait**: see :mod:`trio_ws.client.backoff`. When the limits of the
-   :class:`Backoff` are reached, the last error is the end.
-3. **Nothing is kept of the connection before.** The messages that the server sent while there was no connection are
-   lost, and so may be what was sent last: that it was given to a connection does not mean that it has arrived.
-4. **No generator holds anything**, and nothing is open that ``async with`` does not close.
+1. **The predicate decides whether to retry.** ``is_retryable`` is called with every exception from connecting, and with
+   the exception for every end of a connection, including a normal closure. If it returns False, no retry follows.
+2. **Every attempt except the first is delayed**; see :mod:`trio_ws.client.backoff`. When a limit of the
+   :class:`Backoff` is reached, the last error is final.
+3. **Connections share no state.** Messages that the server sends between two connections are lost. The last messages
+   that were sent on a lost connection may be lost too, since ``send`` does not wait until the server has received them.
+4. **No generator holds a resource**: ``async with`` closes everything that is open.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from .options import ConnectOptions
 
 __all__ = ["Connector", "Target", "check_retrying"]
 
-#: What to connect to: a URI, or a function that is called for each attempt and returns what :func:`connect` returns.
+#: A URI, or a function, async or not, that is called for each attempt and returns the result of :func:`connect`.
 Target: TypeAlias = "str | Callable[[], Connecting | Awaitable[Connecting]]"
 
 
 class Connector:
-    """Makes the connections of one client, one after the other.
+    """Creates the successive connections of one client.
 
     Args:
-        function: The name of the function that was called with the options.
-        target: The URI, or a function that says how to connect.
-        options: The keyword arguments of :func:`connect`, for a URI.
+        function: The name of the public function that received the options, for error messages.
+        target: The URI, or a function that returns the result of :func:`connect`.
+        options: The keyword arguments of :func:`connect`; only allowed with a URI.
 
     Raises:
-        Exception: as :func:`connect` does.
-        TypeError: if there are both a function and options.
+        Exception: If :func:`connect` raises it.
+        TypeError: If there are both a function and options.
     """
 
     def __init__(self, function: str, target: Target, options: ConnectOptions) -> None:
@@ -48,13 +48,20 @@ class Connector:
         self._first: Connecting | None = None
         if not callable(target):
             check_names(function, options, ConnectOptions)
-            # What is wrong with the arguments is raised now, and not in the background.
+            # Calling connect() here makes wrong arguments raise at once, not later in the background.
             self._first = connect(target, **options)
         elif options:
-            raise TypeError(f"{', '.join(options)}: give that to the connect() in the function, not besides it")
+            raise TypeError(
+                f"{', '.join(options)}: options must be passed to connect() in the function, not to {function}()"
+            )
 
     async def dial(self) -> Connecting:
-        """Return the next connection, which is to be entered at once: it may hold a stream."""
+        """Return the next connection. Enter it at once, since it may hold an open stream.
+
+        Raises:
+            ConnectFailed: If the function raises an OSError.
+            TypeError: If the function returns something else than a connection.
+        """
         if not callable(self._target):
             first, self._first = self._first, None
             return connect(self._target, **self._options) if first is None else first
@@ -66,13 +73,13 @@ class Connector:
         except OSError as exc:
             raise ConnectFailed("the server", exc.strerror or str(exc) or type(exc).__name__) from exc
         if not isinstance(connecting, Connecting):
-            raise TypeError(f"the function returns what connect() returns, not {connecting!r}")
+            raise TypeError(f"the function must return the result of connect(), not {connecting!r}")
         return connecting
 
 
 def check_retrying(backoff: Any, is_retryable: Any) -> None:
-    """Check the types of the options that say when to connect again."""
+    """Check the types of ``backoff`` and ``is_retryable``."""
     if not isinstance(backoff, Backoff):
-        raise TypeError(f"backoff is a Backoff, not {backoff!r}")
+        raise TypeError(f"backoff must be a Backoff, not {backoff!r}")
     if not callable(is_retryable):
-        raise TypeError(f"is_retryable is a function, not {is_retryable!r}")
+        raise TypeError(f"is_retryable must be callable, not {is_retryable!r}")

@@ -1,4 +1,4 @@
-"""A channel that lives across connections: ``open_reconnecting``, ``ReconnectingChannel``."""
+"""A channel that reconnects: ``open_reconnecting``, ``ReconnectingChannel``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReconnectingChannel", "WhenDown", "open_reconnecting"]
 
-#: What :meth:`ReconnectingChannel.send` does while there is no connection.
+#: The behavior of :meth:`ReconnectingChannel.send` while there is no connection: wait for one, or raise.
 WhenDown: TypeAlias = Literal["wait", "fail"]
 
 
@@ -39,7 +39,7 @@ def open_reconnecting(
     when_down: WhenDown = "wait",
     **options: Unpack[ConnectOptions],
 ) -> ReconnectingChannel:
-    """Open a channel of messages that connects again when its connection is lost, for as long as a block.
+    """Open a channel that reconnects when its connection is lost, for the duration of an ``async with`` block.
 
     ::
 
@@ -49,51 +49,53 @@ def open_reconnecting(
         async with trio_ws.open_reconnecting("wss://example.org/feed", on_connect=subscribe) as feed:
             async for message in feed: ...
 
-    Entering the block does not wait for the first connection: it is made in the background, like all others. What
-    cannot be helped by connecting again is raised by the next :meth:`~ReconnectingChannel.receive` or
-    :meth:`~ReconnectingChannel.send`.
+    Entering the block does not wait for the first connection, which is opened in the background like all others. If an
+    error occurs that connecting again cannot fix, the next call of :meth:`~ReconnectingChannel.receive` or
+    :meth:`~ReconnectingChannel.send` raises it.
 
-    Leaving the block closes the connection: with 1000 normally, 1001 when it is cancelled (without waiting), 1011 when
-    it raises. What the block raises comes out as it is.
+    Leaving the block closes the connection: with 1000 normally, with 1001 and without waiting for the server if the
+    block is cancelled, with 1011 if it raises an exception. Exceptions from the block propagate unchanged.
 
     Args:
-        uri: The URI. Or a function, which may be ``async``, that is called for each attempt, and returns what
-            :func:`connect` or :func:`connect_over` return: for credentials that expire, or streams of another kind. An
-            :exc:`OSError` that it raises counts as a :exc:`ConnectFailed`.
-        on_connect: An async function that is called with each new connection, before anybody else can use it: to log
-            in, to subscribe. It sends and receives on that connection, as the channel is not open yet, and has
-            ``open_timeout`` seconds. When it raises, the connection is closed, and ``is_retryable`` is asked about the
-            exception.
-        backoff: How long to wait between two attempts, and when to give up.
-        is_retryable: Says of an exception whether connecting again may help. It is asked about what connecting and
-            ``on_connect`` raise, and about how each connection has ended. What it is not asked about: that you have
-            closed :attr:`ReconnectingChannel.ws`, which makes the channel connect again.
-        when_down: What :meth:`~ReconnectingChannel.send` does while there is no connection: ``"wait"`` for the next
-            one, or ``"fail"`` with :exc:`NotConnected`.
-        **options: The keyword arguments of :func:`connect`. Not with a function.
+        uri: The URI. Or a function, async or not, that is called for each attempt and returns the result of
+            :func:`connect` or :func:`connect_over`. Use it for credentials that expire and for other kinds of streams.
+            An :exc:`OSError` from the function counts as a :exc:`ConnectFailed`.
+        on_connect: An async function that is called with each new connection, before the channel uses it. Use it to log
+            in or to subscribe. It must use the connection that it is given, because the channel is not open yet, and
+            has ``open_timeout`` seconds. If it raises an exception, the connection is closed, and ``is_retryable`` is
+            called with the exception.
+        backoff: The delays between attempts, and the limits after which to give up.
+        is_retryable: A function that takes an exception and returns whether connecting again may help. It is called
+            with exceptions from connecting and from ``on_connect``, and with the exception for every end of a
+            connection. It is not called if you close :attr:`ReconnectingChannel.ws`: then the channel always
+            reconnects.
+        when_down: The behavior of :meth:`~ReconnectingChannel.send` while there is no connection: ``"wait"`` for the
+            next one, or ``"fail"`` with :exc:`NotConnected`.
+        **options: The keyword arguments of :func:`connect`; not allowed with a function.
 
     Raises:
-        InvalidURI: if the URI is not valid.
-        TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range.
+        InvalidURI: If the URI is not valid.
+        TypeError: If an option has the wrong type or does not exist.
+        ValueError: If an option is out of range.
     """
     check_retrying(backoff, is_retryable)
     if on_connect is not None and not callable(on_connect):
-        raise TypeError(f"on_connect is a function or None, not {on_connect!r}")
+        raise TypeError(f"on_connect must be callable or None, not {on_connect!r}")
     _check_when_down(when_down)
     connector = Connector("open_reconnecting", uri, options)
     return ReconnectingChannel(connector, Retries(backoff, is_retryable), on_connect, when_down)
 
 
 class ReconnectingChannel(trio.abc.Channel[Message]):
-    """A channel of messages that lives across connections; see :func:`open_reconnecting`.
+    """A channel of messages that reconnects when its connection is lost; see :func:`open_reconnecting`.
 
-    It is used like a :class:`WebSocket`: any number of tasks may send, receive and iterate at the same time, and all
-    methods marked ``async`` can be cancelled and check for it on every call.
+    Use it like a :class:`WebSocket`: any number of tasks may send, receive and iterate at the same time. Every async
+    method is a checkpoint and can be cancelled.
 
-    When it has ended, calls raise why: what connecting again cannot help, :exc:`ConnectionClosedOK` if the server has
-    closed for good, or :exc:`ConnectionClosedLocally` if you have closed it. Messages that came in before are received
-    first, unless you have closed it. ``async for`` ends without an exception in the last two cases.
+    After the channel has ended, calls raise an exception: the error that connecting again cannot fix,
+    :exc:`ConnectionClosedOK` if the server closed and ``is_retryable`` returned False for it, or
+    :exc:`ConnectionClosedLocally` if you closed the channel. In the last two cases, ``async for`` ends without an
+    exception. Messages that arrived before the end are received first, unless you closed the channel.
     """
 
     def __init__(
@@ -114,32 +116,36 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
 
     @property
     def ws(self) -> WebSocket | None:
-        """The connection that is open at the moment, or None.
+        """The current connection; None while there is none.
 
-        It has what this class has not, such as :meth:`WebSocket.ping`. Closing it makes the channel go on to the next
-        connection.
+        Use it for methods that the channel does not have, such as :meth:`WebSocket.ping`. Closing it makes the channel
+        reconnect.
         """
         return self._supervisor.ws
 
     @property
     def state(self) -> ReconnectState:
-        """What it is doing."""
+        """The current state of the channel."""
         return self._supervisor.state
 
     @property
     def attempts(self) -> int:
-        """How many times it has tried to connect."""
+        """The number of attempts to connect so far."""
         return self._retries.attempts
 
     @property
     def last_error(self) -> BaseException | None:
-        """Why the last connection ended, or could not be made; None before that. It stays when there is a new one."""
+        """The exception of the last failed attempt or lost connection; None before the first one.
+
+        A successful attempt does not reset it.
+        """
         return self._retries.last_error
 
     def states(self) -> AsyncIterator[ReconnectState]:
-        """Return an asynchronous iterator of states: the present one, then each that follows, and the end.
+        """Return an asynchronous iterator over the states, which ends after the phase CLOSED.
 
-        A watcher that is slow gets the newest state, and misses those in between. So it holds up nobody.
+        It yields the current state first. A slow watcher gets the latest state and misses the ones in between, so it
+        never delays the channel.
         """
         return _States(self)
 
@@ -153,24 +159,25 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         compress: bool = True,
         when_down: WhenDown | None = None,
     ) -> None:
-        """Send a message, on the connection that there is or on the next one.
+        """Send a message on the current connection or, if there is none, on the next one.
 
-        It returns when a connection has taken the message, as :meth:`WebSocket.send` does. If that connection is lost
-        soon after, so may be the message; it is not sent again, as nobody knows whether it has arrived. When cancelled,
-        nothing of the message is sent.
+        Like :meth:`WebSocket.send`, it returns when a connection has accepted the message. The message may be lost if
+        that connection is lost soon afterwards. It is not sent again, because it may have arrived. If cancelled, it
+        sends nothing.
 
         Args:
-            message: A ``str`` goes out as text, bytes as binary.
-            text: True to send bytes that are UTF-8 as text, False to send the UTF-8 of a ``str`` as binary.
-            compress: False not to compress this message, where compression is in use.
-            when_down: What to do while there is no connection, if not what :func:`open_reconnecting` was told:
-                ``"wait"`` or ``"fail"``.
+            message: The message: a ``str`` is sent as a text message, bytes as a binary message.
+            text: True to send bytes with valid UTF-8 as a text message, False to send a ``str`` as a binary message
+                encoded with UTF-8.
+            compress: False to send this message uncompressed, if compression is in use.
+            when_down: The behavior while there is no connection, ``"wait"`` or ``"fail"``; None for that of
+                :func:`open_reconnecting`.
 
         Raises:
-            NotConnected: if there is no connection, and this is not to wait for one.
-            Exception: if the channel has ended: see :class:`ReconnectingChannel`.
-            TypeError: if the message is neither text nor bytes.
-            ValueError: if it is to be text and cannot be.
+            NotConnected: If there is no connection and ``when_down`` is ``"fail"``.
+            Exception: If the channel has ended; see :class:`ReconnectingChannel`.
+            TypeError: If the message is neither a str nor bytes.
+            ValueError: If the message is not valid as a text message, or ``when_down`` has another value.
         """
         if when_down is not None:
             _check_when_down(when_down)
@@ -179,11 +186,11 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
             try:
                 return await ws.send(message, text=text, compress=compress)
             except ConnectionClosed:
-                pass  # it has taken nothing
-        # What cannot be sent is to be known now; and what waits cannot be changed any more.
+                pass  # The connection has not accepted the message: wait for the next one.
+        # Validate the message before waiting, and copy it, so that it cannot change while it waits.
         opcode, message = prepare(message, text)
         await trio.lowlevel.checkpoint()
-        while self._supervisor.failure is None:
+        while self._supervisor.outcome is None:
             ws = self._supervisor.ws
             if ws is not None and _is_open(ws):
                 try:
@@ -196,34 +203,33 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
                 reason = "the connection is closing" if is_open else str(self._supervisor.state)
                 raise NotConnected(reason) from self._supervisor.state.error
             else:
-                await self._wait()
-        raise self._supervisor.failure.with_traceback(self._supervisor.traceback)
+                await self._wait_for_change()
+        raise self._supervisor.outcome.with_traceback(self._supervisor.traceback)
 
     async def receive(self) -> Message:
-        """Receive the next message, of the connection that there is or of the next one.
+        """Receive the next message from the current connection or, if there is none, from the next one.
 
-        What had come in when a connection ended is received before anything else; if too much of that piles up because
-        nobody receives, messages of older connections are dropped. When cancelled, no message is lost, and none is
-        received twice.
+        Messages that had arrived when their connection ended are received first. If they exceed ``receive_buffer``
+        because nobody receives, messages from older connections are dropped. Cancelling it loses no message.
 
         Raises:
-            Exception: if the channel has ended and there is no message left: see :class:`ReconnectingChannel`.
+            Exception: If the channel has ended and no message is left; see :class:`ReconnectingChannel`.
         """
         while True:
-            if self._supervisor.left or self._supervisor.failure is not None:
+            if self._supervisor.backlog or self._supervisor.outcome is not None:
                 await trio.lowlevel.checkpoint()
-                # Meanwhile somebody else may have taken what was left.
-                if self._supervisor.left:
-                    return self._supervisor.left.popleft()
-                if self._supervisor.failure is not None:
-                    raise self._supervisor.failure.with_traceback(self._supervisor.traceback)
+                # Another task may have emptied the backlog meanwhile.
+                if self._supervisor.backlog:
+                    return self._supervisor.backlog.popleft()
+                if self._supervisor.outcome is not None:
+                    raise self._supervisor.outcome.with_traceback(self._supervisor.traceback)
             elif self._supervisor.ws is None:
-                await self._wait()
+                await self._wait_for_change()
             else:
                 try:
                     return await self._supervisor.ws.receive()
                 except ConnectionClosed:
-                    pass  # the supervisor looks for what is left, and for the next one
+                    pass  # The supervisor saves the backlog and reconnects.
 
     async def __anext__(self) -> Message:
         try:
@@ -233,23 +239,23 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
                 raise
             raise StopAsyncIteration from None
 
-    async def _wait(self) -> None:
-        """Wait for another state."""
+    async def _wait_for_change(self) -> None:
+        """Wait until the state changes."""
         self._check_entered()
-        await self._supervisor.waiting.park()
+        await self._supervisor.state_changed.park()
 
     def _check_entered(self) -> None:
         if self._nursery is None:
-            raise RuntimeError("enter it with async with: until then it does not connect")
+            raise RuntimeError("the channel must be entered with async with before it is used")
 
-    # -- Beginning and end -----------------------------------------------------------------------------------------
+    # -- Opening and closing ---------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         if self._nursery is not None:
-            raise RuntimeError("it is entered once: call open_reconnecting() again")
+            raise RuntimeError("the channel must be entered only once: call open_reconnecting() again")
         await trio.lowlevel.checkpoint()
         self._nursery = await self._manager.__aenter__()
-        self._supervisor.begin()
+        self._supervisor.begin_attempt()
         self._nursery.start_soon(self._supervisor.run)
         return self
 
@@ -259,50 +265,52 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
         nurseries = trio.lowlevel.current_task().child_nurseries
         if not nurseries or nurseries[-1] is not self._nursery:
             self._supervisor.scope.cancel()
-            raise RuntimeError("it must be left in the task that entered it, after everything that was entered later")
+            raise RuntimeError(
+                "the channel must be left in the task that entered it, after everything that was entered later"
+            )
         try:
             await self.aclose(code_after(exc))
         except trio.Cancelled:
             if exc is None:
                 raise
-            # The exception of the block goes on. The cancellation is not lost: the next checkpoint meets it again.
+            # The block's exception propagates instead. The next checkpoint raises Cancelled again.
         finally:
-            # The supervisor is about to end. This waits for it, cancelled or not.
+            # Wait for the supervisor, which is about to end. The nursery does so even if this task is cancelled.
             await self._manager.__aexit__(None, None, None)
 
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Close the connection, if there is one, and do not connect again.
+        """Close the channel, and its connection if there is one.
 
-        Messages that were not received are dropped. When cancelled, it does not wait for the server: see
+        Unreceived messages are dropped. If cancelled, it closes without waiting for the server; see
         :meth:`WebSocket.aclose`.
 
         Args:
             code: The close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455, section 7.4).
-            reason: Text for the server's log, at most 123 bytes of UTF-8.
+            reason: A text for the server's log, at most 123 bytes of UTF-8.
 
         Raises:
-            ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
-            TypeError: if they are not an int and a str.
+            ValueError: If the code must not be sent or the reason is too long. The channel stays open.
+            TypeError: If the code is not an int or the reason is not a str. The channel stays open.
         """
         make_close(code, reason)
         self._check_entered()
         self._supervisor.closing = True
         try:
-            if self._supervisor.made is None:
+            if self._supervisor.attempt_ws is None:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._supervisor.made.aclose(code, reason)
+                await self._supervisor.attempt_ws.aclose(code, reason)
         finally:
-            # Whatever else the supervisor is doing: dialing, waiting, or calling on_connect.
+            # Interrupt the supervisor, which may be dialing, waiting, or calling on_connect.
             self._supervisor.scope.cancel()
-            if self._supervisor.over.is_set():  # it had ended by itself
+            if self._supervisor.done.is_set():  # It had ended before.
                 self._supervisor.end_locally()
-        # Not shielded: this may be on_connect, which is to end first. It is __aexit__() that sees to it.
-        await self._supervisor.over.wait()
+        # This must not be shielded: on_connect may call aclose(), and the supervisor waits for on_connect.
+        await self._supervisor.done.wait()
 
 
 class _States(AsyncIterator[ReconnectState]):
-    """The states of a channel, for one watcher."""
+    """The iterator over the states of a channel, for one watcher."""
 
     def __init__(self, channel: ReconnectingChannel) -> None:
         self._channel = channel
@@ -313,7 +321,7 @@ class _States(AsyncIterator[ReconnectState]):
         while self._channel._supervisor.state is self._seen:
             if self._seen.phase is ReconnectPhase.CLOSED:
                 raise StopAsyncIteration
-            await self._channel._wait()
+            await self._channel._wait_for_change()
         self._seen = self._channel._supervisor.state
         return self._seen
 
@@ -324,4 +332,4 @@ def _is_open(ws: WebSocket) -> bool:
 
 def _check_when_down(when_down: Any) -> None:
     if when_down not in get_args(WhenDown):
-        raise ValueError(f"when_down is one of {', '.join(map(repr, get_args(WhenDown)))}, not {when_down!r}")
+        raise ValueError(f"when_down must be one of {', '.join(map(repr, get_args(WhenDown)))}, not {when_down!r}")

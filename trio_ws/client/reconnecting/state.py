@@ -1,4 +1,4 @@
-"""What a :class:`ReconnectingChannel` is doing: ``ReconnectPhase``, ``ReconnectState``."""
+"""The state of a :class:`ReconnectingChannel`: ``ReconnectPhase``, ``ReconnectState``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["ReconnectPhase", "ReconnectState"]
 
 
 class ReconnectPhase(enum.Enum):
-    """What a :class:`ReconnectingChannel` is doing.
+    """The phases of a :class:`ReconnectingChannel`.
 
     Attributes:
-        CONNECTING: It connects, or ``on_connect`` is running.
-        OPEN: There is a connection.
-        WAITING: It waits before it tries again.
-        CLOSED: It has ended, and will not connect again.
+        CONNECTING: The channel is connecting, or ``on_connect`` is running.
+        OPEN: The channel has a connection.
+        WAITING: The channel waits before the next attempt.
+        CLOSED: The channel has ended and will not connect again.
     """
 
     CONNECTING = "connecting"
@@ -27,14 +27,14 @@ class ReconnectPhase(enum.Enum):
 
 @attrs.frozen
 class ReconnectState:
-    """What a :class:`ReconnectingChannel` is doing, and why. As a string, it is made for logs.
+    """The state of a :class:`ReconnectingChannel`. Its ``str()`` is meant for logs.
 
     Attributes:
-        phase: What it is doing.
-        attempts: How many times it has tried to connect, the attempt included that is under way.
-        error: Why the last connection ended, or could not be made; when it has ended, why. None if nothing has gone
-            wrong: there is a connection, or was none before, or you have closed it.
-        delay: Seconds from the beginning of the wait to the next attempt; None while it does not wait.
+        phase: The phase.
+        attempts: The number of attempts to connect so far, including the current one.
+        error: The exception of the last failed attempt or lost connection, or the one that ended the channel. None in
+            the phase OPEN, during the first attempt, and if you have closed the channel.
+        delay: Seconds from the beginning of the wait to the next attempt; None in other phases than WAITING.
     """
 
     phase: ReconnectPhase
@@ -44,11 +44,11 @@ class ReconnectState:
 
     def __str__(self) -> str:
         if self.phase is ReconnectPhase.WAITING:
-            return f"waiting {self.delay:.3g} seconds after attempt {self.attempts}: {_say(self.error)}"
+            return f"waiting {self.delay:.3g} seconds after attempt {self.attempts}: {_describe(self.error)}"
         if self.phase is ReconnectPhase.CLOSED:
-            return "closed" if self.error is None else f"closed: {_say(self.error)}"
+            return "closed" if self.error is None else f"closed: {_describe(self.error)}"
         return f"{self.phase.value}, attempt {self.attempts}"
 
 
-def _say(error: BaseException | None) -> str:
+def _describe(error: BaseException | None) -> str:
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The task behind a :class:`ReconnectingChannel`: ``Supervisor``."""
+"""The background task of a :class:`ReconnectingChannel`: ``Supervisor``."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ __all__ = ["Supervisor"]
 
 
 class Supervisor:
-    """Connects, and connects again when the connection is lost. The channel reads its attributes.
+    """Connects, and reconnects when the connection is lost. The channel reads its attributes.
+
+    Args:
+        connector: Creates the connections.
+        retries: Decides when to connect again.
+        on_connect: See :func:`open_reconnecting`.
 
     Attributes:
         scope: The cancel scope around :meth:`run`.
-        waiting: Where senders, receivers and watchers wait for the next state.
-        state: What it is doing.
-        ws: The connection that is visible to users; None while there is none.
-        made: The connection of this attempt, also while it is opening or closing.
-        left: Messages of connections that have ended.
-        failure: The exception that it has ended with; None before that.
-        traceback: Where that was raised.
-        is_clean: Whether that is a normal end.
+        state_changed: The parking lot where senders, receivers and watchers wait for the next state.
+        state: The state of the channel.
+        ws: The connection that users can see; None while there is none.
+        attempt_ws: The connection of this attempt, also while ``on_connect`` runs and while it closes.
+        backlog: The unreceived messages of connections that have ended.
+        outcome: The exception that calls raise after the channel has ended; None before that.
+        traceback: The traceback of the outcome.
+        is_clean: Whether the outcome is a normal end.
         closing: Whether the user has closed the channel.
-        over: Set when :meth:`run` has ended.
+        done: Set when :meth:`run` has ended.
     """
 
     def __init__(
@@ -49,71 +54,71 @@ class Supervisor:
         self._retries = retries
         self._on_connect = on_connect
         self.scope: trio.CancelScope = trio.CancelScope(shield=True)
-        self.waiting: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self.state_changed: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
         self.state: ReconnectState = ReconnectState(ReconnectPhase.CONNECTING, 0)
         self.ws: WebSocket | None = None
-        self.made: WebSocket | None = None
-        self.left: deque[Message] = deque()
-        self.failure: BaseException | None = None
+        self.attempt_ws: WebSocket | None = None
+        self.backlog: deque[Message] = deque()
+        self.outcome: BaseException | None = None
         self.traceback: TracebackType | None = None
         self.is_clean: bool = False
         self.closing: bool = False
-        self.over: trio.Event = trio.Event()
+        self.done: trio.Event = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Connect again and again. Never raises."""
+        """Connect and reconnect until the channel ends. Never raises."""
         try:
             with self.scope:
-                while await self._try():
-                    self.made = None
+                while await self._attempt():
+                    self.attempt_ws = None
                     await self._retries.wait()
-                    self.begin()
+                    self.begin_attempt()
         except BaseException as exc:
-            # What on_connect raises that is no Exception; or what the predicate raises, or the source of random
-            # numbers.
-            self._fail(exc)
+            # on_connect has raised a BaseException that is not an Exception, or the user's predicate or random number
+            # function has failed.
+            self._end_with_error(exc)
         finally:
-            if self.closing or self.failure is None:
+            if self.closing or self.outcome is None:
                 self.end_locally()
-            self.over.set()
+            self.done.set()
 
-    def begin(self) -> None:
-        """Begin an attempt."""
-        self._retries.begin()
-        self._set(ReconnectPhase.CONNECTING, self._retries.last_error)
+    def begin_attempt(self) -> None:
+        """Count an attempt that begins now, and publish the state."""
+        self._retries.begin_attempt()
+        self._set_state(ReconnectPhase.CONNECTING, self._retries.last_error)
 
-    async def _try(self) -> bool:
-        """Try to be connected. Return whether to connect again."""
+    async def _attempt(self) -> bool:
+        """Connect once, and handle the failure if there is one. Return whether to connect again."""
         try:
-            return await self._be_connected()
+            return await self._run_connection()
         except Exception as exc:
-            return self._decide(exc)
+            return self._schedule_retry(exc)
 
-    async def _be_connected(self) -> bool:
-        """Be connected once, from the attempt to the end. Return whether to connect again."""
+    async def _run_connection(self) -> bool:
+        """Open a connection and wait until it ends. Return whether to connect again."""
         connecting = await self._connector.dial()
         async with connecting as ws:
-            self.made = ws
-            await self._greet(ws, connecting)
+            self.attempt_ws = ws
+            await self._call_on_connect(ws, connecting)
             if self.closing:
                 return False
             connection = connection_of(ws)
             opened_at = trio.current_time()
             self.ws = ws
-            self._set(ReconnectPhase.OPEN)
+            self._set_state(ReconnectPhase.OPEN)
             await connection.state.wait_for(Phase.SETTLED)
             lived = trio.current_time() - opened_at
-            self._keep_the_rest(ws)
-            go_on = self._decide(connection.state.error(), lived)
-            # The server should hang up; nobody is to wait for that for long. And those who were woken in the same
-            # moment are told how it ended, before we close it.
+            self._save_backlog(ws)
+            retry = self._schedule_retry(connection.state.error(), lived)
+            # Give the server a moment to close the connection. Meanwhile, the tasks that were just woken can still see
+            # how the connection ended, which leaving the block would replace by a local close.
             with trio.move_on_after(GRACE):
                 await ws.wait_closed()
             connection.cut()
-        return go_on
+        return retry
 
-    async def _greet(self, ws: WebSocket, connecting: Connecting) -> None:
+    async def _call_on_connect(self, ws: WebSocket, connecting: Connecting) -> None:
         if self._on_connect is None or self.closing:
             return
         timeout = connecting._settings.open_timeout
@@ -123,49 +128,57 @@ class Supervisor:
             assert timeout is not None
             raise OpenTimeout(connecting._uri.host_header, timeout)
 
-    def _keep_the_rest(self, ws: WebSocket) -> None:
-        """Keep the messages of a connection that has ended, until they are received."""
+    def _save_backlog(self, ws: WebSocket) -> None:
+        """Save the unreceived messages of a connection that has ended."""
         self.ws = None
-        left = connection_of(ws).inbox.take_rest()
-        # An inbox is bounded, but there may be any number of them.
-        excess = sum(map(len, left)) + sum(map(len, self.left)) - connection_of(ws).settings.receive_buffer
-        while self.left and excess > 0:
-            excess -= len(self.left.popleft())
-        self.left.extend(left)
+        messages = connection_of(ws).inbox.take_rest()
+        # Each inbox is bounded, but the messages of many connections may pile up. Drop the oldest ones.
+        excess = sum(map(len, messages)) + sum(map(len, self.backlog)) - connection_of(ws).settings.receive_buffer
+        while self.backlog and excess > 0:
+            excess -= len(self.backlog.popleft())
+        self.backlog.extend(messages)
 
-    def _decide(self, exc: BaseException, lived: float | None = None) -> bool:
-        """Decide what follows on a failure, or on the end of a connection. Return whether to connect again."""
+    def _schedule_retry(self, exc: BaseException, lived: float | None = None) -> bool:
+        """Schedule the next attempt after a failure or the end of a connection, or end the channel.
+
+        Args:
+            exc: The exception.
+            lived: Seconds that the connection was open; None if it was never open.
+
+        Returns:
+            Whether to connect again.
+        """
         if self.closing:
             return False
-        # Closing the connection by hand is how to ask for the next one.
-        wanted = lived is not None and isinstance(exc, ConnectionClosedLocally)
-        wanted = wanted or self._retries.is_wanted(exc)
+        # Users can close channel.ws to ask for a new connection, whatever the predicate says.
+        retryable = lived is not None and isinstance(exc, ConnectionClosedLocally)
+        retryable = retryable or self._retries.is_retryable(exc)
         delay = self._retries.schedule(exc, lived)
-        if not wanted or delay is None:
-            self._fail(exc, is_clean=isinstance(exc, ConnectionClosedOK) and not wanted)
+        if not retryable or delay is None:
+            self._end_with_error(exc, is_clean=isinstance(exc, ConnectionClosedOK) and not retryable)
             return False
-        self._set(ReconnectPhase.WAITING, exc, delay)
+        self._set_state(ReconnectPhase.WAITING, exc, delay)
         return True
 
-    def _fail(self, exc: BaseException, *, is_clean: bool = False) -> None:
-        """End because of an exception."""
-        self._end_with(exc, is_clean)
-        self._set(ReconnectPhase.CLOSED, exc)
+    def _end_with_error(self, exc: BaseException, *, is_clean: bool = False) -> None:
+        """End the channel because of an exception."""
+        self._set_outcome(exc, is_clean)
+        self._set_state(ReconnectPhase.CLOSED, exc)
 
     def end_locally(self) -> None:
-        """End because the user has closed it, whatever it had ended with before."""
-        made = self.made
-        self.left.clear()
-        self._end_with(ConnectionClosedLocally(None, None) if made is None else connection_of(made).state.error(), True)
+        """End the channel because the user has closed it. Replaces an earlier outcome."""
+        ws = self.attempt_ws
+        self.backlog.clear()
+        self._set_outcome(ConnectionClosedLocally(None, None) if ws is None else connection_of(ws).state.error(), True)
         if self.state.phase is not ReconnectPhase.CLOSED:
-            self._set(ReconnectPhase.CLOSED)
+            self._set_state(ReconnectPhase.CLOSED)
 
-    def _end_with(self, exc: BaseException, is_clean: bool) -> None:
+    def _set_outcome(self, exc: BaseException, is_clean: bool) -> None:
         self.ws = None
-        self.failure = exc
+        self.outcome = exc
         self.traceback = exc.__traceback__
         self.is_clean = is_clean
 
-    def _set(self, phase: ReconnectPhase, error: BaseException | None = None, delay: float | None = None) -> None:
+    def _set_state(self, phase: ReconnectPhase, error: BaseException | None = None, delay: float | None = None) -> None:
         self.state = ReconnectState(phase, self._retries.attempts, error, delay)
-        self.waiting.unpark_all()
+        self.state_changed.unpark_all()
