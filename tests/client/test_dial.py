@@ -368,14 +368,14 @@ async def test_redirects_stay_on_the_unix_socket(nursery: trio.Nursery, socket_p
             assert ws.request.path == "/here"
     exc = await expect_failure(trio_ws.connect(f"ws+unix:{socket_path}:/away"))
     assert isinstance(exc, InvalidRedirect)
-    assert exc.reason == "ws://other.example/here is not reached through this socket"
+    assert exc.reason == "ws://other.example/here cannot be reached through the same Unix socket"
     assert paths == ["/", "/here", "/absolute", "/here", "/away"]
 
 
 @pytest.mark.parametrize("connect", [trio_ws.connect, partial(trio_ws.connect_unix, "/run/app.sock")])
 async def test_ssl_is_for_wss_on_unix_sockets_too(connect: Callable[..., object]) -> None:
     uri = "ws+unix:/run/app.sock" if connect is trio_ws.connect else "ws://localhost"
-    with pytest.raises(ValueError, match=r"ssl is for wss:// URIs"):
+    with pytest.raises(ValueError, match=r"ssl must only be given for a wss:// URI"):
         connect(uri, ssl=ssl.create_default_context())
 
 

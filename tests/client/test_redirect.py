@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_ws
-from trio_ws.client.redirect import is_redirect, redirected, same_origin
+from trio_ws.client.redirect import is_redirect, resolve_redirect, same_origin
 from trio_ws.exceptions import InvalidRedirect, InvalidStatus, OpenTimeout, TLSFailed
 from trio_ws.http11 import Response
 from trio_ws.uri import WebSocketURI, parse_uri
@@ -71,40 +71,40 @@ def test_which_are_none(status: int) -> None:
     ],
 )
 def test_locations(location: str, target: str) -> None:
-    assert show(redirected(parse_uri("ws://example.org:81/a/b?q=1"), to(location))) == target
+    assert show(resolve_redirect(parse_uri("ws://example.org:81/a/b?q=1"), to(location))) == target
 
 
 def test_relative_locations_stay_encrypted() -> None:
-    assert show(redirected(parse_uri("wss://example.org"), to("/x"))) == "wss://example.org/x"
-    assert show(redirected(parse_uri("wss://example.org"), to("//other.example/x"))) == "wss://other.example/x"
+    assert show(resolve_redirect(parse_uri("wss://example.org"), to("/x"))) == "wss://example.org/x"
+    assert show(resolve_redirect(parse_uri("wss://example.org"), to("//other.example/x"))) == "wss://other.example/x"
 
 
 @pytest.mark.parametrize(
     "locations, reason",
     [
         ([], "it has no Location"),
-        (["/a", "/b"], "it has several Locations"),
-        (["ftp://example.org/"], "the scheme is ws or wss, not ftp"),
-        (["javascript:alert(1)"], "the scheme is ws or wss"),
-        (["ws+unix:/run/app.sock"], "the scheme is ws or wss"),
+        (["/a", "/b"], "it has more than one Location"),
+        (["ftp://example.org/"], "the scheme must be ws or wss, not ftp"),
+        (["javascript:alert(1)"], "the scheme must be ws or wss"),
+        (["ws+unix:/run/app.sock"], "the scheme must be ws or wss"),
         (["/with space"], "must be percent-encoded"),
-        (["ws:///nowhere"], "no place for WebSocket"),
-        (["ws://example.org:99999/"], "no place for WebSocket"),
-        (["http://[::1"], "no place for WebSocket"),
-        (["/%zz"], "no place for WebSocket"),
+        (["ws:///nowhere"], "is not a WebSocket URI"),
+        (["ws://example.org:99999/"], "is not a WebSocket URI"),
+        (["http://[::1"], "is not a WebSocket URI"),
+        (["/%zz"], "is not a WebSocket URI"),
     ],
 )
 def test_locations_that_are_none(locations: list[str], reason: str) -> None:
     response = to(*locations)
     with pytest.raises(InvalidRedirect, match=reason) as caught:
-        redirected(parse_uri("ws://example.org/"), response)
+        resolve_redirect(parse_uri("ws://example.org/"), response)
     assert caught.value.response is response
 
 
 @pytest.mark.parametrize("location", ["ws://example.org/", "http://example.org/", "ws://example.org:443/"])
 def test_what_was_encrypted_stays_so(location: str) -> None:
     with pytest.raises(InvalidRedirect, match="from wss to ws"):
-        redirected(parse_uri("wss://example.org/"), to(location))
+        resolve_redirect(parse_uri("wss://example.org/"), to(location))
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_what_was_encrypted_stays_so(location: str) -> None:
     ],
 )
 def test_user_information_stays_within_its_origin(uri: str, location: str, target: str) -> None:
-    assert show(redirected(parse_uri(uri), to(location))) == target
+    assert show(resolve_redirect(parse_uri(uri), to(location))) == target
 
 
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=30))
 def test_any_location(location: str) -> None:
     uri = parse_uri("wss://me:secret@example.org/a/b?c")
     try:
-        target = redirected(uri, Response(302, "", [("Location", location)]))
+        target = resolve_redirect(uri, Response(302, "", [("Location", location)]))
     except InvalidRedirect:
         return
     assert target.secure
@@ -201,7 +201,7 @@ async def test_how_many_are_followed(allowed: int) -> None:
         assert (await seen_by(server, f"/{allowed}", max_redirects=allowed))[0] == "/0"
         exc = await refusal(f"ws://{server.authority}/{allowed + 1}", max_redirects=allowed)
         assert isinstance(exc, InvalidRedirect)
-        assert exc.reason == f"there were {allowed} redirects before"
+        assert exc.reason == f"max_redirects is {allowed}"
         assert exc.status_code == 302
         # The last one was not asked for.
         assert server.paths[-1] == "/1"
@@ -365,5 +365,5 @@ async def test_all_of_it_takes_no_longer_than_open_timeout(
     "max_redirects, error", [(-1, ValueError), (1.5, TypeError), (True, TypeError), (None, TypeError)]
 )
 def test_max_redirects_that_is_none(max_redirects: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="max_redirects is"):
+    with pytest.raises(error, match="max_redirects must be"):
         trio_ws.connect("ws://example.org", max_redirects=max_redirects)

@@ -1,8 +1,8 @@
 """Opening connections: ``connect``, ``connect_unix`` and ``connect_over``.
 
-One attempt is: dial, ask, read the answer. A redirect leads to another one, for which a request is made anew, without
-what is only for the origin that the user has named: credentials, and cookies that are given by name. All attempts share
-``open_timeout``.
+Each attempt dials the server, sends the opening request and reads the response. A redirect causes another attempt with
+a new request. If it leads to another origin, the new request has no credentials and no cookies from a mapping.
+``open_timeout`` limits the total time of all attempts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
 from .dial import Dialer
 from .explain import explain
 from .options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions
-from .redirect import is_redirect, redirected, same_origin, show
+from .redirect import is_redirect, resolve_redirect, same_origin, without_credentials
 from .request import RequestBuilder
 
 if TYPE_CHECKING:
@@ -36,50 +36,50 @@ if TYPE_CHECKING:
 
 __all__ = ["Connecting", "connect", "connect_over", "connect_unix"]
 
-#: Seconds in which the body of a refusal must come. Without it the refusal is reported all the same.
+#: Seconds to wait for the body of an error response. After that, the error is reported without the rest of the body.
 BODY_TIMEOUT = 1.0
 
-#: How many redirects are followed.
+#: The maximum number of consecutive redirects.
 MAX_REDIRECTS = 10
 
 
 def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
-    """Connect to a WebSocket server, for as long as a block.
+    """Connect to a WebSocket server for the duration of an ``async with`` block.
 
     ::
 
         async with trio_ws.connect("wss://example.org/feed") as ws:
             await ws.send("hello")
 
-    Leaving the block closes the connection: with 1000 normally, 1001 when it is cancelled (without waiting), 1011 when
-    it raises. What the block raises comes out as it is.
+    Leaving the block closes the connection: with 1000 normally, with 1001 and without waiting for the server if the
+    block is cancelled, with 1011 if it raises an exception. Exceptions from the block propagate unchanged.
 
-    Redirects are followed. To another origin, that is another scheme, host or port, go no user information, no
-    ``credentials``, none of the ``headers`` Authorization, Cookie and Proxy-Authorization, and no cookies but those
-    that a jar has for it. A redirect from ``wss`` to ``ws`` is refused. ``ws.request`` is the last request.
+    Redirects are followed, except from ``wss`` to ``ws``. A request to another origin (scheme, host and port) omits the
+    user information, ``credentials``, the Authorization, Cookie and Proxy-Authorization headers from ``headers``, and
+    the cookies from a mapping. ``ws.request`` is the last request.
 
-    Cancelling it while it connects leaves nothing behind.
+    Cancelling it while it connects is safe: nothing is left open.
 
     Args:
-        uri: A ``ws://`` or ``wss://`` URI. User information in it becomes Basic credentials. Or
-            ``ws+unix:/run/app.sock:/path``, for what :func:`connect_unix` does.
+        uri: A ``ws://`` or ``wss://`` URI, whose user information is sent as Basic credentials. Or a URI such as
+            ``ws+unix:/run/app.sock:/path``, which connects like :func:`connect_unix`.
         **options: See :class:`ConnectOptions`.
 
     Raises:
-        InvalidURI: if the URI is not valid.
-        InvalidProxy: if ``proxy`` is not valid; on entering the block if it is what the environment says.
-        ConnectFailed: if the server cannot be reached, or hangs up; :exc:`TLSFailed` if TLS fails, :exc:`ProxyFailed`
-            if there is no way through the proxy. On entering the block, like the following ones.
-        OpenTimeout: if that takes longer than ``open_timeout`` seconds.
-        InvalidStatus: if the server answers with another HTTP status than 101; it has the response.
-            :exc:`InvalidRedirect` if that is a redirect where we do not go.
-        InvalidHandshake: if the answer is not right in another way.
-        TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range, ``ssl`` is given for a ``ws://`` URI or is not a context for clients,
-            or ``server_hostname`` cannot be the name of a server; if ``proxy`` is one for a Unix socket; if
-            ``proxy_ssl`` is given for another proxy than an ``https://`` one, or is not a context for clients.
-        ImportError: if the proxy is a SOCKS proxy, and python-socks is not installed (``pip install trio-ws[socks]``).
-            On entering the block.
+        InvalidURI: If the URI is not valid.
+        TypeError: If an option has the wrong type or does not exist.
+        ValueError: If an option is out of range; if ``ssl`` is given for a ``ws://`` URI, ``proxy`` for a Unix socket,
+            or ``proxy_ssl`` without an ``https://`` proxy; if ``ssl`` or ``proxy_ssl`` is not a context for clients; if
+            ``server_hostname`` is not valid.
+        InvalidProxy: If ``proxy`` is not valid. On entering the block if the proxy comes from the environment.
+        ConnectFailed: If the server cannot be reached or closes the connection; :exc:`TLSFailed` if the TLS handshake
+            fails, :exc:`ProxyFailed` if there is no way through the proxy. This and the following exceptions are raised
+            on entering the block.
+        OpenTimeout: If connecting takes longer than ``open_timeout`` seconds.
+        InvalidStatus: If the server answers with an HTTP status other than 101; the exception has the response.
+            :exc:`InvalidRedirect` if the response is a redirect that must not be followed.
+        InvalidHandshake: If the response is invalid in another way.
+        ImportError: If the proxy is a SOCKS proxy and python-socks is not installed (``pip install trio-ws[socks]``).
     """
     check_names("connect", options, ConnectOptions)
     path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
@@ -89,18 +89,18 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
 def connect_unix(
     path: str | os.PathLike[str], uri: str = "ws://localhost/", **options: Unpack[ConnectUnixOptions]
 ) -> Connecting:
-    """Connect to a WebSocket server that listens on a Unix socket. Used like :func:`connect`.
+    """Connect to a WebSocket server that listens on a Unix socket. Use it like :func:`connect`.
 
-    Redirects are followed within the origin of the URI; they lead to the same socket.
+    Redirects are only followed within the origin of the URI, and use the same socket.
 
     Args:
-        path: The file of the socket.
-        uri: What to ask for: its host, path and user information go into the request. With ``wss://`` there is TLS over
-            the socket, and the certificate is checked against its host.
+        path: The file name of the socket.
+        uri: The URI to request. Its host, path, query and user information are sent in the request. A ``wss://`` URI
+            uses TLS over the socket, with a certificate for the host of the URI.
         **options: See :class:`ConnectUnixOptions`.
 
     Raises:
-        Exception: as :func:`connect` does.
+        Exception: The exceptions of :func:`connect`.
     """
     check_names("connect_unix", options, ConnectUnixOptions)
     return _connect(parse_uri(uri), os.fspath(path), options, elsewhere=False)
@@ -116,16 +116,17 @@ def _connect(uri: WebSocketURI, path: str | None, options: ConnectUnixOptions, *
 def connect_over(stream: trio.abc.Stream, uri: str, **options: Unpack[ConnectOverOptions]) -> Connecting:
     """Open a WebSocket connection over any Trio stream: in memory, through TLS or SSH, over a serial line.
 
-    Used like :func:`connect`. The stream is closed at the end, also when the handshake fails. Redirects are not
-    followed: there is one stream.
+    Use it like :func:`connect`. The stream is closed at the end, even if the opening handshake fails. Redirects are not
+    followed, because they would need another stream.
 
     Args:
-        stream: The stream. From now on it belongs to the connection.
-        uri: The URI to ask for: its host, path and user information go into the request. No TLS is added for ``wss://``.
+        stream: The stream. The connection takes ownership of it.
+        uri: The URI to request. Its host, path, query and user information are sent in the request. No TLS is added for
+            ``wss://``.
         **options: See :class:`ConnectOverOptions`.
 
     Raises:
-        Exception: as :func:`connect` does.
+        Exception: The exceptions of :func:`connect`.
     """
     check_names("connect_over", options, ConnectOverOptions)
     builder = RequestBuilder(Settings(**pick(options, Settings)), **pick(options, RequestBuilder))
@@ -137,7 +138,7 @@ def connect_over(stream: trio.abc.Stream, uri: str, **options: Unpack[ConnectOve
 
 
 class Connecting:
-    """A connection that is opened by ``async with`` and closed at the end of the block. It can be used once."""
+    """A connection that ``async with`` opens, and closes at the end of the block. It can be used once."""
 
     def __init__(
         self,
@@ -149,19 +150,19 @@ class Connecting:
         elsewhere: bool = True,
     ) -> None:
         if isinstance(max_redirects, bool) or not isinstance(max_redirects, int):
-            raise TypeError(f"max_redirects is a whole number, not {max_redirects!r}")
+            raise TypeError(f"max_redirects must be an int, not {max_redirects!r}")
         if max_redirects < 0:
-            raise ValueError(f"max_redirects is at least 0, not {max_redirects}")
+            raise ValueError(f"max_redirects must be at least 0, not {max_redirects}")
         self._uri = uri
         self._dial = dial
         self._builder = builder
         self._settings = builder.settings
         self._max_redirects = max_redirects
-        # Whether other origins can be reached.
-        self._elsewhere = elsewhere
-        # The first one. What is wrong with it is raised now.
+        # Whether redirects may lead to other origins. A Unix socket reaches only one.
+        self._cross_origin = elsewhere
+        # Building the first request here makes invalid options raise before connecting.
         self.request: Request = builder.build(uri)
-        # What reads the answer that we are waiting for, if there is one.
+        # The parser of the response that is being received, if any.
         self._parser: ResponseParser | None = None
         self._used = False
         self._session: Session | None = None
@@ -174,20 +175,24 @@ class Connecting:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._session is None:
-            raise RuntimeError("this connection was not entered")
+            raise RuntimeError("the connection was not entered")
         await self._session.__aexit__(exc_type, exc, traceback)
 
     async def open(self) -> WebSocket:
-        """Connect. Nothing runs yet: a session must follow."""
+        """Connect, without starting the tasks of the connection. The caller must enter a :class:`Session`.
+
+        Raises:
+            RuntimeError: If it was called before.
+        """
         if self._used:
-            raise RuntimeError("a connection is entered once: call connect() again")
+            raise RuntimeError("a connection must be entered only once: call connect() again")
         self._used = True
         timeout = self._settings.open_timeout
         ws = None
         with trio.move_on_after(float("inf") if timeout is None else timeout):
             ws = await self._open()
         if ws is None:
-            # A refusal, and its head is there: that the body is not does not change it.
+            # The head of an error response has arrived. Report it without the rest of its body.
             if self._parser is not None and self._parser.partial is not None:
                 raise InvalidStatus(decode_body(self._parser.partial))
             assert timeout is not None
@@ -195,57 +200,68 @@ class Connecting:
         return ws
 
     async def _open(self) -> WebSocket:
-        """Go from one redirect to the next."""
+        """Connect and follow redirects."""
         first = self._uri
-        seen: set[tuple[WebSocketURI, str | None]] = set()
+        visited: set[tuple[WebSocketURI, str | None]] = set()
         redirect = None
         while True:
-            if seen or self._builder.varies:
-                await self._ask_anew(same_origin(self._uri, first))
-            # With other cookies, the same URI can lead somewhere else.
-            step = self._uri, self.request.headers.get("Cookie")
-            if redirect is not None and step in seen:
-                raise InvalidRedirect(redirect, f"it leads in a circle, to {show(self._uri)} again")
-            seen.add(step)
+            if visited or self._builder.varies:
+                await self._rebuild_request(same_origin(self._uri, first))
+            # A second visit to a URI is not a loop if the cookies have changed: the server may answer differently.
+            visit = self._uri, self.request.headers.get("Cookie")
+            if redirect is not None and visit in visited:
+                raise InvalidRedirect(redirect, f"it leads in a circle, to {without_credentials(self._uri)} again")
+            visited.add(visit)
             try:
-                return await self._shake_hands()
+                return await self._attempt()
             except InvalidStatus as exc:
                 redirect = exc.response
                 if not self._max_redirects or not is_redirect(redirect):
                     raise
             self._parser = None
-            if len(seen) > self._max_redirects:
-                raise InvalidRedirect(redirect, f"there were {self._max_redirects} redirects before")
-            self._uri = redirected(self._uri, redirect)
-            if not self._elsewhere and not same_origin(self._uri, first):
-                raise InvalidRedirect(redirect, f"{show(self._uri)} is not reached through this socket")
+            if len(visited) > self._max_redirects:
+                raise InvalidRedirect(redirect, f"max_redirects is {self._max_redirects}")
+            self._uri = resolve_redirect(self._uri, redirect)
+            if not self._cross_origin and not same_origin(self._uri, first):
+                reason = f"{without_credentials(self._uri)} cannot be reached through the same Unix socket"
+                raise InvalidRedirect(redirect, reason)
 
-    async def _ask_anew(self, first_origin: bool) -> None:
+    async def _rebuild_request(self, first_origin: bool) -> None:
         credentials = await self._builder.fetch_credentials(self._uri) if first_origin else ()
         self.request = self._builder.build(self._uri, first_origin=first_origin, credentials=credentials)
 
-    async def _shake_hands(self) -> WebSocket:
+    async def _attempt(self) -> WebSocket:
+        """Dial the server and do the opening handshake."""
         stream = await self._dial(self._uri)
         transport = StreamAdapter(stream)
         try:
-            response, received = await self._ask(transport)
+            response, received = await self._request_upgrade(transport)
             if self._builder.cookies is not None:
-                self._builder.cookies.take(self._uri, response)
+                self._builder.cookies.store(self._uri, response)
             return self.upgrade(transport, response, received)
-        except BaseException:  # cancellation too: the stream is not left open
+        except BaseException:  # Cancellation must not leave the stream open either.
             await transport.aclose(0)
             raise
 
     def upgrade(self, stream: StreamAdapter, response: Response, received: bytes = b"") -> WebSocket:
-        """Return the connection that a stream becomes with this response, and what was received after it."""
+        """Check the response, and turn the stream into a WebSocket.
+
+        Args:
+            stream: The stream to the server.
+            response: The response to :attr:`request`.
+            received: The bytes that were received after the response.
+
+        Raises:
+            InvalidHandshake: If the response does not accept the connection, or is not valid.
+        """
         agreement = check_response(
             self.request, response, subprotocols=self._settings.subprotocols, extensions=self._builder.extensions()
         )
         connection = Connection(Role.CLIENT, stream, self._settings, agreement.extensions, received)
         return WebSocket(connection, self.request, response, agreement.subprotocol)
 
-    async def _ask(self, transport: StreamAdapter) -> tuple[Response, bytes]:
-        """Send the request. Return the response, and what was received after it."""
+    async def _request_upgrade(self, transport: StreamAdapter) -> tuple[Response, bytes]:
+        """Send the request and receive the response. Return it with the bytes that were received after it."""
         parser = self._parser = ResponseParser()
         response = None
         try:
@@ -253,9 +269,9 @@ class Connecting:
             while response is None and parser.partial is None:
                 data = await transport.receive()
                 if not data:
-                    raise StreamBroken("the server closed it during the opening handshake")
+                    raise StreamBroken("the server closed the connection during the opening handshake")
                 response = parser.feed(data)
-            # That of a refusal may still be coming: whatever becomes of its body does not change it.
+            # If only the head has arrived, wait for the body of this error response, but do without it if need be.
             with trio.move_on_after(BODY_TIMEOUT):
                 while response is None:
                     response = parser.feed(await transport.receive())

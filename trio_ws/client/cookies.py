@@ -1,4 +1,4 @@
-"""Cookies of a client (RFC 6265): some by name, or those of the standard library's ``CookieJar``."""
+"""Cookies for opening requests (RFC 6265): a mapping, or a ``CookieJar`` of the standard library."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Cookies", "CookiesLike"]
 
-#: What ``connect`` takes as cookies: names with their values, or a jar.
+#: Cookies for :func:`connect`: a mapping of names to values, or a jar.
 CookiesLike: TypeAlias = "Mapping[str, str] | CookieJar"
 
-# A cookie-value of section 4.1.1, which may be in quotes.
+# The cookie-value of RFC 6265, section 4.1.1, with or without quotes.
 _VALUE = re.compile(r'("?)[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*\1')
 
 
 class Cookies:
-    """The cookies that go with requests.
+    """The cookies of a client.
 
-    Those given by name are for the first origin only. A jar knows by itself which of its cookies are for whom, and
-    takes those that servers set.
+    Cookies from a mapping are only sent to the first origin. A jar decides for each request which of its cookies to
+    send, and stores the cookies that servers set.
+
+    Args:
+        cookies: A mapping of names to values, or a jar.
 
     Raises:
-        TypeError: if it is neither a mapping of str to str nor a jar.
-        ValueError: if a name or a value is not what a cookie can have.
+        TypeError: If the cookies are neither a mapping of str to str nor a jar.
+        ValueError: If a name or a value contains characters that are not allowed in a cookie.
     """
 
     def __init__(self, cookies: CookiesLike) -> None:
@@ -40,45 +43,45 @@ class Cookies:
         self._header = ""
         if isinstance(cookies, Mapping):
             self._header = "; ".join(f"{_check(name, value)}={value}" for name, value in cookies.items())
-        elif hasattr(cookies, "add_cookie_header"):  # not to import it for that
+        elif hasattr(cookies, "add_cookie_header"):  # isinstance() would need an import of http.cookiejar
             self._jar = cookies
         else:
-            raise TypeError(f"cookies are a mapping or a CookieJar, not {cookies!r}")
+            raise TypeError(f"cookies must be a mapping or a CookieJar, not {cookies!r}")
 
     def header(self, uri: WebSocketURI, *, first_origin: bool) -> str | None:
-        """Return the Cookie header of a request; None for none."""
+        """Return the Cookie header value for a request, or None for no cookies."""
         if self._jar is None:
             return self._header if self._header and first_origin else None
-        request = _request(uri)
+        request = _make_request(uri)
         self._jar.add_cookie_header(request)
         return request.get_header("Cookie")
 
-    def take(self, uri: WebSocketURI, response: Response) -> None:
-        """Take the cookies that a server sets."""
+    def store(self, uri: WebSocketURI, response: Response) -> None:
+        """Store the cookies of a response in the jar, if there is one."""
         if self._jar is not None and "Set-Cookie" in response.headers:
-            # What urllib calls a response is anything with this method.
-            self._jar.extract_cookies(_Answer(response), _request(uri))  # type: ignore[arg-type]  # see above
+            # The jar only calls info() on the response.
+            self._jar.extract_cookies(_JarResponse(response), _make_request(uri))  # type: ignore[arg-type]  # see above
 
 
 def _check(name: Any, value: Any) -> str:
     if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"a cookie has a name and a value, both of them str, not {name!r} and {value!r}")
+        raise TypeError(f"cookies must map str to str, not {name!r} to {value!r}")
     if not TOKEN.fullmatch(name):
-        raise ValueError(f"{name!r} cannot be the name of a cookie")
+        raise ValueError(f"a cookie name must be a token (RFC 9110, section 5.6.2), not {name!r}")
     if not _VALUE.fullmatch(value):
-        raise ValueError(f"the cookie {name!r} cannot have the value {value!r}")
+        raise ValueError(f"the cookie {name!r} must have a valid value (RFC 6265, section 4.1.1), not {value!r}")
     return name
 
 
-def _request(uri: WebSocketURI) -> urllib.request.Request:
-    """Return what a jar wants to know of a request. It knows http and https only, which means the same to it."""
-    import urllib.request  # takes as long as all that is imported for a client without a jar
+def _make_request(uri: WebSocketURI) -> urllib.request.Request:
+    """Return the request that a jar expects. Jars only know http and https, so these replace ws and wss."""
+    import urllib.request  # not at the top: this takes as long as all other imports of a client
 
     return urllib.request.Request(f"{'https' if uri.secure else 'http'}://{uri.host_header}{uri.resource_name}")
 
 
-class _Answer:
-    """What a jar wants to know of a response."""
+class _JarResponse:
+    """Presents a response in the way that a jar expects."""
 
     def __init__(self, response: Response) -> None:
         import email.message

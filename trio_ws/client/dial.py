@@ -1,4 +1,4 @@
-"""Dialing: a stream to the server, over TCP, through a proxy or over a Unix socket, with TLS for a ``wss`` URI."""
+"""The ``Dialer``, which opens streams to the server: over TCP, through a proxy or over a Unix socket, and with TLS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .explain import explain, explain_addresses
 from .proxy.environment import find_proxy
 from .proxy.tunnel import connect_through
 from .proxy.values import Proxy, to_proxy
-from .redirect import same_origin, show
+from .redirect import same_origin, without_credentials
 from .tls import start_tls
 
 __all__ = ["Dialer"]
@@ -23,18 +23,24 @@ __all__ = ["Dialer"]
 
 @attrs.define(eq=False)
 class Dialer:
-    """Opens a stream to the server of a URI. For the options see :class:`ConnectOptions`.
+    """Opens a stream to the server of a URI.
 
     Attributes:
-        first: The URI that the user has given.
-        path: The file of a Unix socket, for that URI and all others; None for TCP. There is no proxy on the way to one.
+        first: The URI that the user gave; dialed URIs may differ after a redirect.
+        path: The file name of the Unix socket to connect to, whatever the URI; None to use TCP.
         user_agent_for_proxy: The User-Agent header for an HTTP proxy; None for none.
+        ssl: See :class:`ConnectOptions`.
+        server_hostname: See :class:`ConnectOptions`. It only applies to the origin of ``first``.
+        happy_eyeballs_delay: See :class:`ConnectOptions`.
+        local_address: See :class:`ConnectOptions`.
+        proxy: See :class:`ConnectOptions`. Unix sockets are never reached through a proxy.
+        proxy_ssl: See :class:`ConnectOptions`.
 
     Raises:
-        InvalidProxy: if ``proxy`` is not valid.
-        TypeError: if ``proxy`` is something else.
-        ValueError: if ``ssl``, ``server_hostname``, ``proxy`` or ``proxy_ssl`` do not go with the rest, or TLS cannot
-            be done in this way.
+        InvalidProxy: If ``proxy`` is not valid.
+        TypeError: If ``proxy`` has the wrong type.
+        ValueError: If the options contradict each other, a TLS context is not for clients, or ``server_hostname`` is
+            not valid.
     """
 
     first: WebSocketURI
@@ -49,24 +55,33 @@ class Dialer:
 
     def __attrs_post_init__(self) -> None:
         if self.ssl is not None and not self.first.secure:
-            raise ValueError(f"ssl is for wss:// URIs, and this is {show(self.first)}")
+            raise ValueError(f"ssl must only be given for a wss:// URI, not for {without_credentials(self.first)}")
         if self.proxy_ssl is not None:
             if self.proxy != "auto" and (self.proxy is None or self.proxy.scheme != "https"):
-                raise ValueError("proxy_ssl is for https:// proxies")
-            _check_tls(self.proxy_ssl, "localhost", "proxy_ssl")
+                raise ValueError("proxy_ssl must only be given for an https:// proxy")
+            _check_context(self.proxy_ssl, "localhost", "proxy_ssl")
         if self.path is not None and isinstance(self.proxy, Proxy):
-            raise ValueError(f"there is no proxy on the way to a Unix socket, and this is {self.path!r}")
+            raise ValueError(f"proxy must not be given for a Unix socket ({self.path!r})")
         if self.first.secure:
-            _check_tls(self._context(), self._name(self.first))
+            _check_context(self._context(), self._certificate_name(self.first))
 
     async def dial(self, uri: WebSocketURI) -> trio.abc.Stream:
-        """Return a stream, after the handshake of TLS if there is one. When cancelled, nothing is left open."""
+        """Open a stream to the server, and do the TLS handshake for a ``wss`` URI.
+
+        If it raises or is cancelled, nothing is left open.
+
+        Raises:
+            ConnectFailed: If the server cannot be reached; :exc:`TLSFailed` if the TLS handshake fails,
+                :exc:`ProxyFailed` if there is no way through the proxy.
+            InvalidProxy: If the environment does not name a valid proxy.
+            ImportError: If it is a SOCKS proxy and python-socks is not installed.
+        """
         context = self._context() if uri.secure else None
         stream = await self._dial(uri)
         if context is None:
             return stream
         try:
-            return await start_tls(stream, context, self._name(uri))
+            return await start_tls(stream, context, self._certificate_name(uri))
         except StreamBroken as exc:
             raise TLSFailed(uri.host_header, str(exc)) from exc.__cause__
 
@@ -103,17 +118,17 @@ class Dialer:
             self.ssl = ssl_module.create_default_context()
         return self.ssl
 
-    def _name(self, uri: WebSocketURI) -> str:
-        """Return the name that the server has to prove."""
+    def _certificate_name(self, uri: WebSocketURI) -> str:
+        """Return the name that the server's certificate must be valid for."""
         if self.server_hostname is not None and same_origin(uri, self.first):
             return self.server_hostname
-        # The dot that ends a complete name is not part of it in a certificate.
+        # Host names in certificates have no trailing dot.
         return uri.host.rstrip(".")
 
 
-def _check_tls(context: ssl_module.SSLContext, name: str, option: str = "ssl") -> None:
-    """Raise now what would otherwise be raised when there is a connection, whoever the server is."""
+def _check_context(context: ssl_module.SSLContext, name: str, option: str = "ssl") -> None:
+    """Check that TLS can start with this context and server name, to raise before connecting rather than after."""
     try:
         context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_hostname=name)
     except ssl_module.SSLError as exc:
-        raise ValueError(f"{option} is not a context for clients") from exc
+        raise ValueError(f"{option} must be a context for clients, not for servers") from exc

@@ -1,4 +1,4 @@
-"""What went wrong, in one line: of an exception, and of each address of a host."""
+"""One-line explanations of errors: ``explain``, ``explain_addresses``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["explain", "explain_addresses"]
 
 
 def explain(exc: BaseException) -> str:
-    """Say in one line what went wrong. What is outermost often says only that something did."""
+    """Return a one-line explanation of an exception, taken from its cause where there is one."""
     if isinstance(exc, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(explain(each) for each in exc.exceptions))
     if isinstance(exc, ssl.SSLCertVerificationError):
@@ -28,33 +28,39 @@ def explain(exc: BaseException) -> str:
 
 
 async def explain_addresses(exc: OSError, host: str, port: int) -> str:
-    """Say for each address of a host why it could not be connected to.
+    """Return a one-line explanation of why connecting failed, for each address of a host.
 
-    The errors do not all tell where they are from. So the addresses are looked up once more.
+    Some of the errors do not name the address they belong to. Resolving the host again tells which addresses there are.
+
+    Args:
+        exc: The error of :func:`trio.open_tcp_stream`.
+        host: The host name or IP address.
+        port: The port.
     """
-    errors = [each for each in _leaves(exc) if isinstance(each, OSError) and each.errno is not None]
+    errors = [each for each in _root_causes(exc) if isinstance(each, OSError) and each.errno is not None]
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        infos = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except OSError:
-        found = []
-    addresses = {address[0]: address for *_, address in found if address[0] != host}
+        infos = []
+    addresses = {address[0]: address for *_, address in infos if address[0] != host}
     if not addresses:
         return explain(exc)
-    # Trio's own errors show the address as Python does; those that the system has at once are of the others.
-    named = {
-        name: [each for each in errors if each.strerror is not None and repr(address) in each.strerror]
-        for name, address in addresses.items()
+    # Trio puts the repr of the address into the errors that it raises itself. The remaining errors come straight from
+    # the system, and belong to the remaining addresses.
+    errors_by_address = {
+        text: [each for each in errors if each.strerror is not None and repr(address) in each.strerror]
+        for text, address in addresses.items()
     }
-    others = [each for each in errors if not any(each in found for found in named.values())]
-    reasons = {name: _strerrors(found or others) for name, found in named.items()}
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason) or explain(exc)
+    others = [each for each in errors if not any(each in own for own in errors_by_address.values())]
+    reasons = {text: _strerrors(own or others) for text, own in errors_by_address.items()}
+    return "; ".join(f"{text}: {reason}" for text, reason in reasons.items() if reason) or explain(exc)
 
 
-def _leaves(exc: BaseException) -> list[BaseException]:
-    """Return what an error is made of."""
+def _root_causes(exc: BaseException) -> list[BaseException]:
+    """Return the exceptions at the ends of all groups and chains of causes."""
     if isinstance(exc, BaseExceptionGroup):
-        return [leaf for each in exc.exceptions for leaf in _leaves(each)]
-    return [exc] if exc.__cause__ is None else _leaves(exc.__cause__)
+        return [cause for each in exc.exceptions for cause in _root_causes(each)]
+    return [exc] if exc.__cause__ is None else _root_causes(exc.__cause__)
 
 
 def _strerrors(errors: list[OSError]) -> str:

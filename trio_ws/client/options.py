@@ -1,6 +1,6 @@
 """The options of ``connect``, ``connect_unix`` and ``connect_over``, as typed keyword arguments.
 
-Their defaults are in the classes that use them: :class:`~trio_ws.settings.Settings`,
+The defaults are in the classes that use the options: :class:`~trio_ws.settings.Settings`,
 :class:`~trio_ws.client.request.RequestBuilder`, :class:`~trio_ws.client.dial.Dialer` and
 :class:`~trio_ws.client.connect.Connecting`.
 """
@@ -19,22 +19,22 @@ from .proxy.values import Proxy
 
 __all__ = ["ConnectOptions", "ConnectOverOptions", "ConnectUnixOptions", "Credentials"]
 
-#: Called before each attempt, with the URI, for headers that say who we are.
+#: A function, async or not, that takes the URI and returns headers with credentials.
 Credentials: TypeAlias = Callable[[WebSocketURI], "HeadersLike | Awaitable[HeadersLike]"]
 
 
 class ConnectOverOptions(Options, total=False):
-    """The keyword arguments of :func:`connect_over`: :class:`Options`, and those of the request.
+    """The keyword arguments of :func:`connect_over`: :class:`Options`, and options for the opening request.
 
     Attributes:
-        headers: More headers for the request. Default: none.
+        headers: Additional headers for the request. Default: none.
         user_agent: The User-Agent header; None for none. Default: the names and versions of trio_ws and Python.
         origin: The Origin header, such as ``https://example.org``; None for none. Default: None.
         cookies: Cookies for the request: a mapping of names to values, or an :class:`http.cookiejar.CookieJar`, which
-            also takes those that servers set. A Cookie header in ``headers`` or from ``credentials`` replaces them.
-            Default: none.
-        credentials: Called before each attempt, with the URI, for headers that say who we are; they replace those of
-            the same name in ``headers``. It may be async. What it raises comes out. Default: None.
+            also stores the cookies that servers set. A Cookie header in ``headers`` or from ``credentials`` overrides
+            them. Default: none.
+        credentials: A function, async or not, that is called with the URI before each attempt and returns headers with
+            credentials. They replace headers of the same name in ``headers``. Its exceptions propagate. Default: None.
     """
 
     headers: HeadersLike
@@ -45,14 +45,14 @@ class ConnectOverOptions(Options, total=False):
 
 
 class ConnectUnixOptions(ConnectOverOptions, total=False):
-    """The keyword arguments of :func:`connect_unix`: :class:`ConnectOverOptions`, and those for TLS and redirects.
+    """The keyword arguments of :func:`connect_unix`: :class:`ConnectOverOptions`, and options for TLS and redirects.
 
     Attributes:
-        ssl: The TLS context for a ``wss://`` URI. Default: one that trusts the authorities that the system trusts, and
-            checks the host name.
-        server_hostname: The name that the certificate is checked against. Default: the host of the URI.
-        max_redirects: How many redirects to follow, one after the other; 0 for none, which makes a redirect an
-            :exc:`InvalidStatus`. Default: 10.
+        ssl: The TLS context for a ``wss://`` URI. Default: a context that trusts the system's certificate authorities
+            and checks the host name.
+        server_hostname: The name that the certificate must be valid for. Default: the host of the URI.
+        max_redirects: The maximum number of consecutive redirects. With 0, a redirect raises :exc:`InvalidStatus`.
+            Default: 10.
     """
 
     ssl: ssl_module.SSLContext | None
@@ -61,15 +61,15 @@ class ConnectUnixOptions(ConnectOverOptions, total=False):
 
 
 class ConnectOptions(ConnectUnixOptions, total=False):
-    """The keyword arguments of :func:`connect`: :class:`ConnectUnixOptions`, and those for TCP and proxies.
+    """The keyword arguments of :func:`connect`: :class:`ConnectUnixOptions`, and options for TCP and proxies.
 
     Attributes:
-        happy_eyeballs_delay: Seconds after which the next address of the host is tried too. Default: 0.25.
+        happy_eyeballs_delay: Seconds after which the next address of the host is tried in parallel. Default: 0.25.
         local_address: The local IP address to connect from. Default: the system chooses one.
-        proxy: The proxy to connect through: the URL of one, such as ``"http://proxy.example:3128"``, or a
-            :class:`Proxy`. ``"auto"`` for the one that the environment says, as other programs on the machine do: see
+        proxy: The proxy to connect through: a URL such as ``"http://proxy.example:3128"``, or a :class:`Proxy`.
+            ``"auto"`` uses the proxy from the environment variables or the system settings; see
             :func:`~trio_ws.client.proxy.find_proxy`. None for no proxy. Default: ``"auto"``.
-        proxy_ssl: The TLS context for an ``https://`` proxy. Default: like that of ``ssl``.
+        proxy_ssl: The TLS context for an ``https://`` proxy. Default: a context like the default of ``ssl``.
     """
 
     happy_eyeballs_delay: float

@@ -1,7 +1,7 @@
-"""Redirects (RFC 9110, section 15.4): where a response sends a client.
+"""HTTP redirects (RFC 9110, section 15.4).
 
-Schemes are mapped, since servers know the way to themselves as ``http`` and ``https``. What was encrypted stays so, and
-credentials stay within an origin: that is scheme, host and port.
+Servers redirect to ``http`` and ``https`` URLs, which stand for ``ws`` and ``wss`` here. A redirect never leads from an
+encrypted connection to an unencrypted one, and credentials never leave their origin (scheme, host and port).
 """
 
 from __future__ import annotations
@@ -14,54 +14,57 @@ from ..exceptions import InvalidRedirect, InvalidURI
 from ..http11 import Response
 from ..uri import WebSocketURI, parse_uri
 
-__all__ = ["is_redirect", "redirected", "same_origin"]
+__all__ = ["is_redirect", "resolve_redirect", "same_origin", "without_credentials"]
 
-#: The status codes of redirects that name one place to go to. A client that asks with GET goes on asking with GET.
+#: The status codes of redirects with a single target. A GET request stays a GET request with all of them.
 STATUS_CODES = frozenset({301, 302, 303, 307, 308})
 
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 
 def is_redirect(response: Response) -> bool:
-    """Whether a response sends the client somewhere else."""
+    """Return whether a response is a redirect."""
     return response.status_code in STATUS_CODES
 
 
 def same_origin(one: WebSocketURI, other: WebSocketURI) -> bool:
-    """Whether two URIs have the same scheme, host and port."""
+    """Return whether two URIs have the same scheme, host and port."""
     return (one.secure, one.host, one.port) == (other.secure, other.host, other.port)
 
 
-def redirected(uri: WebSocketURI, response: Response) -> WebSocketURI:
-    """Return where a redirect sends a client that has asked for a URI.
+def resolve_redirect(uri: WebSocketURI, response: Response) -> WebSocketURI:
+    """Return the URI that a redirect leads to.
 
     Args:
-        uri: What was asked for. Its user information is kept within its origin, and dropped elsewhere.
-        response: A redirect.
+        uri: The URI of the request. The result has its user information if it has the same origin.
+        response: The redirect.
 
     Raises:
-        InvalidRedirect: if it names no place to go to, or one where a client must not go.
+        InvalidRedirect: If the response does not have exactly one Location with a valid URI, or leads from ``wss`` to
+            ``ws``.
     """
     locations = response.headers.get_all("Location")
     if len(locations) != 1:
-        raise InvalidRedirect(response, "it has no Location" if not locations else "it has several Locations")
+        raise InvalidRedirect(
+            response, "it has no Location header" if not locations else "it has more than one Location header"
+        )
     base = f"{'https' if uri.secure else 'http'}://{uri.host_header}{uri.resource_name}"
     location = locations[0].strip()
     try:
         scheme, separator, rest = urllib.parse.urljoin(base, location).partition(":")
         scheme = _SCHEMES.get(scheme.lower(), scheme)
-        # A fragment is for whoever shows what comes; the last one of a chain would count (section 10.2.2).
+        # WebSocket URIs have no fragment, but a Location may have one (RFC 9110, section 10.2.2).
         target = parse_uri((scheme + separator + rest).partition("#")[0])
     except (InvalidURI, ValueError) as exc:
         reason = exc.reason if isinstance(exc, InvalidURI) else str(exc)
-        raise InvalidRedirect(response, f"its Location {location!r} is no place for WebSocket: {reason}") from exc
+        raise InvalidRedirect(response, f"its Location {location!r} is not a WebSocket URI: {reason}") from exc
     if uri.secure and not target.secure:
-        raise InvalidRedirect(response, f"it leads from wss to ws, without encryption: {location!r}")
+        raise InvalidRedirect(response, f"it leads from wss to ws, which is not encrypted: {location!r}")
     if target.user_info is None and same_origin(uri, target):
         target = attrs.evolve(target, username=uri.username, password=uri.password)
     return target
 
 
-def show(uri: WebSocketURI) -> str:
-    """Return a URI for a message, which is no place for a password."""
+def without_credentials(uri: WebSocketURI) -> str:
+    """Return a URI without its user information, safe to show in messages."""
     return f"{'wss' if uri.secure else 'ws'}://{uri.host_header}{uri.resource_name}"

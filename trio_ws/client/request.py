@@ -25,7 +25,7 @@ __all__ = ["RequestBuilder"]
 #: The User-Agent header.
 USER_AGENT = software(__version__)
 
-# Headers that are for one origin only.
+# Headers that must not be sent to another origin.
 _CREDENTIALS = ("Authorization", "Cookie", "Proxy-Authorization")
 
 
@@ -37,11 +37,13 @@ def _copy(headers: HeadersLike) -> Headers:
 class RequestBuilder:
     """Builds the opening request for each attempt.
 
-    The requests are valid whatever the URI: the options are checked when the builder is made.
-
     Attributes:
         settings: The options of the connection.
-        user_agent: See :class:`ConnectOverOptions`, as for the others.
+        user_agent: See :class:`ConnectOverOptions`.
+        origin: See :class:`ConnectOverOptions`.
+        headers: See :class:`ConnectOverOptions`.
+        cookies: See :class:`ConnectOverOptions`.
+        credentials: See :class:`ConnectOverOptions`.
     """
 
     settings: Settings
@@ -52,48 +54,48 @@ class RequestBuilder:
     credentials: Credentials | None = None
 
     def build(self, uri: WebSocketURI, *, first_origin: bool = True, credentials: HeadersLike = ()) -> Request:
-        """Return a request.
+        """Return the opening request for a URI.
 
         Args:
-            uri: What to ask for.
-            first_origin: Whether it is of the origin that the user has named.
-            credentials: Headers that say who we are.
+            uri: The URI to request.
+            first_origin: Whether the URI has the same origin as the URI that the user gave. Others get no credentials.
+            credentials: The headers from :meth:`fetch_credentials`. They replace headers of the same name.
         """
-        given = Headers(self.headers)
+        headers = Headers(self.headers)
         if not first_origin:
-            _remove(given, _CREDENTIALS)
-        more = Headers(credentials)
-        _remove(given, more)
-        given.update(more)
-        if self.origin is not None and "Origin" not in given:
-            given["Origin"] = self.origin
-        if self.cookies is not None and "Cookie" not in given:
+            _remove(headers, _CREDENTIALS)
+        credential_headers = Headers(credentials)
+        _remove(headers, credential_headers)
+        headers.update(credential_headers)
+        if self.origin is not None and "Origin" not in headers:
+            headers["Origin"] = self.origin
+        if self.cookies is not None and "Cookie" not in headers:
             cookie = self.cookies.header(uri, first_origin=first_origin)
             if cookie is not None:
-                given["Cookie"] = cookie
+                headers["Cookie"] = cookie
         return build_request(
             uri,
             random=os.urandom,
             subprotocols=self.settings.subprotocols,
             extensions=self.extensions(),
             user_agent=self.user_agent,
-            headers=given,
+            headers=headers,
         )
 
     async def fetch_credentials(self, uri: WebSocketURI) -> HeadersLike:
-        """Return the headers of the user's ``credentials`` function. Raises what that raises."""
+        """Return the headers from the ``credentials`` function. Its exceptions propagate."""
         if self.credentials is None:
             return ()
         headers = self.credentials(uri)
         return await headers if inspect.isawaitable(headers) else headers
 
     def extensions(self) -> list[ClientExtension]:
-        """Return the extensions to offer."""
+        """Return the extensions to offer to the server."""
         return [] if self.settings.compression is None else [DeflateClient(self.settings.compression)]
 
     @property
     def varies(self) -> bool:
-        """Whether requests for the same URI can differ."""
+        """Whether two requests for the same URI can differ."""
         return self.credentials is not None or self.cookies is not None
 
 

@@ -1,4 +1,4 @@
-"""The TLS handshake of a client."""
+"""The client side of the TLS handshake: ``start_tls``."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ __all__ = ["start_tls"]
 
 
 async def start_tls(stream: trio.abc.Stream, context: ssl.SSLContext, name: str) -> trio.SSLStream[trio.abc.Stream]:
-    """Do the handshake of TLS, as a client. If it fails, or is cancelled, the stream is closed.
+    """Do a TLS handshake as the client. If it fails or is cancelled, the stream is closed.
 
     Args:
-        stream: The stream; also one with TLS.
-        context: How to do it.
-        name: The name that the certificate is checked against.
+        stream: The stream below TLS, which may itself be a TLS stream.
+        context: The TLS context.
+        name: The name that the certificate must be valid for.
 
     Returns:
-        The stream inside TLS.
+        The TLS stream.
 
     Raises:
-        StreamBroken: if it fails.
+        StreamBroken: If the handshake fails.
     """
     try:
-        # An end without the goodbye of TLS cannot deceive us: frames and the closing handshake tell whether all has
-        # come.
+        # https_compatible=True accepts an end of the stream without close_notify. This is safe because frames and the
+        # closing handshake show whether anything was cut off.
         tls = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
         await tls.do_handshake()
     except trio.BrokenResourceError as exc:
         await StreamAdapter(stream).aclose(0)
         cause = exc.__cause__ or exc
         raise StreamBroken(f"TLS: {explain(cause)}") from cause
-    except BaseException:  # cancellation too: the stream is not left open
+    except BaseException:  # Cancellation must not leave the stream open either.
         await StreamAdapter(stream).aclose(0)
         raise
     return tls
