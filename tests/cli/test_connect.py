@@ -119,7 +119,7 @@ async def test_characters_may_come_in_pieces(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "input").write_bytes("\n".join(expected).encode())
     with (tmp_path / "input").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        assert [line async for line in connect._Lines("")] == expected
+        assert [line async for line in connect._StdinLines("")] == expected
 
 
 def test_connect_shows_binary_messages_in_hexadecimal(command: Command) -> None:

@@ -51,7 +51,7 @@ def test_demo_fails_when_the_answer_is_wrong(command: Command, monkeypatch: pyte
     monkeypatch.setattr(demo, "_echo", change)
     result = command("demo")
     assert result.status == 1
-    assert result.err == "error: this is not what was sent\n"
+    assert result.err == "error: the echo differs from the message\n"
 
 
 def test_demo_as_a_process() -> None:

@@ -190,9 +190,9 @@ async def test_serve_shows_ipv6_in_brackets(nursery: trio.Nursery, monkeypatch: 
 
 
 def test_peers_have_names() -> None:
-    assert serve._name(("192.0.2.1", 80)) == "192.0.2.1:80"
-    assert serve._name("/run/socket") == "/run/socket"
-    assert serve._name(None) == "peer"
+    assert serve._format_address(("192.0.2.1", 80)) == "192.0.2.1:80"
+    assert serve._format_address("/run/socket") == "/run/socket"
+    assert serve._format_address(None) == "peer"
 
 
 def test_serve_on_a_port_in_use(command: Command) -> None:

@@ -1,10 +1,10 @@
-"""How is a WebSocket used from the shell? ``python -m trio_ws serve | connect | demo``.
+"""The command line interface: ``python -m trio_ws serve | connect | demo``.
 
 ==============================  ==================================================
-:mod:`~trio_ws.cli.failure`     errors that are told in one line
-:mod:`~trio_ws.cli.connect`     send lines, print messages
-:mod:`~trio_ws.cli.demo`        a server and a client at work
+:mod:`~trio_ws.cli.failure`     one-line error messages
+:mod:`~trio_ws.cli.connect`     a client that sends lines and prints messages
+:mod:`~trio_ws.cli.demo`        a server and a client in one process
 :mod:`~trio_ws.cli.serve`       an echo server
-:mod:`~trio_ws.cli.main`        the arguments and the exit status
+:mod:`~trio_ws.cli.main`        arguments and exit status
 ==============================  ==================================================
 """

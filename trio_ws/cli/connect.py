@@ -1,4 +1,4 @@
-"""``python -m trio_ws connect``: send lines, print messages."""
+"""``python -m trio_ws connect``: a client that sends lines and prints messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["run"]
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Run the command, and return the exit status."""
+    """Run the command and return the exit status."""
     secure = options.uri.lower().startswith("wss:")
     context = None
     if options.insecure and secure:
@@ -39,27 +39,26 @@ async def run(options: argparse.Namespace) -> int:
             nursery.start_soon(_send_lines, ws, "> " if interactive else "")
             outcome = await _print_messages(ws, "\r< {}\n> " if interactive else "{}\n")
             nursery.cancel_scope.cancel()
-    overwrite = "\r" if interactive else ""  # the prompt
+    overwrite = "\r" if interactive else ""  # Overwrite the prompt.
     print(f"{overwrite}connection closed: {outcome}", file=sys.stderr)
     return 1 if isinstance(outcome, ConnectionClosedError) else 0
 
 
 async def _send_lines(ws: WebSocket, prompt: str) -> None:
-    """Send lines of standard input until its end or that of the connection."""
+    """Send lines from standard input until standard input or the connection ends."""
     try:
-        async for line in _Lines(prompt):
+        async for line in _StdinLines(prompt):
             await ws.send(line)
         await ws.send_close()
     except ConnectionClosed:
-        pass  # whoever receives reports it
+        pass  # _print_messages() reports it.
 
 
-class _Lines:
-    """The lines of standard input.
+class _StdinLines:
+    """The lines of standard input; none if it is closed.
 
-    Read by a thread, because no system can wait for a terminal, a pipe and a file alike; and from the file descriptor,
-    because a thread that is left behind in ``sys.stdin`` would hold a lock that the exit of the interpreter needs.
-    Where the standard input is closed, there are none.
+    A thread reads them, because no system call waits for terminals, pipes and files alike. It reads from the file
+    descriptor, because an abandoned thread inside ``sys.stdin`` would hold a lock that the interpreter needs at exit.
     """
 
     def __init__(self, prompt: str) -> None:
@@ -68,7 +67,7 @@ class _Lines:
         self._text = ""
         self._eof = sys.stdin is None
 
-    def __aiter__(self) -> _Lines:
+    def __aiter__(self) -> _StdinLines:
         return self
 
     async def __anext__(self) -> str:
@@ -87,14 +86,14 @@ class _Lines:
 
 
 async def _print_messages(ws: WebSocket, template: str) -> ConnectionClosed:
-    """Print messages until the connection is closed; return how that was."""
+    """Print messages until the connection is closed. Return the exception that tells how it was closed."""
     while True:
         try:
             message = await ws.receive()
         except ConnectionClosed as exc:
             return exc
-        print(template.format(_show(message)), end="", flush=True)
+        print(template.format(_format(message)), end="", flush=True)
 
 
-def _show(message: Message) -> str:
+def _format(message: Message) -> str:
     return message if isinstance(message, str) else f"[{len(message)} bytes] {message.hex(' ')}"

@@ -1,4 +1,4 @@
-"""``python -m trio_ws demo``: a server and a client at work."""
+"""``python -m trio_ws demo``: a server and a client in one process, with a timed transcript."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = ["run"]
 
 
 async def run(_options: argparse.Namespace) -> int:
-    """Run the command, and return the exit status."""
+    """Run the command and return the exit status."""
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(serve, _echo, 0, host="127.0.0.1"))
         uri = f"ws://127.0.0.1:{server.port}/demo"
-        say = _transcript()
-        say(f"server listening on {uri}")
+        log = _make_logger()
+        log(f"server listening on {uri}")
         async with connect(uri, max_message_size=2**24) as ws:
-            say(f"connected: {ws.response.status_code} {ws.response.reason_phrase}")
+            log(f"connected: {ws.response.status_code} {ws.response.reason_phrase}")
             for message in ("hello", b"\x00\x01\x02", "\N{EARTH GLOBE EUROPE-AFRICA} " * 200_000):
                 await ws.send(message)
-                say(f"sent      {_describe(message)}")
+                log(f"sent      {_describe(message)}")
                 answer = await ws.receive()
-                say(f"received  {_describe(answer)}")
+                log(f"received  {_describe(answer)}")
                 if answer != message:
-                    raise Failure("this is not what was sent")
+                    raise Failure("the echo differs from the message")
             seconds = await ws.ping()
-            say(f"ping      round trip of {seconds * 1e6:.0f} µs")
+            log(f"ping      round trip of {seconds * 1e6:.0f} µs")
             await ws.aclose(1000, "bye")
-            say(f"closed    {ws.close_code} {ws.close_reason}".rstrip())
+            log(f"closed    {ws.close_code} {ws.close_reason}".rstrip())
         await server.aclose()
-        say("server closed")
+        log("server closed")
     return 0
 
 
@@ -48,13 +48,14 @@ async def _echo(ws: WebSocket) -> None:
         await ws.send(message)
 
 
-def _transcript() -> Callable[[str], None]:
+def _make_logger() -> Callable[[str], None]:
+    """Return a function that prints lines, each with the milliseconds since this call."""
     start = time.perf_counter()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(f"{(time.perf_counter() - start) * 1000:8.2f} ms  {text}", flush=True)
 
-    return say
+    return log
 
 
 def _describe(message: Message) -> str:

@@ -1,7 +1,7 @@
 """The command line: ``python -m trio_ws serve | connect | demo``.
 
-Errors are one line on standard error and exit status 1; wrong usage is exit status 2. Received messages go to standard
-output, everything else that ``connect`` has to say goes to standard error.
+An error prints one line on standard error and sets exit status 1; wrong usage sets exit status 2, and Ctrl-C sets 130.
+``connect`` prints received messages on standard output and everything else on standard error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
     Args:
-        args: The arguments; None for those of the process.
+        args: The arguments; None for ``sys.argv[1:]``.
     """
     options = _parser().parse_args(args)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a message may have what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # Messages may contain characters that the terminal lacks.
     try:
         return trio.run(options.run, options)  # type: ignore[no-any-return]  # a namespace is untyped
     except BaseException as exc:
@@ -41,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _report(exc: BaseException) -> int:
-    """Tell the user about an exception that is an outcome, and return the exit status. Raise any other again."""
+    """Print a one-line error and return the exit status. Raise the exception again if it looks like a bug."""
     while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     if isinstance(exc, KeyboardInterrupt):
@@ -61,15 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", help="run an echo server", description="Run an echo server.")
     command.add_argument("--host", default="localhost", help="name or address to listen on (default: %(default)s)")
     command.add_argument("--port", type=_port, default=8765, help="port, 0 for any free one (default: %(default)s)")
-    command.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM: serve wss://")
-    command.add_argument("--tls-key", metavar="FILE", help="its private key, PEM, unless it is in the same file")
+    command.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM; serve wss://")
+    command.add_argument(
+        "--tls-key", metavar="FILE", help="private key, PEM, unless it is in the same file as the certificate"
+    )
     command.set_defaults(run=serve.run)
 
     command = commands.add_parser(
         "connect",
-        help="send lines, print messages",
-        description="Connect to a server. Each line of standard input is sent as a text message; each message that"
-        " comes in is printed. At the end of the input the connection is closed, and the last answers are waited for.",
+        help="send lines and print messages",
+        description="Connect to a server. Send each line of standard input as a text message, and print each received"
+        " message. At the end of the input, close the connection after printing the last messages.",
     )
     command.add_argument("uri", metavar="URI", help="ws://... or wss://...")
     command.add_argument(
@@ -81,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "demo",
-        help="show a server and a client at work",
-        description="Start a server on a free local port, connect to it, and show what happens, with times.",
+        help="run a server and a client, and print what they do",
+        description="Start a server on a free local port, connect to it, and print each step with its time.",
     )
     command.set_defaults(run=demo.run)
     return parser
@@ -90,12 +92,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"the port must be between 0 and 65535, not {text!r}")
     return int(text)
 
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 'NAME: VALUE'")
+        raise argparse.ArgumentTypeError(f"a header must look like 'NAME: VALUE', not {text!r}")
     return name.strip(), value.strip()

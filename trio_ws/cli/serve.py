@@ -24,14 +24,14 @@ logger: logging.Logger = logging.getLogger("trio_ws.cli")
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Run the command, and return the exit status."""
+    """Run the command and return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     context = _server_context(options.tls_cert, options.tls_key)
     try:
         listeners = await trio.open_tcp_listeners(options.port, host=options.host)
-    except (OSError, UnicodeError) as exc:  # the latter when the name of the host is none
+    except (OSError, UnicodeError) as exc:  # UnicodeError: the host name is invalid.
         raise Failure(f"cannot listen on {options.host}:{options.port}: {one_line(exc)}") from exc
-    # The signals first: whoever reads that we are listening may send one.
+    # Set up the signal handler first: a signal may arrive as soon as "listening on" is printed.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             server = await nursery.start(partial(serve, _echo_and_log, listeners=listeners, ssl=context))
@@ -45,18 +45,18 @@ async def run(options: argparse.Namespace) -> int:
 def _server_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
-            raise Failure("--tls-key goes with --tls-cert")
+            raise Failure("--tls-key must be used together with --tls-cert")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key)
-    except OSError as exc:  # that of the ssl module is one too
+    except OSError as exc:  # SSLError is an OSError too.
         raise Failure(f"cannot use the certificate {certificate!r}: {one_line(exc)}") from exc
     return context
 
 
 async def _close_on_signal(server: Server, signals: AsyncIterator[int]) -> None:
-    """Close the server at the first signal, and stop at once at the second."""
+    """Close the server at the first signal; raise KeyboardInterrupt at the second one."""
     await signals.__anext__()
     print("closing", flush=True)
     async with trio.open_nursery() as nursery:
@@ -71,7 +71,7 @@ async def _raise_at_next_signal(signals: AsyncIterator[int]) -> None:
 
 
 async def _echo_and_log(ws: WebSocket) -> None:
-    peer = _name(ws.remote_address)
+    peer = _format_address(ws.remote_address)
     logger.info("%s opened %s", peer, ws.request.path)
     messages = 0
     try:
@@ -79,11 +79,11 @@ async def _echo_and_log(ws: WebSocket) -> None:
             await ws.send(message)
             messages += 1
     except ConnectionClosedError:
-        pass  # said below
+        pass  # The close code is logged below.
     finally:
         code = "" if ws.close_code is None else f" {ws.close_code}"
         logger.info("%s closed%s after %d messages", peer, code, messages)
 
 
-def _name(address: object) -> str:
+def _format_address(address: object) -> str:
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address or "peer")
