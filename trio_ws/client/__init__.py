@@ -1,4 +1,4 @@
-"""How does a client open a connection?
+"""Clients: opening connections, and reconnecting.
 
 ==========================================  ====================================================================
 :mod:`~trio_ws.client.backoff`              ``Backoff``, ``is_retryable``: when to retry, and after which errors

@@ -1,4 +1,4 @@
-"""When to reconnect, and after which errors: ``Backoff`` and ``is_retryable``.
+"""Delays between attempts to connect, and errors after which to retry: ``Backoff`` and ``is_retryable``.
 
 The n-th delay in a series is a random time between 0 and ``initial * factor ** (n - 1)`` seconds, at most ``maximum``
 (exponential backoff with full jitter). The randomness keeps clients that lost a server at the same moment from
