@@ -1,4 +1,4 @@
-"""Running commands, and what they talk to."""
+"""Helpers to run commands, and servers for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="there, a pro
 
 @contextlib.contextmanager
 def in_thread(async_fn: Callable[..., Awaitable[None]]) -> Iterator[int]:
-    """Run ``async_fn(task_status=...)`` in a thread until the end of the block. Yields what it starts with, a port."""
+    """Run ``async_fn(task_status=...)`` in a thread until the end of the block. Yield its port."""
     started: queue.Queue[tuple[int, trio.lowlevel.TrioToken, trio.CancelScope]] = queue.Queue()
 
     async def main() -> None:
@@ -53,7 +53,7 @@ def in_thread(async_fn: Callable[..., Awaitable[None]]) -> Iterator[int]:
 def serving(
     handler: trio_ws.Handler, *, context: ssl.SSLContext | None = None, subprotocols: tuple[str, ...] = ()
 ) -> Iterator[int]:
-    """Run a WebSocket server. Yields its port."""
+    """Run a WebSocket server. Yield its port."""
 
     async def serve(*, task_status: trio.TaskStatus[int]) -> None:
         async with trio.open_nursery() as nursery:
@@ -66,7 +66,7 @@ def serving(
 
 
 class Certificates:
-    """A certificate for this machine, whose authority nobody trusts."""
+    """A certificate for this machine from an untrusted authority."""
 
     def __init__(self, folder: Path) -> None:
         issued = trustme.CA().issue_cert("localhost", HOST)
@@ -85,7 +85,7 @@ def fixture_certificates(tmp_path: Path) -> Certificates:
 
 
 class Result:
-    """What a command has printed, and its exit status."""
+    """The output of a command and its exit status."""
 
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status = status
@@ -97,7 +97,7 @@ class Result:
 
     @property
     def is_failure(self) -> bool:
-        """Whether it has failed as a command should: with one line of explanation, nothing else, and status 1."""
+        """Whether the command failed properly: with a one-line error, no other output, and status 1."""
         return self.status == 1 and self.out == "" and re.fullmatch(r"error: .+\n", self.err) is not None
 
 
@@ -109,11 +109,11 @@ class Command:
         self._monkeypatch = monkeypatch
 
     def __call__(self, *args: str, stdin: bytes = b"") -> Result:
-        """Run it with this as its whole input."""
+        """Run a command with the given standard input."""
         reading, writing = os.pipe()
         with os.fdopen(reading) as file, self._monkeypatch.context() as patch:
             patch.setattr(sys, "stdin", file)
-            # A pipe has room for at least 4096 bytes. More could be written by a thread only.
+            # A pipe has room for at least 4096 bytes. Writing more would need a thread.
             assert len(stdin) <= 4096
             os.write(writing, stdin)
             os.close(writing)
@@ -128,7 +128,7 @@ def fixture_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
 @contextlib.contextmanager
 def process(*args: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command in a process of its own, until the end of the block at the latest."""
+    """Run a command in a separate process, until the end of the block at the latest."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     pipe = subprocess.PIPE
     arguments = [sys.executable, "-m", "trio_ws", *args]

@@ -39,12 +39,12 @@ __all__ = ["fixture_certificates", "fixture_command"]
 needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
 
-# -- What commands talk to -------------------------------------------------------------------------------------------
+# -- Servers ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def accepting(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterator[int]:
-    """Run a server that is no WebSocket server. Yields its port."""
+    """Run a server that does not speak WebSocket. Yield its port."""
 
     async def serve(*, task_status: trio.TaskStatus[int]) -> None:
         async def handle(stream: trio.SocketStream) -> None:
@@ -65,7 +65,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 
 
 async def open_and_hang_up(stream: trio.SocketStream) -> None:
-    """Do the opening handshake, and hang up when the first frame comes."""
+    """Do the opening handshake, and disconnect when the first frame arrives."""
     parser = RequestParser()
     request = None
     while request is None:
@@ -172,9 +172,9 @@ def test_connect_without_standard_streams(monkeypatch: pytest.MonkeyPatch) -> No
     assert status == 0
 
 
-def test_connect_to_nobody(command: Command) -> None:
+def test_connect_to_a_closed_port(command: Command) -> None:
     with socket.socket() as unused:
-        unused.bind((HOST, 0))  # nobody listens there, and nobody else can
+        unused.bind((HOST, 0))  # The port is bound, so no other process can listen on it.
         port = unused.getsockname()[1]
         result = command("connect", f"ws://{HOST}:{port}")
     assert result.is_failure, result
@@ -192,7 +192,7 @@ def test_connect_to_nobody(command: Command) -> None:
         ["--header", "Name: line\nbreak", "ws://example.org"],
     ],
 )
-def test_connect_with_what_cannot_be(args: list[str], command: Command) -> None:
+def test_connect_with_invalid_arguments(args: list[str], command: Command) -> None:
     result = command("connect", *args)
     assert result.is_failure, result
 
@@ -206,7 +206,7 @@ def test_connect_with_what_cannot_be(args: list[str], command: Command) -> None:
         (b"", ""),
     ],
 )
-def test_connect_to_what_is_no_websocket_server(answer: bytes, expected: str, command: Command) -> None:
+def test_connect_to_an_http_server(answer: bytes, expected: str, command: Command) -> None:
     async def reply(stream: trio.SocketStream) -> None:
         request = b""
         while b"\r\n\r\n" not in request:
@@ -219,7 +219,7 @@ def test_connect_to_what_is_no_websocket_server(answer: bytes, expected: str, co
     assert expected in result.err
 
 
-def test_connect_to_what_speaks_no_tls(command: Command) -> None:
+def test_connect_to_a_server_without_tls(command: Command) -> None:
     with serving(echo) as port:
         result = command("connect", f"wss://{HOST}:{port}")
     assert result.is_failure, result
@@ -234,7 +234,7 @@ def test_connection_lost(command: Command) -> None:
     assert "lost" in result.err
 
 
-def test_connection_closed_because_something_is_wrong(command: Command) -> None:
+def test_connection_closed_with_an_error(command: Command) -> None:
     async def refuse(ws: trio_ws.WebSocket) -> None:
         await ws.aclose(4001, "go away")
 
@@ -274,7 +274,7 @@ async def test_sending_ends_with_the_connection(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_server_may_close_first() -> None:
-    """Although the end of the input has not come."""
+    """The command ends without waiting for the end of its input."""
 
     async def greet(ws: trio_ws.WebSocket) -> None:
         await ws.send(f"hello, {await ws.receive(decode=True)}")
@@ -313,7 +313,7 @@ def test_connect_interrupted() -> None:
 
 
 @needs_signals
-def test_nobody_reads_what_is_printed() -> None:
+def test_standard_output_is_closed() -> None:
     with serving(echo) as port, process("connect", f"ws://{HOST}:{port}") as client:
         assert client.stdin is not None
         assert client.stdout is not None

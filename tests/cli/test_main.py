@@ -1,4 +1,4 @@
-"""The arguments and the exit status of all commands."""
+"""Arguments and exit status of all commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .commands import HOST, Command, fixture_command, serving
 __all__ = ["fixture_command"]
 
 
-# -- All of them -----------------------------------------------------------------------------------------------------
+# -- All commands ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"trio_ws {trio_ws.__version__}\n"
 
 
-def test_what_is_no_outcome_is_raised() -> None:
+def test_unexpected_exceptions_are_raised() -> None:
     with pytest.raises(LookupError):
         main._report(LookupError("a mistake in the program"))
 
@@ -66,7 +66,7 @@ def test_errors_take_one_line() -> None:
     assert failure.one_line(ValueError()) == "ValueError"
 
 
-def test_what_a_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+def test_characters_that_the_terminal_lacks(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
 

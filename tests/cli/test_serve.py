@@ -26,7 +26,7 @@ from .commands import HOST, Certificates, Command, fixture_certificates, fixture
 __all__ = ["fixture_certificates", "fixture_command"]
 
 
-# -- What commands talk to -------------------------------------------------------------------------------------------
+# -- Helpers ---------------------------------------------------------------------------------------------------------
 
 
 def trusting_anybody() -> ssl.SSLContext:
@@ -40,7 +40,7 @@ def trusting_anybody() -> ssl.SSLContext:
 
 
 class Output(io.StringIO):
-    """A standard output that can be waited for."""
+    """A standard output that tests can wait for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class Output(io.StringIO):
 
 
 class Server:
-    """The command ``serve``, in a task of this process."""
+    """The command ``serve``, running in a task."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
         self.port = 0
-        #: How it ended.
+        #: The exit status; None while it runs.
         self.status: int | None = None
         self.ended = trio.Event()
 
@@ -164,7 +164,7 @@ async def test_serve_stops_at_the_second_signal(
     caplog.set_level(logging.INFO)
     async with serve_command(nursery, monkeypatch) as server:
         async with await trio.open_tcp_stream(HOST, server.port) as stream:
-            # A client that never answers the Close frame.
+            # The client never answers the Close frame.
             await stream.send_all(
                 b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
                 b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -189,14 +189,14 @@ async def test_serve_shows_ipv6_in_brackets(nursery: trio.Nursery, monkeypatch: 
         assert server.output.getvalue().startswith(f"listening on ws://[::1]:{server.port}/")
 
 
-def test_peers_have_names() -> None:
+def test_addresses_of_peers() -> None:
     assert serve._format_address(("192.0.2.1", 80)) == "192.0.2.1:80"
     assert serve._format_address("/run/socket") == "/run/socket"
     assert serve._format_address(None) == "peer"
 
 
 def test_serve_on_a_port_in_use(command: Command) -> None:
-    # Not with create_server: where it sets SO_REUSEADDR, Windows lets others listen too.
+    # create_server() sets SO_REUSEADDR on some systems, with which Windows lets others listen too.
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -206,19 +206,19 @@ def test_serve_on_a_port_in_use(command: Command) -> None:
     assert f"{HOST}:{port}" in result.err
 
 
-def test_serve_on_an_impossible_host(command: Command) -> None:
+def test_serve_on_an_invalid_host(command: Command) -> None:
     result = command("serve", "--host", "two..dots", "--port", "0")
     assert result.is_failure, result
     assert "two..dots" in result.err
 
 
-def test_serve_without_the_certificate(command: Command, tmp_path: Path) -> None:
+def test_serve_with_a_missing_certificate(command: Command, tmp_path: Path) -> None:
     result = command("serve", "--port", "0", "--tls-cert", str(tmp_path / "missing.pem"))
     assert result.is_failure, result
     assert "missing.pem" in result.err
 
 
-def test_serve_with_what_is_no_certificate(command: Command, tmp_path: Path) -> None:
+def test_serve_with_an_invalid_certificate(command: Command, tmp_path: Path) -> None:
     (tmp_path / "some.pem").write_text("This is no certificate.")
     result = command("serve", "--port", "0", "--tls-cert", str(tmp_path / "some.pem"))
     assert result.is_failure, result
@@ -246,7 +246,7 @@ async def test_serve_as_a_process(number: signal.Signals) -> None:
         out, err = server.communicate(timeout=60)
         assert caught.value.code == 1001
         assert (server.returncode, out) == (0, "closing\n")
-        # Times come before.
+        # Each line begins with the time.
         logged = [line.split(" ", 2)[2] for line in err.splitlines()]
         port = ws.local_address[1]
         assert logged == [f"{HOST}:{port} opened /path", f"{HOST}:{port} closed 1001 after 1 messages"]

@@ -1,4 +1,4 @@
-"""Servers for clients that connect again: some of a script, some real."""
+"""Servers for tests of reconnecting clients: scripted ones and real ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from trio_ws.http11 import RequestParser
 from ..cancellation import HANGS, is_closed
 from ..support import URI, Peer, Streams, close, memory_pair
 
-#: Waits as long as it may: 1, 2, 4, 8, ... seconds.
+#: Always waits for the longest time: 1, 2, 4, 8, ... seconds.
 LONGEST = Backoff(random=lambda: 1.0)
 
-#: Does not wait. Real servers are not to be waited for.
+#: Never waits, for tests with real servers.
 AT_ONCE = Backoff(initial=0)
 
 DOWN = ConnectionRefusedError("nobody listens")
@@ -33,7 +33,7 @@ DOWN = ConnectionRefusedError("nobody listens")
 
 @pytest.fixture(name="nursery")
 async def fixture_nursery(nursery: trio.Nursery) -> trio.Nursery:
-    """A nursery that fails a test that hangs: with a virtual clock at once, as there is nothing else to wait for."""
+    """A nursery that fails a test that hangs: immediately with a virtual clock, as nothing else is left to wait for."""
     virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
 
     @nursery.start_soon
@@ -46,7 +46,7 @@ async def fixture_nursery(nursery: trio.Nursery) -> trio.Nursery:
 
 Talk: TypeAlias = Callable[[Peer], Awaitable[object]]
 
-#: What becomes of one attempt: it fails, or gets these bytes for an answer, or there is a connection.
+#: The outcome of one attempt: an error, the bytes of an answer, or a connection.
 Script: TypeAlias = Exception | bytes | Talk
 
 #: No answer at all.
@@ -58,7 +58,7 @@ def refuse(status: int, *headers: str) -> bytes:
 
 
 def say(*frames: Frame) -> Talk:
-    """Say something, and break the connection off."""
+    """Send messages and break the connection."""
 
     async def talk(peer: Peer) -> None:
         await peer.send(*frames)
@@ -67,7 +67,7 @@ def say(*frames: Frame) -> Talk:
 
 
 def say_and_close(code: int | None, *frames: Frame) -> Talk:
-    """Say something, and close. Answer nothing."""
+    """Send messages and close, without answering."""
 
     async def talk(peer: Peer) -> None:
         await peer.send(*frames, Frame(Opcode.CLOSE, b"") if code is None else close(code))
@@ -78,7 +78,7 @@ def say_and_close(code: int | None, *frames: Frame) -> Talk:
 
 
 def say_and_stay(*frames: Frame) -> Talk:
-    """Say something, and be there as long as the client is."""
+    """Send messages and stay until the client leaves."""
 
     async def talk(peer: Peer) -> None:
         await peer.send(*frames)
@@ -88,7 +88,7 @@ def say_and_stay(*frames: Frame) -> Talk:
 
 
 def stay_for(seconds: float) -> Talk:
-    """Break the connection off after some time."""
+    """Break the connection after some time."""
 
     async def talk(peer: Peer) -> None:
         await trio.sleep(seconds)
@@ -101,13 +101,13 @@ async def stay(peer: Peer) -> None:
 
 
 class Host:
-    """A server in memory. Called, it says how to connect, as ``attempts`` and ``open_reconnecting`` want to know it.
+    """A server in memory. Calling it opens a connection, so ``attempts`` and ``open_reconnecting`` can use it as function.
 
     Args:
-        nursery: Where it runs.
-        *scripts: What becomes of each attempt. The last one stands for all that follow.
+        nursery: The nursery for its tasks.
+        *scripts: The outcome of each attempt. The last one also applies to all later attempts.
         pair: Makes the streams.
-        **options: Those of the client.
+        **options: The options of the client.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class Host:
         self._pair = pair
         self._options: dict[str, Any] = {"ping_interval": None, **options}
         self._began = trio.current_time()
-        #: When there were attempts.
+        #: The times of the attempts.
         self.times: list[float] = []
-        #: The client's ends; and what is at the others, with the frames that it has got.
+        #: The client's ends of the streams, the peers at the other ends, and the frames that they received.
         self.streams: list[trio.abc.Stream] = []
         self.peers: list[Peer] = []
         self.frames: list[list[Frame]] = []
@@ -136,7 +136,7 @@ class Host:
         return trio_ws.connect_over(ours, URI, **self._options)
 
     async def dial(self) -> trio_ws.Connecting:
-        """Do the same, but take a moment. So others see that it is connecting."""
+        """Dial with a short delay, so that other tasks see the phase CONNECTING."""
         await trio.sleep(0.001)
         return self()
 
@@ -156,19 +156,19 @@ class Host:
                 await peer.handshake()
                 await script(peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ValueError):
-            pass  # the client went away in the middle of something
+            pass  # The client disconnected in the middle of an operation.
         finally:
             await trio.aclose_forcefully(stream)
 
     def close_codes(self) -> list[int | None]:
-        """Return what the client has closed each connection with."""
+        """Return the close that the client sent on each connection."""
         return [
             next((int.from_bytes(frame.data[:2], "big") for frame in frames if frame.opcode is Opcode.CLOSE), None)
             for frames in self.frames
         ]
 
     def texts(self) -> list[list[str]]:
-        """Return what the client has sent on each connection."""
+        """Return the messages that the client sent on each connection."""
         return [[frame.data.decode() for frame in frames if frame.opcode is Opcode.TEXT] for frames in self.frames]
 
     async def check_closed(self) -> None:
@@ -178,7 +178,7 @@ class Host:
 
 
 class Recorder(Peer):
-    """A peer that keeps what it gets."""
+    """A peer that records received messages."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__(stream)
@@ -204,7 +204,7 @@ def always(exc: Exception) -> bool:
 
 @pytest.fixture(name="nothing_left")
 def fixture_nothing_left() -> Any:
-    """Check that every file descriptor was closed that was opened in the test."""
+    """Check that the test has closed every file descriptor that it opened."""
     if not os.path.exists("/proc/self/fd"):
         yield
         return
@@ -222,7 +222,7 @@ async def greet_and_echo(ws: WebSocket) -> None:
 
 
 async def start(nursery: trio.Nursery, port: int) -> tuple[trio.CancelScope, int]:
-    """Start a server in a scope of its own. Return that, and the port."""
+    """Start a server in a cancel scope of its own. Return the scope and the port."""
 
     async def run(*, task_status: trio.TaskStatus[Any]) -> None:
         with trio.CancelScope() as scope:
@@ -239,7 +239,7 @@ async def start(nursery: trio.Nursery, port: int) -> tuple[trio.CancelScope, int
 
 
 class Gate:
-    """Lets attempts through while it is open, and the first one after it was closed: that one is to fail."""
+    """Lets attempts through while it is open, and one more after it is closed, which must fail."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri

@@ -1,4 +1,4 @@
-"""Servers for clients: scripted ones, and sockets that count what is left behind."""
+"""Scripted servers for tests of clients, and a check for leaked sockets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Stream = trio.abc.Stream
 
 @pytest.fixture(name="watchdog", autouse=True)
 async def fixture_watchdog() -> AsyncIterator[None]:
-    """Fails a test that hangs: with a virtual clock at once, because then there is nothing else to wait for."""
+    """A nursery that fails a test that hangs: immediately with a virtual clock, as nothing else is left to wait for."""
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
 
     async def bark() -> None:
@@ -60,7 +60,7 @@ def accept_key(request: Request) -> str:
 
 
 def switch(request: Request, *more: str, without: str | None = None) -> bytes:
-    """The right answer to a request, as far as the test does not want it otherwise."""
+    """Return a valid answer to a request, with the changes that the test asks for."""
     headers = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {accept_key(request)}"]
     lines = [line for line in headers if without is None or not line.startswith(f"{without}:")]
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, *more, "", ""]).encode("iso-8859-1")
@@ -77,7 +77,7 @@ Send = Callable[[Stream, bytes], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def scripted_server(answer: Answer, send: Send = in_one_piece) -> AsyncIterator[tuple[Stream, Stream]]:
-    """Yield both ends of a stream, the client's first; the server answers one request and then leaves it alone."""
+    """Yield both ends of a stream, the client's first. The server answers one request and does nothing more."""
     client, server = trio.testing.memory_stream_pair()
 
     async def run() -> None:
@@ -92,19 +92,19 @@ async def scripted_server(answer: Answer, send: Send = in_one_piece) -> AsyncIte
 
 
 async def is_closed(peer: Stream) -> bool:
-    """Whether the other end of a memory stream is closed, in both directions."""
+    """Return whether the other end of a memory stream is closed in both directions."""
     with trio.move_on_after(1):
         while await peer.receive_some():
             pass
         try:
             await peer.send_all(b"x")
-        except (trio.BrokenResourceError, trio.ClosedResourceError):  # closed: by ourselves
+        except (trio.BrokenResourceError, trio.ClosedResourceError):  # Closed by this end.
             return True
     return False
 
 
 async def expect_failure(connecting: trio_ws.Connecting) -> BaseException:
-    """Return what is raised on entering."""
+    """Return the exception that is raised on entering."""
     with pytest.raises(trio_ws.WebSocketException) as caught:
         async with connecting:
             pytest.fail("the connection was opened")
@@ -112,7 +112,7 @@ async def expect_failure(connecting: trio_ws.Connecting) -> BaseException:
 
 
 async def failure_of(answer: Answer, send: Send = in_one_piece, **options: Any) -> BaseException:
-    """Return what connect_over() raises when that is the answer; the stream is closed then."""
+    """Return the exception of connect_over() for an answer, and check that it closes the stream."""
     async with scripted_server(answer, send) as (client, server):
         exc = await expect_failure(trio_ws.connect_over(client, URI, **options))
         assert await is_closed(server)
@@ -126,7 +126,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 
 @pytest.fixture(name="nothing_left")
 async def fixture_nothing_left(watchdog: None) -> Callable[[], None]:
-    """A function that checks that every file descriptor was closed that was opened since the beginning of the test."""
+    """Return a function that checks that the test has closed every file descriptor that it opened."""
 
     def count() -> int:
         gc.collect()
@@ -150,7 +150,7 @@ async def start_server(nursery: trio.Nursery, handler: trio_ws.Handler = echo, *
 
 
 async def start_tcp(nursery: trio.Nursery, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> int:
-    """Let a function talk to every client that connects; return the port."""
+    """Serve every client with a function. Return the port."""
 
     async def serve_one(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
@@ -167,7 +167,7 @@ def refusal(*headers: str, body: bytes = b"", status: str = "403 Forbidden") -> 
 
 
 async def refused(answer: Answer, send: Send = in_one_piece, **options: Any) -> trio_ws.Response:
-    """Return the response that InvalidStatus has. Reporting it takes no time, unless the body keeps us waiting."""
+    """Return the response of InvalidStatus, and check that it is reported without delay unless its body is slow."""
     start = trio.current_time()
     async with scripted_server(answer, send) as (client, server):
         exc = await expect_failure(trio_ws.connect_over(client, URI, **options))
@@ -178,7 +178,7 @@ async def refused(answer: Answer, send: Send = in_one_piece, **options: Any) -> 
 
 
 class Wrapped(trio.abc.Stream):
-    """Another stream, for tests to change one thing about it."""
+    """A stream that wraps another one. Tests override single methods."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -197,7 +197,7 @@ class Wrapped(trio.abc.Stream):
 
 
 class Breaking(Wrapped):
-    """A stream that is reset as soon as so many portions were received from it."""
+    """A stream that is reset after the given number of portions was received."""
 
     def __init__(self, stream: Stream, portions: int) -> None:
         super().__init__(stream)

@@ -1,4 +1,4 @@
-"""Connecting again in a loop: ``attempts``."""
+"""Reconnecting in a loop: ``attempts``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = ["fixture_nothing_left", "fixture_nursery", "fixture_scheduling"]
 # -- The loop: connecting --------------------------------------------------------------------------------------------
 
 
-async def test_a_loop_of_one_turn(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_loop_of_one_iteration(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say_and_stay(text("hi")))
     turns = trio_ws.attempts(host)
     async for attempt in turns:
@@ -71,20 +71,20 @@ async def test_a_loop_of_one_turn(nursery: trio.Nursery, autojump_clock: MockClo
     await host.check_closed()
 
 
-async def test_it_tries_until_there_is_a_connection(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_it_retries_until_it_has_a_connection(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, DOWN, refuse(503, "Retry-After: 10"), SILENCE, say_and_stay(text("hi")), open_timeout=5)
     turns = trio_ws.attempts(host, backoff=LONGEST)
     async for attempt in turns:
         async with attempt as ws:
             assert await ws.receive() == "hi"
             assert isinstance(turns.last_error, OpenTimeout)
-    # 1 s; 10 s and 2 s; 5 s in vain and 4 s.
+    # Waits and timeouts: 1 s, then 10 s and 2 s, then 5 s and 4 s.
     assert host.times == [0, 1, 13, 22]
     assert turns.attempts == 4
     await host.check_closed()
 
 
-async def test_what_cannot_be_helped_is_raised_at_once(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_permanent_error_is_raised_at_once(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, DOWN, refuse(401), stay)
     turns = trio_ws.attempts(host, backoff=LONGEST)
     with pytest.raises(InvalidStatus) as caught:
@@ -118,7 +118,7 @@ async def test_another_predicate_for_connecting(nursery: trio.Nursery, autojump_
     assert host.times == [0, 1, 3]
 
 
-async def test_an_error_of_the_function(nursery: trio.Nursery) -> None:
+async def test_the_function_raises(nursery: trio.Nursery) -> None:
     error = LookupError("no token")
     with pytest.raises(LookupError) as caught:
         async for attempt in trio_ws.attempts(Host(nursery, error)):
@@ -127,7 +127,7 @@ async def test_an_error_of_the_function(nursery: trio.Nursery) -> None:
     assert caught.value is error
 
 
-async def test_a_function_that_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_an_async_function(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, OSError("no route"), stay)
 
     async def dial() -> trio_ws.Connecting:
@@ -142,7 +142,7 @@ async def test_a_function_that_waits(nursery: trio.Nursery, autojump_clock: Mock
     assert str(turns.last_error) == "cannot connect to the server: no route"
 
 
-async def test_a_failure_to_connect_of_the_function(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_the_function_fails_to_connect(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     error = ConnectFailed("the authority", "no token")
     turns = trio_ws.attempts(Host(nursery, error, stay))
     async for attempt in turns:
@@ -166,7 +166,7 @@ async def test_a_failure_to_connect_of_the_function(nursery: trio.Nursery, autoj
         (lambda: trio_ws.connect(URI), {"open_timeout": 1}, TypeError),
     ],
 )
-async def test_mistakes_in_the_arguments(
+async def test_wrong_arguments(
     open_it: Callable[..., object], target: Any, options: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -174,12 +174,12 @@ async def test_mistakes_in_the_arguments(
 
 
 @pytest.mark.parametrize("options", [{"on_connect": 1}, {"when_down": "never"}, {"when_down": None}])
-async def test_mistakes_in_the_arguments_of_a_channel(options: dict[str, Any]) -> None:
+async def test_wrong_arguments_of_a_channel(options: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         trio_ws.open_reconnecting(URI, **options)
 
 
-async def test_a_function_that_returns_something_else() -> None:
+async def test_a_function_that_returns_no_connection() -> None:
     turns = trio_ws.attempts(lambda: URI, is_retryable=lambda exc: False)  # type: ignore[arg-type,return-value]  # wrong on purpose
     with pytest.raises(TypeError, match="must return the result of connect"):
         async for attempt in turns:
@@ -187,7 +187,7 @@ async def test_a_function_that_returns_something_else() -> None:
                 pass
 
 
-# -- The loop: what follows on a turn --------------------------------------------------------------------------------
+# -- The loop: after an iteration ------------------------------------------------------------------------------------
 
 
 async def receive_all(ws: WebSocket) -> list[Any]:
@@ -222,7 +222,7 @@ async def test_a_server_that_goes_away(code: int | None, nursery: trio.Nursery, 
     assert isinstance(turns.last_error, ConnectionClosedOK)
 
 
-async def test_a_code_that_says_no(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_permanent_close_code(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say_and_close(1008, text("a")), stay)
     with pytest.raises(ConnectionClosedError) as caught:
         async for attempt in trio_ws.attempts(host):
@@ -247,12 +247,12 @@ async def test_the_predicate_decides_about_a_normal_end_too(nursery: trio.Nurser
     assert [type(exc) for exc in asked] == [ConnectionClosedOK, ConnectionClosedError, ConnectionClosedOK]
 
 
-async def test_a_block_that_has_done_its_work_ends_the_loop(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_block_that_completes_ends_the_loop(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say(text("result")), stay)
     async for attempt in trio_ws.attempts(host):
         async with attempt as ws:
             assert await ws.receive() == "result"
-            # Whatever becomes of the connection now: nobody asks.
+            # The end of the connection makes no difference any more, since the block does not use it.
             await wait_all_tasks_blocked()
             assert ws.state is trio_ws.State.CLOSED
     assert len(host.times) == 1
@@ -287,7 +287,7 @@ async def test_a_block_that_handles_the_end_itself(nursery: trio.Nursery, autoju
     assert len(host.times) == 2
 
 
-async def test_using_a_closed_connection_is_a_mistake(nursery: trio.Nursery) -> None:
+async def test_using_a_closed_connection_raises(nursery: trio.Nursery) -> None:
     with pytest.raises(ConnectionClosedLocally):
         async for attempt in trio_ws.attempts(Host(nursery, stay), is_retryable=always):
             async with attempt as ws:
@@ -295,7 +295,7 @@ async def test_using_a_closed_connection_is_a_mistake(nursery: trio.Nursery) -> 
                 await ws.receive()
 
 
-async def test_a_group_of_nothing_but_the_end(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_group_with_only_the_end_of_the_connection(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, stay_for(1), say_and_stay(text("hi")))
     turns = trio_ws.attempts(host, backoff=LONGEST)
     received = []
@@ -314,7 +314,7 @@ async def test_a_group_of_nothing_but_the_end(nursery: trio.Nursery, autojump_cl
     assert isinstance(turns.last_error, ConnectionClosedError)
 
 
-async def test_a_group_with_something_else(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_group_with_another_exception(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     error = ValueError("mine")
 
     async def fail(ws: WebSocket) -> None:
@@ -332,8 +332,8 @@ async def test_a_group_with_something_else(nursery: trio.Nursery, autojump_clock
     assert error in caught.value.exceptions
 
 
-async def test_errors_of_others_come_out(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Whatever the predicate says, if it is not about the connection of the block."""
+async def test_other_exceptions_propagate(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """An exception that does not report the end of this connection propagates, whatever the predicate returns."""
     other = Host(nursery, say_and_close(1011))
     for script, error in [
         (stay, ConnectFailed("another server", "it is down")),
@@ -349,7 +349,7 @@ async def test_errors_of_others_come_out(nursery: trio.Nursery, autojump_clock: 
                         raise LookupError("before")
                     except LookupError as before:
                         context = before
-                        raise error  # noqa: B904  # that is what it is about
+                        raise error  # noqa: B904  # The test is about this exception, not about its cause.
         assert caught.value is error
         assert error.__context__ is context
         assert error.__cause__ is None
@@ -364,7 +364,7 @@ async def test_errors_of_others_come_out(nursery: trio.Nursery, autojump_clock: 
     assert len(host.times) == 1
 
 
-async def test_giving_up_raises_what_the_block_has(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_giving_up_raises_the_exception_of_the_block(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say(text("a")))
     backoff = attrs.evolve(LONGEST, max_attempts=2)
     seen = []
@@ -377,7 +377,7 @@ async def test_giving_up_raises_what_the_block_has(nursery: trio.Nursery, autoju
     assert caught.value.__context__ is None
 
 
-async def test_giving_up_after_a_normal_end(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_giving_up_after_a_normal_closure(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say_and_close(1001))
     turns = trio_ws.attempts(host, backoff=attrs.evolve(LONGEST, max_attempts=2))
     with pytest.raises(ConnectionClosedOK) as caught:
@@ -390,7 +390,7 @@ async def test_giving_up_after_a_normal_end(nursery: trio.Nursery, autojump_cloc
         await turns.__anext__()
 
 
-async def test_after_giving_up_a_break_is_still_a_break(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_break_after_giving_up(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     async for attempt in trio_ws.attempts(
         Host(nursery, say_and_close(1001)), backoff=attrs.evolve(LONGEST, max_attempts=1)
     ):
@@ -399,7 +399,7 @@ async def test_after_giving_up_a_break_is_still_a_break(nursery: trio.Nursery, a
             break
 
 
-async def test_a_connection_that_has_lasted_begins_a_new_row(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_long_connection_starts_a_new_series(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, DOWN, DOWN, stay_for(59), stay_for(60), stay_for(1), say_and_close(1000))
     async for attempt in trio_ws.attempts(host, backoff=LONGEST):
         async with attempt as ws:
@@ -457,7 +457,7 @@ async def test_leaving_the_loop(place: str, how: str, nursery: trio.Nursery, aut
 
 
 async def test_an_abandoned_loop_leaves_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """No warning comes of it either, as it would from an async generator."""
+    """There is no warning either, unlike with an async generator."""
     host = Host(nursery, stay)
     turns = trio_ws.attempts(host)
     attempt = await turns.__anext__()
@@ -472,7 +472,7 @@ async def test_an_abandoned_loop_leaves_nothing(nursery: trio.Nursery, autojump_
     await host.check_closed()
 
 
-async def test_turns_that_nobody_enters_let_others_run(nursery: trio.Nursery) -> None:
+async def test_unentered_attempts_are_checkpoints(nursery: trio.Nursery) -> None:
     host = Host(nursery, stay)
     turns = 0
     with trio.CancelScope() as scope:
@@ -490,7 +490,9 @@ async def settle_and_cancel_soon(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def test_an_attempt_is_entered_once_and_in_its_turn(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_an_attempt_is_entered_once_within_its_iteration(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     turns = trio_ws.attempts(Host(nursery, stay))
     stale = await turns.__anext__()
     attempt = await turns.__anext__()
@@ -512,8 +514,8 @@ async def test_an_attempt_is_entered_once_and_in_its_turn(nursery: trio.Nursery,
             pass
 
 
-async def test_catching_within_the_loop(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """It is for the one who catches to say what is fatal."""
+async def test_catching_inside_the_loop(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The application that catches an exception decides whether it is fatal."""
     host = Host(nursery, refuse(401), say_and_close(1008), say_and_stay(text("hi")), stay)
     caught: list[Exception] = []
     async for attempt in trio_ws.attempts(host, backoff=LONGEST):
@@ -526,7 +528,7 @@ async def test_catching_within_the_loop(nursery: trio.Nursery, autojump_clock: M
             if len(caught) == 3:
                 host._scripts = [say_and_stay(text("done"))]
     assert [type(exc) for exc in caught] == [InvalidStatus, ConnectionClosedError, ValueError]
-    # What is nobody's fault but ours begins a new row.
+    # Exceptions of the application start a new series.
     assert host.times == [0, 1, 3, 4]
 
 
@@ -572,7 +574,7 @@ async def test_cancel_the_loop_at_every_point(scheduling: Scheduling, autojump_c
     assert await at_every_point(scheduling, run) > 50
 
 
-async def test_a_cancelled_end_of_a_turn_is_not_lost(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_cancelled_at_the_end_of_a_block(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say(), stay)
     with trio.CancelScope() as scope:
         async for attempt in trio_ws.attempts(host):

@@ -1,4 +1,4 @@
-"""Whether to connect again, and when: waits, ``Retry-After``, limits, and which errors are worth another attempt."""
+"""Delays, ``Retry-After``, limits, and retryable errors: ``Backoff``, ``is_retryable``, ``Retries``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from trio_ws.http11 import Response
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
-#: Waits as long as it may: 1, 2, 4, 8, ... seconds.
+#: Always waits for the longest time: 1, 2, 4, 8, ... seconds.
 LONGEST = Backoff(random=lambda: 1.0)
 
 LOST = ConnectFailed("example.org", "it is down")
@@ -51,7 +51,7 @@ def refusal(status: int, *headers: tuple[str, str]) -> InvalidStatus:
 # -- Backoff -------------------------------------------------------------------------------------------------------
 
 
-def test_the_waits_grow() -> None:
+def test_the_delays_grow() -> None:
     assert [LONGEST.delay(number) for number in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
     backoff = Backoff(initial=0.5, factor=3, maximum=10, random=lambda: 0.5)
     assert [backoff.delay(number) for number in range(1, 5)] == [0.25, 0.75, 2.25, 5]
@@ -74,7 +74,7 @@ numbers = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
     number=st.integers(min_value=1, max_value=10**400),
     chance=st.floats(min_value=0, max_value=1),
 )
-def test_a_wait_is_in_its_bounds(initial: float, factor: float, more: float, number: int, chance: float) -> None:
+def test_a_delay_is_within_its_bounds(initial: float, factor: float, more: float, number: int, chance: float) -> None:
     maximum = min(initial + more, sys.float_info.max)
     backoff = Backoff(initial=initial, factor=factor, maximum=maximum, random=lambda: chance)
     longest = backoff.longest(number)
@@ -112,12 +112,12 @@ def test_a_wait_is_in_its_bounds(initial: float, factor: float, more: float, num
         ("random", 0.5, TypeError),
     ],
 )
-def test_what_a_backoff_cannot_be(name: str, value: Any, error: type[Exception]) -> None:
+def test_invalid_backoffs(name: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"maximum" if name == "initial" and value == 61 else name):
         Backoff(**{name: value})
 
 
-def test_what_a_backoff_can_be() -> None:
+def test_valid_backoffs() -> None:
     backoff = Backoff(initial=0, maximum=0, factor=1, reset_after=math.inf, max_attempts=1, max_elapsed=0)
     assert backoff.delay(1) == backoff.delay(10**6) == 0
     assert Backoff(max_retry_after=0, reset_after=0).reset_after == 0
@@ -135,13 +135,13 @@ def test_a_backoff_is_a_value() -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_waits_are_counted_from_one(number: int) -> None:
+def test_delays_are_counted_from_one(number: int) -> None:
     for method in (Backoff().delay, Backoff().longest):
         with pytest.raises(ValueError, match="number must be at least 1"):
             method(number)
 
 
-# -- Whether -------------------------------------------------------------------------------------------------------
+# -- is_retryable --------------------------------------------------------------------------------------------------
 
 
 def tls_failure(cause: BaseException | None) -> TLSFailed:
@@ -170,7 +170,7 @@ def closed_ok(code: int, *, by_peer: bool = True) -> ConnectionClosedOK:
         *(refusal(status) for status in (408, 425, 429, 500, 502, 503, 504, 520, 530, 599)),
         closed_error(None, None),
         closed_error(None, 1011),  # the keepalive
-        closed_error(1000, None),  # gone before it had our answer
+        closed_error(1000, None),  # The server disconnected before it got our Close frame.
         closed_error(1001, None),
         *(closed_error(code, code, True) for code in (1011, 1012, 1013, 1014)),
         closed_ok(1001),
@@ -178,7 +178,7 @@ def closed_ok(code: int, *, by_peer: bool = True) -> ConnectionClosedOK:
     ],
     ids=repr,
 )
-def test_worth_another_attempt(exc: Exception) -> None:
+def test_retryable(exc: Exception) -> None:
     assert is_retryable(exc)
 
 
@@ -212,7 +212,7 @@ def test_worth_another_attempt(exc: Exception) -> None:
     ],
     ids=repr,
 )
-def test_not_worth_another_attempt(exc: Exception) -> None:
+def test_not_retryable(exc: Exception) -> None:
     assert not is_retryable(exc)
 
 
@@ -234,12 +234,12 @@ FIFTY_YEARS = (NOW.replace(year=2076) - NOW).total_seconds()
         (["Sunday, 01-Mar-26 12:00:30 GMT"], 30),
         (["Sun Mar  1 12:00:30 2026"], 30),
         (["Tue Mar 10 12:00:00 2026"], 9 * 86400),
-        (["Sun, 01 Mar 2026 11:59:59 GMT"], 0),  # it is past
-        (["Sunday, 01-Mar-77 12:00:00 GMT"], 0),  # 1977: 2077 would be more than 50 years ahead
+        (["Sun, 01 Mar 2026 11:59:59 GMT"], 0),  # in the past
+        (["Sunday, 01-Mar-77 12:00:00 GMT"], 0),  # 1977, since 2077 is more than 50 years ahead
         (["Sunday, 01-Mar-76 12:00:00 GMT"], FIFTY_YEARS),
         (["Sun, 01 Mar 2026 12:00:60 GMT"], 59),  # a leap second
         (["120", "Sun, 01 Mar 2026 12:00:30 GMT", "nonsense"], 120),
-        # What is malformed.
+        # Malformed values.
         ([""], None),
         (["-1"], None),
         (["+1"], None),
@@ -262,7 +262,7 @@ def test_retry_after(values: list[str], expected: float | None) -> None:
     assert retry_after(Response(503, "", headers), NOW) == expected
 
 
-def test_a_date_is_compared_with_that_of_the_response() -> None:
+def test_a_date_is_compared_with_the_date_header() -> None:
     later = ("Retry-After", "Sun, 01 Mar 2026 12:00:30 GMT")
     for date, expected in [
         ("Sun, 01 Mar 2026 12:00:10 GMT", 20),
@@ -270,12 +270,12 @@ def test_a_date_is_compared_with_that_of_the_response() -> None:
         ("no date", 30),
     ]:
         assert retry_after(Response(503, "", [("Date", date), later]), NOW) == expected
-    # Two dates are as good as none.
+    # Two Date headers are ignored.
     two = [("Date", "Sun, 01 Mar 2026 12:00:10 GMT")] * 2
     assert retry_after(Response(503, "", [*two, later]), NOW) == 30
 
 
-def test_without_any_date_the_clock_counts() -> None:
+def test_a_date_is_compared_with_the_clock_without_a_date_header() -> None:
     long_ago = retry_after(Response(503, "", {"Retry-After": "Tue, 15 Nov 1994 08:12:31 GMT"}))
     some_day = retry_after(Response(503, "", {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}))
     assert long_ago == 0
@@ -284,18 +284,18 @@ def test_without_any_date_the_clock_counts() -> None:
 
 
 @given(st.text(st.characters(codec="latin-1", exclude_characters="\0\r\n"), max_size=60))
-def test_nothing_that_stands_in_the_header_is_a_problem(value: str) -> None:
+def test_any_header_value_is_accepted(value: str) -> None:
     value = value.strip(" \t")
     try:
         response = Response(503, "", {"Retry-After": value, "Date": value})
     except ValueError:
-        return  # no header has such a value
+        return  # not a valid header value
     found = retry_after(response)
     assert found is None or found >= 0
 
 
 @given(st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(9999, 12, 31)), st.integers(0, 2))
-def test_every_date_in_every_form(date: datetime.datetime, form: int) -> None:
+def test_every_date_in_every_format(date: datetime.datetime, form: int) -> None:
     date = date.replace(microsecond=0, tzinfo=datetime.timezone.utc)
     day = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")[date.weekday()]
     months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -309,11 +309,11 @@ def test_every_date_in_every_form(date: datetime.datetime, form: int) -> None:
     assert retry_after(Response(503, "", {"Retry-After": value}), before) == 7
 
 
-# -- One attempt after the other -----------------------------------------------------------------------------------
+# -- Retries: consecutive attempts ---------------------------------------------------------------------------------
 
 
 async def fail(retries: Retries, exc: Exception = LOST, lived: float | None = None) -> float | None:
-    """Try, fail, and wait. Return how long."""
+    """Begin an attempt, let it fail, and wait. Return the seconds of the wait."""
     retries.begin_attempt()
     if lived is not None:
         await trio.sleep(lived)
@@ -324,14 +324,14 @@ async def fail(retries: Retries, exc: Exception = LOST, lived: float | None = No
     return delay
 
 
-async def test_a_row_of_failures(autojump_clock: MockClock) -> None:
+async def test_a_series_of_failures(autojump_clock: MockClock) -> None:
     retries = Retries(LONGEST, is_retryable)
     assert (retries.attempts, retries.last_error) == (0, None)
     assert [await fail(retries) for _ in range(4)] == [1, 2, 4, 8]
     assert (retries.attempts, retries.last_error) == (4, LOST)
 
 
-async def test_only_a_connection_that_has_lasted_begins_a_new_row(autojump_clock: MockClock) -> None:
+async def test_only_a_long_connection_starts_a_new_series(autojump_clock: MockClock) -> None:
     retries = Retries(attrs.evolve(LONGEST, reset_after=10), is_retryable)
     assert [await fail(retries) for _ in range(3)] == [1, 2, 4]
     assert await fail(retries, lived=9.9) == 8
@@ -344,7 +344,7 @@ async def test_only_a_connection_that_has_lasted_begins_a_new_row(autojump_clock
     assert retries.attempts == 11
 
 
-async def test_one_random_number_for_each_wait(autojump_clock: MockClock) -> None:
+async def test_one_random_number_for_each_delay(autojump_clock: MockClock) -> None:
     chances = itertools.cycle([0.5, 1.0])
     retries = Retries(Backoff(random=chances.__next__, reset_after=10), is_retryable)
     assert [await fail(retries) for _ in range(3)] == [0.5, 2, 2]
@@ -356,7 +356,7 @@ async def test_limit_of_attempts(autojump_clock: MockClock) -> None:
     retries = Retries(attrs.evolve(LONGEST, max_attempts=3, reset_after=10), is_retryable)
     assert [await fail(retries) for _ in range(3)] == [1, 2, None]
     retries = Retries(attrs.evolve(LONGEST, max_attempts=1, reset_after=10), is_retryable)
-    # The end of a connection that has lasted is not the end of it.
+    # The end of a long connection starts a new series.
     assert await fail(retries, lived=10) == 1
     assert await fail(retries, lived=10) == 1
     assert await fail(retries, lived=9) is None
@@ -364,8 +364,8 @@ async def test_limit_of_attempts(autojump_clock: MockClock) -> None:
 
 async def test_limit_of_time(autojump_clock: MockClock) -> None:
     retries = Retries(attrs.evolve(LONGEST, max_elapsed=10, reset_after=10), is_retryable)
-    await trio.sleep(100)  # before the first attempt it does not count
-    # The next would begin after 15 seconds.
+    await trio.sleep(100)  # The time before the first attempt does not count.
+    # The next attempt would begin after 15 seconds.
     assert [await fail(retries) for _ in range(4)] == [1, 2, 4, None]
     retries = Retries(attrs.evolve(LONGEST, max_elapsed=10, reset_after=10), is_retryable)
     for _ in range(3):
@@ -373,7 +373,7 @@ async def test_limit_of_time(autojump_clock: MockClock) -> None:
     assert [await fail(retries) for _ in range(4)] == [1, 2, 4, None]
 
 
-async def test_what_the_server_asks_for_is_added(autojump_clock: MockClock) -> None:
+async def test_retry_after_is_added(autojump_clock: MockClock) -> None:
     retries = Retries(attrs.evolve(LONGEST, max_retry_after=100), is_retryable)
     assert await fail(retries, refusal(503, ("Retry-After", "30"))) == 31
     assert await fail(retries, refusal(429, ("Retry-After", "100000"))) == 102
@@ -396,7 +396,7 @@ async def test_a_cancelled_wait_ends_at_the_same_time(autojump_clock: MockClock)
     assert trio.current_time() - began == pytest.approx(0.5)
 
 
-async def test_of_a_group_all_must_be_worth_it() -> None:
+async def test_all_members_of_a_group_must_be_retryable() -> None:
     retries = Retries(LONGEST, is_retryable)
     also = OpenTimeout("x", 1)
     assert retries.is_retryable(LOST)

@@ -70,12 +70,12 @@ CLOSE_1000 = b"\x88\x02\x03\xe8"
 
 
 async def in_bytes(stream: Stream, data: bytes) -> None:
-    portion = 1 + len(data) // 4096  # of what is very long, more
+    portion = 1 + len(data) // 4096  # larger portions for very long data
     for i in range(0, len(data), portion):
         await stream.send_all(data[i : i + portion])
 
 
-# -- Sockets, TLS, and what they leave behind ------------------------------------------------------------------------
+# -- Sockets, TLS and leaks ------------------------------------------------------------------------------------------
 
 
 def connect_over(uri: str, **options: Any) -> trio_ws.Connecting:
@@ -151,7 +151,7 @@ async def test_ipv6_host_header(uri: str) -> None:
 
 
 async def requested(uri: str = URI, **options: Any) -> Request:
-    """Return the request that a server gets to see."""
+    """Return the request that the server receives."""
     requests: list[Request] = []
 
     def answer(request: Request) -> bytes:
@@ -181,7 +181,7 @@ async def test_request(autojump_clock: trio.testing.MockClock) -> None:
     assert request.headers["User-Agent"].startswith(f"trio_ws/{trio_ws.__version__} ")
 
 
-async def test_the_key_is_another_one_each_time(autojump_clock: trio.testing.MockClock) -> None:
+async def test_every_request_has_a_new_key(autojump_clock: trio.testing.MockClock) -> None:
     keys = {(await requested()).headers["Sec-WebSocket-Key"] for _ in range(8)}
     assert len(keys) == 8
 
@@ -259,14 +259,14 @@ async def test_arguments(
         connect(uri, **options)
 
 
-async def test_ssl_is_for_wss() -> None:
+async def test_ssl_requires_wss() -> None:
     with pytest.raises(ValueError, match="wss"):
         trio_ws.connect(URI, ssl=ssl.create_default_context())
 
 
 @pytest.mark.parametrize("server_hostname", ["", ".example.org"])
-async def test_server_hostname_that_is_none(server_hostname: str) -> None:
-    # Before there is a socket that would be left open.
+async def test_invalid_server_hostnames(server_hostname: str) -> None:
+    # It raises before it opens a socket.
     with pytest.raises(ValueError):
         trio_ws.connect("wss://example.org/", server_hostname=server_hostname)
 
@@ -553,7 +553,7 @@ async def test_refusal_without_body(status: str, body: bytes | None, autojump_cl
     assert response.body == body
 
 
-async def test_redirect_is_a_refusal_where_there_is_one_stream(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_redirect_is_a_refusal_over_one_stream(autojump_clock: trio.testing.MockClock) -> None:
     response = await refused(refusal("Location: ws://other.example/", "Content-Length: 0", status="301 Moved"))
     assert response.headers["Location"] == "ws://other.example/"
 
@@ -578,7 +578,7 @@ async def test_refusal_whose_body_stalls(
 
 
 async def test_refusal_late(autojump_clock: trio.testing.MockClock) -> None:
-    """The server takes nearly all of the time that there is, and then its body stalls."""
+    """The server uses nearly all of open_timeout, and then the body stalls."""
     start = trio.current_time()
 
     async def after_a_while(stream: Stream, data: bytes) -> None:
@@ -687,7 +687,7 @@ async def test_server_that_does_not_read(autojump_clock: trio.testing.MockClock)
 
 
 async def test_answer_that_trickles(autojump_clock: trio.testing.MockClock) -> None:
-    """The time is for all of it, not for each byte."""
+    """The timeout is for the whole answer, not for each byte."""
 
     async def trickle(stream: Stream, data: bytes) -> None:
         for i in range(len(data)):
@@ -746,7 +746,7 @@ async def test_server_that_is_gone(autojump_clock: trio.testing.MockClock) -> No
 
 
 async def test_stream_that_cannot_be_closed(autojump_clock: trio.testing.MockClock) -> None:
-    """It does not hide why the handshake failed."""
+    """The error from closing does not hide the reason why the handshake failed."""
 
     class Stubborn(Wrapped):
         async def aclose(self) -> None:
@@ -781,7 +781,7 @@ async def test_cancelled_before_it_connects(autojump_clock: trio.testing.MockClo
     assert await is_closed(server)
 
 
-async def test_cancelled_by_a_deadline_that_is_also_ours(autojump_clock: trio.testing.MockClock) -> None:
+async def test_cancelled_by_a_deadline_equal_to_open_timeout(autojump_clock: trio.testing.MockClock) -> None:
     client, _ = trio.testing.memory_stream_pair()
     with trio.move_on_after(10) as scope:
         async with trio_ws.connect_over(client, URI, open_timeout=10):
@@ -849,11 +849,11 @@ async def test_the_end_of_the_block(
     except BaseException as raised:
         caught = raised
     assert caught is exc
-    await trio.testing.wait_all_tasks_blocked()  # it did not wait for the peer if it was interrupted
+    await trio.testing.wait_all_tasks_blocked()  # An interrupted block does not wait for the peer.
     assert seen == [code]
 
 
-@pytest.mark.parametrize("_", range(8))  # however the tasks are scheduled
+@pytest.mark.parametrize("_", range(8))  # several times, because Trio schedules tasks in random order
 async def test_cancelled_in_the_block(_: int, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
     seen: list[int | None] = []
 
@@ -875,7 +875,7 @@ async def test_cancelled_in_the_block(_: int, autojump_clock: trio.testing.MockC
 # -- Who we are ------------------------------------------------------------------------------------------------------
 
 
-async def test_credentials_are_asked_for_when_it_connects(nursery: trio.Nursery) -> None:
+async def test_credentials_are_fetched_when_it_connects(nursery: trio.Nursery) -> None:
     tokens = iter(["one", "two"])
     server = await start_server(nursery)
 

@@ -1,4 +1,4 @@
-"""Cookies: those given by name, and those of a jar. What becomes of them in redirects is in test_redirect.py."""
+"""Cookies from mappings and jars. test_redirect.py tests them together with redirects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def setting(*cookies: str) -> Response:
     return Response(200, "OK", [("Set-Cookie", cookie) for cookie in cookies])
 
 
-def test_by_name() -> None:
+def test_mapping() -> None:
     cookies = Cookies({"a": "1", "b": '"two"', "c": ""})
     assert cookies.header(HERE, first_origin=True) == 'a=1; b="two"; c='
     assert cookies.header(HERE, first_origin=False) is None
@@ -30,7 +30,7 @@ def test_by_name() -> None:
     assert cookies.header(HERE, first_origin=True) == 'a=1; b="two"; c='
 
 
-def test_none_by_name() -> None:
+def test_empty_mapping() -> None:
     assert Cookies({}).header(HERE, first_origin=True) is None
 
 
@@ -51,25 +51,25 @@ def test_none_by_name() -> None:
         ({"a": "\xe4"}, "must have a valid value"),
     ],
 )
-def test_what_is_no_cookie(cookies: Any, error: str) -> None:
+def test_invalid_cookies(cookies: Any, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         trio_ws.connect("ws://example.org", cookies=cookies)
 
 
 @pytest.mark.parametrize("cookies", [{"a": 1}, {1: "a"}, {"a": b"b"}, "a=b", [("a", "b")], 1])
-def test_what_are_no_cookies(cookies: Any) -> None:
+def test_wrong_types(cookies: Any) -> None:
     with pytest.raises(TypeError, match="cookie"):
         trio_ws.connect("ws://example.org", cookies=cookies)
 
 
-def test_a_jar_takes_what_servers_set() -> None:
+def test_a_jar_stores_cookies_from_servers() -> None:
     jar = CookieJar()
     cookies = Cookies(jar)
     assert cookies.header(HERE, first_origin=True) is None
     cookies.store(HERE, setting("a=1; Path=/", "b=2; Path=/chat; HttpOnly", "c=3; Secure; Path=/", "gone=1; Max-Age=0"))
     assert {cookie.name for cookie in jar} == {"a", "b", "c"}
     assert cookies.header(HERE, first_origin=True) == "b=2; a=1"
-    # The jar knows for whom they are, whatever the first origin is.
+    # The jar chooses the cookies for an origin, whether it is the first one or not.
     assert cookies.header(HERE, first_origin=False) == "b=2; a=1"
     assert cookies.header(parse_uri("ws://example.org/other"), first_origin=True) == "a=1"
     assert cookies.header(parse_uri("wss://example.org/other"), first_origin=True) in {"a=1; c=3", "c=3; a=1"}
@@ -82,7 +82,7 @@ def test_a_jar_has_its_own_policy() -> None:
     assert cookies.header(HERE, first_origin=True) is None
 
 
-def test_nothing_is_set() -> None:
+def test_a_response_without_cookies() -> None:
     jar = CookieJar()
     Cookies(jar).store(HERE, Response(200, "OK", {}))
     assert not list(jar)
@@ -109,7 +109,7 @@ async def test_a_jar_for_several_connections() -> None:
             assert ws.request.headers["Cookie"] == "session=abc"
 
 
-async def test_a_header_replaces_them() -> None:
+async def test_a_header_overrides_cookies() -> None:
     with web_server(headers_seen) as server:
         uri = f"ws://{server.authority}/"
         for replacing in ({"headers": {"Cookie": "mine=1"}}, {"credentials": lambda _: {"cookie": "mine=1"}}):

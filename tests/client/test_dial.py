@@ -88,7 +88,7 @@ def reset(stream: trio.SocketStream) -> None:
 
 async def test_refused(nothing_left: Callable[[], None]) -> None:
     with socket.socket() as sock:
-        # Bound, so that nobody else listens there; and not listening.
+        # The socket is bound but does not listen, and nobody else can bind the port.
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
         exc = await expect_failure(trio_ws.connect(f"ws://127.0.0.1:{port}"))
@@ -129,7 +129,7 @@ async def test_refused_by_several_addresses() -> None:
     refused = os.strerror(errno.ECONNREFUSED)
     with socket.socket() as sock:
         sock.bind(("0.0.0.0", 0))
-        # The last one has no error of its own that tells where it was: the system refuses it at once.
+        # The system refuses the last one at once, with an error that does not name the address.
         trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2", "127.0.0.1", "255.255.255.255"))
         exc = await expect_failure(trio_ws.connect(f"ws://many.example:{sock.getsockname()[1]}"))
     assert isinstance(exc, ConnectFailed)
@@ -148,7 +148,7 @@ async def test_refused_by_the_only_address() -> None:
     assert exc.reason == f"127.0.0.1: {os.strerror(errno.ECONNREFUSED)}"
 
 
-async def test_refused_by_a_name_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_and_then_the_name_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver("127.0.0.1", "127.0.0.2")
     trio.socket.set_custom_hostname_resolver(resolver)
 
@@ -172,7 +172,7 @@ async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
         assert ws.request.headers["Host"] == f"two.example:{server.port}"
 
 
-async def test_how_to_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dial_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, Any]] = []
 
     async def open_tcp_stream(*arguments: Any, **options: Any) -> trio.SocketStream:
@@ -223,7 +223,7 @@ async def test_refused_by_a_web_server(nothing_left: Callable[[], None]) -> None
     nothing_left()
 
 
-async def test_a_refusal_tells_all(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_message_of_a_refusal(autojump_clock: trio.testing.MockClock) -> None:
     body = gzip.compress(b"you are\nnot invited")
     headers = ["Content-Encoding: gzip", f"Content-Length: {len(body)}", "Retry-After: 60"]
     exc = await failure_of(refusal(*headers, body=body))
@@ -253,13 +253,13 @@ unix_only = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this syst
 
 @pytest.fixture
 def socket_path() -> Iterator[str]:
-    """Where a socket can be; the folder of pytest may have too long a name."""
+    """A path for a socket. The tmp_path of pytest may be too long for one."""
     with tempfile.TemporaryDirectory() as folder:
         yield os.path.join(folder, "app.sock")
 
 
 async def start_unix_server(nursery: trio.Nursery, path: str, **options: Any) -> list[trio_ws.WebSocket]:
-    """Let a server listen there. Return its connections, which grow."""
+    """Start a server on a Unix socket. Return a list, to which it adds its connections."""
     seen: list[trio_ws.WebSocket] = []
 
     async def handler(ws: trio_ws.WebSocket) -> None:
@@ -295,7 +295,7 @@ async def test_connect_unix(nursery: trio.Nursery, socket_path: str, nothing_lef
 
 
 @unix_only
-async def test_connect_unix_with_everything(nursery: trio.Nursery, socket_path: str) -> None:
+async def test_connect_unix_with_all_options(nursery: trio.Nursery, socket_path: str) -> None:
     seen = await start_unix_server(nursery, socket_path, subprotocols=["chat"], origins=trio_ws.ANY)
     async with trio_ws.connect_unix(
         socket_path,
@@ -332,12 +332,12 @@ async def test_tls_over_a_unix_socket(authority: trustme.CA, nursery: trio.Nurse
 
 
 @unix_only
-async def test_unix_sockets_that_are_not_there(socket_path: str, nothing_left: Callable[[], None]) -> None:
+async def test_missing_unix_sockets(socket_path: str, nothing_left: Callable[[], None]) -> None:
     exc = await expect_failure(trio_ws.connect_unix(socket_path))
     assert type(exc) is ConnectFailed
     assert (exc.peer, exc.reason) == (socket_path, os.strerror(errno.ENOENT))
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(socket_path)  # and nobody listens
+        sock.bind(socket_path)  # but do not listen
     exc = await expect_failure(trio_ws.connect(f"ws+unix:{socket_path}"))
     assert type(exc) is ConnectFailed
     assert exc.reason == os.strerror(errno.ECONNREFUSED)
@@ -373,7 +373,7 @@ async def test_redirects_stay_on_the_unix_socket(nursery: trio.Nursery, socket_p
 
 
 @pytest.mark.parametrize("connect", [trio_ws.connect, partial(trio_ws.connect_unix, "/run/app.sock")])
-async def test_ssl_is_for_wss_on_unix_sockets_too(connect: Callable[..., object]) -> None:
+async def test_ssl_requires_wss_on_unix_sockets_too(connect: Callable[..., object]) -> None:
     uri = "ws+unix:/run/app.sock" if connect is trio_ws.connect else "ws://localhost"
     with pytest.raises(ValueError, match=r"ssl must only be given for a wss:// URI"):
         connect(uri, ssl=ssl.create_default_context())
@@ -392,7 +392,7 @@ async def test_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
             assert ws.request.headers["Host"] == f"{host}:{server.port}"
 
 
-async def test_tls_by_default_trusts_what_the_system_trusts(
+async def test_tls_trusts_the_system_authorities_by_default(
     authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(nursery, ssl=server_context(authority))
@@ -403,7 +403,7 @@ async def test_tls_by_default_trusts_what_the_system_trusts(
             assert await ws.receive() == "hello"
 
 
-async def test_tls_with_the_dot_that_ends_a_name(authority: trustme.CA, nursery: trio.Nursery) -> None:
+async def test_tls_with_a_trailing_dot(authority: trustme.CA, nursery: trio.Nursery) -> None:
     server = await start_server(nursery, ssl=server_context(authority))
     trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1"))
     async with trio_ws.connect(f"wss://localhost.:{server.port}/", ssl=client_context(authority)) as ws:
@@ -422,7 +422,7 @@ async def test_server_hostname(authority: trustme.CA, nursery: trio.Nursery) -> 
 
 
 async def tls_failure(context: ssl.SSLContext, **options: Any) -> BaseException:
-    """Return what it raises to connect to a server that has this context."""
+    """Return the exception from connecting to a server with this context."""
     async with trio.open_nursery() as nursery:
         server = await start_server(nursery, ssl=context)
         exc = await expect_failure(trio_ws.connect(f"wss://localhost:{server.port}/", open_timeout=None, **options))
@@ -465,7 +465,7 @@ async def test_expired_certificate(authority: trustme.CA, nothing_left: Callable
 
 
 async def refuse_tls(stream: trio.SocketStream, context: ssl.SSLContext) -> None:
-    """Fail to do a TLS handshake, and say why, as servers do, but not those made with Trio's SSLStream."""
+    """Fail a TLS handshake with an alert, which most servers send, but Trio's SSLStream does not."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=True)
     with pytest.raises(ssl.SSLError):
@@ -509,7 +509,7 @@ async def test_server_that_wants_a_certificate(
             trio_ws.connect(f"wss://localhost:{port}", ssl=client_context(authority), open_timeout=None)
         )
         nursery.cancel_scope.cancel()
-    # With TLS 1.3 our handshake is over before the server says so, with 1.2 it is not.
+    # With TLS 1.3, our handshake ends before the server's alert arrives; with TLS 1.2 it does not.
     assert type(exc) is kind
     assert isinstance(exc, ConnectFailed)
     assert "certificate required" in exc.reason or "handshake failure" in exc.reason
@@ -550,13 +550,13 @@ async def test_plain_with_a_tls_server(authority: trustme.CA, nothing_left: Call
         server = await start_server(nursery, ssl=server_context(authority))
         exc = await expect_failure(trio_ws.connect(f"ws://127.0.0.1:{server.port}", open_timeout=None))
         nursery.cancel_scope.cancel()
-    # It depends on the version of OpenSSL whether the server sends an alert before it hangs up.
+    # Whether the server sends an alert before it closes depends on the version of OpenSSL.
     assert isinstance(exc, (ConnectFailed, InvalidMessage))
     nothing_left()
 
 
-async def test_end_of_stream_without_the_goodbye_of_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
-    """Many servers end that way. It is the end, and no error of the stream."""
+async def test_end_of_stream_without_close_notify(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    """Many servers end this way. It counts as the end of the stream, not as an error."""
     context = server_context(authority)
 
     async def talk(stream: trio.SocketStream) -> None:
@@ -616,7 +616,7 @@ async def test_cancelled_in_the_tls_handshake(nothing_left: Callable[[], None]) 
 
 
 async def test_silent_tls_server(nothing_left: Callable[[], None]) -> None:
-    """The time for opening includes TLS."""
+    """open_timeout includes the TLS handshake."""
     over = trio.Event()
 
     async def talk(stream: trio.SocketStream) -> None:
@@ -634,7 +634,7 @@ async def test_silent_tls_server(nothing_left: Callable[[], None]) -> None:
 
 
 async def test_connect_over_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
-    """The caller's TLS, with an end of stream that is checked (``https_compatible`` is false)."""
+    """The caller provides the TLS stream, which requires close_notify (``https_compatible`` is false)."""
     client, server = trio.testing.memory_stream_pair()
     client_tls = trio.SSLStream(client, client_context(authority), server_hostname="localhost")
     server_tls = trio.SSLStream(server, server_context(authority), server_side=True)

@@ -1,4 +1,4 @@
-"""The options of the functions that connect: each is known to the type checker, and is used in one place."""
+"""The options of ``connect`` and its variants: each is typed, and used in exactly one class."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_functions_are_typed(function: Callable[..., object], options: str) -> N
         (lambda _, **options: memory_websocket_pair(**options), "memory_websocket_pair", "headers"),
     ],
 )
-def test_unknown_options_are_those_of_the_function(function: Callable[..., object], name: str, option: str) -> None:
+def test_unknown_options(function: Callable[..., object], name: str, option: str) -> None:
     with pytest.raises(TypeError) as caught:
         function(URI, **{option: None})
     assert str(caught.value) == f"{name}() got an unexpected keyword argument {option!r}"

@@ -1,4 +1,4 @@
-"""A channel that connects again: ``open_reconnecting``."""
+"""A channel that reconnects: ``open_reconnecting``."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def never_answer(peer: Peer) -> None:
     await trio.sleep_forever()
 
 
-#: Streams of all kinds, but those that take a thousand steps for the opening handshake.
+#: Streams of all kinds, except those that take a thousand steps for the opening handshake.
 each_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "one byte"])
 
 
@@ -111,14 +111,14 @@ async def test_messages_of_all_connections(kind: str, nursery: trio.Nursery, aut
 
 
 @each_kind
-async def test_what_came_before_the_end_is_received_later(
+async def test_messages_before_the_end_are_received_later(
     kind: str, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     scripts = (say(text("a"), text("b")), say(text("c")), say_and_close(1000, text("d")))
     host = Host(nursery, *scripts, pair=KINDS[kind])
     async with trio_ws.open_reconnecting(host, backoff=LONGEST) as feed:
         await wait_for(feed, ReconnectPhase.CLOSED)
-        assert list(map(round, host.times)) == [0, 1, 3]  # with sockets there is a moment before anybody reads
+        assert list(map(round, host.times)) == [0, 1, 3]  # rounded, since sockets cause a small delay
         received = []
         async with trio.open_nursery() as inner:
 
@@ -133,10 +133,10 @@ async def test_what_came_before_the_end_is_received_later(
 
 
 @each_kind
-async def test_many_who_receive_when_the_connection_is_lost(
+async def test_many_receivers_when_the_connection_is_lost(
     kind: str, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """They take turns, and the connection does not wait for all of them."""
+    """They receive one after the other, and the connection does not wait for all of them."""
     messages = [str(number) for number in range(20)]
     host = Host(nursery, say(*map(text, messages)), say_and_close(1000, text("the last")), pair=KINDS[kind])
     received: list[Any] = []
@@ -151,9 +151,7 @@ async def test_many_who_receive_when_the_connection_is_lost(
     assert received == [*messages, "the last"]
 
 
-async def test_order_is_kept_between_what_is_left_and_what_is_new(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_the_backlog_is_received_before_new_messages(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say(text("a"), text("b")), say_and_stay(text("c"), text("d")))
     async with trio_ws.open_reconnecting(host) as feed:
         await wait_for(feed, ReconnectPhase.WAITING)
@@ -162,7 +160,7 @@ async def test_order_is_kept_between_what_is_left_and_what_is_new(
         assert [await feed.receive() for _ in range(4)] == ["a", "b", "c", "d"]
 
 
-async def test_what_is_left_is_bounded(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_the_backlog_is_bounded(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, *(say(text(str(n) * 400), binary(b"x" * 50)) for n in range(6)), stay, receive_buffer=1000)
     async with trio_ws.open_reconnecting(host) as feed:
         async for state in feed.states():
@@ -225,7 +223,7 @@ async def test_several_tasks_send_and_receive(nursery: trio.Nursery, autojump_cl
                     senders.start_soon(send, name)
             await trio.sleep(100)
             receivers.cancel_scope.cancel()
-    # What was sent last on a connection that is lost may be lost. The rest is there.
+    # The last messages that were sent on a lost connection may be lost. The others arrive.
     sent = [message for texts in host.texts() for message in texts]
     assert len(sent) == len(set(sent))
     assert received <= set(sent)
@@ -266,7 +264,7 @@ async def test_a_send_waits_for_the_next_connection(nursery: trio.Nursery, autoj
     assert host.frames == [[binary(b"before"), text("text"), close()]]
 
 
-async def test_messages_that_wait_are_sent_once(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_waiting_messages_are_sent_once(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, DOWN, stay)
     async with trio_ws.open_reconnecting(host) as feed:
         async with trio.open_nursery() as inner:
@@ -277,22 +275,22 @@ async def test_messages_that_wait_are_sent_once(nursery: trio.Nursery, autojump_
     assert sorted(host.texts()[0]) == ["a", "b", "c"]
 
 
-async def test_a_message_that_no_connection_takes_goes_to_the_next(
+async def test_an_unaccepted_message_goes_to_the_next_connection(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """It waits for room in the outbox when its connection is lost."""
+    """The message waits for room in the outbox when its connection is lost."""
 
     async def do_not_read(peer: Peer) -> None:
         await trio.sleep(10)
 
     host = Host(nursery, do_not_read, stay, pair=partial(pipe_pair, 200), send_buffer=0, compression=None)
     async with trio_ws.open_reconnecting(host, backoff=LONGEST) as feed:
-        await feed.send("x" * 1000)  # is lost with the connection that has taken it
+        await feed.send("x" * 1000)  # lost with the connection that accepted it
         await feed.send("kept")
     await wait_all_tasks_blocked()
     assert host.times[1] >= 10
     assert host.texts() == [[], ["kept"]]
-    # The same, with messages that have waited for the connection.
+    # The same with messages that were waiting for the connection.
     host = Host(nursery, DOWN, do_not_read, stay, pair=partial(pipe_pair, 200), send_buffer=0, compression=None)
     async with trio_ws.open_reconnecting(host, backoff=LONGEST) as feed:
         await wait_for(feed, ReconnectPhase.WAITING)
@@ -325,7 +323,7 @@ async def test_a_send_that_does_not_wait(nursery: trio.Nursery, autojump_clock: 
     assert host.texts()[1] == ["b"]
 
 
-async def test_a_send_that_does_not_wait_meets_a_connection_that_closes(
+async def test_a_send_that_does_not_wait_on_a_closing_connection(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     async def close_slowly(peer: Peer) -> None:
@@ -342,8 +340,8 @@ async def test_a_send_that_does_not_wait_meets_a_connection_that_closes(
 
 
 @pytest.mark.parametrize("when_down", ["wait", "fail"])
-async def test_what_cannot_be_sent(when_down: Any, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """It is raised at once, whether there is a connection or not."""
+async def test_invalid_messages(when_down: Any, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The error is raised at once, with or without a connection."""
     async with trio_ws.open_reconnecting(Host(nursery, DOWN, stay), when_down=when_down) as feed:
         for _ in range(2):
             with pytest.raises(TypeError):
@@ -409,7 +407,9 @@ async def test_an_error_in_on_connect(nursery: trio.Nursery, autojump_clock: Moc
     assert len(host.times) == 1
 
 
-async def test_the_predicate_is_asked_about_on_connect(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_the_predicate_decides_about_errors_in_on_connect(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     host = Host(nursery, say_and_stay(text("a")), say_and_stay(text("b")))
 
     async def on_connect(ws: WebSocket) -> None:
@@ -464,7 +464,7 @@ async def test_on_connect_without_a_deadline(nursery: trio.Nursery, autojump_clo
         assert trio.current_time() >= 5000
 
 
-async def test_what_is_no_exception_in_on_connect(nursery: trio.Nursery) -> None:
+async def test_a_base_exception_in_on_connect(nursery: trio.Nursery) -> None:
     async def on_connect(ws: WebSocket) -> None:
         sys.exit("mine")
 
@@ -490,7 +490,7 @@ async def test_a_predicate_that_raises(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("script", [refuse(403), say_and_close(1008), say_and_close(4000)])
-async def test_what_cannot_be_helped(script: Script, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_permanent_errors(script: Script, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, DOWN, script, stay)
     async with trio_ws.open_reconnecting(host) as feed:
         caught: list[BaseException] = []
@@ -509,7 +509,7 @@ async def test_what_cannot_be_helped(script: Script, nursery: trio.Nursery, auto
     await host.check_closed()
 
 
-async def test_an_error_that_nobody_asks_for(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_an_error_that_nobody_retrieves(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     async with trio_ws.open_reconnecting(Host(nursery, refuse(403))) as feed:
         await trio.sleep(1)
     assert isinstance(feed.last_error, InvalidStatus)
@@ -520,7 +520,7 @@ async def test_a_channel_that_gives_up(nursery: trio.Nursery, autojump_clock: Mo
     async with trio_ws.open_reconnecting(host, backoff=attrs.evolve(LONGEST, max_attempts=2)) as feed:
         assert [await feed.receive(), await feed.receive()] == ["a", "b"]
         with pytest.raises(ConnectionClosedOK) as caught:
-            await take(feed)  # this is not the end that it should have
+            await take(feed)  # A normal end would not raise.
         assert caught.value.code == 1001
     host = Host(nursery, DOWN)
     async with trio_ws.open_reconnecting(host, backoff=attrs.evolve(LONGEST, max_elapsed=5)) as feed:
@@ -529,13 +529,13 @@ async def test_a_channel_that_gives_up(nursery: trio.Nursery, autojump_clock: Mo
     assert host.times == [0, 1, 3]
 
 
-async def test_a_predicate_may_end_it_well(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_predicate_can_end_the_channel_cleanly(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say_and_close(1001, text("a")))
     async with trio_ws.open_reconnecting(host, is_retryable=lambda exc: False) as feed:
         assert await take(feed) == ["a"]
 
 
-#: What is going on when it is left, by name: what the host does, and the code that it is to get.
+#: Situations in which the channel is left: the script of the host, and the close code that it must get.
 SITUATIONS: dict[str, tuple[Script, int | None]] = {
     "waiting": (DOWN, None),
     "connecting": (SILENCE, None),
@@ -557,7 +557,7 @@ def in_situation(situation: str, nursery: trio.Nursery) -> tuple[Host, trio_ws.R
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("how", ["leave", "aclose", "raise", "cancel"])
-async def test_leaving_it(how: str, situation: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_leaving_the_channel(how: str, situation: str, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host, feed = in_situation(situation, nursery)
     error = ValueError("mine")
     raised: list[ValueError] = []
@@ -624,7 +624,7 @@ async def test_leaving_it(how: str, situation: str, nursery: trio.Nursery, autoj
 
 
 async def test_closing_in_on_connect(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """For example because the server does not accept the login. It does not wait for itself."""
+    """on_connect closes the channel, for example because a login fails. This does not deadlock."""
     host = Host(nursery, stay)
 
     async def on_connect(ws: WebSocket) -> None:
@@ -641,8 +641,8 @@ async def test_closing_in_on_connect(nursery: trio.Nursery, autojump_clock: Mock
     assert host.close_codes() == [4000]
 
 
-async def test_an_on_connect_that_copes_with_being_closed(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """The connection is not open after that."""
+async def test_an_on_connect_that_handles_being_closed(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The connection does not become open afterwards."""
 
     async def on_connect(ws: WebSocket) -> None:
         with pytest.raises(ConnectionClosedLocally):
@@ -666,7 +666,7 @@ async def test_an_on_connect_that_copes_with_being_closed(nursery: trio.Nursery,
 async def test_a_block_that_raises_when_cancelled(
     situation: str, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """Its exception comes out as it is, and the cancellation is not lost."""
+    """The exception propagates unchanged, and the cancellation is not lost."""
     host, feed = in_situation(situation, nursery)
     error = ValueError("mine")
     with trio.CancelScope() as scope:
@@ -682,8 +682,8 @@ async def test_a_block_that_raises_when_cancelled(
     await host.check_closed()
 
 
-async def test_closing_what_has_ended(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """To use it then is a mistake, whatever it had ended with; and nobody gets what was left."""
+async def test_closing_an_ended_channel(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """Using it afterwards raises ConnectionClosedLocally, whatever the outcome was, and the backlog is dropped."""
     async with trio_ws.open_reconnecting(Host(nursery, say_and_close(1008, text("unread")))) as feed:
         state = await wait_for(feed, ReconnectPhase.CLOSED)
         await wait_all_tasks_blocked()
@@ -731,7 +731,7 @@ async def test_a_server_that_does_not_answer_the_close(nursery: trio.Nursery, au
     assert 3 <= trio.current_time() - began <= 3.5
 
 
-async def test_a_server_that_does_not_hang_up(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_server_that_keeps_the_stream_open(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     async def close_and_stay(peer: Peer) -> None:
         await peer.send(close(1001))
         await trio.sleep_forever()
@@ -743,7 +743,7 @@ async def test_a_server_that_does_not_hang_up(nursery: trio.Nursery, autojump_cl
     await host.check_closed()
 
 
-async def test_closing_the_connection_leads_to_the_next(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_closing_the_connection_reconnects(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, stay, say_and_stay(text("hi")))
     async with trio_ws.open_reconnecting(host, backoff=LONGEST) as feed:
         await wait_for(feed, ReconnectPhase.OPEN)
@@ -755,7 +755,7 @@ async def test_closing_the_connection_leads_to_the_next(nursery: trio.Nursery, a
     assert host.times == [0, 1]
 
 
-async def test_a_connection_in_use_tells_its_own_end(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_connection_reports_its_own_end(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     async with trio_ws.open_reconnecting(Host(nursery, stay_for(1), stay)) as feed:
         await wait_for(feed, ReconnectPhase.OPEN)
         assert feed.ws is not None
@@ -783,7 +783,7 @@ async def test_a_channel_is_entered_once(nursery: trio.Nursery) -> None:
         await feed.__aenter__()
 
 
-async def test_a_cancelled_entrance(nursery: trio.Nursery) -> None:
+async def test_cancelled_while_entering(nursery: trio.Nursery) -> None:
     host = Host(nursery, stay)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -806,7 +806,7 @@ async def test_leaving_in_the_wrong_order(nursery: trio.Nursery, autojump_clock:
 
 
 @pytest.mark.parametrize("code, error", [(1005, ValueError), (999, ValueError), ("1000", TypeError)])
-async def test_codes_that_are_not_sent(code: Any, error: type[Exception], nursery: trio.Nursery) -> None:
+async def test_invalid_close_codes(code: Any, error: type[Exception], nursery: trio.Nursery) -> None:
     async with trio_ws.open_reconnecting(Host(nursery, stay)) as feed:
         await wait_for(feed, ReconnectPhase.OPEN)
         with pytest.raises(error):
@@ -852,7 +852,7 @@ async def test_all_states(nursery: trio.Nursery, autojump_clock: MockClock) -> N
     assert str(ReconnectState(closed, 1, ValueError())) == "closed: ValueError"
 
 
-async def test_a_slow_watcher_gets_the_newest(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_a_slow_watcher_gets_the_latest_state(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, DOWN, DOWN, DOWN, stay)
     async with trio_ws.open_reconnecting(host.dial, backoff=LONGEST) as feed:
         watcher = feed.states()
@@ -948,7 +948,7 @@ async def watch(feed: trio_ws.ReconnectingChannel) -> None:
 async def test_cancel_a_call_at_every_point(
     name: str, kind: str, scheduling: Scheduling, autojump_clock: MockClock
 ) -> None:
-    """What is cancelled has changed nothing: the channel works as before."""
+    """Cancelling a call changes nothing: the channel works as before."""
 
     async def run(number: int) -> bool:
         received: list[Any] = []
@@ -1022,7 +1022,7 @@ async def receive_welcome(ws: WebSocket) -> None:
 
 
 async def test_a_uri_and_options(nursery: trio.Nursery) -> None:
-    """Each attempt has the options, and a connection of its own."""
+    """Each attempt uses the options, and has a connection of its own."""
     requests = []
 
     async def hang_up(ws: WebSocket) -> None:
@@ -1071,7 +1071,7 @@ trio.run(main)
 
 
 class Process:
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     def __init__(self, port: int) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

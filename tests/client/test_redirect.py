@@ -1,4 +1,4 @@
-"""Redirects: where they lead, by the URI, and what a client does about them, with a real web server."""
+"""Redirects: resolving them, and following them with a real web server."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def show(uri: WebSocketURI) -> str:
 
 
 @pytest.mark.parametrize("status", range(300, 400))
-def test_which_are_redirects(status: int) -> None:
+def test_redirect_statuses(status: int) -> None:
     assert is_redirect(Response(status, "", {})) is (status in {301, 302, 303, 307, 308})
 
 
 @pytest.mark.parametrize("status", [101, 200, 404, 500])
-def test_which_are_none(status: int) -> None:
+def test_other_statuses(status: int) -> None:
     assert not is_redirect(Response(status, "", {"Location": "ws://example.org"}))
 
 
@@ -51,21 +51,21 @@ def test_which_are_none(status: int) -> None:
     [
         ("ws://other.example/x?y", "ws://other.example/x?y"),
         ("wss://other.example:8443", "wss://other.example:8443/"),
-        # What servers call themselves.
+        # Servers know themselves as http and https.
         ("http://other.example/x", "ws://other.example/x"),
         ("https://other.example/x", "wss://other.example/x"),
         ("HTTPS://Other.Example/X", "wss://other.example/X"),
-        # Relative to what was asked for (RFC 3986, section 5.2).
+        # Relative to the URI of the request (RFC 3986, section 5.2).
         ("/x", "ws://example.org:81/x"),
         ("x", "ws://example.org:81/a/x"),
         ("../x?y=z", "ws://example.org:81/x?y=z"),
         ("?y", "ws://example.org:81/a/b?y"),
         ("", "ws://example.org:81/a/b?q=1"),
         ("//other.example/x", "ws://other.example/x"),
-        # A fragment is for whoever shows it.
+        # Fragments are ignored.
         ("/x#part", "ws://example.org:81/x"),
         ("  /x ", "ws://example.org:81/x"),
-        # The default port is no other origin; see below.
+        # The default port is the same origin; see below.
         ("http://example.org:81/x", "ws://example.org:81/x"),
         ("ws://[::1]:9/x", "ws://[::1]:9/x"),
     ],
@@ -94,7 +94,7 @@ def test_relative_locations_stay_encrypted() -> None:
         (["/%zz"], "is not a WebSocket URI"),
     ],
 )
-def test_locations_that_are_none(locations: list[str], reason: str) -> None:
+def test_invalid_locations(locations: list[str], reason: str) -> None:
     response = to(*locations)
     with pytest.raises(InvalidRedirect, match=reason) as caught:
         resolve_redirect(parse_uri("ws://example.org/"), response)
@@ -102,7 +102,7 @@ def test_locations_that_are_none(locations: list[str], reason: str) -> None:
 
 
 @pytest.mark.parametrize("location", ["ws://example.org/", "http://example.org/", "ws://example.org:443/"])
-def test_what_was_encrypted_stays_so(location: str) -> None:
+def test_no_redirect_from_wss_to_ws(location: str) -> None:
     with pytest.raises(InvalidRedirect, match="from wss to ws"):
         resolve_redirect(parse_uri("wss://example.org/"), to(location))
 
@@ -118,7 +118,7 @@ def test_what_was_encrypted_stays_so(location: str) -> None:
         ("ws://me:secret@example.org/a", "//example.org:81/b", "ws://example.org:81/b"),
         ("ws://me:secret@example.org/a", "https://example.org/b", "wss://example.org/b"),
         ("ws://me:secret@example.org/a", "https://example.org:80/b", "wss://example.org:80/b"),
-        # The server's own idea of who we are.
+        # User information from the server.
         ("ws://me:secret@example.org/a", "ws://you:known@example.org/b", "ws://you:known@example.org/b"),
         ("ws://me:secret@example.org/a", "ws://you:known@other.example/b", "ws://you:known@other.example/b"),
     ],
@@ -142,7 +142,10 @@ def test_any_location(location: str) -> None:
 
 
 def table(server_of: dict[str, WebServer], routes: dict[str, Any]) -> Any:
-    """Return a handler. A location leads there, with ``{name}`` for the address of a server; else is a WebSocket."""
+    """Return a handler that redirects paths to locations, in which ``{name}`` is the address of a server.
+
+    Other paths accept WebSocket connections.
+    """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         route = routes.get(request.path_qs)
@@ -155,7 +158,7 @@ def table(server_of: dict[str, WebServer], routes: dict[str, Any]) -> Any:
 
 
 async def seen_by(server: WebServer, path: str, **options: Any) -> tuple[str, dict[str, str]]:
-    """Connect to a path. Return the path and the headers that arrived where that led."""
+    """Connect to a path. Return the path and the headers of the last request, after redirects."""
     async with trio_ws.connect(f"ws://{options.pop('user', '')}{server.authority}{path}", **options) as ws:
         seen = json.loads(str(await ws.receive()))
         assert ws.request.path == seen["path"]
@@ -190,7 +193,7 @@ async def refusal(uri: str, **options: Any) -> InvalidStatus:
 
 
 @pytest.mark.parametrize("allowed", [1, 3, 10])
-async def test_how_many_are_followed(allowed: int) -> None:
+async def test_max_redirects(allowed: int) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         left = int(request.path[1:])
         if left:
@@ -203,7 +206,7 @@ async def test_how_many_are_followed(allowed: int) -> None:
         assert isinstance(exc, InvalidRedirect)
         assert exc.reason == f"max_redirects is {allowed}"
         assert exc.status_code == 302
-        # The last one was not asked for.
+        # The target of the last redirect was not requested.
         assert server.paths[-1] == "/1"
         if allowed == 10:
             assert (await seen_by(server, "/10"))[0] == "/0"
@@ -222,7 +225,7 @@ async def test_a_circle(route: list[str]) -> None:
         assert server.paths == route
 
 
-async def test_with_a_cookie_it_is_no_circle() -> None:
+async def test_with_another_cookie_it_is_no_circle() -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         if "seen" in request.cookies:
             return await headers_seen(request)
@@ -236,7 +239,7 @@ async def test_with_a_cookie_it_is_no_circle() -> None:
         _, headers = await seen_by(server, "/", cookies=jar)
         assert headers["Cookie"] == "seen=1"
         assert [(cookie.name, cookie.value) for cookie in jar] == [("seen", "1")]
-        # The next time, it is there.
+        # The next request has the cookie.
         server.paths.clear()
         await seen_by(server, "/", cookies=jar)
         assert server.paths == ["/"]
@@ -254,7 +257,7 @@ async def test_credentials_and_cookies_stay_within_their_origin() -> None:
         servers.update(one=one, other=other)
         for path in ("/ws", "/here", "/and-back"):
             _, headers = await seen_by(one, path, **secrets)
-            # User information is gone once the client was somewhere else; headers and cookies are for the origin.
+            # The user information is lost after a visit to another origin. Headers and cookies return with the origin.
             assert headers.get("Authorization") == (None if path == "/and-back" else "Basic bWU6c2VjcmV0")
             assert headers["Cookie"] == "a=b"
             assert headers["Proxy-Authorization"] == "p"
@@ -275,7 +278,7 @@ async def test_headers_with_credentials_stay_within_their_origin() -> None:
             assert {"authorization", "cookie"} & {name.lower() for name in headers} == there
 
 
-async def test_who_we_are_is_asked_for_each_request_to_the_first_origin() -> None:
+async def test_credentials_are_fetched_for_each_request_to_the_first_origin() -> None:
     servers: dict[str, WebServer] = {}
     routes = {"/a": "/b", "/b": "/c", "/away": "http://{other}/ws"}
     asked: list[str] = []
@@ -310,13 +313,13 @@ async def test_to_tls_and_not_back() -> None:
         assert isinstance(exc, InvalidRedirect)
         assert "from wss to ws" in exc.reason
         assert plain.paths == []
-        # It is TLS with all that belongs to it: nobody trusts this authority.
+        # The certificate is verified, and this authority is not trusted.
         with pytest.raises(TLSFailed, match="certificate not accepted"):
             async with trio_ws.connect(f"ws://{plain.authority}/"):
                 pytest.fail("the connection was opened")
 
 
-async def test_server_hostname_is_for_the_first_origin() -> None:
+async def test_server_hostname_applies_to_the_first_origin() -> None:
     authority = trustme.CA()
     contexts = []
     for name in ("first.example", "127.0.0.1"):
@@ -338,7 +341,7 @@ async def test_server_hostname_is_for_the_first_origin() -> None:
         assert other.paths == ["/ws"]
 
 
-async def test_all_of_it_takes_no_longer_than_open_timeout(
+async def test_open_timeout_limits_all_redirects(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     async def redirect(stream: trio.abc.Stream) -> None:
@@ -364,6 +367,6 @@ async def test_all_of_it_takes_no_longer_than_open_timeout(
 @pytest.mark.parametrize(
     "max_redirects, error", [(-1, ValueError), (1.5, TypeError), (True, TypeError), (None, TypeError)]
 )
-def test_max_redirects_that_is_none(max_redirects: Any, error: type[Exception]) -> None:
+def test_invalid_max_redirects(max_redirects: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="max_redirects must be"):
         trio_ws.connect("ws://example.org", max_redirects=max_redirects)

@@ -1,4 +1,4 @@
-"""The proxy that the environment, or the system, has: ``find_proxy``."""
+"""Proxies from the environment and the system settings: ``find_proxy``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def name_of(proxy: Proxy | None) -> str | None:
         ({"https_proxy": "", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
         ({"https_proxy": " ", "all_proxy": "http://a"}, "http://a:80", "http://a:80"),
         ({"ftp_proxy": "http://a"}, None, None),
-        # This is how a web server tells a CGI script about a header of a request (CVE-2016-1000110).
+        # A web server sets this variable for a CGI script from a request header (CVE-2016-1000110).
         ({"REQUEST_METHOD": "GET", "HTTP_PROXY": "http://evil"}, None, None),
     ],
     ids=str,
@@ -121,7 +121,7 @@ async def test_this_machine(host: str, bypassed: bool, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("value", ["ftp://a", "http://user:S3CRET@a:b", "http://user:S3:CRET/@"])
-async def test_an_environment_that_is_wrong(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_invalid_variables(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", value)
     connecting = trio_ws.connect("wss://example.org/")
     with pytest.raises(InvalidProxy) as caught:
@@ -132,8 +132,8 @@ async def test_an_environment_that_is_wrong(value: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
-async def test_settings_of_the_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not asked for in the thread of Trio: that may take time."""
+async def test_system_settings(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read in a worker thread, because this may block."""
     threads = []
 
     async def run_sync(function: Callable[..., Any], *args: Any, **_options: Any) -> Any:
@@ -150,11 +150,11 @@ async def test_settings_of_the_system(system: str, monkeypatch: pytest.MonkeyPat
     assert name_of(await find_proxy(parse_uri("ws://example.org/"))) == "socks5h://b:1080"
     assert await find_proxy(parse_uri("ws://local.example/")) is None
     assert len(threads) == 3
-    # What is empty says nothing.
+    # Empty variables count as unset.
     monkeypatch.setenv("http_proxy", "")
     assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://a:3128"
     assert len(threads) == 4
-    # The environment, which takes no time, has precedence.
+    # The environment has precedence, and needs no thread.
     monkeypatch.setenv("https_proxy", "http://c:8080")
     assert name_of(await find_proxy(parse_uri("wss://example.org/"))) == "http://c:8080"
     assert await find_proxy(parse_uri("ws://localhost/")) is None

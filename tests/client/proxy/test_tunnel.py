@@ -1,4 +1,4 @@
-"""Tunnels through proxies: what is asked, what is answered, and whole connections."""
+"""Tunnels through proxies: requests, answers, and whole connections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Stream = trio.abc.Stream
 SOCKS = SCHEMES[2:]
 
 
-# -- HTTP: what is asked, and what is answered -----------------------------------------------------------------------
+# -- HTTP: requests and answers --------------------------------------------------------------------------------------
 
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -51,7 +51,7 @@ async def in_one_piece(stream: Stream, data: bytes) -> None:
 
 
 async def in_bytes(stream: Stream, data: bytes) -> None:
-    portion = 1 + len(data) // 4096  # of what is very long, more
+    portion = 1 + len(data) // 4096  # larger portions for very long data
     for i in range(0, len(data), portion):
         await stream.send_all(data[i : i + portion])
 
@@ -63,7 +63,7 @@ async def and_eof(stream: Stream, data: bytes) -> None:
 
 
 class Scripted:
-    """A memory stream to a proxy that reads one request, answers what it is told, and leaves it at that."""
+    """A memory stream to a proxy that reads one request, sends the given answer, and does nothing more."""
 
     def __init__(self, answer: bytes = ESTABLISHED, send: Send = in_one_piece) -> None:
         self.client, self.proxy = trio.testing.memory_stream_pair()
@@ -100,7 +100,7 @@ class Scripted:
 
 
 async def refused(answer: bytes, send: Send = in_one_piece) -> ProxyFailed:
-    """Return what that answer leads to. The stream is closed then."""
+    """Return the exception that an answer causes, and check that the stream is closed."""
     async with Scripted(answer, send) as scripted:
         with pytest.raises(ProxyFailed) as caught:
             await scripted.open("http://user:S3CRET@proxy.example")
@@ -115,7 +115,7 @@ async def refused(answer: bytes, send: Send = in_one_piece) -> ProxyFailed:
 
 
 async def asked(url: str = "http://proxy.example", host: str = "example.org", port: int = 443, **options: Any) -> bytes:
-    """Return the request that a proxy gets to see."""
+    """Return the request that the proxy receives."""
     async with Scripted() as scripted:
         stream = await open_tunnel(scripted.client, parse_proxy(url), host, port, **options)
         assert stream is scripted.client
@@ -159,7 +159,7 @@ async def test_credentials(url: str, credentials: str) -> None:
         b"HTTP/1.1 200\r\n\r\n",
         b"HTTP/1.1 299 Fine\r\nServer: x\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\n\r\n",
-        # RFC 9110, section 9.3.6: these mean nothing here.
+        # RFC 9110, section 9.3.6: these headers are ignored here.
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n" * MAX_INTERIM_RESPONSES + ESTABLISHED,
@@ -209,8 +209,8 @@ async def test_wrong_answers(name: str, send: Send, autojump_clock: trio.testing
 
 
 @pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"\x16\x03\x03"])
-async def test_bytes_right_behind_the_answer(more: bytes, autojump_clock: trio.testing.MockClock) -> None:
-    """They cannot be the server's, which has been sent nothing yet."""
+async def test_bytes_right_after_the_answer(more: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    """The bytes cannot be from the server, to which nothing has been sent yet."""
     exc = await refused(ESTABLISHED + more)
     assert exc.response is not None
     assert exc.response.status_code == 200
@@ -317,7 +317,7 @@ async def test_reset_in_the_answer(begin: bytes, status: int | None) -> None:
         assert (caught.value.response.status_code, caught.value.response.body) == (status, b"he")
 
 
-async def test_cancelled_while_the_proxy_thinks(autojump_clock: trio.testing.MockClock) -> None:
+async def test_cancelled_while_the_proxy_is_silent(autojump_clock: trio.testing.MockClock) -> None:
     async with Scripted(b"") as scripted:
         with trio.move_on_after(3) as scope:
             await scripted.open()
@@ -325,17 +325,17 @@ async def test_cancelled_while_the_proxy_thinks(autojump_clock: trio.testing.Moc
         assert await scripted.is_closed()
 
 
-# -- SOCKS: what is answered -----------------------------------------------------------------------------------------
+# -- SOCKS: answers --------------------------------------------------------------------------------------------------
 
 
 def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """Return two ends of a connection, where what one end writes is there at the other end at once."""
+    """Return both ends of a connection on which data arrives without delay."""
     client, server = trio.socket.socketpair()
     return trio.SocketStream(client), trio.SocketStream(server)
 
 
 async def socks_failure(url: str, answer: bytes, host: str = "192.0.2.1") -> ProxyFailed:
-    """Return what it leads to that a proxy says that, whatever it is asked, and hangs up."""
+    """Return the exception that is caused by a proxy that sends this answer and closes the connection."""
     client, server = socket_pair()
     async with server:
         await server.send_all(answer)
@@ -407,7 +407,7 @@ async def test_wrong_answers_of_socks5(scheme: str, answer: bytes, reason: str) 
     "url, answer",
     [("socks4://proxy.example", SOCKS4_GRANTED), ("socks5h://proxy.example", b"\x05\x00" + SOCKS5_GRANTED)],
 )
-async def test_what_follows_an_answer_of_socks_is_in_the_tunnel(url: str, answer: bytes) -> None:
+async def test_bytes_after_a_socks_answer_are_in_the_tunnel(url: str, answer: bytes) -> None:
     client, server = socket_pair()
     async with client, server:
         await server.send_all(answer + b"hello")
@@ -416,8 +416,8 @@ async def test_what_follows_an_answer_of_socks_is_in_the_tunnel(url: str, answer
 
 
 @pytest.mark.parametrize("scheme", SOCKS)
-async def test_cancelled_while_a_socks_proxy_thinks(scheme: str, autojump_clock: trio.testing.MockClock) -> None:
-    """It may do so for as long as the caller lets it."""
+async def test_cancelled_while_a_socks_proxy_is_silent(scheme: str, autojump_clock: trio.testing.MockClock) -> None:
+    """Only the caller limits the time."""
     client, server = socket_pair()
     async with server:
         with trio.move_on_after(3600) as scope:
@@ -434,7 +434,7 @@ async def test_socks4_has_no_ipv6(scheme: str) -> None:
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """Knows one name, or none."""
+    """A resolver that knows one host name, or none."""
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
@@ -452,7 +452,7 @@ class Resolver(trio.abc.HostnameResolver):
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks5"])
-async def test_a_name_that_is_not_known_here(scheme: str) -> None:
+async def test_a_name_that_cannot_be_resolved(scheme: str) -> None:
     trio.socket.set_custom_hostname_resolver(Resolver())
     exc = await socks_failure(f"{scheme}://proxy.example:1080", b"\x05\x00", "nowhere.example")
     assert "nowhere.example" in exc.reason
@@ -481,7 +481,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 async def nothing_left(watchdog: None) -> Callable[[], None]:
-    """A function that checks that every file descriptor was closed that was opened since the beginning of the test."""
+    """Return a function that checks that the test has closed every file descriptor that it opened."""
     before = open_files()
 
     def check() -> None:
@@ -497,7 +497,7 @@ class Place:
         proxy: The proxy.
         url: Its URL, with credentials.
         uri: The URI of the server, with credentials.
-        options: What ``connect`` needs to get there.
+        options: The options of ``connect`` for this proxy.
         seen: The connections of the server.
     """
 
@@ -541,7 +541,7 @@ class Place:
 
 
 async def expect_failure(connecting: trio_ws.Connecting, kind: type[Exception] = ProxyFailed) -> Any:
-    """Return what is raised on entering."""
+    """Return the exception that is raised on entering."""
     with pytest.raises(kind) as caught:
         async with connecting:
             pytest.fail("the connection was opened")
@@ -574,7 +574,7 @@ async def test_connect(scheme: str, secure: bool, authority: trustme.CA, nothing
     assert asked.username == USERNAME
     assert asked.password == (None if scheme.startswith("socks4") else PASSWORD)
     assert resolver.asked == (["server.example"] if resolver.name else [])
-    # Each gets its own credentials.
+    # The proxy and the server each get their own credentials.
     assert place.seen[0].request.headers["Authorization"] == "Basic " + base64.b64encode(b"bob:B0B").decode()
     for other in (b"bob", base64.b64encode(b"bob:B0B"), b"/path"):
         assert other not in asked.head
@@ -583,7 +583,7 @@ async def test_connect(scheme: str, secure: bool, authority: trustme.CA, nothing
     assert (b"GET /path" in place.proxy.carried) is not secure
 
 
-async def test_connect_with_a_proxy_that_is_a_value(authority: trustme.CA, nursery: trio.Nursery) -> None:
+async def test_connect_with_a_proxy_object(authority: trustme.CA, nursery: trio.Nursery) -> None:
     place = Place(authority, "http", False)
     await place.start(nursery)
     async with trio_ws.connect(place.uri, proxy=Proxy("http", *place.address, USERNAME, PASSWORD)) as ws:
@@ -591,7 +591,7 @@ async def test_connect_with_a_proxy_that_is_a_value(authority: trustme.CA, nurse
         assert await ws.receive() == "hello"
 
 
-async def test_what_is_for_the_server_is_not_for_the_proxy(authority: trustme.CA, nursery: trio.Nursery) -> None:
+async def test_the_proxy_gets_no_headers_for_the_server(authority: trustme.CA, nursery: trio.Nursery) -> None:
     place = Place(authority, "http", False, credentials=False)
     await place.start(nursery)
     headers = {"Cookie": "a=b", "Authorization": "Bearer x", "Origin": "http://other.example", "Host": "other.example"}
@@ -608,7 +608,7 @@ async def test_auto_is_the_default(
     place = Place(authority, "http", secure)
     await place.start(nursery)
     connecting = trio_ws.connect(place.uri, **place.options)
-    # It is looked up when it is needed.
+    # The environment is read on connecting, not before.
     monkeypatch.setenv("https_proxy" if secure else "http_proxy", place.url)
     async with connecting as ws:
         assert ws.remote_address == place.address
@@ -623,7 +623,7 @@ async def test_auto_is_the_default(
 
 
 async def test_redirects(authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each of the addresses, the environment is asked anew."""
+    """The environment is read again for each URI."""
     place = Place(authority, "http", False)
     await place.start(nursery)
 
@@ -645,7 +645,7 @@ async def test_redirects(authority: trustme.CA, nursery: trio.Nursery, monkeypat
 async def test_a_unix_socket_has_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="Unix"):
         trio_ws.connect("ws+unix:/run/app.sock", proxy="http://127.0.0.1:1")
-    # The one of the environment is for others.
+    # The proxy of the environment is not used.
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
     path = tmp_path / "nobody.sock"
     for connecting in (trio_ws.connect(f"ws+unix:{path}"), trio_ws.connect_unix(path)):
@@ -681,7 +681,7 @@ async def test_dialing_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_no_proxy_there(scheme: str, nothing_left: Callable[[], None]) -> None:
+async def test_unreachable_proxy(scheme: str, nothing_left: Callable[[], None]) -> None:
     port = proxies.free_port()
     exc = await expect_failure(trio_ws.connect("ws://server.example", proxy=f"{scheme}://127.0.0.1:{port}"))
     assert exc.proxy == f"{scheme}://127.0.0.1:{port}"
@@ -726,7 +726,7 @@ async def test_tls_with_the_proxy_is_verified(authority: trustme.CA, nothing_lef
     place = Place(authority, "https", True)
     async with trio.open_nursery() as nursery:
         await place.start(nursery)
-        # The context of the server, or the default, says nothing about the proxy.
+        # Neither the context for the server nor the default trusts the proxy.
         exc = await expect_failure(trio_ws.connect(place.uri, proxy=place.url, ssl=place.options["ssl"]))
         nursery.cancel_scope.cancel()
     assert "certificate not accepted" in exc.reason
@@ -741,7 +741,7 @@ async def test_the_name_of_the_proxy_is_verified(authority: trustme.CA, nothing_
     async with trio.open_nursery() as nursery:
         await place.start(nursery)
         url = place.url.replace("127.0.0.1", "other.example")
-        # What the certificate of the server is checked against is not for the proxy.
+        # server_hostname does not apply to the proxy.
         options = {**place.options, "server_hostname": "127.0.0.1"}
         exc = await expect_failure(trio_ws.connect(place.uri, proxy=url, **options))
         nursery.cancel_scope.cancel()
@@ -749,7 +749,7 @@ async def test_the_name_of_the_proxy_is_verified(authority: trustme.CA, nothing_
     nothing_left()
 
 
-async def test_tls_with_a_proxy_whose_name_ends_with_a_dot(authority: trustme.CA, nursery: trio.Nursery) -> None:
+async def test_tls_with_a_proxy_name_with_a_trailing_dot(authority: trustme.CA, nursery: trio.Nursery) -> None:
     place = Place(authority, "https", True)
     trio.socket.set_custom_hostname_resolver(Resolver("localhost."))
     await place.start(nursery)
@@ -786,7 +786,7 @@ async def test_tls_with_a_proxy_without_tls(nothing_left: Callable[[], None]) ->
     nothing_left()
 
 
-async def test_tls_to_the_proxy_by_default_trusts_what_the_system_trusts(
+async def test_tls_to_the_proxy_trusts_the_system_authorities_by_default(
     authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place(authority, "https", False)
@@ -822,7 +822,7 @@ async def test_arguments(options: dict[str, Any], error: type[Exception]) -> Non
         trio_ws.connect("wss://example.org/", **options)
 
 
-async def test_arguments_that_are_right() -> None:
+async def test_valid_arguments() -> None:
     trio_ws.connect("wss://example.org/", proxy_ssl=ssl.create_default_context())
     trio_ws.connect("ws://example.org/", proxy="https://proxy.example", proxy_ssl=ssl.create_default_context())
 
@@ -847,7 +847,7 @@ async def test_without_python_socks(scheme: str, monkeypatch: pytest.MonkeyPatch
 async def test_open_timeout(
     answer: bytes, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """It is for all: the way to the proxy, the way through it, and the opening handshake."""
+    """It limits connecting to the proxy, the tunnel, and the opening handshake together."""
     async with Scripted(answer) as scripted:
 
         async def open_tcp_stream(*_arguments: Any, **_options: Any) -> Stream:
@@ -860,11 +860,11 @@ async def test_open_timeout(
         assert trio.current_time() == 5
         assert exc.peer == "example.org"
         while await scripted.proxy.receive_some():
-            pass  # what was asked of the server
+            pass  # the request for the server
         assert await scripted.is_closed()
 
 
-async def test_a_refusal_is_not_lost_when_time_is_up(
+async def test_a_refusal_is_reported_after_open_timeout(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with Scripted(b"HTTP/1.1 407 No\r\nContent-Length: 5\r\n\r\nhe") as scripted:
@@ -880,14 +880,14 @@ async def test_a_refusal_is_not_lost_when_time_is_up(
         assert await scripted.is_closed()
 
 
-#: How many points there are at least.
+#: The minimum number of checkpoints.
 POINTS = 20
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_cancel_at_every_point(scheme: str, secure: bool, authority: trustme.CA, scheduling: Scheduling) -> None:
-    """Whatever the client was waiting for: no socket of it remains, and proxy and server see the end."""
+    """At every checkpoint, the client closes its sockets, and proxy and server see the end."""
     place = Place(authority, scheme, secure)
 
     async def call() -> str:
@@ -899,7 +899,7 @@ async def test_cancel_at_every_point(scheme: str, secure: bool, authority: trust
             await place.start(nursery, "127.0.0.1")
             outcome = await cancel_at(number, call)
             assert outcome.cancelled or outcome.result == "connected"
-            # They end by themselves.
+            # Their tasks end without being cancelled.
             while place.proxy.talking:
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
@@ -912,7 +912,7 @@ async def test_cancel_at_every_point(scheme: str, secure: bool, authority: trust
 
 
 class Real:
-    """A server, for clients that come through a proxy of somebody else."""
+    """A server for clients that connect through a real proxy."""
 
     def __init__(self, authority: trustme.CA) -> None:
         self._authority = authority
@@ -933,7 +933,7 @@ class Real:
             assert ws.close_code == 1000
 
     async def refuse(self, url: str) -> ProxyFailed:
-        """Try to connect through a proxy that does not let us."""
+        """Try to connect through a proxy that refuses."""
         exc = await expect_failure(trio_ws.connect("ws://127.0.0.1:1/", proxy=url, open_timeout=None))
         assert isinstance(exc, ProxyFailed)
         return exc
@@ -957,7 +957,7 @@ async def test_pproxy(scheme: str, real: Real, nursery: trio.Nursery) -> None:
 @pytest.mark.parametrize("scheme", ["http", "socks5", "socks5h"])
 async def test_pproxy_with_credentials(scheme: str, real: Real, nursery: trio.Nursery) -> None:
     async with proxies.pproxy(scheme.rstrip("h"), credentials=True) as port:
-        # In this order: whom it has let in once, it lets in again.
+        # The order matters: pproxy accepts a client again that it has accepted before.
         await real.refuse(f"{scheme}://{USERNAME}:wrong@127.0.0.1:{port}")
         await real.check(nursery, f"{scheme}://{USERNAME}:{PASSWORD}@127.0.0.1:{port}")
 

@@ -1,4 +1,4 @@
-"""The names of proxies: ``Proxy``, ``parse_proxy``."""
+"""Proxies and their URLs: ``Proxy``, ``parse_proxy``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .through import SCHEMES, fixture_watchdog
 __all__ = ["fixture_watchdog"]
 
 
-# -- Names of proxies ------------------------------------------------------------------------------------------------
+# -- Parsing and checking---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_invalid(url: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"http://proxy.example", 3128])
-async def test_what_is_no_text(value: Any) -> None:
+async def test_wrong_type(value: Any) -> None:
     with pytest.raises(InvalidProxy) as caught:
         parse_proxy(value)
     assert caught.value.proxy == repr(value)
@@ -156,7 +156,7 @@ async def test_a_proxy_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(proxy)) == proxy
     assert len({proxy, parse_proxy("http://user:pass@proxy.example:3128"), parse_proxy("http://proxy.example")}) == 2
     with pytest.raises(AttributeError):
-        proxy.port = 1  # type: ignore[misc]  # that is the point
+        proxy.port = 1  # type: ignore[misc]  # wrong on purpose
 
 
 @pytest.mark.parametrize("url", ["http://user:S3CRET@proxy.example", "socks5h://user:S3CRET@[::1]:9050"])

@@ -1,4 +1,4 @@
-"""What the tests of proxies share."""
+"""Helpers that the tests of proxies share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMES = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"]
 
 @pytest.fixture(name="watchdog", autouse=True)
 async def fixture_watchdog() -> AsyncIterator[None]:
-    """Fails a test that hangs: with a virtual clock at once, because then there is nothing else to wait for."""
+    """A nursery that fails a test that hangs: immediately with a virtual clock, as nothing else is left to wait for."""
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
 
     async def bark() -> None:
