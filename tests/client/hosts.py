@@ -101,7 +101,7 @@ async def stay(peer: Peer) -> None:
 
 
 class Host:
-    """A server in memory. Calling it opens a connection, so ``attempts`` and ``open_reconnecting`` can use it as function.
+    """A server in memory. ``attempts`` and ``open_reconnecting`` can call it to connect.
 
     Args:
         nursery: The nursery for its tasks.
