@@ -113,7 +113,7 @@ async def test_passwords_are_compared_in_constant_time(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("realm", ["a\r\nb", "ä", "\0"])
 def test_what_is_no_realm(realm: str) -> None:
-    with pytest.raises(ValueError, match="visible ASCII"):
+    with pytest.raises(ValueError, match="printable ASCII"):
         basic_auth(PASSWORDS, realm=realm)
 
 

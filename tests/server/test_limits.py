@@ -15,7 +15,7 @@ import trio.testing
 import trio_ws
 from trio_ws import Limits
 from trio_ws.connection.limits import RateLimiter
-from trio_ws.server.accept import MAX_TURNING_AWAY
+from trio_ws.server.accept import MAX_REJECTIONS
 
 MockClock = trio.testing.MockClock
 
@@ -72,7 +72,7 @@ async def test_connections(limits: Limits, caplog: pytest.LogCaptureFixture) -> 
             await trio.testing.wait_all_tasks_blocked()
             async with trio_ws.connect(uri(server)) as three:
                 assert await answers(three)
-    assert "turned away: there are 2 connections" in caplog.text
+    assert "rejected: the limit of 2 connections" in caplog.text
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
@@ -119,16 +119,16 @@ async def test_a_failed_opening_handshake_is_not_counted_for_ever() -> None:
 
 
 async def test_turning_away_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_ws.server.accept.MAX_TURNING_AWAY", 1)
-    assert MAX_TURNING_AWAY == 100
+    monkeypatch.setattr("trio_ws.server.accept.MAX_REJECTIONS", 1)
+    assert MAX_REJECTIONS == 100
     async with server_with(Limits(connections=1)) as server, trio_ws.connect(uri(server)) as ws:
         # Somebody is being turned away, and takes his time.
         async with await trio.open_tcp_stream("127.0.0.1", server.port):
-            while not server._state.turning_away:
+            while not server._state.rejecting:
                 await trio.lowlevel.checkpoint()
             async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
                 assert await stream.receive_some() == b""
-        while server._state.turning_away:
+        while server._state.rejecting:
             await trio.lowlevel.checkpoint()
         await refused(server)
         assert await answers(ws)
@@ -149,7 +149,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize("name", ["connections", "per_address", "openings", "messages_per_second", "idle", "lifetime"])
 def test_what_is_no_limit(name: str) -> None:
     for number in (0, -1):
-        with pytest.raises(ValueError, match=f"{name} is more than 0"):
+        with pytest.raises(ValueError, match=f"{name} must be greater than 0"):
             Limits(**{name: number})
     wrong: list[Any] = ["1", True, b"1"]
     if name in {"connections", "per_address", "openings"}:
@@ -160,7 +160,7 @@ def test_what_is_no_limit(name: str) -> None:
 
 
 async def test_limits_of_another_type() -> None:
-    with pytest.raises(TypeError, match="limits are Limits"):
+    with pytest.raises(TypeError, match="limits must be a Limits"):
         await trio_ws.serve(echo, 0, host="127.0.0.1", limits={"connections": 1})  # type: ignore[arg-type]  # wrong on purpose
 
 

@@ -31,7 +31,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 # -- Several processes on one port -----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="this system has no SO_REUSEPORT")
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="this system has has no SO_REUSEPORT")
 class TestReusePort:
     async def test_two_servers_on_one_port(self, nursery: trio.Nursery) -> None:
         serve = partial(trio_ws.serve, echo, host="127.0.0.1", reuse_port=True)
@@ -64,12 +64,12 @@ class TestReusePort:
 
 async def test_a_system_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT", raising=False)
-    with pytest.raises(OSError, match="no SO_REUSEPORT"):
+    with pytest.raises(OSError, match="has no SO_REUSEPORT"):
         await trio_ws.serve(echo, 0, host="127.0.0.1", reuse_port=True)
 
 
 async def test_reuse_port_without_a_port() -> None:
-    with pytest.raises(TypeError, match="reuse_port goes with port"):
+    with pytest.raises(TypeError, match="reuse_port must be given together with port"):
         await trio_ws.serve(echo, path="app.sock", reuse_port=True)
 
 
@@ -194,7 +194,7 @@ async def test_a_socket_from_systemd_that_does_not_listen(kind: int, monkeypatch
         monkeypatch.setattr("trio_ws.server.listeners._FIRST_FD", sock.fileno())
         monkeypatch.setenv("LISTEN_FDS", "1")
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-        with pytest.raises(OSError, match="is no socket that listens"):
+        with pytest.raises(OSError, match="must be a listening stream socket"):
             trio_ws.open_systemd_listeners()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trio_ws.exceptions import InvalidOrigin
 from trio_ws.http11 import Request
-from trio_ws.server.origins import ANY, SAME_HOST, check_host, check_origin, check_origins
+from trio_ws.server.origins import ANY, SAME_HOST, check_origin, is_valid_host, validate_origins
 
 
 def request(*origins: str, host: str = "example.org") -> Request:
@@ -20,7 +20,7 @@ def request(*origins: str, host: str = "example.org") -> Request:
 
 def is_allowed(request: Request, origins: Any) -> bool:
     try:
-        check_origin(request, check_origins(origins))
+        check_origin(request, validate_origins(origins))
     except InvalidOrigin:
         return False
     return True
@@ -130,13 +130,13 @@ def test_the_origin_of_documents_without_one() -> None:
 @pytest.mark.parametrize("origins", ["https://example.org", b"https://example.org", re.compile("x"), [1], [b"x"], 1])
 def test_what_is_no_list_of_origins(origins: Any) -> None:
     with pytest.raises(TypeError):
-        check_origins(origins)
+        validate_origins(origins)
 
 
 @pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "https://", "", "*", "https://a b"])
 def test_what_is_no_origin(origin: str) -> None:
-    with pytest.raises(ValueError, match="is not an origin"):
-        check_origins([origin])
+    with pytest.raises(ValueError, match="each of origins must be"):
+        validate_origins([origin])
 
 
 def test_the_rules_have_names() -> None:
@@ -147,7 +147,7 @@ def test_the_rules_have_names() -> None:
     "host", ["example.org", "example.org:80", "a-b.c_d", "127.0.0.1:1", "[::1]", "[::1]:65535", "a:"]
 )
 def test_hosts(host: str) -> None:
-    assert check_host(host)
+    assert is_valid_host(host)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_hosts(host: str) -> None:
     ["", ":80", "a b", "a/b", "user@a", "a:b", "a:65536", "::1", "[::1", "a,b", "[::g]", "a:1:2", "ä", "a#", "a?b"],
 )
 def test_what_is_no_host(host: str) -> None:
-    assert not check_host(host)
+    assert not is_valid_host(host)
 
 
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)

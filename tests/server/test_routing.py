@@ -118,7 +118,7 @@ async def test_an_unknown_path_is_answered_in_the_opening_handshake() -> None:
     async with serving(route({"/news": tell})) as uri:
         for path in ("", "/", "/new", "/news/", "/news/1", "//news", "/News"):
             refused = await refusal(uri + path)
-            assert (refused.status_code, refused.body) == (404, b"there is nothing here\n")
+            assert (refused.status_code, refused.body) == (404, b"not found, check the URL\n")
 
 
 async def test_a_redirect_is_followed() -> None:

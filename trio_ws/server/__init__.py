@@ -1,17 +1,17 @@
-"""How does a server accept a connection?
+"""The server: accepts connections and runs a handler for each.
 
 ==========================================  ====================================================================
 :mod:`~trio_ws.server.limits`               limits on connections and messages
-:mod:`~trio_ws.server.listeners`            the sockets that a server listens on
-:mod:`~trio_ws.server.origins`              pages that may connect
+:mod:`~trio_ws.server.listeners`            TCP, Unix and systemd listeners
+:mod:`~trio_ws.server.origins`              the check of the Origin header
 :mod:`~trio_ws.server.forwarded`            the client's address behind a proxy
 :mod:`~trio_ws.server.server`               ``Server``, ``ServerWebSocket``, ``Opening``: what handlers and hooks see
 :mod:`~trio_ws.server.options`              the options, as typed keyword arguments
 :mod:`~trio_ws.server.auth`                 ``basic_auth``
 :mod:`~trio_ws.server.routing`              ``route``: a handler for each path
-:mod:`~trio_ws.server.policy`               the handshake options, checked
+:mod:`~trio_ws.server.policy`               the handshake options, validated
 :mod:`~trio_ws.server.handshake`            the server's side of the opening handshake
-:mod:`~trio_ws.server.accept`               accepting connections and running them
+:mod:`~trio_ws.server.accept`               the accept loop, and the task of each connection
 :mod:`~trio_ws.server.serve`                ``serve``, ``serve_over``
 ==========================================  ====================================================================
 """

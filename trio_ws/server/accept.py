@@ -1,8 +1,8 @@
-"""The machinery of a server: accept connections, and run each from its first byte to its end.
+"""The accept loop of a server, and the life of each connection from its first byte to its end.
 
-A connection's life is one task: TLS and the opening handshake within ``open_timeout``, the handler with the connection
-around it, the end. Nothing that a peer or a handler does comes out of that task but cancellation; it is logged instead,
-to the logger ``trio_ws.server``.
+Each connection is one task: TLS and the opening handshake within ``open_timeout``, then the handler, inside a
+:class:`~trio_ws.connection.session.Session`. Errors of a peer or of a handler end that connection only; they are logged
+to ``trio_ws.server``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
 from ..settings import Settings
-from .forwarded.peer import peer_of
+from .forwarded.peer import identify_peer
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
 from .handshake import RETRY_AFTER, logger, open_connection
 from .limits import AddressSlot, Limits
@@ -38,24 +38,24 @@ if sys.version_info < (3, 11):
 
 __all__ = ["Acceptor"]
 
-#: Seconds to wait when the system cannot accept one more connection, and what it says then.
-ACCEPT_DELAY = 0.1
+#: Errors of ``accept()`` that mean the system is out of resources, and the seconds to wait before trying again.
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_DELAY = 0.1
 
-#: How many requests above a limit are answered at the same time. More than that are closed at once.
-MAX_TURNING_AWAY = 100
+#: Connections over a limit that may be answered with 503 at the same time. Any more are closed without an answer.
+MAX_REJECTIONS = 100
 
 
 class Acceptor:
-    """Accepts connections, and runs each in a task of its own.
+    """Accepts connections, and serves each in a task of its own.
 
     Args:
-        listeners: The listeners to accept from; none if each stream is given to :meth:`serve_connection`.
+        listeners: The listeners to accept from. Empty for :func:`serve_over`, which calls :meth:`serve_connection`.
         handler: The handler of the application.
-        settings: The options of the connections.
+        settings: The connection options.
         ssl: The TLS context; None for plain connections.
         policy: The handshake options.
-        limits: The limits.
+        limits: The limits of the server.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Acceptor:
         limits: Limits,
     ) -> None:
         if isinstance(handler, Router):
-            # It has the last word: who may not connect is not told where there is something.
+            # The router comes last: a client that the application rejects does not learn which paths exist.
             policy = attrs.evolve(policy, process_request=(*policy.process_request, handler.process_request))
         self._listeners = listeners
         self._handler = handler
@@ -76,15 +76,17 @@ class Acceptor:
         self._policy = policy
         self._ssl = ssl
         self._limits = limits
-        # How requests above a limit are answered.
-        self._busy = attrs.evolve(policy, process_request=_say_busy, process_response=None, origins=ANY, hosts=None)
+        # Answers every request with 503.
+        self._rejecting_policy = attrs.evolve(
+            policy, process_request=_unavailable, process_response=None, origins=ANY, hosts=None
+        )
         self._state = ServerState()
         self.server: Server = Server(
-            [_address(listener) for listener in listeners], settings.close_timeout, self._state
+            [_socket_address(listener) for listener in listeners], settings.close_timeout, self._state
         )
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
-        """Accept connections and serve them, until cancelled or until :meth:`Server.aclose` has done its work."""
+        """Accept and serve connections, until cancelled or closed with :meth:`Server.aclose`."""
         try:
             with self._state.serving:
                 async with trio.open_nursery() as nursery:
@@ -97,10 +99,10 @@ class Acceptor:
             self._state.stopped.set()
 
     async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery) -> None:
-        """Accept connections until cancelled, and close the listener.
+        """Accept connections until cancelled, then close the listener.
 
-        This is :func:`trio.serve_listeners`, less what it does for handlers that leave their streams open: it closes
-        every stream once more, in a cancelled scope, which takes as long as the whole opening handshake.
+        :func:`trio.serve_listeners` would also close each stream again when its task ends, in a cancelled scope. That
+        costs as much time as the whole opening handshake, and our streams are closed already.
         """
         async with listener:
             while True:
@@ -115,117 +117,120 @@ class Acceptor:
                     nursery.start_soon(self.serve_connection, stream)
 
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
-        """Serve a connection from beginning to end. Only ``BaseException``s that are no ``Exception`` propagate."""
-        # What is known here stays in memory as long as the connection. So this is one function, which knows little.
+        """Serve a connection from its first byte to its end, and close the stream. Never raises an ``Exception``."""
+        # This frame and its variables take memory as long as the connection lasts: keep them few, in one function.
         adapter = StreamAdapter(stream)
         slot = AddressSlot(self._state.by_address, self._limits.per_address)
-        reason = self._find_limit() or self._take_slot(adapter, slot)
+        reason = self._find_reached_limit() or self._acquire_slot(adapter, slot)
         if reason is not None:
-            await self._turn_away(adapter, reason)
+            await self._reject(adapter, reason)
             return
         self._state.count += 1
         try:
             ws = await self._open_in_time(adapter, slot)
             if ws is None:
                 return
-            lost = False
+            was_closed = False
             try:
                 async with Session(ws):
-                    if self._state.close is not None:  # too late to be cut, too early to be told with the others
-                        self._state.begin_closing_one(ws, self._state.close)
+                    if self._state.close is not None:  # begin_closing() was called before the connection was listed
+                        self._state.begin_closing_connection(ws, self._state.close)
                     try:
                         await self._handler(ws)
                     finally:
-                        # Before the session closes it: was it lost already, when the handler ended?
-                        lost = connection_of(ws).state.is_settled
+                        # The session will close the connection: record now whether it was closed before.
+                        was_closed = connection_of(ws).state.is_settled
                         self._state.connections.discard(ws)
-            except Exception as exc:  # the handler is not ours: whatever it raises must not end the server
-                _log_failure(ws, exc, lost)
+            except Exception as exc:  # one handler's exception must not end the server
+                _log_failure(ws, exc, was_closed)
             except BaseExceptionGroup as group:
                 failures, rest = group.split(Exception)
                 if failures is not None:
-                    _log_failure(ws, failures, lost)
+                    _log_failure(ws, failures, was_closed)
                 if rest is not None:
                     raise rest from None
         finally:
             self._state.count -= 1
-            slot.leave()
+            slot.release()
 
-    def _take_slot(self, stream: StreamAdapter, slot: AddressSlot) -> str | None:
-        """Take a slot for a client. Return why there is none; None if there is one, or the client is not known yet."""
-        peer = peer_of(stream, self._policy.forwarding)
-        # Behind a proxy, the client is known later.
-        behind = peer.forwards or self._policy.forwarding.proxy_protocol
-        return None if behind else slot.take(peer.address)
-
-    def _find_limit(self) -> str | None:
-        """Return the limit that one more connection would pass, wherever it comes from; None if there is none."""
+    def _find_reached_limit(self) -> str | None:
+        """Return the server-wide limit that is reached, as text for the log; None if there is none."""
         limits = self._limits
         if limits.connections is not None and self._state.count >= limits.connections:
-            return f"there are {self._state.count} connections"
+            return f"the limit of {limits.connections} connections is reached"
         if limits.openings is not None and len(self._state.openings) >= limits.openings:
-            return f"there are {len(self._state.openings)} opening handshakes in progress"
+            return f"the limit of {limits.openings} opening handshakes is reached"
         return None
 
-    async def _turn_away(self, stream: StreamAdapter, reason: str, header: ProxyHeader | None = None) -> None:
-        """Answer a request with 503, if there is one at once and not too many wait for that."""
+    def _acquire_slot(self, stream: StreamAdapter, slot: AddressSlot) -> str | None:
+        """Acquire a slot for the address that the connection comes from. Return why not, or None on success.
+
+        The address of a client behind a proxy is not known yet: its slot is acquired later.
+        """
+        peer = identify_peer(stream, self._policy.forwarding)
+        if peer.is_trusted_proxy or self._policy.forwarding.proxy_protocol:
+            return None
+        return slot.acquire(peer.address)
+
+    async def _reject(self, stream: StreamAdapter, reason: str, header: ProxyHeader | None = None) -> None:
+        """Answer the request with 503 if it arrives soon and few others are being answered; close the stream."""
         forwarding = self._policy.forwarding
-        logger.info("connection from %s turned away: %s", peer_of(stream, forwarding, header).address, reason)
+        logger.info("connection from %s rejected: %s", identify_peer(stream, forwarding, header).address, reason)
         try:
-            # TLS would be the most that there is to do for the connection.
-            if self._ssl is None and self._state.turning_away < MAX_TURNING_AWAY:
-                self._state.turning_away += 1
+            # A TLS handshake would cost more than the request itself.
+            if self._ssl is None and self._state.rejecting < MAX_REJECTIONS:
+                self._state.rejecting += 1
                 try:
                     with trio.move_on_after(GRACE):
                         if forwarding.proxy_protocol and header is None:
                             header = await self._read_header(stream)
                             if header is None:
                                 return
-                        await open_connection(stream, self._settings, self._busy, header=header)
+                        await open_connection(stream, self._settings, self._rejecting_policy, header=header)
                 finally:
-                    self._state.turning_away -= 1
+                    self._state.rejecting -= 1
         finally:
             await stream.aclose(0)
 
     async def _read_header(self, stream: StreamAdapter) -> ProxyHeader | None:
-        """Return what a proxy says in front of everything. Return None if nothing can come of the connection."""
+        """Read the PROXY header. Return None, and log the reason, if the connection must be closed instead."""
         address = stream.remote_address
         forwarding = self._policy.forwarding
         try:
             if forwarding.trusted_proxies and not forwarding.trusts(address):
-                raise InvalidProxyHeader("it does not come from a trusted proxy")
+                raise InvalidProxyHeader("not from a trusted proxy")
             return await read_proxy_header(stream)
         except (InvalidProxyHeader, StreamBroken) as exc:
             logger.info("connection from %s closed: %s", address, exc)
             return None
 
     async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | None:
-        """Do the opening handshake. Return None, with the stream closed, if nothing comes of it."""
-        ws = made = header = None
+        """Do the TLS and opening handshakes within ``open_timeout``. On failure, close the stream and return None."""
+        ws = registered = header = None
         timeout = self._settings.open_timeout
         seconds = float("inf") if timeout is None else timeout
         try:
             with trio.move_on_after(seconds) as scope:
 
-                def answered() -> None:
-                    scope.deadline = trio.current_time() + seconds  # for the next request
+                def restart_timeout() -> None:
+                    scope.deadline = trio.current_time() + seconds
 
-                def interrupted() -> int:
+                def get_cancelled_status() -> int:
                     return 408 if trio.current_time() >= scope.deadline and self._state.close is None else 503
 
-                def opened(ws: ServerWebSocket) -> None:
-                    nonlocal made
-                    made = ws
+                def register(ws: ServerWebSocket) -> None:
+                    nonlocal registered
+                    registered = ws
                     self._state.connections.add(ws)
 
                 self._state.openings.add(scope)
                 try:
                     if self._policy.forwarding.proxy_protocol:
                         header = await self._read_header(stream)
-                        if header is None or not await self._take_slot_behind_proxy(stream, header, slot):
+                        if header is None or not await self._acquire_slot_for_header(stream, header, slot):
                             return None
                     if self._ssl is not None:
-                        # As on the client's side: frames and the closing handshake tell whether all has come.
+                        # https_compatible: WebSocket itself detects truncation, so close_notify is not needed.
                         tls = trio.SSLStream(stream.stream, self._ssl, server_side=True, https_compatible=True)
                         stream = StreamAdapter(tls)
                     ws = await open_connection(
@@ -235,60 +240,61 @@ class Acceptor:
                         server=self.server if self._listeners else None,
                         header=header,
                         admit=partial(self._admit, slot),
-                        answered=answered,
-                        interrupted=interrupted,
-                        opened=opened,
+                        on_response=restart_timeout,
+                        get_cancelled_status=get_cancelled_status,
+                        on_open=register,
                         limits=self._limits,
                     )
                 finally:
                     self._state.openings.discard(scope)
             if scope.cancelled_caught and self._state.close is None:
-                address = peer_of(stream, self._policy.forwarding, header).address
-                logger.info("opening handshake with %s not complete after %g seconds", address, timeout)
+                address = identify_peer(stream, self._policy.forwarding, header).address
+                logger.info("opening handshake with %s timed out after %g seconds", address, timeout)
         finally:
             if ws is None:
-                if made is not None:
-                    self._state.connections.discard(made)
+                if registered is not None:
+                    self._state.connections.discard(registered)
                 await stream.aclose(0)
         return ws
 
-    async def _take_slot_behind_proxy(self, stream: StreamAdapter, header: ProxyHeader, slot: AddressSlot) -> bool:
-        """Count a connection for the client that a proxy has named. Return whether there is room for it."""
-        peer = peer_of(stream, self._policy.forwarding, header)
-        reason = None if peer.forwards else slot.take(peer.address)
+    async def _acquire_slot_for_header(self, stream: StreamAdapter, header: ProxyHeader, slot: AddressSlot) -> bool:
+        """Acquire a slot for the client that a PROXY header names. On failure, reject the connection; return False."""
+        peer = identify_peer(stream, self._policy.forwarding, header)
+        reason = None if peer.is_trusted_proxy else slot.acquire(peer.address)
         if reason is not None:
-            await self._turn_away(stream, reason, header)
+            await self._reject(stream, reason, header)
         return reason is None
 
     def _admit(self, slot: AddressSlot, opening: Opening) -> Response | None:
-        """Take a slot for the client that has sent a request. Return the answer if there is none."""
-        reason = slot.take(opening.remote_address)
+        """Acquire a slot for the client that has sent a request. Return a 503 response if there is none."""
+        reason = slot.acquire(opening.remote_address)
         if reason is None:
             return None
-        logger.info("connection from %s turned away: %s", opening.remote_address, reason)
-        return _say_busy(opening)
+        logger.info("connection from %s rejected: %s", opening.remote_address, reason)
+        return _unavailable(opening)
 
 
-def _say_busy(opening: Opening, _request: Request | None = None) -> Response:
-    return opening.respond(503, "try again later\n", {"Retry-After": str(RETRY_AFTER), "Connection": "close"})
+def _unavailable(opening: Opening, _request: Request | None = None) -> Response:
+    body = f"the server is busy, try again in {RETRY_AFTER} seconds\n"
+    return opening.respond(503, body, {"Retry-After": str(RETRY_AFTER), "Connection": "close"})
 
 
-def _log_failure(ws: ServerWebSocket, exc: BaseException, lost: bool) -> None:
-    if lost and _says_closed(exc):
-        # That peers go away is no mistake of the handler.
+def _log_failure(ws: ServerWebSocket, exc: BaseException, was_closed: bool) -> None:
+    if was_closed and _is_connection_closed(exc):
+        # The peer left while the handler was using the connection: that is not a bug in the handler.
         logger.info("connection from %s: %s", ws.remote_address, exc)
     else:
         logger.error("connection from %s: the handler failed", ws.remote_address, exc_info=exc)
 
 
-def _says_closed(exc: BaseException) -> bool:
-    """Whether all it says is that a connection is closed. Out of a nursery that comes in a group."""
+def _is_connection_closed(exc: BaseException) -> bool:
+    """Whether an exception is a ConnectionClosed, or a group of nothing else (from a nursery in the handler)."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(_says_closed(each) for each in exc.exceptions)
+        return all(_is_connection_closed(each) for each in exc.exceptions)
     return isinstance(exc, ConnectionClosed)
 
 
-def _address(listener: trio.abc.Listener[Any]) -> Any:
+def _socket_address(listener: trio.abc.Listener[Any]) -> Any:
     while isinstance(listener, trio.SSLListener):
         listener = listener.transport_listener
     return listener.socket.getsockname() if isinstance(listener, trio.SocketListener) else None

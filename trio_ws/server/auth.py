@@ -15,32 +15,33 @@ from .server import Opening, ProcessRequest
 
 __all__ = ["CheckCredentials", "basic_auth"]
 
-#: Whether these are the user name and the password of somebody. May be async.
+#: A function that returns whether a user name and a password are valid. It may be async.
 CheckCredentials: TypeAlias = Callable[[str, str], "bool | Awaitable[bool]"]
 
 _REALM = re.compile(r"[\x20-\x7e]*")
 
 
 def basic_auth(credentials: Mapping[str, str] | CheckCredentials, *, realm: str = "") -> ProcessRequest:
-    """Return a function for ``process_request`` that lets only those in who have a password.
+    """Return a ``process_request`` function that requires a user name and a password (RFC 7617).
 
     ::
 
         await trio_ws.serve(handler, 8765, process_request=trio_ws.basic_auth({"me": "secret"}))
 
-    Others get 401. Who it is, is in ``ws.opening.username``. Passwords are only safe from others with TLS.
+    Clients without valid credentials get 401. For the others, ``ws.opening.username`` is the user name. Passwords are
+    sent in the clear: use TLS.
 
     Args:
-        credentials: Passwords by user name, which are compared in constant time; or a function that takes both and
-            returns whether they are right, which may be async.
-        realm: What browsers tell their users that the password is for.
+        credentials: A mapping of user names to passwords, which are compared in constant time; or a function, possibly
+            async, that takes a user name and a password and returns whether they are valid.
+        realm: The name of the protected area, which browsers may show when they ask for the password.
 
     Raises:
-        TypeError: if the credentials are neither.
-        ValueError: if the realm is not visible ASCII.
+        TypeError: If ``credentials`` is neither a mapping nor a function.
+        ValueError: If ``realm`` contains anything but printable ASCII characters.
     """
     if not _REALM.fullmatch(realm):
-        raise ValueError(f"a realm is visible ASCII, not {realm!r}")
+        raise ValueError(f"realm must be printable ASCII, not {realm!r}")
     quoted = realm.replace("\\", "\\\\").replace('"', '\\"')
     challenge = {"WWW-Authenticate": f'Basic realm="{quoted}", charset="UTF-8"'}
     if isinstance(credentials, Mapping):
@@ -48,16 +49,16 @@ def basic_auth(credentials: Mapping[str, str] | CheckCredentials, *, realm: str 
     elif callable(credentials):
         check = credentials
     else:
-        raise TypeError(f"credentials are a mapping or a function, not {credentials!r}")
+        raise TypeError(f"credentials must be a mapping or a function, not {credentials!r}")
 
     async def authenticate(opening: Opening, request: Request) -> Response | None:
         given = _parse(request)
         if given is not None:
-            right = check(*given)
-            if await right if inspect.isawaitable(right) else right:
+            valid = check(*given)
+            if await valid if inspect.isawaitable(valid) else valid:
                 opening.username = given[0]
                 return None
-        return opening.respond(401, "a user name and a password, please\n", challenge)
+        return opening.respond(401, "a valid user name and password are required\n", challenge)
 
     return authenticate
 
@@ -67,14 +68,14 @@ class _Passwords:
         self._passwords = {username: password.encode() for username, password in passwords.items()}
 
     def check(self, username: str, password: str) -> bool:
-        # For somebody unknown it takes as long, so that nobody can find out who is known.
+        # Compare for unknown users as well: the response time must not reveal which user names exist.
         expected = self._passwords.get(username)
         same = hmac.compare_digest(password.encode(), password.encode() if expected is None else expected)
         return same and expected is not None
 
 
 def _parse(request: Request) -> tuple[str, str] | None:
-    """Return the user name and the password of a request, or None."""
+    """Return the user name and the password in the Authorization header; None if they are missing or malformed."""
     values = request.headers.get_all("Authorization")
     if len(values) != 1:
         return None

@@ -1,18 +1,17 @@
-"""A server's side of the opening handshake: from the first byte to the WebSocket, or to the last answer.
+"""The server's side of the opening handshake: from the first byte to the WebSocket or the last response.
 
-What happens to a request, in this order:
+Each request goes through these steps:
 
-1. It is read, within the limits. What is no HTTP/1.1 request is answered with 400, or 431 if it is too large.
-2. If it comes from a proxy that is trusted, its headers say who the client is. One that has too many connections
-   already gets 503.
-3. Its Host header is looked at, and, if it asks for a WebSocket, its Origin: 400, 421, 403.
-4. The application's ``process_request`` may answer it, with anything. That is also how plain requests are answered; the
-   connection stays open for the next one then. The last to be asked is the router, if there is one: 404, redirects.
-5. Otherwise it becomes a WebSocket, or is refused: 426 if it does not ask for one.
-6. The application's ``process_response`` may change the answer to an opening handshake.
+1. It is read. A malformed request gets 400, one whose head is too large 431.
+2. If it comes from a trusted proxy, its headers tell the client's address. A client with too many connections gets 503.
+3. Its Host header is checked, and its Origin header if it asks for a WebSocket: 400, 421 or 403.
+4. The application's ``process_request`` may answer it with any response. Plain HTTP requests are answered here; the
+   connection then stays open for another request. A router, if there is one, comes last: 404, 405 or a redirect.
+5. Otherwise it is upgraded to a WebSocket, or refused: 426 if it does not ask for one.
+6. The application's ``process_response`` may replace the response to a request for a WebSocket.
 
-Functions of the application may be ``async``, and take as long as ``open_timeout`` allows. One that raises is logged,
-and its client gets 500.
+Functions of the application may be ``async`` and take as long as ``open_timeout`` allows. If one raises, the exception
+is logged and the client gets 500.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from ..protocol.deflate import DeflateServer
 from ..protocol.handshake import accept, is_upgrade, reject
 from ..settings import Settings
 from .forwarded.headers import find_client
-from .forwarded.peer import peer_of
+from .forwarded.peer import identify_peer
 from .forwarded.proxy_protocol import ProxyHeader
 from .limits import Limits
 from .policy import HandshakePolicy
@@ -45,7 +44,7 @@ from .server import Opening, Server, ServerWebSocket
 
 __all__ = ["RETRY_AFTER", "logger", "open_connection", "upgrade"]
 
-#: Seconds after which a client may try again that was turned away.
+#: Seconds that a rejected client should wait before it tries again, sent in Retry-After.
 RETRY_AFTER = 5
 
 logger: logging.Logger = logging.getLogger("trio_ws.server")
@@ -59,40 +58,49 @@ async def open_connection(
     server: Server | None = None,
     header: ProxyHeader | None = None,
     admit: Callable[[Opening], Response | None] = lambda _: None,
-    answered: Callable[[], object] = lambda: None,
-    interrupted: Callable[[], int] = lambda: 503,
-    opened: Callable[[ServerWebSocket], object] = lambda _: None,
+    on_response: Callable[[], object] = lambda: None,
+    get_cancelled_status: Callable[[], int] = lambda: 503,
+    on_open: Callable[[ServerWebSocket], object] = lambda _: None,
     limits: Limits | None = None,
 ) -> ServerWebSocket | None:
-    """Read requests and answer them. Return the WebSocket, or None if there is none; the peer has been told why.
+    """Answer requests until one opens a WebSocket. Return it, or None if there will be none.
+
+    If this is cancelled, the client gets an error response, provided that sending it takes next to no time.
 
     Args:
         stream: The stream. It is not closed here.
-        settings: The options of the connection.
-        policy: How to answer.
-        server: The server that the application is told about.
-        header: What a proxy has said in front of everything.
-        admit: Called when it is known who a request is from. Returns an answer if it is not to be looked at.
-        answered: Called when a plain request has been answered, and the next one may come.
-        interrupted: Called when this is cancelled before there is an answer. Returns a status code for the answer.
-        opened: Called when the answer is about to be sent that makes it a WebSocket. From then on messages can be sent.
+        settings: The connection options.
+        policy: The handshake options.
+        server: The server, for :attr:`Opening.server`; None for :func:`serve_over`.
+        header: The PROXY header that the connection began with, if any.
+        admit: Called with the :class:`Opening` of each request, once the client's address is known. A response that it
+            returns is sent without looking at the request any further.
+        on_response: Called after a plain HTTP request was answered, if another one may follow.
+        get_cancelled_status: Called when this is cancelled. Returns the status code of the error response.
+        on_open: Called before the 101 response is sent. From then on, messages can be sent.
         limits: The limits of the connection.
     """
-    reception = _Reception(stream, settings, policy, server, header, admit, opened, limits or Limits())
+    connection = _HTTPConnection(stream, settings, policy, server, header, admit, on_open, limits or Limits())
     try:
-        while await reception.serve_request():
-            answered()
+        while await connection.serve_request():
+            on_response()
     except trio.Cancelled:
-        await reception.turn_away(interrupted())
+        await connection.send_error(get_cancelled_status())
         raise
     except StreamBroken as exc:
-        logger.info("connection from %s lost during the opening handshake: %s", reception.opening.remote_address, exc)
+        address = connection.opening.remote_address
+        logger.info("connection from %s lost during the opening handshake: %s", address, exc)
         return None
-    return reception.ws
+    return connection.ws
 
 
-class _Reception:
-    """Where the requests of one connection are answered, until one of them makes it a WebSocket."""
+class _HTTPConnection:
+    """A connection on which HTTP requests are answered until one of them opens a WebSocket.
+
+    Attributes:
+        opening: The opening handshake in progress, as hooks see it.
+        ws: The WebSocket, once a request was accepted; None before that.
+    """
 
     def __init__(
         self,
@@ -102,30 +110,31 @@ class _Reception:
         server: Server | None,
         header: ProxyHeader | None,
         admit: Callable[[Opening], Response | None],
-        opened: Callable[[ServerWebSocket], object],
+        on_open: Callable[[ServerWebSocket], object],
         limits: Limits,
     ) -> None:
-        self._transport = stream
+        self._stream = stream
         self._settings = settings
         self._policy = policy
-        self._peer = peer_of(self._transport, policy.forwarding, header)
+        self._peer = identify_peer(self._stream, policy.forwarding, header)
         self._admit = admit
-        self._opened = opened
+        self._on_open = on_open
         self._limits = limits
-        self.opening = Opening(self._transport, server, self._peer)
+        self.opening = Opening(self._stream, server, self._peer)
         self.ws: ServerWebSocket | None = None
-        # What came in behind the last request; whether there was one, and whether the next one has begun.
+        # Bytes that arrived after the last request.
         self._received = b""
+        # Whether a request was answered, and whether a byte of the next one has arrived.
         self._has_served = False
         self._has_begun = False
-        # Whether an answer may be half-written.
-        self._sending = False
+        # Whether a response may be half-written.
+        self._is_sending = False
 
     async def serve_request(self) -> bool:
-        """Read a request and answer it. Return whether the next one may come.
+        """Read and answer one request. Return whether another one may follow.
 
         Raises:
-            StreamBroken: if the connection is lost.
+            StreamBroken: If the connection is lost.
         """
         request = None
         try:
@@ -133,41 +142,42 @@ class _Reception:
             if request is None:
                 return False
             response = await self._respond(request)
-            data, stays_open = self._finish(request, response)
+            data, is_persistent = self._serialize(request, response)
         except StreamBroken:
             raise
         except InvalidHandshake as exc:
-            data, stays_open = self._finish(request, self._refuse(exc))
+            data, is_persistent = self._serialize(request, self._refuse(exc))
         except Exception:
-            # Whatever a function of the application raises must not end the server.
+            # An exception of an application function must not end the server.
             logger.exception("connection from %s: the opening handshake failed", self.opening.remote_address)
             self.ws = None
-            data, stays_open = self._finish(request, _closing(self.opening.respond(500, "the server failed\n")))
+            response = self.opening.respond(500, "internal server error, try again later\n")
+            data, is_persistent = self._serialize(request, _with_connection_close(response))
         if self.ws is not None:
-            self._opened(self.ws)  # so that a client that has the answer is known here
+            self._on_open(self.ws)  # before the response: once the client has that, broadcasts must reach it
         await self._send(data)
         self._has_served, self._has_begun = True, False
-        if self.ws is None and not stays_open:
+        if self.ws is None and not is_persistent:
             await self._linger()
-        return stays_open
+        return is_persistent
 
-    def _finish(self, request: Request | None, response: Response) -> tuple[bytes, bool]:
-        """Return the bytes of a response, and whether the next request may come after it."""
-        stays_open = False
+    def _serialize(self, request: Request | None, response: Response) -> tuple[bytes, bool]:
+        """Return a response as bytes, and whether another request may follow."""
+        is_persistent = False
         if self.ws is None:
-            stays_open = request is not None and _stays_open(request, response)
-            response = self._policy.add_headers(response if stays_open else _closing(response))
+            is_persistent = request is not None and _is_persistent(request, response)
+            response = self._policy.add_headers(response if is_persistent else _with_connection_close(response))
         try:
-            return response.serialize(head=request is not None and request.method == "HEAD"), stays_open
-        except InvalidMessage as exc:  # which is about the application's response here, not about the request
-            raise ValueError(f"the answer is no response: {exc}") from exc
+            return response.serialize(head=request is not None and request.method == "HEAD"), is_persistent
+        except InvalidMessage as exc:  # the application's fault, not the client's: it must not become a 400
+            raise ValueError(f"the application's response is not valid: {exc}") from exc
 
     async def _read(self) -> Request | None:
-        """Read a request. Return None if there is none after the last one."""
+        """Read a request. Return None if the client closes the connection after the previous one."""
         parser = RequestParser()
         request = None
         while request is None:
-            data, self._received = self._received or await self._transport.receive(), b""
+            data, self._received = self._received or await self._stream.receive(), b""
             if not data and self._has_served and parser.is_empty:
                 return None
             self._has_begun = True
@@ -176,23 +186,23 @@ class _Reception:
         return request
 
     async def _respond(self, request: Request) -> Response:
-        """Return the answer to a request. When that makes it a WebSocket, it is there."""
-        if self._peer.forwards:
-            # A proxy may send the requests of several clients on one connection: nothing is left of the one before.
-            self.opening = Opening(self._transport, self.opening.server, self._peer)
+        """Return the response to a request. Set ``ws`` if that is 101."""
+        if self._peer.is_trusted_proxy:
+            # A proxy may send requests of several clients over one connection: keep nothing of the previous one.
+            self.opening = Opening(self._stream, self.opening.server, self._peer)
             self.opening._set_peer(find_client(self._peer, request.headers, self._policy.forwarding))
         response = self._admit(self.opening)
         if response is not None:
             return response
         self._policy.check(request)
-        response = await self._policy.answer(self.opening, request)
+        response = await self._policy.call_process_request(self.opening, request)
         ws = None
         if response is None:
             if request.method == "HEAD" and not is_upgrade(request):
-                request = attrs.evolve(request, method="GET")  # whose answer it is, but for the body
+                request = attrs.evolve(request, method="GET")  # HEAD gets the response of GET, without the body
             try:
                 ws = upgrade(
-                    self._transport,
+                    self._stream,
                     request,
                     self._settings,
                     self._received,
@@ -204,7 +214,7 @@ class _Reception:
             except InvalidHandshake as exc:
                 response = self._refuse(exc)
         if is_upgrade(request):
-            response = await self._policy.change(self.opening, request, response)
+            response = await self._policy.call_process_response(self.opening, request, response)
         if ws is not None and response.status_code == 101:
             ws.response = response
             self.ws = ws
@@ -214,26 +224,26 @@ class _Reception:
         logger.info("opening handshake with %s failed: %s", self.opening.remote_address, exc)
         return reject(exc, server=self._policy.server_header)
 
-    async def turn_away(self, status: int) -> None:
-        """Answer with a status and nothing more, if that is possible and takes next to no time. Never raises."""
-        if self._sending or (self._has_served and not self._has_begun):
-            return  # it may have half of another answer, or waits for none
+    async def send_error(self, status: int) -> None:
+        """Send an error response, unless no request waits for one or it takes too long. Raises no ``Exception``."""
+        if self._is_sending or (self._has_served and not self._has_begun):
+            return  # another response may be half-written, or no request has arrived since the last one
         headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
-        response = _closing(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))
+        response = _with_connection_close(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
             with contextlib.suppress(StreamBroken):
                 await self._send(self._policy.add_headers(response).serialize())
 
     async def _send(self, data: bytes) -> None:
-        self._sending = True
-        await self._transport.write([data])
-        self._sending = False
+        self._is_sending = True
+        await self._stream.write([data])
+        self._is_sending = False
 
     async def _linger(self) -> None:
-        """Give the peer the time to read the answer: if we closed a socket with unread bytes, it would be reset."""
+        """Let the peer read the response: closing a socket with unread bytes resets it (RFC 9112, section 9.6)."""
         with trio.move_on_after(GRACE):
-            await self._transport.send_eof()
-            while await self._transport.receive():
+            await self._stream.send_eof()
+            while await self._stream.receive():
                 pass
 
 
@@ -246,10 +256,19 @@ def upgrade(
     opening: Opening | None = None,
     limits: NoLimits = NO_LIMITS,
 ) -> ServerWebSocket:
-    """Return the connection that a stream becomes with this request, and what was received after it.
+    """Accept a request, and return the WebSocket with the response still to be sent.
+
+    Args:
+        stream: The stream.
+        request: The request.
+        settings: The connection options.
+        received: Bytes that arrived after the request.
+        policy: The handshake options; the default ones if None.
+        opening: The opening handshake; a new one if None.
+        limits: The limits of the connection.
 
     Raises:
-        InvalidHandshake: if the request is refused.
+        InvalidHandshake: If the request must be refused.
     """
     policy = policy or HandshakePolicy()
     opening = opening or Opening(stream, None)
@@ -266,13 +285,13 @@ def upgrade(
     return ServerWebSocket(connection, request, response, agreement.subprotocol, opening)
 
 
-def _stays_open(request: Request, response: Response) -> bool:
-    """Whether the next request can come after this one (RFC 9112, section 9.3)."""
+def _is_persistent(request: Request, response: Response) -> bool:
+    """Whether another request may follow on the same connection (RFC 9112, section 9.3)."""
     headers = request.headers
     if request.http_version != "1.1" or "Transfer-Encoding" in headers:
         return False
     if any(value.strip(" \t") != "0" for value in headers.get_all("Content-Length")):
-        return False  # we have not read the body
+        return False  # the body was not read
     return not any(
         token.strip(" \t").lower() == "close"
         for message in (request, response)
@@ -281,8 +300,8 @@ def _stays_open(request: Request, response: Response) -> bool:
     )
 
 
-def _closing(response: Response) -> Response:
-    """Return a response that says that it is the last one."""
+def _with_connection_close(response: Response) -> Response:
+    """Return a response with ``Connection: close``, unless it has a Connection header already."""
     if "Connection" in response.headers:
         return response
     headers = Headers(response.headers)

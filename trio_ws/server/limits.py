@@ -19,34 +19,34 @@ def _limit(default: float | None, *, whole: bool) -> Any:
         if value is None:
             return
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise TypeError(f"{attribute.name} is {kind} or None, not {value!r}")
+            raise TypeError(f"{attribute.name} must be {kind} or None, not {value!r}")
         if not value > 0:
-            raise ValueError(f"{attribute.name} is more than 0, not {value!r}")
+            raise ValueError(f"{attribute.name} must be greater than 0, not {value!r}")
 
     return attrs.field(default=default, validator=check)
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """How much a server takes on. None stands for no limit.
+    """Limits on the connections of a server. None means no limit.
 
-    Connections above a limit are answered with 503 (service unavailable) and Retry-After, or closed at once where that
-    would be too much, too. What a single connection may do is limited by :class:`Options`, such as
-    ``max_message_size``; the head of a request by 32 KiB and 128 headers, which is answered with 431.
+    A connection over a limit gets 503 (Service Unavailable) with Retry-After, or is closed at once if too many others
+    are being answered or the server uses TLS. :class:`Options` limit what a single connection may do, for example with
+    ``max_message_size``. The head of a request is limited to 32 KiB and 128 headers; larger ones get 431.
 
     Attributes:
-        connections: Connections in all, those in the opening handshake included. Default: 10,000.
-        per_address: Connections from one IP address. Default: None, as all that come through a proxy come from one,
-            unless ``trusted_proxies`` or ``proxy_protocol`` of :func:`serve` let it say whose they are.
+        connections: Total connections, including those in the opening handshake. Default: 10,000.
+        per_address: Connections from one IP address. Default: None, because all connections through a proxy come from
+            the proxy's address, unless ``trusted_proxies`` or ``proxy_protocol`` of :func:`serve` is set.
         openings: Opening handshakes in progress. Default: 1,000.
-        messages_per_second: Messages that a client may send per second, on average; in a second it may send as many at
-            once. One that sends more is closed with 1008. Default: None.
+        messages_per_second: Messages that a client may send per second on average. It may send one second's worth in a
+            burst. A client that sends more is closed with 1008 (policy violation). Default: None.
         idle: Seconds without a message in either direction after which a connection is closed with 1001. Default: None.
         lifetime: Seconds after which a connection is closed with 1001. Default: None.
 
     Raises:
-        TypeError: if a value is of the wrong type.
-        ValueError: if it is not more than 0.
+        TypeError: If a limit is not a number or None. The first three must be whole numbers.
+        ValueError: If a limit is not greater than 0.
     """
 
     connections: int | None = _limit(10_000, whole=True)
@@ -57,7 +57,7 @@ class Limits:
     lifetime: float | None = _limit(None, whole=False)
 
     def for_connection(self) -> NoLimits:
-        """Return the limits of a new connection."""
+        """Return the limits of a new connection. Its idle time and lifetime start now."""
         if self.messages_per_second is None and self.idle is None and self.lifetime is None:
             return NO_LIMITS
         return ConnectionLimits(self.messages_per_second, self.idle, self.lifetime)
@@ -67,8 +67,8 @@ class AddressSlot:
     """One connection's share of :attr:`Limits.per_address`.
 
     Args:
-        by_address: How many connections there are from each address.
-        limit: How many there may be; None for any number.
+        by_address: The number of connections from each address, shared by all slots of a server.
+        limit: The most connections that one address may have; None for no limit.
     """
 
     __slots__ = ("_by_address", "_host", "_limit")
@@ -78,25 +78,28 @@ class AddressSlot:
         self._limit = limit
         self._host = ""
 
-    def take(self, address: Any) -> str | None:
-        """Take a slot at an address, and leave the one before. Return why there is none; None if there is one.
+    def acquire(self, address: Any) -> str | None:
+        """Acquire a slot for an address, and release the previous one.
 
-        What has no IP address, such as a Unix socket, is not counted.
+        Peers without an IP address, such as those on Unix sockets, are not counted.
+
+        Returns:
+            The reason, as text for the log, if the limit is reached; None on success.
         """
         host = str(address[0]) if isinstance(address, tuple) else ""
         if host == self._host:
             return None
-        self.leave()
+        self.release()
         if not host:
             return None
         if self._limit is not None and self._by_address[host] >= self._limit:
-            return f"there are {self._by_address[host]} connections from its address"
+            return f"the limit of {self._limit} connections per address is reached"
         self._by_address[host] += 1
         self._host = host
         return None
 
-    def leave(self) -> None:
-        """Give the slot back. Idempotent."""
+    def release(self) -> None:
+        """Release the slot. Idempotent."""
         if self._host:
             self._by_address[self._host] -= 1
             if not self._by_address[self._host]:

@@ -1,4 +1,4 @@
-"""What a server listens on: TCP ports, Unix sockets, and sockets that systemd hands over."""
+"""Listeners for TCP ports, Unix sockets, and sockets passed by systemd."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["open_systemd_listeners", "open_tcp_listeners", "open_unix_listener"]
 
 _Path: TypeAlias = "str | os.PathLike[str]"
 
-#: The first file descriptor that systemd hands over; see sd_listen_fds(3).
+#: The first file descriptor that systemd passes; see sd_listen_fds(3).
 _FIRST_FD = 3
 
 _BACKLOG = 0xFFFF
@@ -26,18 +26,19 @@ async def open_tcp_listeners(
     """Return listeners for a TCP port, one for each address of the host.
 
     Args:
-        port: The port; 0 for any that is free.
-        host: The name or address to listen on; None for all of this machine.
-        backlog: How many connections the operating system holds until they are accepted; None for a good default.
-        reuse_port: Whether other processes may listen on the same port, too.
+        port: The port; 0 for any free port.
+        host: The host name or address to listen on; None for all addresses of this machine.
+        backlog: How many connections the operating system queues until they are accepted; None for the largest
+            possible backlog.
+        reuse_port: Whether other processes may listen on the same port (``SO_REUSEPORT``).
 
     Raises:
-        OSError: if it cannot listen there.
+        OSError: If listening fails, or if the system does not support ``reuse_port``.
     """
     if not reuse_port:
         return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     if not hasattr(socket, "SO_REUSEPORT"):
-        raise OSError(errno.EOPNOTSUPP, "this system has no SO_REUSEPORT")
+        raise OSError(errno.EOPNOTSUPP, "reuse_port must be False on this system: it has no SO_REUSEPORT")
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[trio.SocketListener] = []
     try:
@@ -50,11 +51,11 @@ async def open_tcp_listeners(
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 await sock.bind(address)
                 sock.listen(min(backlog or _BACKLOG, _BACKLOG))
-            except BaseException:  # cancellation too: no socket is left open
+            except BaseException:  # also when cancelled: leave no socket open
                 sock.close()
                 raise
             listeners.append(trio.SocketListener(sock))
-    except BaseException:  # cancellation too: no socket is left open
+    except BaseException:  # also when cancelled: leave no socket open
         for listener in listeners:
             listener.socket.close()
         raise
@@ -62,12 +63,12 @@ async def open_tcp_listeners(
 
 
 async def open_unix_listener(path: _Path, backlog: int | None) -> tuple[trio.SocketListener, os.stat_result]:
-    """Return a listener for a Unix socket, and what tells its file from any other.
+    """Return a listener for a Unix socket, and the ``stat`` of the socket's file, to recognize that file later.
 
-    The file of a server that was killed is replaced; that of one that listens is not.
+    A file that a killed server has left behind is replaced, but not that of a server that is listening.
 
     Raises:
-        OSError: if it cannot listen there.
+        OSError: If listening fails.
     """
     sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     try:
@@ -79,20 +80,20 @@ async def open_unix_listener(path: _Path, backlog: int | None) -> tuple[trio.Soc
             os.unlink(path)
             await sock.bind(os.fspath(path))
         sock.listen(min(backlog or _BACKLOG, _BACKLOG))
-        ours = os.stat(path)
-    except BaseException:  # cancellation too: no socket is left open
+        file_stat = os.stat(path)
+    except BaseException:  # also when cancelled: leave no socket open
         sock.close()
         raise
-    return trio.SocketListener(sock), ours
+    return trio.SocketListener(sock), file_stat
 
 
 def _is_stale(path: _Path) -> bool:
-    """Whether a file is a socket on which nobody listens."""
+    """Whether a file is a socket on which no process listens."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)  # one that listens accepts at once, or says that its backlog is full
+            sock.setblocking(False)  # a listening socket accepts at once, or its backlog is full
             sock.connect(os.fspath(path))
     except ConnectionRefusedError:
         return True
@@ -102,19 +103,22 @@ def _is_stale(path: _Path) -> bool:
 
 
 def open_systemd_listeners() -> list[trio.SocketListener]:
-    """Return the sockets that systemd hands over ("socket activation"), for ``listeners`` of :func:`serve`.
+    """Return listeners for the sockets that systemd passes to this process ("socket activation").
+
+    They are for the ``listeners`` of :func:`serve`.
 
     ::
 
         await trio_ws.serve(handler, listeners=trio_ws.open_systemd_listeners())
 
-    They are taken out of the environment, so that no other process takes them for its own.
+    The environment variables that describe the sockets (``LISTEN_FDS`` and others) are removed, so that child processes
+    do not claim them. A second call returns no listeners.
 
     Returns:
-        The listeners, in the order of the unit's file; none if the process was started in another way.
+        The listeners, in the order of the unit file; an empty list if systemd passed no sockets to this process.
 
     Raises:
-        OSError: if one is no socket that listens for connections.
+        OSError: If a file descriptor is not a listening stream socket.
     """
     count = os.environ.pop("LISTEN_FDS", "0")
     process = os.environ.pop("LISTEN_PID", "")
@@ -124,13 +128,13 @@ def open_systemd_listeners() -> list[trio.SocketListener]:
     listeners = []
     for number in range(_FIRST_FD, _FIRST_FD + int(count)):
         os.set_inheritable(number, False)
-        listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(_listening(number))))
+        listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(_to_listening_socket(number))))
     return listeners
 
 
-def _listening(number: int) -> socket.socket:
+def _to_listening_socket(number: int) -> socket.socket:
     sock = socket.socket(fileno=number)
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.detach()
-        raise OSError(errno.EINVAL, f"the file descriptor {number} is no socket that listens for connections")
+        raise OSError(errno.EINVAL, f"file descriptor {number} must be a listening stream socket")
     return sock

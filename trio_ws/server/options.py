@@ -1,6 +1,6 @@
 """The options that ``serve`` and ``serve_over`` share, as typed keyword arguments.
 
-Their defaults are in the classes that use them: :class:`~trio_ws.settings.Settings`,
+The defaults are in the classes that use them: :class:`~trio_ws.settings.Settings`,
 :class:`~trio_ws.server.policy.HandshakePolicy` and :class:`~trio_ws.server.forwarded.Forwarding`.
 """
 
@@ -18,31 +18,34 @@ __all__ = ["ServeOptions"]
 
 
 class ServeOptions(Options, total=False):
-    """The keyword arguments that :func:`serve` and :func:`serve_over` share: :class:`Options`, and the handshake's.
+    """Keyword arguments of :func:`serve` and :func:`serve_over`: those of :class:`Options`, and the following.
 
     Attributes:
-        process_request: Called with an :class:`Opening` and the :class:`Request`, for each request, be it for a
-            WebSocket or not. It returns a :class:`Response` to answer with, for which :meth:`Opening.respond` is of
-            use, or None to let the handshake go on. It may be async. Of several functions in a sequence, the first
-            that answers counts. Default: none.
-        process_response: Called with the same and the :class:`Response` to each request for a WebSocket, be it 101 or
-            a refusal. It returns another one, or None to leave it as it is. It may be async. Default: none.
-        select_subprotocol: Called with an :class:`Opening` and the subprotocols that the client speaks, in its order of
-            preference; returns one of these, or None. Default: the first of ``subprotocols`` that the client speaks.
-        origins: Which pages may connect, by the Origin header that browsers send (RFC 6455, section 10.2): origins such
-            as ``https://example.org``, regular expressions that match the whole origin, and None for clients that send
-            none; or :data:`ANY`. Others get 403. Default: :data:`SAME_HOST`, pages of the host that the request is for,
-            and clients that send none.
-        hosts: The hosts that the server is for, with or without a port; requests for others get 421. None for any.
-            Default: None.
-        headers: More headers for each response. Default: none.
-        server_header: The Server header; None for none. Default: the names and versions of trio_ws and Python.
-        trusted_proxies: The proxies in front of the server: IP addresses, networks such as ``"10.0.0.0/8"``, and
-            ``"unix"`` for all that connect through a Unix socket. What they say about their clients in X-Forwarded-For,
-            X-Forwarded-Proto and Forwarded (RFC 7239) counts; what others say does not. Default: none.
-        proxy_protocol: Whether every connection begins with a header of the PROXY protocol, version 1 or 2, in front
-            of everything else. Connections without one are closed; if there are ``trusted_proxies``, so are those from
-            anywhere else. Default: False.
+        process_request: A function, possibly async, or a sequence of them. Each is called with an :class:`Opening` and
+            the :class:`Request`, for every HTTP request. It returns a :class:`Response` to answer the request (see
+            :meth:`Opening.respond`), or None to continue the handshake. The first response of a sequence is sent.
+            Default: none.
+        process_response: A function, possibly async, that is called with an :class:`Opening`, the :class:`Request` and
+            the :class:`Response`, for every request for a WebSocket, whether it was accepted or refused. It returns
+            another response, or None to keep this one. Default: none.
+        select_subprotocol: A function that is called with an :class:`Opening` and the subprotocols that the client
+            offers, most preferred first. It returns one of them, or None for no subprotocol. Default: choose the first
+            of ``subprotocols`` that the client offers.
+        origins: The web pages that may connect, by the Origin header that browsers send (RFC 6455, section 10.2): a
+            sequence of origins such as ``"https://example.org"``, regular expressions that match a whole origin, and
+            None for requests without an Origin; or :data:`ANY`. Other requests get 403. Default: :data:`SAME_HOST`,
+            pages of the host that the request is for and requests without an Origin.
+        hosts: The values of the Host header that the server accepts, with or without a port. Other requests get 421.
+            None for any host. Default: None.
+        headers: Headers to add to each response. Default: none.
+        server_header: The value of the Server header; None to send none. Default: the versions of trio_ws and Python.
+        trusted_proxies: The reverse proxies in front of the server: IP addresses, networks such as ``"10.0.0.0/8"``,
+            and ``"unix"`` for everything that connects through a Unix socket. The server takes the client's address
+            from X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239) if these headers come from a trusted proxy,
+            and ignores them otherwise. Default: none.
+        proxy_protocol: Whether each connection starts with a header of the PROXY protocol, version 1 or 2. Connections
+            without one are closed, and if ``trusted_proxies`` is set, so are those from other addresses.
+            Default: False.
     """
 
     process_request: ProcessRequest | Sequence[ProcessRequest] | None

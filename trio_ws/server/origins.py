@@ -1,7 +1,7 @@
-"""Which pages may connect: the check of the Origin header (RFC 6455, sections 4.2.2 and 10.2; RFC 6454).
+"""The check of the Origin header: which web pages may connect (RFC 6455, sections 4.2.2 and 10.2; RFC 6454).
 
-Browsers let any page open a WebSocket to any server, with the cookies of the user. What they do is to say which page it
-is. A server that does not look at it serves the pages of everybody. Programs that are no browsers say nothing.
+A browser lets any page open a WebSocket to any server, with the user's cookies, and names the page in the Origin
+header. A server that ignores this header lets any page act in the user's name. Other programs need not send it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from ..exceptions import InvalidOrigin
 from ..http11 import Request
 
-__all__ = ["ANY", "SAME_HOST", "Origins", "check_host", "check_origin", "check_origins"]
+__all__ = ["ANY", "SAME_HOST", "Origins", "check_origin", "is_valid_host", "validate_origins"]
 
 
 class _Rule(enum.Enum):
@@ -25,64 +25,64 @@ class _Rule(enum.Enum):
         return f"trio_ws.{self.value}"
 
 
-#: Pages of the host that the request is for, and programs that are no browsers.
+#: Accept pages of the host that the request is for, and requests without an Origin header.
 SAME_HOST: Final = _Rule.SAME_HOST
 
-#: All pages.
+#: Accept every origin.
 ANY: Final = _Rule.ANY
 
-#: Which pages may connect: one of the two above, or a list of origins, of regular expressions that match the whole
-#: origin, and None for requests without an origin.
+#: The origins that may connect: ``SAME_HOST``, ``ANY``, or a sequence of origins, regular expressions that match a
+#: whole origin, and None for requests without an Origin header.
 Origins: TypeAlias = "_Rule | Sequence[str | re.Pattern[str] | None]"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-# An origin is scheme, host and port, as browsers write them. (A port may not be shown when it is the default.)
+# Scheme, host and port, as browsers write them. Browsers omit the default port.
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\s]+)(?::([0-9]{1,5}))?")
-# Other characters may be in a host (RFC 3986, section 3.2.2), but are in none that there is.
+# RFC 3986, section 3.2.2 allows other characters in a host, but no host on the Internet has any.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%]+)(?::([0-9]{0,5}))?")
 
 
-def check_origins(origins: Origins) -> Origins:
-    """Return what may be given as origins.
+def validate_origins(origins: Origins) -> Origins:
+    """Validate the option ``origins``. Return it, with a sequence made a tuple.
 
     Raises:
-        TypeError: if it is something else.
-        ValueError: if a string is no origin.
+        TypeError: If it or one of its items has the wrong type.
+        ValueError: If a string is not an origin.
     """
     if isinstance(origins, _Rule):
         return origins
     if isinstance(origins, (str, bytes, re.Pattern)):
-        raise TypeError(f"origins is a sequence, not {origins!r}")
-    checked = tuple(origins)
-    for origin in checked:
+        raise TypeError(f"origins must be a sequence, SAME_HOST or ANY, not {origins!r}")
+    validated = tuple(origins)
+    for origin in validated:
         if origin is None or isinstance(origin, re.Pattern):
             continue
         if not isinstance(origin, str):
-            raise TypeError(f"an origin is a str, a regular expression or None, not {origin!r}")
+            raise TypeError(f"each of origins must be a str, a regular expression or None, not {origin!r}")
         if origin != "null" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is not an origin, such as 'https://example.org'")
-    return checked
+            raise ValueError(f"each of origins must be like 'https://example.org', not {origin!r}")
+    return validated
 
 
 def check_origin(request: Request, origins: Origins) -> None:
-    """Check that a page may connect.
+    """Check that the origin of a request may connect.
 
     Raises:
-        InvalidOrigin: if not.
+        InvalidOrigin: If it may not, or if there is more than one Origin header.
     """
     if origins is ANY:
         return
     values = request.headers.get_all("Origin")
     if len(values) > 1:
-        raise InvalidOrigin("Origin", ", ".join(values), "there is more than one")
+        raise InvalidOrigin("Origin", ", ".join(values), "more than one Origin header")
     origin = values[0].strip(" \t") if values else None
     if isinstance(origins, _Rule):
-        allowed = origin is None or _is_of_host(origin, request.headers["Host"])
+        allowed = origin is None or _is_same_host(origin, request.headers["Host"])
     else:
         allowed = any(_matches(origin, each) for each in origins)
     if not allowed:
-        raise InvalidOrigin("Origin", origin, "it may not connect")
+        raise InvalidOrigin("Origin", origin, "this origin is not allowed")
 
 
 def _parse(origin: str) -> tuple[str, str, int | None] | None:
@@ -102,8 +102,8 @@ def _matches(origin: str | None, allowed: str | re.Pattern[str] | None) -> bool:
     return origin == allowed if parsed is None else parsed == _parse(allowed)
 
 
-def _is_of_host(origin: str, host: str) -> bool:
-    """Whether an origin is of the host in a Host header. The scheme may be another one: a proxy may do TLS for us."""
+def _is_same_host(origin: str, host: str) -> bool:
+    """Whether an origin has the host and port of a Host header. The scheme may differ: a proxy may terminate TLS."""
     parsed, match = _parse(origin), _HOST.fullmatch(host.strip(" \t"))
     if parsed is None or match is None:
         return False
@@ -112,7 +112,7 @@ def _is_of_host(origin: str, host: str) -> bool:
     return (name, port) == (match[1].lower(), own_port)
 
 
-def check_host(host: str) -> bool:
-    """Whether this can be the value of a Host header: a name or an address, and perhaps a port (RFC 9110, 7.2)."""
+def is_valid_host(host: str) -> bool:
+    """Whether a Host header is valid: a name or an address, with or without a port (RFC 9110, section 7.2)."""
     match = _HOST.fullmatch(host)
     return match is not None and int(match[2] or 0) <= 0xFFFF

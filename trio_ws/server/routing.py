@@ -1,17 +1,17 @@
-"""Routing: which handler a request is for, by its path: ``route``, ``Router``.
+"""Routing: a handler for each path. ``route``, ``Router``.
 
-The decision is made in the opening handshake, as the last of the functions in ``process_request``. So an unknown path
-is answered with 404 and not with a connection that closes at once, and who may not connect is not told which paths
-there are. What was found is kept on the :class:`Opening` until the handler is called.
+A router chooses the handler in the opening handshake, as the last ``process_request`` function. An unknown path gets
+404 instead of a connection that closes at once, and a client that the application rejects does not learn which paths
+exist. The handler is kept on the :class:`Opening` until it is called.
 
-A path without converters is looked up in a dict, as it is. All others are the work of werkzeug, which need not be
-installed, and is imported when there is one of them.
+A path without converters is a key of a dict. Paths with converters are matched by werkzeug, an optional dependency that
+is imported only when a path needs it.
 
-Paths are compared after percent-decoding, once, as UTF-8. So ``%2F`` is a slash, as it is for other users of werkzeug,
-and what is not UTF-8 is a path that is not there.
+Paths are percent-decoded once, as UTF-8, before they are compared. As in other applications that use werkzeug, ``%2F``
+is a slash. A path that is not valid UTF-8 is not found.
 
-Where a redirect leads is said without a scheme, and without a host if it is the same: behind a proxy that does TLS, we
-know neither as the client does.
+The Location of a redirect has no scheme, and no host unless the redirect leads to another one: a server behind a proxy
+does not know the scheme and the port that its clients use.
 """
 
 from __future__ import annotations
@@ -30,54 +30,55 @@ if TYPE_CHECKING:
 
 __all__ = ["RouteHandler", "Router", "route"]
 
-#: What is called for a connection: a handler that takes the values of its path's converters as keyword arguments.
+#: A handler that takes the values of its path's converters as keyword arguments.
 RouteHandler: TypeAlias = Callable[..., Awaitable[object]]
 
-#: What is quoted already, or need not be (RFC 3986, section 3.4).
+#: Characters that need not be quoted in a path or a query (RFC 3986, section 3.4); ``%`` is part of what is quoted.
 _SAFE = "%!$&'()*+,;=:@/?"
 
 _Match: TypeAlias = tuple[RouteHandler, Mapping[str, Any]]
 
 
 def route(table: Mapping[str, RouteHandler] | Map, *, server_name: str | None = None) -> Router:
-    """Return a handler for :func:`serve` that leaves each connection to the handler of its path.
+    """Return a handler for :func:`serve` that calls the handler of each connection's path.
 
     ::
 
         await trio_ws.serve(trio_ws.route({"/news": news, "/chat/<room>": chat}), 8765)
 
-    The table maps paths to handlers. A path without ``<`` matches just this path. With converters in it, such as
-    ``<room>``, ``<int:number>``, ``<uuid:id>`` or ``<path:rest>``, it matches as the rules of werkzeug do, and their
-    values are keyword arguments of the handler: ``await chat(ws, room="trio")``. That needs werkzeug: ``pip install
-    trio-ws[routing]``. Paths are written without percent-encoding: ``"/grüße"``. The query is not part of them.
+    The table maps paths to handlers. A path may contain werkzeug converters, such as ``<room>``, ``<int:number>``,
+    ``<uuid:id>`` or ``<path:rest>``. Their values become keyword arguments of the handler: ``chat(ws, room="trio")``.
+    Converters require werkzeug: ``pip install trio-ws[routing]``. Paths are written without percent-encoding
+    (``"/grüße"``) and without a query.
 
-    Instead of a dict it can be a ``werkzeug.routing.Map`` whose endpoints are handlers, with all that it can do: other
-    converters, redirects, subdomains, hosts. If some of its rules are for WebSocket (``websocket=True``), these count;
-    otherwise all do. Hosts in rules are names without a port.
+    The table may also be a ``werkzeug.routing.Map`` whose endpoints are handlers, with everything that a map can do:
+    custom converters, redirects, subdomains, hosts. If any of its rules have ``websocket=True``, only these are used;
+    otherwise all are. Hosts in rules are names without a port.
 
-    The answer is given in the opening handshake, after ``process_request``: 404 for an unknown path, a redirect where a
-    rule says so (with a Location that does not depend on TLS or on the name that a proxy knows us by). Plain requests
-    are routed too, so they get 404 or a redirect, and 426 where a WebSocket would have been opened.
+    Requests are routed in the opening handshake, after ``process_request``. An unknown path gets 404, and a rule may
+    redirect. Plain HTTP requests are routed too: they get 404 or a redirect like the others, and 426 where a WebSocket
+    would have been opened.
 
     Args:
         table: The paths and their handlers.
-        server_name: The host whose subdomains are those of a ``Map``. Requests for others get 404. None: subdomains are
-            not looked at.
+        server_name: The host whose subdomains the rules of a ``Map`` match. Requests for other hosts get 404. None to
+            ignore subdomains.
 
     Raises:
-        ImportError: if there are converters, and werkzeug is not installed.
-        TypeError: if it is no such table, or a handler does not take the arguments that it would be called with.
-        ValueError: if a path is none, or cannot be parsed.
-        LookupError: if there is no such converter.
+        ImportError: If a path contains a converter and werkzeug is not installed.
+        TypeError: If ``table`` is neither a dict nor a ``Map``, or a handler cannot take the arguments that its path
+            gives it.
+        ValueError: If a path does not begin with a slash, has a query or a fragment, or cannot be parsed.
+        LookupError: If a converter is unknown.
     """
     return Router(table, server_name)
 
 
 class Router:
-    """A handler that leaves each connection to another one, by its path. :func:`route` returns it.
+    """A handler that calls another handler, chosen by the path of the request. :func:`route` returns it.
 
-    :func:`serve` and :func:`serve_over` see that they are given one, and ask it in the opening handshake. Where it is
-    called by another handler, add its :meth:`process_request` to that of the server::
+    When it is the handler of :func:`serve` or :func:`serve_over`, its :meth:`process_request` is called automatically.
+    When another handler calls it, add that function to those of the server::
 
         await trio_ws.serve(measured(router), 8765, process_request=router.process_request)
     """
@@ -95,13 +96,13 @@ class Router:
         elif _is_map(table):
             self._rules = _Rules(table, server_name)
         else:
-            raise TypeError(f"routes are a dict or a werkzeug.routing.Map, not {table!r}")
+            raise TypeError(f"table must be a dict or a werkzeug.routing.Map, not {table!r}")
 
     def process_request(self, opening: Opening, request: Request) -> Response | None:
-        """Find the handler for a request. It is what :func:`serve` has as ``process_request``.
+        """Choose the handler for a request. This is a ``process_request`` function for :func:`serve`.
 
         Returns:
-            The answer, if there is no handler; None if there is one.
+            A response (404, 405 or a redirect) if there is no handler; None if there is one.
         """
         target, _, query = request.path.partition("?")
         try:
@@ -125,25 +126,27 @@ class Router:
         return f"<{type(self).__name__} with {count} route{'s' * (count != 1)}>"
 
     async def __call__(self, ws: ServerWebSocket) -> None:
-        """Call the handler that was found.
+        """Call the handler that :meth:`process_request` has chosen.
 
         Raises:
-            RuntimeError: if the router was not asked in the opening handshake.
+            RuntimeError: If :meth:`process_request` was not called in the opening handshake.
         """
         if ws.opening._match is None:
-            raise RuntimeError("the router was not asked: add its process_request to that of the server")
+            raise RuntimeError(
+                "the process_request of the router must be called first: add it to process_request of the server"
+            )
         handler, arguments = ws.opening._match
         await handler(ws, **arguments)
 
 
 class _Rules:
-    """A map of werkzeug. It is there, so werkzeug is imported."""
+    """The rules of a werkzeug map. They exist only if werkzeug can be imported."""
 
     def __init__(self, map: Map, server_name: str | None) -> None:
         if map.host_matching and server_name is not None:
-            raise ValueError("server_name goes with subdomains, not with host_matching")
+            raise ValueError("server_name must be None if the Map has host_matching=True")
         rules = list(map.iter_rules())
-        #: Whether only the rules count that are for WebSocket.
+        # Whether to use only the rules that have websocket=True.
         self._websocket = any(rule.websocket for rule in rules)
         self._map = map
         self._server_name = None if server_name is None else server_name.lower()
@@ -155,11 +158,11 @@ class _Rules:
         return sum(1 for _ in self._map.iter_rules())
 
     def find(self, opening: Opening, request: Request, path: str, query: str) -> _Match | Response:
-        """Return the handler for a request and its arguments, or the answer if there is none."""
+        """Return the handler for a request and its keyword arguments, or a response if there is none."""
         from werkzeug.exceptions import HTTPException, MethodNotAllowed
         from werkzeug.routing import RequestRedirect, WebsocketMismatch
 
-        host = _name_of_host(request.headers.get("Host", ""))
+        host = _strip_port(request.headers.get("Host", ""))
         subdomain = None
         if self._server_name is not None:
             subdomain, dot, rest = host.rpartition(self._server_name)
@@ -172,49 +175,49 @@ class _Rules:
                 handler, arguments = adapter.match(path, request.method, websocket=self._websocket)
             except RequestRedirect as exc:
                 location = _to_location(exc.new_url, adapter.get_host(None))
-                return opening.respond(exc.code, f"it is at {location}\n", {"Location": location})
+                return opening.respond(exc.code, f"see {location}\n", {"Location": location})
         except WebsocketMismatch:
             return _not_found(opening)
         except MethodNotAllowed as exc:
             allow = {"Allow": ", ".join(sorted(exc.valid_methods or ()))}
-            return opening.respond(405, "this method cannot be used here\n", allow)
+            return opening.respond(405, "method not allowed, see the Allow header\n", allow)
         except HTTPException as exc:
-            # NotFound, BadHost; and whatever the converters and redirects of the application raise.
+            # NotFound, BadHost, or an exception from a converter or redirect of the application.
             status = exc.code or 500
             return _not_found(opening) if status == 404 else opening.respond(status, f"{exc.name}\n")
         return handler, arguments
 
 
 def _not_found(opening: Opening) -> Response:
-    return opening.respond(404, "there is nothing here\n")
+    return opening.respond(404, "not found, check the URL\n")
 
 
 def _check_path(path: object) -> str:
     if not isinstance(path, str):
-        raise TypeError(f"a path is a str, not {path!r}")
+        raise TypeError(f"a path must be a str, not {path!r}")
     if not path.startswith("/"):
-        raise ValueError(f"a path begins with a slash: {path!r}")
+        raise ValueError(f"the path {path!r} must begin with a slash")
     if "<" not in path and ("?" in path or "#" in path):
-        raise ValueError(f"a path has neither a query nor a fragment: {path!r}")
+        raise ValueError(f"the path {path!r} must not have a query or a fragment")
     return path
 
 
 def _check_handler(path: str, handler: object, arguments: Iterable[str]) -> None:
-    """Raise now what would otherwise be raised for each connection."""
+    """Raise TypeError if calling the handler with these keyword arguments would fail for every connection."""
     if not callable(handler):
-        raise TypeError(f"the handler for {path!r} is an async function, not {handler!r}")
+        raise TypeError(f"the handler for {path!r} must be an async function, not {handler!r}")
     try:
         signature = inspect.signature(handler)
-    except ValueError:  # some callables do not tell
+    except ValueError:  # some callables have no signature
         return
     try:
         signature.bind(None, **dict.fromkeys(arguments))
     except TypeError as exc:
-        raise TypeError(f"the handler for {path!r} cannot be called: {exc}") from None
+        raise TypeError(f"the handler for {path!r} must take the arguments of its path: {exc}") from None
 
 
 def _is_map(table: object) -> TypeGuard[Map]:
-    # Who has a Map has imported werkzeug.
+    # If the table is a Map, werkzeug.routing has been imported already.
     werkzeug_routing = sys.modules.get("werkzeug.routing")
     return werkzeug_routing is not None and isinstance(table, werkzeug_routing.Map)
 
@@ -224,31 +227,31 @@ def _make_map(patterns: Mapping[str, RouteHandler]) -> Map:
         from werkzeug.routing import Map, Rule
     except ImportError as exc:
         raise ImportError(
-            f"converters in paths, as in {next(iter(patterns))!r}, need werkzeug: pip install trio-ws[routing]"
+            f"converters in paths, as in {next(iter(patterns))!r}, require werkzeug: pip install trio-ws[routing]"
         ) from exc
     return Map([Rule(path, endpoint=handler, websocket=True) for path, handler in patterns.items()])
 
 
 def _without_host(target: str) -> str:
-    """Return the path in what a request asks for, which may also be a whole URI (RFC 9112, section 3.2)."""
+    """Return the path of a request target, which may be a path or a whole URI (RFC 9112, section 3.2)."""
     if target.startswith("/"):
         return target
     return "/" + target.partition("://")[2].partition("/")[2]
 
 
-def _name_of_host(host: str) -> str:
-    """Return a host without its port."""
+def _strip_port(host: str) -> str:
+    """Return the name in a Host header, in lower case."""
     name, colon, port = host.strip(" \t").rpartition(":")
     return (name if colon and port.isdigit() and not name.endswith(":") else host.strip(" \t")).lower()
 
 
 def _to_location(url: str, host: str) -> str:
-    """Return where a redirect of werkzeug leads, in a way that is right for any client that has asked ``host``.
+    """Return the Location for a redirect of werkzeug, as a reference relative to the request where possible.
 
-    It has made a URL from what it was told, which is ``ws``. The client may know it by another scheme and port.
+    The URL from werkzeug begins with ``ws://`` and our host, but the client may use another scheme and port.
     """
     scheme, netloc, path, query, _ = urllib.parse.urlsplit(url)
-    # Not two slashes at the beginning: that would be a host. Nor a backslash, which browsers take for a slash.
+    # A path that began with two slashes would be a host. A backslash, which browsers treat as a slash, gets quoted.
     path = urllib.parse.quote("/" + path.lstrip("/"), safe=_SAFE)
     query = urllib.parse.quote(query, safe=_SAFE)
     if scheme in ("wss", "https"):

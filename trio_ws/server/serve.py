@@ -1,4 +1,4 @@
-"""Serving connections: ``serve`` and ``serve_over``."""
+"""The entry points of the server: ``serve`` and ``serve_over``."""
 
 from __future__ import annotations
 
@@ -44,85 +44,85 @@ async def serve(
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ServeOptions],
 ) -> None:
-    """Serve WebSocket connections, until cancelled or until :meth:`Server.aclose` has done its work.
+    """Serve WebSocket connections until cancelled or closed with :meth:`Server.aclose`.
 
     ::
 
         await trio_ws.serve(echo, 8765, host="localhost")
 
-        server = await nursery.start(partial(trio_ws.serve, echo, 0))   # to go on when it listens
+        server = await nursery.start(partial(trio_ws.serve, echo, 0))   # returns once it is listening
 
-    Each connection has a task of its own, which calls the handler. When the handler returns, its connection is closed
-    with 1000. When it raises, the exception is logged and the connection closed with 1011; the others live on. When
-    ``serve`` is cancelled, each connection is sent a Close frame with 1001 if that takes no waiting, and cut.
+    Each connection runs in its own task, which calls the handler. When the handler returns, the connection is closed
+    with 1000. When the handler raises an exception, it is logged and the connection is closed with 1011; the server and
+    the other connections continue. When ``serve`` is cancelled, each connection is sent a Close frame with 1001 if that
+    can be done without waiting, and then dropped. Use :meth:`Server.aclose` for a graceful shutdown.
 
     Args:
-        handler: An async function that takes a :class:`ServerWebSocket`; or a :func:`route`, which finds one by the
-            path.
-        port: The TCP port to listen on; 0 for any that is free.
-        host: The name or address to listen on; None for all of this machine.
-        path: A Unix socket to listen on instead. What a server has left there that was killed is replaced.
-        listeners: Trio listeners to accept from instead; they are closed at the end.
-        ssl: How to do TLS; None for plain connections. A certificate that is loaded into the context later
-            (``load_cert_chain``) is used for the connections that come then.
-        backlog: How many connections the operating system holds until they are accepted; None for a good default.
-        reuse_port: Whether other processes may listen on the same port, among which the system then divides the
-            connections.
-        limits: How much the server takes on.
-        task_status: Trio's; ``started`` is called with the :class:`Server` as soon as it listens.
+        handler: An async function that takes a :class:`ServerWebSocket`, or a router from :func:`route`.
+        port: The TCP port to listen on; 0 for any free port.
+        host: The host name or address to listen on; None for all addresses of this machine.
+        path: The path of a Unix socket to listen on, instead of ``port``. A file that a killed server has left behind
+            is replaced.
+        listeners: Trio listeners to accept connections from, instead of ``port``. They are closed at the end.
+        ssl: The TLS context; None for plain connections. A certificate that is loaded into the context later (with
+            ``load_cert_chain``) applies to connections from then on.
+        backlog: How many connections the operating system queues until they are accepted; None for a good default.
+        reuse_port: Whether other processes may listen on the same port (``SO_REUSEPORT``). The operating system then
+            distributes the connections among them.
+        limits: The limits of the server.
+        task_status: Used by ``nursery.start``, which returns the :class:`Server` once it is listening.
         **options: See :class:`ServeOptions`.
 
     Raises:
-        OSError: if it cannot listen there.
-        TypeError: if not exactly one of ``port``, ``path`` and ``listeners`` is given, or an option is of the wrong
-            type or does not exist.
-        ValueError: if an option is out of range, or ``ssl`` is not a context for servers.
+        OSError: If listening fails.
+        TypeError: If not exactly one of ``port``, ``path`` and ``listeners`` is given, or an option is unknown or of
+            the wrong type.
+        ValueError: If an option is out of range, or ``ssl`` is not a server-side context.
     """
     if sum(each is not None for each in (port, path, listeners)) != 1:
-        raise TypeError("exactly one of port, path and listeners says where to listen")
+        raise TypeError("exactly one of port, path and listeners must be given")
     if host is not None and port is None:
-        raise TypeError("host goes with port")
+        raise TypeError("host must be given together with port")
     if reuse_port and port is None:
-        raise TypeError("reuse_port goes with port")
+        raise TypeError("reuse_port must be given together with port")
     if not isinstance(limits, Limits):
-        raise TypeError(f"limits are Limits, not {limits!r}")
+        raise TypeError(f"limits must be a Limits, not {limits!r}")
     if listeners is not None and not listeners:
-        raise ValueError("there is nothing to listen on: listeners is empty")
+        raise ValueError("listeners must not be empty")
     settings, policy = _parse("serve", options)
-    ours = None
+    file_stat = None
     if ssl is not None:
         _check_tls(ssl)
     if port is not None:
         listeners = await open_tcp_listeners(port, host=host, backlog=backlog, reuse_port=reuse_port)
     elif path is not None:
-        listener, ours = await open_unix_listener(path, backlog)
+        listener, file_stat = await open_unix_listener(path, backlog)
         listeners = [listener]
     assert listeners is not None
     acceptor = Acceptor(listeners, handler, settings, ssl, policy, limits)
     try:
         await acceptor.run(task_status)
     finally:
-        if path is not None and ours is not None:
-            # Somebody may have removed it, or have put another socket in its place to take over from us.
+        if path is not None and file_stat is not None:
+            # The file may have been removed, or replaced by the socket of a server that takes over from this one.
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.stat(path), ours):
+                if os.path.samestat(os.stat(path), file_stat):
                     os.unlink(path)
 
 
 async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpack[ServeOptions]) -> None:
-    """Serve one WebSocket connection over any Trio stream; return when it is over.
+    """Serve one WebSocket connection over a Trio stream. Return when the connection has ended.
 
-    What :func:`serve` says about handlers applies. The stream is closed at the end.
+    The handler is run as by :func:`serve`. The stream is closed at the end.
 
     Args:
-        stream: The stream. From now on it belongs to the connection.
-        handler: An async function that takes a :class:`ServerWebSocket`; or a :func:`route`, which finds one by the
-            path.
+        stream: The stream. The connection takes ownership of it.
+        handler: An async function that takes a :class:`ServerWebSocket`, or a router from :func:`route`.
         **options: See :class:`ServeOptions`.
 
     Raises:
-        TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range.
+        TypeError: If an option is unknown or of the wrong type.
+        ValueError: If an option is out of range.
     """
     settings, policy = _parse("serve_over", options)
     await Acceptor([], handler, settings, None, policy, _LIMITS).serve_connection(stream)
@@ -136,8 +136,10 @@ def _parse(function: str, options: ServeOptions) -> tuple[Settings, HandshakePol
 
 
 def _check_tls(context: ssl_module.SSLContext) -> None:
-    """Raise now what would otherwise be raised when the first client comes."""
+    """Raise ValueError now if the context would fail for every client."""
     try:
         context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_side=True)
     except ssl_module.SSLError as exc:
-        raise ValueError("ssl is not a context for servers") from exc
+        raise ValueError(
+            "ssl must be a server-side context, such as ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        ) from exc

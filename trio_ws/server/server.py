@@ -1,7 +1,7 @@
-"""What handlers and hooks get to see of a server: ``Opening``, ``ServerWebSocket`` and ``Server``.
+"""The objects that handlers and hooks get from a server: ``Opening``, ``ServerWebSocket`` and ``Server``.
 
-The machinery that accepts connections and runs them is in :mod:`trio_ws.server.accept`. The two share a
-:class:`ServerState`, so that :meth:`Server.aclose` can close what the machinery has opened.
+Connections are accepted and served in :mod:`trio_ws.server.accept`. It shares a :class:`ServerState` with the
+:class:`Server`, so that :meth:`Server.aclose` can close the connections.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..datastructures import Headers, HeadersLike
 from ..frames import Close, CloseCode
 from ..http11 import Request, Response
 from ..http11.messages import reason_phrase
-from .forwarded.peer import Peer, peer_of
+from .forwarded.peer import Peer, identify_peer
 from .forwarded.trust import Forwarding
 
 __all__ = [
@@ -35,29 +35,30 @@ __all__ = [
 
 
 class Opening:
-    """A connection whose opening handshake is going on: what ``process_request`` and its like are told about it.
+    """An opening handshake in progress: the first argument of ``process_request`` and the other hooks.
 
-    Later it is the :attr:`ServerWebSocket.opening` of the connection.
+    Later it is available to the handler, as :attr:`ServerWebSocket.opening`.
 
     Attributes:
         server: The server; None with :func:`serve_over`.
-        local_address: The address of this end, in the form that the socket gives it; None without a socket.
-        remote_address: The address of the client; None without a socket. If a proxy that is trusted says who its client
-            is, that is the one: the IP address, and the port or 0.
-        proxy_address: The address of the proxy that the connection comes from, if there is one that is trusted and has
-            something to say; None otherwise.
-        secure: Whether the client uses TLS: with this server, or with the proxy, if that says so.
-        username: Who the client is, once that has been found out: :func:`basic_auth` sets it, and so may others.
+        local_address: The local socket address, as ``getsockname`` returns it; None without a socket.
+        remote_address: The address of the client, as ``getpeername`` returns it; None without a socket. If a trusted
+            proxy names the client, this is the IP address and the port that the proxy names; the port is 0 if it names
+            none.
+        proxy_address: The address of the trusted proxy that has named the client; None if there is none.
+        secure: Whether the client uses TLS, with this server or, according to a trusted proxy, with the proxy.
+        username: The user name, once the client is authenticated; None before. :func:`basic_auth` sets it, and other
+            ``process_request`` functions may set it too.
     """
 
     __slots__ = ("_match", "local_address", "proxy_address", "remote_address", "secure", "server", "username")
 
     def __init__(self, transport: StreamAdapter, server: Server | None, peer: Peer | None = None) -> None:
-        peer = peer or peer_of(transport, Forwarding())
+        peer = peer or identify_peer(transport, Forwarding())
         self.server: Server | None = server
         self.local_address: Any = transport.local_address
         self.username: str | None = None
-        # What a router has found: the handler, and its keyword arguments.
+        # The handler that a router has chosen, and its keyword arguments.
         self._match: tuple[Callable[..., Awaitable[object]], Mapping[str, Any]] | None = None
         self.remote_address: Any
         self.proxy_address: Any
@@ -65,22 +66,22 @@ class Opening:
         self._set_peer(peer)
 
     def _set_peer(self, peer: Peer) -> None:
-        """Set the attributes that tell of the peer."""
+        """Set the attributes that describe the peer."""
         self.remote_address = peer.address
         self.proxy_address = peer.proxy_address
         self.secure = peer.secure
 
     def respond(self, status: int, body: str | bytes = "", headers: HeadersLike = ()) -> Response:
-        """Return a response, for ``process_request`` to return.
+        """Return a response that ``process_request`` can return.
 
         Args:
             status: The status code, from 200 to 599.
-            body: Its body; a ``str`` goes out as UTF-8.
-            headers: Its headers. Without a Content-Type it is plain text.
+            body: The body. A ``str`` is encoded as UTF-8.
+            headers: The headers. The default Content-Type is plain text.
 
         Raises:
-            InvalidMessage: if there is no such status.
-            InvalidHeader: if a header is not valid.
+            InvalidMessage: If the status code is not valid.
+            InvalidHeader: If a header is not valid.
         """
         more = Headers(headers)
         if "Content-Type" not in more:
@@ -92,10 +93,10 @@ class ServerWebSocket(WebSocket):
     """A :class:`WebSocket` on the server's side: the argument of a handler of :func:`serve`.
 
     Attributes:
-        opening: What was known of the connection in the opening handshake, such as the client's user name.
-        local_address: The address of this end, in the form that the socket gives it; None without a socket.
-        remote_address: The address of the client; None without a socket. If a trusted proxy says who its client is, it
-            is the address that the proxy names: see :class:`Opening`.
+        opening: Information from the opening handshake, such as the client's user name.
+        local_address: The local socket address, as ``getsockname`` returns it; None without a socket.
+        remote_address: The address of the client, which a trusted proxy may have named: see :class:`Opening`. None
+            without a socket.
     """
 
     opening: Opening
@@ -114,32 +115,32 @@ class ServerWebSocket(WebSocket):
         self.remote_address: Any = opening.remote_address
 
 
-#: May answer a request: returns a response, or None to let the handshake go on.
+#: A function that returns a response to a request, or None to continue the handshake.
 ProcessRequest: TypeAlias = Callable[[Opening, Request], "Awaitable[Response | None] | Response | None"]
 
-#: May change the answer to an opening handshake: returns another one, or None to leave it as it is.
+#: A function that returns another response to a request for a WebSocket, or None to keep the given one.
 ProcessResponse: TypeAlias = Callable[[Opening, Request, Response], "Awaitable[Response | None] | Response | None"]
 
-#: Chooses one of the subprotocols that a client speaks, or none.
+#: A function that chooses one of the subprotocols that a client offers, or None.
 SelectSubprotocol: TypeAlias = Callable[[Opening, Sequence[str]], str | None]
 
-#: What is called for each connection. When it returns, the connection is closed.
+#: An async function that is called for each connection. When it returns, the connection is closed.
 Handler: TypeAlias = Callable[[ServerWebSocket], Awaitable[object]]
 
 
 class ServerState:
-    """What is going on in a server.
+    """The connections and tasks of a server.
 
     Attributes:
-        count: How many connections there are, opening handshakes included.
-        by_address: How many of them come from each IP address.
-        turning_away: How many requests above a limit are being answered.
+        count: The number of connections, including those in the opening handshake.
+        by_address: The number of connections from each IP address.
+        rejecting: The number of connections over a limit that are being answered with 503.
         openings: The cancel scopes of the opening handshakes in progress.
-        connections: The connections that are open.
-        close: The close frame for all connections, once the server is closing; None before that.
-        accepting: The cancel scope of the tasks that accept.
+        connections: The open connections.
+        close: The Close frame for all connections, once the server is closing; None before.
+        accepting: The cancel scope of the tasks that accept connections.
         serving: The cancel scope of all tasks of the server.
-        stopped: Set when all of them have ended.
+        stopped: Set when all tasks have ended.
     """
 
     __slots__ = (
@@ -149,15 +150,15 @@ class ServerState:
         "connections",
         "count",
         "openings",
+        "rejecting",
         "serving",
         "stopped",
-        "turning_away",
     )
 
     def __init__(self) -> None:
         self.count: int = 0
         self.by_address: Counter[str] = Counter()
-        self.turning_away: int = 0
+        self.rejecting: int = 0
         self.openings: set[trio.CancelScope] = set()
         self.connections: set[ServerWebSocket] = set()
         self.close: Close | None = None
@@ -166,7 +167,7 @@ class ServerState:
         self.stopped: trio.Event = trio.Event()
 
     def begin_closing(self, close: Close) -> None:
-        """Stop accepting, cancel the opening handshakes and begin to close the connections. Idempotent."""
+        """Stop accepting, cancel the opening handshakes and start closing the connections. Idempotent."""
         if self.close is not None:
             return
         self.close = close
@@ -174,15 +175,15 @@ class ServerState:
         for scope in self.openings:
             scope.cancel()
         for ws in self.connections:
-            self.begin_closing_one(ws, close)
+            self.begin_closing_connection(ws, close)
 
-    def begin_closing_one(self, ws: ServerWebSocket, close: Close) -> None:
-        """Send the close frame; what the peer had sent before can still be received."""
+    def begin_closing_connection(self, ws: ServerWebSocket, close: Close) -> None:
+        """Send the Close frame to one peer. Messages that it had sent before can still be received. Idempotent."""
         connection_of(ws).shut_down(close)
 
 
 class Server:
-    """A server that listens. ``nursery.start(partial(trio_ws.serve, ...))`` returns it."""
+    """A running server. ``nursery.start(partial(trio_ws.serve, ...))`` returns it."""
 
     def __init__(self, addresses: Sequence[Any], close_timeout: float, state: ServerState) -> None:
         self._addresses = list(addresses)
@@ -191,15 +192,15 @@ class Server:
 
     @property
     def addresses(self) -> list[Any]:
-        """The addresses that it listens on, in the form that the socket gives them; None for a listener without one."""
+        """The addresses of the listeners, as ``getsockname`` returns them; None for a listener without a socket."""
         return list(self._addresses)
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on, the first one if there are several.
+        """The TCP port that the server listens on; the first one if there are several.
 
         Raises:
-            AttributeError: if it listens on none.
+            AttributeError: If the server listens on no TCP port.
         """
         for address in self._addresses:
             if isinstance(address, tuple):
@@ -208,37 +209,37 @@ class Server:
 
     @property
     def connections(self) -> frozenset[ServerWebSocket]:
-        """The connections that are open now, whose handlers run."""
+        """The open connections, at this moment."""
         return frozenset(self._state.connections)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self._addresses} with {len(self._state.connections)} connections>"
 
     async def aclose(self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, grace: float | None = None) -> None:
-        """Stop accepting, close all connections, wait for their handlers, and let ``serve`` return.
+        """Shut down gracefully: stop accepting, close all connections, wait for their handlers, and end ``serve``.
 
-        Handlers can receive what their peers had sent before they close. Those that have not returned after ``grace``
-        seconds are cancelled. Requests that have no answer yet get 503.
+        Each peer is sent a Close frame. Handlers can still receive the messages that their peers send before closing;
+        handlers that have not returned after ``grace`` seconds are cancelled. Pending requests get 503.
 
-        When cancelled, it does not wait for that; the server goes on closing. Called again, it can only shorten the
-        time. A handler that calls this waits for itself until it is cancelled: let another task do it.
+        If this is cancelled, it stops waiting, but the server still closes. Further calls can only shorten the grace
+        period. Do not call this from a handler: it would wait for itself until it is cancelled.
 
         Args:
             code: The close code.
-            reason: Text for the peers' logs, at most 123 bytes of UTF-8.
-            grace: Seconds that handlers have to return, at least a tenth of one. None: as long as the closing
-                handshakes may take, which is ``close_timeout``, and half a second.
+            reason: The close reason, for the peers' logs. At most 123 bytes of UTF-8.
+            grace: Seconds that handlers have to return; less than 0.1 counts as 0.1. None for ``close_timeout`` plus
+                half a second.
 
         Raises:
-            ValueError: if the code may not be sent, the reason is too long, or ``grace`` is negative.
+            ValueError: If the code must not be sent, the reason is too long, or ``grace`` is negative.
         """
         if grace is not None and not grace >= 0:
-            raise ValueError(f"grace is a number of seconds, not {grace!r}")
+            raise ValueError(f"grace must be at least 0 seconds, not {grace!r}")
         self._state.begin_closing(make_close(code, reason))
-        # The connections have their deadlines; the extra time is for handlers to see how it ended, and return.
+        # The closing handshakes end after close_timeout; GRACE gives the handlers time to notice and return.
         if grace is None:
             grace = self._close_timeout + GRACE
-        # Close frames take a moment, too: what is cancelled in the middle of writing cannot write anything more.
+        # With grace=0, the Close frames still need time: a connection cancelled in a write cannot send its own.
         deadline = trio.current_time() + max(grace, GOODBYE_TIMEOUT)
         serving = self._state.serving
         serving.deadline = min(serving.deadline, deadline)

@@ -37,7 +37,7 @@ TRUSTING = Forwarding(trusted_proxies=["10.0.0.0/8", "2001:db8::/32"])
 def find(
     *headers: tuple[str, str], forwarding: Forwarding = TRUSTING, address: Any = PROXY, secure: bool = False
 ) -> Peer:
-    peer = Peer(address, secure=secure, forwards=forwarding.trusts(address))
+    peer = Peer(address, secure=secure, is_trusted_proxy=forwarding.trusts(address))
     return find_client(peer, Headers(headers), forwarding)
 
 
@@ -248,13 +248,13 @@ def test_headers_of_others_mean_nothing() -> None:
 
 
 def test_without_headers_it_is_the_proxy_itself() -> None:
-    assert find() == Peer(PROXY, forwards=True)
+    assert find() == Peer(PROXY, is_trusted_proxy=True)
     assert find(secure=True).secure
 
 
 def test_the_address_of_the_proxy_is_kept() -> None:
     assert find(*x("192.0.2.1")).proxy_address == PROXY
-    assert find(*x("unknown")) == Peer(PROXY, PROXY, forwards=True)
+    assert find(*x("unknown")) == Peer(PROXY, PROXY, is_trusted_proxy=True)
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -390,7 +390,7 @@ async def test_a_limit_for_each_client(caplog: Logs) -> None:
             await trio.lowlevel.checkpoint()
         async with connect(server, X) as ws:
             await ws.receive()
-    assert "connection from ('192.0.2.1', 0) turned away: there are 2 connections from its address" in caplog.text
+    assert "connection from ('192.0.2.1', 0) rejected: the limit of 2 connections per address is reached" in caplog.text
 
 
 @pytest.mark.parametrize("header", [b"", LINE4])

@@ -415,7 +415,7 @@ async def test_from_who_is_no_proxy(caplog: Logs) -> None:
     async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.2"]) as server:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             assert await is_closed(stream)
-    assert "closed: it does not come from a trusted proxy" in caplog.text
+    assert "closed: not from a trusted proxy" in caplog.text
 
 
 @pytest.mark.parametrize("sent", [b"", b"PROXY TCP4 ", LINE4[:-1], SIGNATURE, v2(TCP4)[:-1]])
@@ -428,7 +428,7 @@ async def test_a_header_that_does_not_come(sent: bytes, autojump_clock: MockCloc
         start = trio.current_time()
         assert await ours.receive_some() == b""
         assert trio.current_time() - start == 7
-    assert "not complete after 7 seconds" in caplog.text
+    assert "timed out after 7 seconds" in caplog.text
 
 
 async def test_the_time_is_for_all_of_the_opening_handshake(autojump_clock: MockClock, caplog: Logs) -> None:
@@ -441,7 +441,7 @@ async def test_the_time_is_for_all_of_the_opening_handshake(autojump_clock: Mock
         await ours.send_all(LINE4)
         assert (await ours.receive_some()).startswith(b"HTTP/1.1 408")
         assert trio.current_time() - start == 7
-    assert "opening handshake with ('192.0.2.1', 56324) not complete" in caplog.text
+    assert "opening handshake with ('192.0.2.1', 56324) timed out" in caplog.text
 
 
 @pytest.mark.parametrize("header", [LINE4, b"PROXY UNKNOWN\r\n", v2(TCP4 + tlv(4, b"x"))])
@@ -481,7 +481,7 @@ async def test_a_limit_for_each_client_of_the_proxy_protocol(caplog: Logs) -> No
                     pytest.fail("the connection was opened")
             assert caught.value.status_code == 503
             assert await one.receive() == "('192.0.2.1', 56324) 127.0.0.1 False"
-    assert "connection from ('192.0.2.1', 56324) turned away" in caplog.text
+    assert "connection from ('192.0.2.1', 56324) rejected" in caplog.text
 
 
 async def test_a_limit_for_each_client_and_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:

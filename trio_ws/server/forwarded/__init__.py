@@ -1,22 +1,23 @@
 """The client's address behind a proxy: X-Forwarded-For, Forwarded (RFC 7239), and the PROXY protocol.
 
-To a server behind a proxy, all connections come from the proxy. It says in a header whose they are: in HTTP, or in
-front of everything else (the PROXY protocol, https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt). Anybody can
-send such headers. So:
+All connections to a server behind a proxy come from the proxy. The proxy can name its client, in an HTTP header or in a
+header that precedes everything else on the connection (the PROXY protocol,
+https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt). Anybody can send such headers, so these rules apply:
 
-* They count when they come from a proxy that is trusted, and otherwise mean nothing.
-* Each proxy adds what it sees to the end of a header. So headers are read from the right, and only as far as those who
-  speak are trusted: the first address that is not trusted is the client. What is to the left of it is what the client
-  says, and is not even parsed: nothing that it may contain changes what is read on the right.
-* Where something cannot be understood, or the proxy says that it does not know, the last address before it stands.
-* Forwarded and X-Forwarded-For in one request must say the same. A proxy sets one of them. The other one may have come
-  from the client, through it, and there is no telling which is which.
-* In the PROXY protocol nothing is guessed: either all connections begin with it, or none.
+* Headers from a trusted proxy are used. All others are ignored.
+* Each proxy appends the address that it sees to the end of the header. Headers are therefore read from the right, until
+  the first address that is not a trusted proxy: that is the client. The client can forge everything further left, so it
+  is not even parsed, and cannot change the meaning of the addresses to its right.
+* An address that is unknown or cannot be parsed ends the search. The last address found until then is used; if there is
+  none, the address of the proxy.
+* A request whose Forwarded and X-Forwarded-For headers contradict each other is refused. The proxy has set only one of
+  them, and the server cannot tell which; the other one may come from the client.
+* The PROXY protocol is never detected: either all connections begin with its header, or none.
 
 ==================================================  ===============================================================
-:mod:`~trio_ws.server.forwarded.trust`              ``Forwarding``: the proxies that a server trusts
+:mod:`~trio_ws.server.forwarded.trust`              ``Forwarding``: the trusted proxies
 :mod:`~trio_ws.server.forwarded.proxy_protocol`     the PROXY protocol
-:mod:`~trio_ws.server.forwarded.peer`               ``Peer``: the other end of a connection
+:mod:`~trio_ws.server.forwarded.peer`               ``Peer``: the client before its first request
 :mod:`~trio_ws.server.forwarded.headers`            X-Forwarded-For, X-Forwarded-Proto and Forwarded
 ==================================================  ===============================================================
 """

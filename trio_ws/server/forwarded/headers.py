@@ -1,4 +1,4 @@
-"""The client that a request is from, as X-Forwarded-For, X-Forwarded-Proto and Forwarded say: ``find_client``."""
+"""The client of a request, from X-Forwarded-For, X-Forwarded-Proto and Forwarded: ``find_client``."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ _SEPARATOR = re.compile(r"[ \t]*(?:;[ \t]*)+")
 _NODE = re.compile(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\])(?::(?:([0-9]{1,5})|_[0-9A-Za-z._\-]+))?")
 _SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
 
-#: As many commas can be in an element, in quotes. It bounds the work.
+#: The most commas in the quoted strings of one element. This bounds the work.
 _MAX_COMMAS = 16
 
 
 @attrs.frozen
 class _Hop:
-    """What a proxy says: from whom it has the request, and whether that came over TLS. None where it does not say."""
+    """One proxy's information: the address that sent it the request, and whether over TLS. None for unknown."""
 
     address: tuple[str, int] | None
     secure: bool | None
 
 
 def find_client(peer: Peer, headers: Headers, forwarding: Forwarding) -> Peer:
-    """Return who a request is from.
+    """Return the client that sent a request.
 
     Args:
-        peer: Who is at the other end of the connection that it came through.
-        headers: Its headers.
-        forwarding: Which proxies there are.
+        peer: The peer of the connection that the request came through.
+        headers: The headers of the request.
+        forwarding: The trusted proxies.
 
     Raises:
-        InvalidHeader: if Forwarded and X-Forwarded-For contradict each other.
+        InvalidHeader: If Forwarded and X-Forwarded-For contradict each other.
     """
-    if not peer.forwards:
+    if not peer.is_trusted_proxy:
         return peer
-    said = []
+    found = []
     if "X-Forwarded-For" in headers or ("X-Forwarded-Proto" in headers and "Forwarded" not in headers):
-        said.append(_walk(_read_x_forwarded(headers), forwarding))
+        found.append(_find_client_hop(_read_x_forwarded(headers), forwarding))
     if "Forwarded" in headers:
-        said.append(_walk(_read_forwarded(headers), forwarding))
-    if not said:
+        found.append(_find_client_hop(_read_forwarded(headers), forwarding))
+    if not found:
         return peer
-    if len({(hop.address and hop.address[0], hop.secure) for hop in said}) > 1:
+    if len({(hop.address and hop.address[0], hop.secure) for hop in found}) > 1:
         value = ", ".join(headers.get_all("Forwarded"))
-        raise InvalidHeader("Forwarded", value, "it contradicts X-Forwarded-For and X-Forwarded-Proto")
-    hop = said[-1]
+        raise InvalidHeader("Forwarded", value, "contradicts X-Forwarded-For and X-Forwarded-Proto")
+    hop = found[-1]
     return attrs.evolve(
         peer,
         address=hop.address or peer.address,
@@ -64,8 +64,8 @@ def find_client(peer: Peer, headers: Headers, forwarding: Forwarding) -> Peer:
     )
 
 
-def _walk(hops: Iterable[_Hop], forwarding: Forwarding) -> _Hop:
-    """Go from hop to hop, from the right, as long as who speaks is trusted. Return what is known then."""
+def _find_client_hop(hops: Iterable[_Hop], forwarding: Forwarding) -> _Hop:
+    """Return the first hop whose address is not a trusted proxy, or the last known one. Hops come from the right."""
     address, secure = None, None
     for hop in hops:
         secure = hop.secure
@@ -78,9 +78,10 @@ def _walk(hops: Iterable[_Hop], forwarding: Forwarding) -> _Hop:
 
 
 def _read_x_forwarded(headers: Headers) -> Iterator[_Hop]:
-    """Yield what X-Forwarded-For and X-Forwarded-Proto say, from the right.
+    """Yield the hops of X-Forwarded-For and X-Forwarded-Proto, from the right.
 
-    Some proxies add to the second one, too; others replace it. Then there is one scheme for all hops.
+    Some proxies append to X-Forwarded-Proto, others replace it. If it has fewer items, the leftmost one is used for the
+    remaining hops.
     """
     schemes = _reversed_list(headers, "X-Forwarded-Proto")
     for number, text in enumerate(_reversed_list(headers, "X-Forwarded-For") or [""]):
@@ -94,7 +95,7 @@ def _reversed_list(headers: Headers, name: str) -> list[str]:
 
 
 def _read_forwarded(headers: Headers) -> Iterator[_Hop]:
-    """Yield what Forwarded says, from the right."""
+    """Yield the hops of Forwarded, from the right. A malformed element becomes an unknown hop, which is the last."""
     for value in reversed(headers.get_all("Forwarded")):
         for element in _reversed_elements(value):
             if element is None:
@@ -104,10 +105,11 @@ def _read_forwarded(headers: Headers) -> Iterator[_Hop]:
 
 
 def _reversed_elements(value: str) -> Iterator[dict[str, str] | None]:
-    """Yield the elements of a Forwarded header (RFC 7239, section 4), the last one first; None at what is none.
+    """Yield the elements of a Forwarded header (RFC 7239, section 4), last one first; None for a malformed element.
 
-    A comma may also be in a quoted string, and which quotes belong together shows only from the left, where the client
-    may have put one. But what is behind a comma in a quoted string is never an element: it has one quote too few.
+    Elements are separated by commas, but a quoted string may contain commas too. Quotes can only be matched from the
+    left, where the client may have put a stray one. Reading from the right still works: the text after a comma inside
+    a quoted string is never a valid element, because its quotes are unbalanced.
     """
     end = len(value)
     while end >= 0:
@@ -122,11 +124,11 @@ def _reversed_elements(value: str) -> Iterator[dict[str, str] | None]:
             return
         if element:
             yield element
-        end = start  # before the comma; or -1, when that was all
+        end = start  # the position of the comma, or -1 after the first element
 
 
 def _parse_element(text: str) -> dict[str, str] | None:
-    """Return the parameters in an element; nothing if it is empty, None if it is none."""
+    """Return the parameters of an element; an empty dict if it is empty, None if it is malformed."""
     text = text.strip(" \t")
     element: dict[str, str] = {}
     if not text:
@@ -147,7 +149,7 @@ def _parse_element(text: str) -> dict[str, str] | None:
 
 
 def _parse_node(text: str) -> tuple[str, int] | None:
-    """Return the address of a node (RFC 7239, section 6); None if it has none, such as "unknown"."""
+    """Return the address and port of a node (RFC 7239, section 6); None if it has no address, such as "unknown"."""
     match = _NODE.fullmatch(text)
     if match is None:
         return None
@@ -156,6 +158,6 @@ def _parse_node(text: str) -> tuple[str, int] | None:
 
 
 def _parse_address(text: str) -> tuple[str, int] | None:
-    """Return an address in X-Forwarded-For, which has no grammar: IPv6 comes with and without brackets."""
+    """Return an address of X-Forwarded-For. The header has no grammar: IPv6 comes with and without brackets."""
     ip = to_ip(text) if "%" not in text else None
     return _parse_node(text) if ip is None else (str(ip), 0)

@@ -1,4 +1,4 @@
-"""The other end of a connection, as far as it is known before the first request: ``Peer``."""
+"""The client of a connection, before its first request: ``Peer``."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from ...connection.stream import StreamAdapter
 from .proxy_protocol import ProxyHeader
 from .trust import Forwarding
 
-__all__ = ["Peer", "peer_of"]
+__all__ = ["Peer", "identify_peer"]
 
 
 @attrs.frozen
 class Peer:
-    """Who is at the other end of a connection, as far as it is known.
+    """The client of a connection, as far as it is known.
 
     Attributes:
         address: The address of the client; None without a socket.
-        proxy_address: The address that the connection comes from, if that is a proxy's.
+        proxy_address: The address of the proxy that has named the client; None if there is none.
         secure: Whether the client uses TLS.
-        forwards: Whether headers may say who else is behind it.
+        is_trusted_proxy: Whether ``address`` is a trusted proxy itself, whose HTTP headers can name the client.
     """
 
     address: Any
     proxy_address: Any = None
     secure: bool = False
-    forwards: bool = False
+    is_trusted_proxy: bool = False
 
 
-def peer_of(transport: StreamAdapter, forwarding: Forwarding, header: ProxyHeader | None = None) -> Peer:
-    """Return what is known of a peer before its first request.
+def identify_peer(transport: StreamAdapter, forwarding: Forwarding, header: ProxyHeader | None = None) -> Peer:
+    """Return the client of a connection, as far as it is known before the first request.
 
     Args:
-        transport: The connection.
-        forwarding: Which proxies there are.
-        header: What it began with, if it did.
+        transport: The stream.
+        forwarding: The trusted proxies.
+        header: The PROXY header that the connection began with, if any.
     """
     address = transport.remote_address
     if header is None:
-        return Peer(address, secure=transport.is_tls, forwards=forwarding.trusts(address))
-    # Where a trusted proxy says that it does not know its client, the client is not trusted for that. And a path is
-    # one on the proxy's side.
+        return Peer(address, secure=transport.is_tls, is_trusted_proxy=forwarding.trusts(address))
+    # Without a source, the client is unknown and must not inherit the proxy's trust. Nor does a path make a client
+    # trusted as "unix": it is a path on the proxy's machine.
     source = header.source
     return Peer(
         address if source is None else source,
         proxy_address=address,
         secure=header.secure or transport.is_tls,
-        forwards=isinstance(source, tuple) and forwarding.trusts(source),
+        is_trusted_proxy=isinstance(source, tuple) and forwarding.trusts(source),
     )

@@ -1,4 +1,4 @@
-"""The proxies that a server trusts: ``Forwarding``."""
+"""The trusted proxies of a server: ``Forwarding``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Forwarding", "TrustedProxies", "to_ip"]
 IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 _IPNetwork: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
-#: Proxies: IP addresses, networks, and ``"unix"`` for all that connect through a Unix socket.
+#: IP addresses and networks of proxies, and ``"unix"`` for everything that connects through a Unix socket.
 TrustedProxies: TypeAlias = (
     "Sequence[str | ipaddress.IPv4Address | ipaddress.IPv6Address | ipaddress.IPv4Network | ipaddress.IPv6Network]"
 )
@@ -23,7 +23,7 @@ UNIX = "unix"
 
 def _to_proxies(proxies: TrustedProxies) -> tuple[_IPNetwork | str, ...]:
     if isinstance(proxies, (str, bytes)):
-        raise TypeError(f"trusted_proxies is a sequence of addresses, not {proxies!r}")
+        raise TypeError(f"trusted_proxies must be a sequence of addresses, not {proxies!r}")
     return tuple(_to_network(proxy) for proxy in proxies)
 
 
@@ -31,9 +31,9 @@ def _to_network(proxy: object) -> _IPNetwork | str:
     if proxy == UNIX:
         return UNIX
     if not isinstance(proxy, (str, *_IP_TYPES)):
-        raise TypeError(f"a proxy is an IP address, a network or {UNIX!r}, not {proxy!r}")
+        raise TypeError(f"each of trusted_proxies must be an IP address, a network or {UNIX!r}, not {proxy!r}")
     network = ipaddress.ip_network(proxy)
-    # Addresses of IPv4 in those of IPv6 are not looked at as such, see to_ip().
+    # to_ip() converts IPv4-mapped IPv6 addresses to IPv4, so networks of them must be IPv4 too.
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:
@@ -45,7 +45,7 @@ _IP_TYPES = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network
 
 
 def to_ip(text: str) -> IPAddress | None:
-    """Return an IP address, that of IPv4 if it stands for one; None if it is none."""
+    """Parse an IP address. Return IPv4 for an IPv4-mapped IPv6 address, and None for text that is not an address."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -55,18 +55,18 @@ def to_ip(text: str) -> IPAddress | None:
 
 @attrs.frozen(kw_only=True)
 class Forwarding:
-    """Which proxies a server is behind: see :func:`serve`.
+    """The options about proxies, validated. :class:`ServeOptions` describes them.
 
     Raises:
-        TypeError: if ``trusted_proxies`` is no sequence of such things, or ``proxy_protocol`` no bool.
-        ValueError: if a string is no IP address, and no network.
+        TypeError: If ``trusted_proxies`` is not a sequence of addresses and networks, or ``proxy_protocol`` not a bool.
+        ValueError: If a string is neither an IP address nor a network.
     """
 
     trusted_proxies: tuple[_IPNetwork | str, ...] = attrs.field(default=(), converter=_to_proxies)
     proxy_protocol: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
 
     def trusts(self, address: Any) -> bool:
-        """Whether an address, in the form that a socket gives it, is that of a trusted proxy."""
+        """Whether an address, as ``getpeername`` returns it, belongs to a trusted proxy."""
         if not self.trusted_proxies:
             return False
         if isinstance(address, (str, bytes)):
