@@ -117,7 +117,7 @@ async def test_what_is_no_message() -> None:
             broadcast([ws], b"\xff", text=True)
         with pytest.raises(UnicodeEncodeError):
             broadcast([ws], "\ud800")
-        with pytest.raises(ValueError, match="when_full is one of 'drop', 'skip', 'newest', not 'wait'"):
+        with pytest.raises(ValueError, match="when_full must be one of 'drop', 'skip', 'newest', not 'wait'"):
             broadcast([ws], "a", when_full="wait")  # type: ignore[arg-type]  # wrong on purpose
         # Nothing has happened.
         broadcast([ws], "b")

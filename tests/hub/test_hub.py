@@ -85,7 +85,7 @@ async def test_nothing_is_kept_of_a_topic_without_members() -> None:
             with hub.topic(str(number)).subscribe(ws):
                 pass
             hub.topic(str(number)).publish("nobody")
-    assert (hub._members, hub._changed, hub._outgoing) == ({}, {}, type(hub._outgoing)())
+    assert (hub._members, hub._changed_topics, hub._outgoing) == ({}, {}, type(hub._outgoing)())
 
 
 async def test_who_subscribes_twice_gets_it_once() -> None:
@@ -319,7 +319,7 @@ async def test_the_back_end_knows_the_last_number_of_members(nursery: trio.Nurse
             await settle()
     await settle()
     assert wire.calls[2:] == [("set_members", "news", count) for count in (2, 1, 0)]
-    assert not hub._changed
+    assert not hub._changed_topics
     nursery.cancel_scope.cancel()
 
 
@@ -415,7 +415,7 @@ async def test_a_back_end_that_takes_its_time(autojump_clock: MockClock) -> None
             await trio.sleep(0.5)
             nursery.cancel_scope.cancel()
     # What it was told when that was cancelled, it is told again.
-    assert list(hub._changed) == ["news"]
+    assert list(hub._changed_topics) == ["news"]
 
 
 async def test_nothing_to_run() -> None:

@@ -1,4 +1,4 @@
-"""``Backend``: the interface of what connects the hubs of several processes."""
+"""The interface that connects the hubs of several processes: ``Backend``."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ __all__ = ["Backend"]
 
 
 class Backend(abc.ABC):
-    """What connects hubs, in several processes: to be implemented on top of Redis, NATS, or whatever there is.
+    """Abstract base class for the back end of a :class:`Hub`, to implement with Redis, NATS or another broker.
 
-    Each hub has a back end of its own. One task of the hub calls :meth:`receive`, another one the other methods, one
-    after the other, but for :meth:`count_members`, which any task may call. What they raise ends :meth:`Hub.run`; so
-    does cancellation, at any time, and they leave nothing behind then. A message is a ``str`` or ``bytes``, and has to
-    arrive as what it was.
+    Each hub needs a back end object of its own. One task of :meth:`Hub.run` calls :meth:`receive`; another calls
+    :meth:`publish` and :meth:`set_members`, one at a time. An exception from these methods ends :meth:`Hub.run`. Any
+    task may call :meth:`count_members`. Calls can be cancelled at any time, and must leave nothing behind then. A
+    message is a ``str`` or ``bytes``, and must arrive with the type with which it was published.
     """
 
     @abc.abstractmethod
     async def publish(self, topic: str, message: Message) -> None:
-        """Give a message to all other hubs that have members in a topic, but not to this one.
+        """Send a message to all other hubs that have members in a topic, but not to this one.
 
-        Messages of one hub to one topic arrive in order.
+        The messages of one hub to one topic must arrive in order.
         """
 
     @abc.abstractmethod
     async def receive(self) -> tuple[str, Message]:
-        """Wait for the next message of another hub, and return its topic and the message.
+        """Wait for a message from another hub. Return its topic and the message.
 
-        Topics without members here may be among them; they are ignored.
+        The hub ignores messages to topics that have no members here.
         """
 
     @abc.abstractmethod
     async def set_members(self, topic: str, count: int) -> None:
-        """Take note of how many members a topic has here: above 0 its messages are wanted, at 0 no more.
+        """Set the number of members that a topic has in this hub. Subscribe to the topic above 0, unsubscribe at 0.
 
-        It is called when that changes. If a process ends without saying so, the number has to be forgotten after a
-        while.
+        Called when the number has changed. If a process dies, the back end must forget its numbers after a while.
         """
 
     @abc.abstractmethod
     async def count_members(self, topic: str) -> int:
-        """Return how many members a topic has in all other hubs."""
+        """Return the number of members that a topic has in all other hubs."""

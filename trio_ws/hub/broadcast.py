@@ -1,4 +1,4 @@
-"""Sending one message to many connections, where none of them can hold up the others: ``broadcast``."""
+"""Sending one message to many connections, without waiting for slow peers: ``broadcast``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..protocol.extensions import Shared
 
 __all__ = ["WhenFull", "broadcast"]
 
-#: What happens to a connection whose outbox is full; see :func:`broadcast`.
+#: The policy for connections whose outbox is full; see :func:`broadcast`.
 WhenFull: TypeAlias = Literal["drop", "skip", "newest"]
 
 
@@ -25,48 +25,48 @@ def broadcast(
     compress: bool = True,
     when_full: WhenFull = "drop",
 ) -> list[WebSocket]:
-    """Send a message to many connections. It never waits, so no peer can hold up the others.
+    """Send a message to many connections. Never waits, so a slow peer cannot delay the others.
 
     ::
 
         trio_ws.broadcast(server.connections, "hello, all")
 
-    Each connection gets the message at once, if that takes no waiting, or into its outbox. Connections that are closing
-    or closed are left out; nothing is raised because of them. When it returns, the messages of all of them are in
-    order: what is sent by a later call, or by :meth:`WebSocket.send`, comes later.
+    The message is written to each connection at once if that is possible without waiting; otherwise it is put into the
+    connection's outbox. Connections that are closing or closed are skipped silently. On each connection, the message
+    precedes those of later calls of this function or of :meth:`WebSocket.send`.
 
-    A peer that takes what it is sent too slowly fills the outbox of its connection (see ``send_buffer``). ``when_full``
-    says what happens then:
+    A peer that reads too slowly fills the outbox of its connection (see ``send_buffer``). ``when_full`` is the policy
+    for that case:
 
-    * ``"drop"``: the connection is closed with 1013 (try again later). Its peer has ``close_timeout`` seconds to take
-      what was sent before.
-    * ``"skip"``: the peer does not get this message.
-    * ``"newest"``: the message waits until there is room for it, in place of the one that waits for room already, if
-      there is one. So a slow peer misses some messages, but not the last one, unless the connection is closed first.
+    * ``"drop"``: Close the connection with 1013 (try again later). The peer has ``close_timeout`` seconds to read what
+      was sent before.
+    * ``"skip"``: Do not send this message to the peer.
+    * ``"newest"``: Keep the message until the outbox has room, replacing an older broadcast that is still waiting for
+      room. A slow peer misses some messages, but gets the last one unless the connection is closed first.
 
-    The message is turned into bytes and compressed once, and shared; that is why it does not refer to the messages
-    before, and may be larger than with :meth:`WebSocket.send` where the contexts of compression are kept. Masking is
-    different for each frame of a client, so there it is done for each.
+    The message is encoded and compressed only once. It is therefore compressed without reference to earlier messages
+    and may take more bytes than with :meth:`WebSocket.send`. Clients must mask each frame with a new key, so masking is
+    done for each connection.
 
-    This is not an ``async`` function: it is no checkpoint, and nobody else runs meanwhile. Each connection takes about
-    as long as the operating system takes to accept the message, some microseconds.
+    This is not an ``async`` function: it is not a checkpoint, and no other task runs meanwhile. Each connection takes
+    as long as the operating system needs to accept the message, usually some microseconds.
 
     Args:
         connections: The connections. They may have different roles, options and subprotocols.
-        message: A ``str`` goes out as text, bytes as binary.
-        text: True to send bytes that are UTF-8 as text, False to send the UTF-8 of a ``str`` as binary.
-        compress: False not to compress it, where compression is in use.
-        when_full: What happens to a connection whose outbox is full.
+        message: The message. A ``str`` is sent as text, ``bytes`` as binary.
+        text: True to send UTF-8 ``bytes`` as text, False to send a ``str`` as binary.
+        compress: Whether to compress the message where compression is in use.
+        when_full: The policy for connections whose outbox is full.
 
     Returns:
-        The connections whose outboxes were full: those that were dropped or skipped, or have to wait for the newest.
+        The connections whose outbox was full, whatever ``when_full`` is.
 
     Raises:
-        TypeError: if the message is neither text nor bytes.
-        ValueError: if it is to be text and cannot be, or ``when_full`` is none of the three.
+        TypeError: If the message is neither ``str`` nor bytes-like.
+        ValueError: If the message is sent as text and is not valid Unicode, or ``when_full`` is not one of the three.
     """
     if when_full not in get_args(WhenFull):
-        raise ValueError(f"when_full is one of {', '.join(map(repr, get_args(WhenFull)))}, not {when_full!r}")
+        raise ValueError(f"when_full must be one of {', '.join(map(repr, get_args(WhenFull)))}, not {when_full!r}")
     opcode, data = prepare(message, text)
     frame = FIN | opcode, data, Shared() if compress else False
     full = []

@@ -1,14 +1,13 @@
-"""Topics: who has subscribed gets what is published: ``Hub``, ``Topic``, and ``Backend`` to connect several processes.
+"""Publish and subscribe: ``Hub`` and ``Topic``.
 
-A hub has a set of members for each topic that has any, and nothing else: a :class:`Topic` is a name and a hub. What is
-published goes to the members by :func:`broadcast`, at once and without waiting, so that the code of an application
-between two ``await`` sees no change.
+A hub holds the members of each topic that has any. A :class:`Topic` is only a name and a hub. Publishing is a
+:func:`broadcast` to the members: it never waits, so nothing else happens between two ``await`` of the application.
 
-With a back end, hubs of several processes have their topics in common. That takes waiting, and so a task,
-:meth:`Hub.run`. Calls leave in the hub what the task then does:
+A back end connects the hubs of several processes, so that they share topics. Calling it takes time, so the task
+:meth:`Hub.run` does it. Publishing and subscribing only queue the work for this task:
 
-* Messages wait in line, bounded by bytes. Beyond that they do not go to other processes, rather than hold up this one.
-* Of the numbers of members only the last one counts, so there is at most one in line for each topic.
+* Messages are queued up to a limit in bytes. More messages are not sent to other processes: this one must not wait.
+* For each topic whose number of members has changed, the task sends the current number, once.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from .broadcast import WhenFull, broadcast
 
 __all__ = ["Hub", "Topic"]
 
-#: Bytes of messages that wait for the back end.
+#: The most bytes of messages that are queued for the back end.
 MAX_BACKLOG = 2**20
 
 logger: logging.Logger = logging.getLogger("trio_ws.hub")
 
 
 class Hub:
-    """Topics, and the connections that have subscribed to them.
+    """Publish and subscribe: topics, and the connections that have subscribed to them.
 
     ::
 
@@ -50,44 +49,47 @@ class Hub:
                 async for message in ws:
                     topic.publish(message, exclude=[ws])
 
-    Topics need not be made, and are forgotten when they have no members. What a hub promises:
+    Topics need not be created, and are forgotten when they have no members. A hub guarantees:
 
-    * Members get the messages of a topic in the order in which they were published in this process. Those from other
-      processes come in between, in the order of each process.
-    * A message goes to those who are members when it is published, or, from another process, when it comes in. Nothing
-      goes to a connection that is closing or closed, even if it is still a member.
-    * Nobody waits for a member that does not read; ``when_full`` says what becomes of it.
-    * With a back end, each message is given to it at most once.
+    * Members get the messages of a topic in the order in which they were published in this process. Messages from each
+      other process are in order too, and come in between.
+    * A message goes to the connections that are members when it is published or, from another process, when it arrives
+      here. Connections that are closing or closed get nothing, even if they are still members.
+    * Publishing never waits for a slow member; ``when_full`` is the policy for it.
+    * Each message is sent to the back end at most once.
 
     Args:
-        when_full: What becomes of a member that does not read what it gets, as for :func:`broadcast`: ``"drop"``,
-            ``"skip"`` or ``"newest"``. Or a function that says so for a topic, by its name.
-        backend: What connects it with the hubs of other processes, while :meth:`run` runs. None: it is alone.
+        when_full: The policy for members whose outbox is full, as for :func:`broadcast`: ``"drop"``, ``"skip"`` or
+            ``"newest"``; or a function that takes the name of a topic and returns its policy.
+        backend: The back end that connects this hub with those of other processes while :meth:`run` runs. None if there
+            is only this process.
 
     Raises:
-        ValueError: if ``when_full`` is none of the three.
+        ValueError: If ``when_full`` is not one of the three.
     """
 
     def __init__(
         self, *, when_full: WhenFull | Callable[[str], WhenFull] = "drop", backend: Backend | None = None
     ) -> None:
         if not callable(when_full) and when_full not in get_args(WhenFull):
-            raise ValueError(f"when_full is one of {', '.join(map(repr, get_args(WhenFull)))}, not {when_full!r}")
+            raise ValueError(f"when_full must be one of {', '.join(map(repr, get_args(WhenFull)))}, not {when_full!r}")
         self._when_full = when_full
         self._backend = backend
-        # The members of each topic that has any, and how often they have subscribed.
+        # The members of each topic that has any, with the number of their subscriptions.
         self._members: dict[str, dict[WebSocket, int]] = {}
-        # What the back end is to be told: messages, with their sizes, and topics whose number of members has changed.
+        # Messages queued for the back end, each with its topic and size, and the sum of the sizes.
         self._outgoing: deque[tuple[str, Message, int]] = deque()
         self._backlog = 0
-        self._changed: dict[str, None] = {}
+        # Topics whose number of members has changed since the back end was told; an ordered set.
+        self._changed_topics: dict[str, None] = {}
+        # Wakes the task that calls the back end.
         self._wake = trio.Event()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} with {len(self._members)} topics>"
 
     def topic(self, name: str) -> Topic:
-        """Return the topic of a name. It exists as long as somebody has subscribed; until then, this is but a name."""
+        """Return the topic with this name. It need not have any members."""
         return Topic(self, name)
 
     @property
@@ -96,27 +98,28 @@ class Hub:
         return frozenset(self._members)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Exchange messages with the hubs of other processes, until cancelled. Without a back end, return at once.
+        """Exchange messages with the hubs of other processes until cancelled. Without a back end, return at once.
 
         ::
 
             await nursery.start(hub.run)
 
-        What is published before waits, up to 1 MiB of it. When cancelled, what still waits is not sent, and one message
-        that the back end had been given may or may not have been; members in this process have got all of it.
+        Up to 1 MiB of messages published before this runs are queued. When cancelled, the queued messages are not sent
+        to other processes, and the one that the back end was sending may or may not be. Members in this process do not
+        depend on it.
 
         Args:
-            task_status: Trio's.
+            task_status: Used by ``nursery.start``.
 
         Raises:
-            Exception: what the back end raises, in an ``ExceptionGroup``. It may be run again then.
+            Exception: An exception from the back end, in an ``ExceptionGroup``. The hub may be run again.
         """
         task_status.started()
         if self._backend is None:
             await trio.lowlevel.checkpoint()
             return
-        # A back end that is run again may have forgotten.
-        self._changed.update(dict.fromkeys(self._members))
+        # After a failure, the back end may have lost the numbers.
+        self._changed_topics.update(dict.fromkeys(self._members))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive, self._backend)
             nursery.start_soon(self._send, self._backend)
@@ -128,14 +131,14 @@ class Hub:
 
     async def _send(self, backend: Backend) -> None:
         while True:
-            # Who has just subscribed wants to hear what others answer to what it publishes.
-            while self._changed:
-                topic = next(iter(self._changed))
-                del self._changed[topic]
+            # Subscriptions come before messages: a new member must get the answers to what it publishes.
+            while self._changed_topics:
+                topic = next(iter(self._changed_topics))
+                del self._changed_topics[topic]
                 try:
                     await backend.set_members(topic, len(self._members.get(topic, ())))
                 except BaseException:
-                    self._changed[topic] = None  # for the next run
+                    self._changed_topics[topic] = None  # for the next run
                     raise
             if self._outgoing:
                 topic, message, size = self._outgoing.popleft()
@@ -158,22 +161,22 @@ class Hub:
         when_full = self._when_full(topic) if callable(self._when_full) else self._when_full
         return broadcast(members, message, text=text, compress=compress, when_full=when_full)
 
-    def _hand_over(self, topic: str, message: Sendable, text: bool | None) -> None:
-        """Leave a message for the back end, if there is one and the message has room."""
+    def _enqueue(self, topic: str, message: Sendable, text: bool | None) -> None:
+        """Queue a message for the back end, if there is one. Drop the message if the queue is full."""
         if self._backend is None:
             return
         opcode, data = prepare(message, text)
         if self._outgoing and self._backlog + len(data) > MAX_BACKLOG:
-            logger.warning("a message to %r does not go to other processes: %d bytes wait", topic, self._backlog)
+            logger.warning("message to topic %r not sent to other processes: %d bytes are queued", topic, self._backlog)
             return
         self._outgoing.append((topic, data.decode() if opcode is Opcode.TEXT else data, len(data)))
         self._backlog += len(data)
         self._wake.set()
 
-    def _change(self, topic: str, ws: WebSocket, by: int) -> None:
+    def _count_subscription(self, topic: str, ws: WebSocket, change: int) -> None:
         members = self._members.setdefault(topic, {})
         before = len(members)
-        count = members.get(ws, 0) + by
+        count = members.get(ws, 0) + change
         if count:
             members[ws] = count
         else:
@@ -181,19 +184,19 @@ class Hub:
         if not members:
             del self._members[topic]
         if self._backend is not None and len(members) != before:
-            self._changed[topic] = None
+            self._changed_topics[topic] = None
             self._wake.set()
 
 
 class Topic:
-    """A topic of a :class:`Hub`. :meth:`Hub.topic` returns it. Topics of the same hub and name are equal.
+    """A topic of a :class:`Hub`, returned by :meth:`Hub.topic`. Topics with the same hub and name are equal.
 
     Attributes:
         hub: The hub.
-        name: Its name.
+        name: The name of the topic.
     """
 
-    # Not of attrs, which takes longer to make a class than all of this module otherwise.
+    # Not an attrs class: creating one would take most of the time that importing this module takes.
     __slots__ = ("hub", "name")
 
     def __init__(self, hub: Hub, name: str) -> None:
@@ -210,25 +213,25 @@ class Topic:
         return f"<{type(self).__name__} {self.name!r} with {len(self)} members>"
 
     def __len__(self) -> int:
-        """Return how many members it has in this process."""
+        """Return the number of members in this process."""
         return len(self.hub._members.get(self.name, ()))
 
     def __bool__(self) -> bool:
-        """Return True: it is a topic, with or without members."""
+        """Return True, even if the topic has no members."""
         return True
 
     @property
     def members(self) -> frozenset[WebSocket]:
-        """The connections in this process that have subscribed."""
+        """The members in this process."""
         return frozenset(self.hub._members.get(self.name, ()))
 
     async def count_members(self) -> int:
-        """Return how many members it has in all processes.
+        """Return the number of members in all processes.
 
-        Others are counted as the back end knows them, which takes a moment to learn what has changed.
+        The numbers of other processes come from the back end, which learns of changes with a short delay.
 
         Raises:
-            Exception: what the back end raises.
+            Exception: An exception from the back end.
         """
         backend = self.hub._backend
         if backend is None:
@@ -238,10 +241,9 @@ class Topic:
         return len(self) + others
 
     def subscribe(self, ws: WebSocket) -> AbstractContextManager[None]:
-        """Let a connection have what is published, within a ``with`` block.
+        """Return a context manager that makes a connection a member of the topic for a ``with`` block.
 
-        However the block is left, the connection is no member any more then. One that has subscribed several times
-        gets each message once, until the last of the blocks is left.
+        A connection that has subscribed more than once gets each message once, until it has left the last block.
 
         Args:
             ws: The connection.
@@ -256,33 +258,34 @@ class Topic:
         compress: bool = True,
         exclude: Iterable[WebSocket] = (),
     ) -> list[WebSocket]:
-        """Send a message to all members. It never waits.
+        """Send a message to all members. Never waits.
 
-        It is no checkpoint, and nobody else runs meanwhile. With a back end, members in other processes get it a little
-        later; if more than 1 MiB waits for the back end, they do not, which is logged to ``trio_ws.hub``.
+        This is not a checkpoint, and no other task runs meanwhile. With a back end, members in other processes get the
+        message a little later. If more than 1 MiB is queued for the back end, they do not get it, which is logged to
+        ``trio_ws.hub``.
 
         Args:
-            message: A ``str`` goes out as text, bytes as binary.
-            text: True to send bytes that are UTF-8 as text, False to send the UTF-8 of a ``str`` as binary.
-            compress: False not to compress it for members in this process, where compression is in use.
-            exclude: Members that do not get it, such as who has said it.
+            message: The message. A ``str`` is sent as text, ``bytes`` as binary.
+            text: True to send UTF-8 ``bytes`` as text, False to send a ``str`` as binary.
+            compress: Whether to compress the message for members in this process, where compression is in use.
+            exclude: Members that do not get the message, such as its author.
 
         Returns:
-            The members in this process whose outboxes were full; see :func:`broadcast`.
+            The members in this process whose outbox was full; see :func:`broadcast`.
 
         Raises:
-            TypeError: if the message is neither text nor bytes.
-            ValueError: if it is to be text and cannot be.
+            TypeError: If the message is neither ``str`` nor bytes-like.
+            ValueError: If the message is sent as text and is not valid Unicode.
         """
         full = self.hub._deliver(self.name, message, text, compress, exclude)
-        self.hub._hand_over(self.name, message, text)
+        self.hub._enqueue(self.name, message, text)
         return full
 
 
 @contextmanager
 def _subscribe(topic: Topic, ws: WebSocket) -> Iterator[None]:
-    topic.hub._change(topic.name, ws, 1)
+    topic.hub._count_subscription(topic.name, ws, 1)
     try:
         yield
     finally:
-        topic.hub._change(topic.name, ws, -1)
+        topic.hub._count_subscription(topic.name, ws, -1)

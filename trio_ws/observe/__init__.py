@@ -1,6 +1,6 @@
-"""What is going on in the connections?
+"""Instruments that come with trio_ws: logging and metrics.
 
-The interface, :class:`~trio_ws.Instrument`, is in :mod:`trio_ws.instruments`; these are its implementations.
+They implement :class:`~trio_ws.Instrument`, which is in :mod:`trio_ws.instruments`.
 
 ===================================  ==============================================
 :mod:`~trio_ws.observe.logs`         ``LogConnections``, ``LogFrames``

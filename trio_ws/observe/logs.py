@@ -29,29 +29,30 @@ class _Log(Instrument):
 
 @attrs.frozen
 class LogConnections(_Log):
-    """Logs when a connection is opened, and when it is closed: one line each.
+    """Logs one line when a connection is opened, and one when it is closed.
 
-    The lines go to the loggers ``trio_ws.server`` and ``trio_ws.client``. For handlers that write records with fields,
-    each record has them too: ``id``, ``peer``, ``path``, ``subprotocol``; and at the end also ``code``, ``reason``,
-    ``clean``, ``seconds``, ``bytes_received``, ``bytes_sent``, ``messages_received``, ``messages_sent``, as in
-    :class:`ConnectionSummary`.
+    The lines go to the loggers ``trio_ws.server`` and ``trio_ws.client``. For structured logging, each record has the
+    attributes ``id``, ``peer``, ``path`` and ``subprotocol``. The record of a closed connection also has those of its
+    :class:`ConnectionSummary`: ``code``, ``reason``, ``clean``, ``seconds``, ``bytes_received``, ``bytes_sent``,
+    ``messages_received`` and ``messages_sent``.
 
-    The query of the path is not logged, as it may be nobody's business.
+    The query of the path is not logged, because it may contain secrets.
 
     Args:
-        level: The level of the lines. Connections that begin while neither logger is enabled for it are not watched.
+        level: The level of the lines. Connections that are opened while neither logger is enabled for this level are
+            not logged at all.
     """
 
     level: int = logging.INFO
 
     def connection_opened(self, ws: ObservedWebSocket) -> None:
-        """Log it."""
+        """Log that the connection is open."""
         fields = _describe(ws)
         subprotocol = "" if ws.subprotocol is None else f", subprotocol {ws.subprotocol}"
         self._log(ws, fields, "opened: %s, path %s%s", fields["peer"] or "no address", fields["path"], subprotocol)
 
     def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
-        """Log it."""
+        """Log how the connection ended, and its totals."""
         fields = attrs.asdict(summary, recurse=False, filter=attrs.filters.exclude("error"))
         self._log(
             ws,
@@ -68,41 +69,42 @@ class LogConnections(_Log):
 
 @attrs.frozen
 class LogFrames(_Log):
-    """Logs each frame, with the beginning of its payload.
+    """Logs each frame, with the beginning of its payload. For debugging.
 
     ::
 
         connection 1 < TEXT 'hello' [5 bytes]
         connection 1 > PONG '' [0 bytes]
 
-    ``<`` is a frame that came in, ``>`` one that went out. The lines go to the loggers ``trio_ws.server`` and
-    ``trio_ws.client``, and have the field ``id``. They show what people send to each other: this is for debugging.
+    ``<`` marks a received frame, ``>`` a sent one. The lines go to the loggers ``trio_ws.server`` and
+    ``trio_ws.client``; each record has the attribute ``id``. The payloads may be confidential.
 
     Args:
-        level: The level of the lines. Connections that begin while neither logger is enabled for it are not watched.
+        level: The level of the lines. Connections that are opened while neither logger is enabled for this level are
+            not logged at all.
     """
 
     level: int = logging.DEBUG
 
     def frame_received(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
-        """Log it."""
+        """Log a received frame."""
         self._log(ws, {}, "< %s", frame)
 
     def frame_sent(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
-        """Log it."""
+        """Log a sent frame."""
         self._log(ws, {}, "> %s", frame)
 
 
 def _describe(ws: ObservedWebSocket) -> dict[str, Any]:
     return {
-        "peer": _show_address(ws.remote_address),
+        "peer": _format_address(ws.remote_address),
         "path": ws.request.path.partition("?")[0],
         "subprotocol": ws.subprotocol,
     }
 
 
-def _show_address(address: Any) -> str | None:
-    """Return an address in the form that people write; None if there is none."""
+def _format_address(address: Any) -> str | None:
+    """Return a socket address as ``host:port`` or the path of a Unix socket; None if there is no address."""
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: ``PrometheusInstrument``. It needs prometheus-client, the extra ``prometheus``."""
+"""Metrics for Prometheus: ``PrometheusInstrument``. Requires prometheus-client, the extra ``prometheus``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PrometheusInstrument"]
 
-#: Buckets of the histograms, in seconds.
+#: The upper bounds of the histograms' buckets, in seconds.
 PING_BUCKETS: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CONNECTION_BUCKETS: tuple[float, ...] = (0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600)
 
@@ -25,7 +25,7 @@ _CODES = frozenset(CloseCode)
 
 
 class PrometheusInstrument(Instrument):
-    """Keeps metrics of connections for Prometheus, and serves them.
+    """Collects metrics of connections for Prometheus, and serves them over HTTP.
 
     ::
 
@@ -34,29 +34,32 @@ class PrometheusInstrument(Instrument):
 
     All metrics have the label ``role``, which is ``server`` or ``client``:
 
-    * ``trio_ws_open_connections``: connections that are open.
-    * ``trio_ws_connections_total``: connections that were opened.
-    * ``trio_ws_closes_total``: connections that were closed, by ``code``: the close code of the peer, or 1006 if it was
-      lost without one; and by ``clean``: ``true`` or ``false``.
-    * ``trio_ws_connection_seconds``: a histogram of how long they were open.
+    * ``trio_ws_open_connections``: open connections.
+    * ``trio_ws_connections_total``: connections opened.
+    * ``trio_ws_closes_total``: connections closed, by ``code`` (the peer's close code, or 1006 if the connection was
+      lost without one) and ``clean`` (``true`` or ``false``).
+    * ``trio_ws_connection_seconds``: a histogram of the durations of connections.
     * ``trio_ws_messages_total``: messages, by ``direction`` (``in`` or ``out``) and ``kind`` (``text`` or ``binary``).
-    * ``trio_ws_message_bytes_total``: their bytes, by the same, without compression.
+    * ``trio_ws_message_bytes_total``: bytes of messages before compression, by ``direction`` and ``kind``.
     * ``trio_ws_bytes_total``: bytes on the wire, by ``direction``.
-    * ``trio_ws_ping_seconds``: a histogram of the round trips of pings.
-    * ``trio_ws_queue_bytes``: bytes of memory in the buffers of all connections, by ``queue``: ``inbox`` or ``outbox``.
+    * ``trio_ws_ping_seconds``: a histogram of the round trip times of pings.
+    * ``trio_ws_queue_bytes``: memory in the buffers of all connections, in bytes, by ``queue`` (``inbox`` or
+      ``outbox``).
+
+    One instrument can be shared by any number of servers and clients.
 
     Args:
-        registry: Where the metrics are registered; None for the registry that prometheus-client has for all. There can
-            be one instrument for each registry; it can be given to any number of servers and clients.
-        codes: Close codes of the application to tell apart. Other codes that no standard gives a meaning are counted
-            together as ``3xxx`` and ``4xxx``: peers choose them, and each would be a metric of its own.
+        registry: The registry for the metrics; None for the default registry of prometheus-client. A registry can have
+            only one such instrument.
+        codes: Close codes of the application to count separately. All other codes without a standard meaning are
+            counted as ``3xxx`` and ``4xxx``: peers choose them, and each separate code creates a time series.
 
     Attributes:
-        registry: Where they are registered.
+        registry: The registry for the metrics.
 
     Raises:
-        ImportError: if prometheus-client is not installed (``pip install trio-ws[prometheus]``).
-        ValueError: if there is such an instrument for that registry.
+        ImportError: If prometheus-client is not installed (``pip install trio-ws[prometheus]``).
+        ValueError: If the registry has such an instrument already.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, codes: Collection[int] = ()) -> None:
@@ -64,18 +67,16 @@ class PrometheusInstrument(Instrument):
         registry = client.REGISTRY if registry is None else registry
         self.registry: CollectorRegistry = registry
         self._codes = frozenset(codes)
-        self._open = client.Gauge(
-            "trio_ws_open_connections", "WebSocket connections that are open", ["role"], registry=registry
-        )
+        self._open = client.Gauge("trio_ws_open_connections", "Open WebSocket connections", ["role"], registry=registry)
         self._connections = client.Counter(
-            "trio_ws_connections", "WebSocket connections that were opened", ["role"], registry=registry
+            "trio_ws_connections", "WebSocket connections opened", ["role"], registry=registry
         )
         self._closes = client.Counter(
-            "trio_ws_closes", "WebSocket connections that were closed", ["role", "code", "clean"], registry=registry
+            "trio_ws_closes", "WebSocket connections closed", ["role", "code", "clean"], registry=registry
         )
         self._connection_seconds = client.Histogram(
             "trio_ws_connection_seconds",
-            "How long WebSocket connections were open",
+            "Duration of WebSocket connections in seconds",
             ["role"],
             buckets=CONNECTION_BUCKETS,
             registry=registry,
@@ -84,7 +85,7 @@ class PrometheusInstrument(Instrument):
         self._messages = _Children(client.Counter("trio_ws_messages", "WebSocket messages", kinds, registry=registry))
         self._message_bytes = _Children(
             client.Counter(
-                "trio_ws_message_bytes", "Bytes of WebSocket messages, without compression", kinds, registry=registry
+                "trio_ws_message_bytes", "Bytes of WebSocket messages before compression", kinds, registry=registry
             )
         )
         self._bytes = _Children(
@@ -92,7 +93,7 @@ class PrometheusInstrument(Instrument):
         )
         self._ping_seconds = client.Histogram(
             "trio_ws_ping_seconds",
-            "Round trips of WebSocket pings",
+            "Round trip time of WebSocket pings in seconds",
             ["role"],
             buckets=PING_BUCKETS,
             registry=registry,
@@ -100,23 +101,23 @@ class PrometheusInstrument(Instrument):
         self._queues = _Children(
             client.Gauge(
                 "trio_ws_queue_bytes",
-                "Bytes of memory in the buffers of WebSocket connections",
+                "Memory in the buffers of WebSocket connections in bytes",
                 ["role", "queue"],
                 registry=registry,
             )
         )
-        # What is in the buffers of each connection.
+        # The bytes in the inbox and the outbox of each connection, by its id.
         self._queued: dict[int, tuple[int, int]] = {}
-        # So that there is something to see before something happens.
+        # Create the time series now, with the value 0.
         for role in Role:
             self._open.labels(role.value)
             self._connections.labels(role.value)
 
     def serve_at(self, path: str = "/metrics") -> ProcessRequest:
-        """Return a ``process_request`` function that answers requests for a path with the metrics of the registry.
+        """Return a ``process_request`` function that serves the metrics of the registry at a path.
 
-        Everybody can ask for them who can reach the server. Where that is too much, put a :func:`basic_auth` in front
-        of it: ``process_request=[basic_auth(...), metrics.serve_at("/metrics")]``.
+        Anyone who can reach the server can read them. To restrict access, put a :func:`basic_auth` before it:
+        ``process_request=[basic_auth(...), metrics.serve_at("/metrics")]``.
 
         Args:
             path: The path.
@@ -126,7 +127,7 @@ class PrometheusInstrument(Instrument):
             if request.path.partition("?")[0] != path:
                 return None
             if request.method not in ("GET", "HEAD"):
-                return opening.respond(405, "metrics are there to be read\n", {"Allow": "GET, HEAD"})
+                return opening.respond(405, "metrics are read-only, use GET or HEAD\n", {"Allow": "GET, HEAD"})
             accepted = ", ".join(request.headers.get_all("Accept"))
             encode, content_type = _import_client().exposition.choose_encoder(accepted)
             return opening.respond(200, encode(self.registry), {"Content-Type": content_type})
@@ -136,58 +137,58 @@ class PrometheusInstrument(Instrument):
     # -- Events ----------------------------------------------------------------------------------------------------
 
     def connection_opened(self, ws: ObservedWebSocket) -> None:
-        """Count it."""
+        """Count an opened connection."""
         role = _role(ws)
         self._open.labels(role).inc()
         self._connections.labels(role).inc()
 
     def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
-        """Count it."""
+        """Count a closed connection, by its close code, and record its duration."""
         role = _role(ws)
         self._open.labels(role).dec()
-        self._closes.labels(role, self._show_code(summary.code), "true" if summary.clean else "false").inc()
+        self._closes.labels(role, self._code_label(summary.code), "true" if summary.clean else "false").inc()
         self._connection_seconds.labels(role).observe(summary.seconds)
         self.queue_changed(ws, 0, 0)
         del self._queued[ws.id]
 
     def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
-        """Count it."""
+        """Count a received message and its bytes."""
         labels = _role(ws), "in", opcode.name.lower()
         self._messages[labels].inc()
         self._message_bytes[labels].inc(size)
 
     def message_sent(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
-        """Count it."""
+        """Count a sent message and its bytes."""
         labels = _role(ws), "out", opcode.name.lower()
         self._messages[labels].inc()
         self._message_bytes[labels].inc(size)
 
     def bytes_received(self, ws: ObservedWebSocket, size: int) -> None:
-        """Count them."""
+        """Count received bytes."""
         self._bytes[_role(ws), "in"].inc(size)
 
     def bytes_sent(self, ws: ObservedWebSocket, size: int) -> None:
-        """Count them."""
+        """Count sent bytes."""
         self._bytes[_role(ws), "out"].inc(size)
 
     def ping_answered(self, ws: ObservedWebSocket, seconds: float) -> None:
-        """Observe the round trip."""
+        """Record a round trip time."""
         self._ping_seconds.labels(_role(ws)).observe(seconds)
 
     def queue_changed(self, ws: ObservedWebSocket, inbox: int, outbox: int) -> None:
-        """Add what is new."""
+        """Update the totals by the change of one connection's buffers."""
         role = _role(ws)
         inbox_before, outbox_before = self._queued.get(ws.id, (0, 0))
         self._queued[ws.id] = inbox, outbox
         self._queues[role, "inbox"].inc(inbox - inbox_before)
         self._queues[role, "outbox"].inc(outbox - outbox_before)
 
-    def _show_code(self, code: int) -> str:
+    def _code_label(self, code: int) -> str:
         return str(code) if code in _CODES or code in self._codes else f"{code // 1000}xxx"
 
 
 class _Children(dict[tuple[str, ...], Any]):
-    """The metrics of one name, by their labels. To ask for one each time takes longer than to count."""
+    """Cache of the children of a metric, by label values. Calling ``labels()`` takes longer than counting."""
 
     def __init__(self, metric: Any) -> None:
         self._metric = metric
@@ -205,5 +206,5 @@ def _import_client() -> Any:
     try:
         import prometheus_client.exposition
     except ImportError as exc:
-        raise ImportError("metrics need prometheus-client: pip install trio-ws[prometheus]") from exc
+        raise ImportError("PrometheusInstrument requires prometheus-client: pip install trio-ws[prometheus]") from exc
     return prometheus_client
