@@ -1,12 +1,12 @@
-"""For tests: two WebSockets without a network, a scripted peer, and streams that fail at a chosen place.
+"""Tools for tests: connected WebSockets in memory, a scripted peer, and streams with faults.
 
-Nothing in here sleeps in earnest or does anything by chance, so with Trio's clock for tests
-(:class:`trio.testing.MockClock`) the same happens each time. :mod:`trio_ws` does not import it::
+With Trio's clock for tests (:class:`trio.testing.MockClock`), tests that use these tools are deterministic and need no
+real time. :mod:`trio_ws` does not import this package::
 
     import trio_ws.testing
 
 ===============================  ==============================================================
-:mod:`~trio_ws.testing.faults`   ``FaultyStream``, and the faults that it can have
+:mod:`~trio_ws.testing.faults`   ``FaultyStream`` and its faults
 :mod:`~trio_ws.testing.peer`     ``ScriptedPeer``: sends exactly the frames that a test chooses
 :mod:`~trio_ws.testing.pair`     ``memory_websocket_pair``: a client and a server in memory
 ===============================  ==============================================================

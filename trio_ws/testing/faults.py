@@ -1,4 +1,4 @@
-"""Streams that fail at a chosen place: ``FaultyStream``, and the faults that it can have."""
+"""Streams that fail at a chosen position: ``FaultyStream`` and its faults."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ __all__ = ["Corrupt", "Delay", "Drop", "Fault", "FaultyStream", "Reset", "Split"
 def _number(
     *, minimum: int = 0, maximum: float = math.inf, whole: bool = True, none: bool = False
 ) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    kind = ("a whole number" if whole else "a number") + (" or None" if none else "")
+    bounds = f"at least {minimum}" if maximum == math.inf else f"between {minimum} and {maximum}"
+
     def check(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is None and none:
             return
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise TypeError(f"{attribute.name} is a {'whole ' if whole else ''}number, not {value!r}")
+            raise TypeError(f"{attribute.name} must be {kind}, not {value!r}")
         if not minimum <= value <= maximum:
-            raise ValueError(f"{attribute.name} is from {minimum} to {maximum}, not {value!r}")
+            raise ValueError(f"{attribute.name} must be {bounds}, not {value!r}")
 
     return check
 
 
 @attrs.frozen
 class Fault:
-    """What goes wrong in one direction of a :class:`FaultyStream`. Use one of the kinds there are.
+    """Base class of the faults of a :class:`FaultyStream`. Use one of the subclasses.
 
     Attributes:
-        at: Where: how many bytes have passed before.
+        at: The position of the fault: the number of bytes that pass before it.
 
     Raises:
-        TypeError: if a value is of the wrong type.
-        ValueError: if it is out of range.
+        TypeError: If a value is of the wrong type.
+        ValueError: If a value is out of range.
     """
 
     at: int = attrs.field(validator=_number())
@@ -46,15 +49,15 @@ class Fault:
 
 @attrs.frozen
 class Split(Fault):
-    """What comes after this place is sent, or received, separately."""
+    """Split the data: the bytes after this position are sent, or received, separately."""
 
 
 @attrs.frozen
 class Delay(Fault):
-    """What comes after this place comes later, be it bytes or the end of the stream.
+    """Delay the bytes after this position, or the end of the stream.
 
     Attributes:
-        seconds: How much later.
+        seconds: The delay in seconds.
     """
 
     seconds: float = attrs.field(validator=_number(whole=False))
@@ -62,10 +65,10 @@ class Delay(Fault):
 
 @attrs.frozen
 class Drop(Fault):
-    """Bytes are lost, from this place on.
+    """Drop bytes, starting at this position.
 
     Attributes:
-        count: How many; None for all that follow.
+        count: The number of bytes; None for all bytes that follow.
     """
 
     count: int | None = attrs.field(default=1, validator=_number(none=True))
@@ -73,10 +76,10 @@ class Drop(Fault):
 
 @attrs.frozen
 class Corrupt(Fault):
-    """The byte at this place becomes another one.
+    """Change the byte at this position.
 
     Attributes:
-        bits: Those of its bits that change, as a mask: 1 to 255.
+        bits: The mask of the bits to flip, from 1 to 255.
     """
 
     bits: int = attrs.field(default=0xFF, validator=_number(minimum=1, maximum=0xFF))
@@ -84,38 +87,41 @@ class Corrupt(Fault):
 
 @attrs.frozen
 class Stall(Fault):
-    """Nothing more passes, not even the end of the stream, until the stream is closed."""
+    """Let nothing more pass, not even the end of the stream, until the stream is closed."""
 
 
 @attrs.frozen
 class Reset(Fault):
-    """The connection breaks, in both directions: from now on there is a :exc:`trio.BrokenResourceError`.
+    """Break the connection, in both directions: all further calls raise :exc:`trio.BrokenResourceError`.
 
-    The stream below is closed, and that is what its other end sees.
+    The wrapped stream is closed, so its other end sees a closed connection.
     """
 
 
 class _Direction:
-    """The bytes in one direction, and what is still to happen to them."""
+    """The bytes in one direction, and the faults still to come."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         faults = list(faults)
         for fault in faults:
             if not isinstance(fault, (Split, Delay, Drop, Corrupt, Stall, Reset)):
-                raise TypeError(f"{fault!r} is none of the faults that there are")
+                raise TypeError(f"each fault must be a Split, Delay, Drop, Corrupt, Stall or Reset, not {fault!r}")
         self.faults = deque(sorted(faults, key=lambda fault: fault.at))
         self.position = 0
-        #: What has come as far as ``position``, and whether nothing comes after it.
+        # Bytes that have arrived at ``position`` and have not passed yet, and whether the stream has ended after them.
         self.pending = b""
         self.ended = False
-        #: As far as which place bytes are lost.
+        # The position up to which bytes are dropped.
         self.lost_until = 0
-        #: When the delay ends that has begun.
+        # The time at which the current delay or stall ends.
         self.resume_at: float | None = None
         self.busy = False
 
-    def due(self) -> Fault | None:
-        """Lose what is to be lost. Return the next fault if its place has been reached, and it has what it takes."""
+    def next_fault(self) -> Fault | None:
+        """Drop the bytes to be dropped. Return the next fault if it is to happen now, None otherwise.
+
+        A fault happens when its position is reached. A Corrupt needs a byte there, a Delay a byte or the end.
+        """
         while True:
             self.take(max(self.lost_until - self.position, 0))
             if not self.faults or self.faults[0].at > self.position:
@@ -125,12 +131,12 @@ class _Direction:
                 end = sys.maxsize if fault.count is None else fault.at + fault.count
                 self.lost_until = max(self.lost_until, end)
             elif not isinstance(fault, Split):
-                waits = isinstance(fault, Corrupt) or (isinstance(fault, Delay) and not self.ended)
-                return None if waits and not self.pending else fault
+                needs_bytes = isinstance(fault, Corrupt) or (isinstance(fault, Delay) and not self.ended)
+                return None if needs_bytes and not self.pending else fault
             self.faults.popleft()
 
     def take(self, count: int | None = None) -> bytes:
-        """Let bytes pass, all or so many of them, but only as far as something happens."""
+        """Return pending bytes and let them pass, at most ``count``, up to the position of the next fault."""
         size = len(self.pending) if count is None else min(count, len(self.pending))
         if self.faults:
             size = min(size, self.faults[0].at - self.position)
@@ -140,24 +146,26 @@ class _Direction:
 
 
 class FaultyStream(trio.abc.Stream):
-    """A stream around another one, on which things go wrong where they are told to.
+    """A stream that wraps another one and injects faults at chosen positions.
 
     ::
 
         client_end, server_end = trio.testing.memory_stream_pair()
         client_end = FaultyStream(client_end, sending=[Reset(200)], receiving=[Corrupt(131), Delay(140, seconds=5)])
 
-    Places are counted in bytes, from 0, in each direction by itself; those that are lost count too. At one place there
-    can be several faults: they happen in the order in which they are given. It is not half-closeable, whatever the
-    stream below is.
+    Positions are counted in bytes, from 0, separately for each direction. Dropped bytes count too. Faults at the same
+    position happen in the order in which they are given. The stream is not half-closeable, even if the wrapped one is.
 
     Args:
-        stream: The stream below. From now on it belongs to this one.
-        sending: What happens to what is sent.
-        receiving: What happens to what is received.
+        stream: The stream to wrap. This object takes ownership of it.
+        sending: The faults of the sending direction.
+        receiving: The faults of the receiving direction.
+
+    Attributes:
+        stream: The wrapped stream.
 
     Raises:
-        TypeError: if one of these is no fault.
+        TypeError: If an item is not a fault.
     """
 
     def __init__(
@@ -168,113 +176,113 @@ class FaultyStream(trio.abc.Stream):
         self._receiving = _Direction(receiving)
         self._was_reset = False
         self._was_closed = False
-        # Set by either.
-        self._over = trio.Event()
+        # Set when the stream is reset or closed.
+        self._ended = trio.Event()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes, as far as nothing happens to them.
+        """Send bytes, subject to the faults.
 
         Raises:
-            trio.BrokenResourceError: if the connection is lost, or was reset.
-            trio.ClosedResourceError: if the stream is closed.
-            trio.BusyResourceError: if another task is sending.
+            trio.BrokenResourceError: If the connection is lost or was reset.
+            trio.ClosedResourceError: If the stream is closed.
+            trio.BusyResourceError: If another task is sending.
         """
         await trio.lowlevel.checkpoint()
         direction = self._sending
-        with self._using(direction):
+        with self._reserve(direction):
             direction.pending = bytes(data)
             while direction.pending:
-                await self._suffer(direction)
+                await self._apply_faults(direction)
                 passing = direction.take()
                 if passing:
                     await self.stream.send_all(passing)
-            if isinstance(direction.due(), Reset):
-                # This has been sent, and the next thing that is known of the connection is that it is gone.
+            if isinstance(direction.next_fault(), Reset):
+                # Everything was sent, so this call succeeds. All later calls fail.
                 await self._reset()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the stream below may take more.
+        """Wait until the wrapped stream may accept more bytes.
 
         Raises:
-            Exception: as :meth:`send_all` does.
+            Exception: The same exceptions as :meth:`send_all`.
         """
-        with self._using(self._sending):
+        with self._reserve(self._sending):
             await self.stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive bytes, as far as nothing happens to them. When cancelled, nothing is lost.
+        """Receive bytes, subject to the faults. No bytes are lost if this is cancelled.
 
         Args:
-            max_bytes: How many at most. None: as many as the stream below has.
+            max_bytes: The maximum number of bytes; None for as many as the wrapped stream returns.
 
         Returns:
-            The bytes; none at the end of the stream.
+            The bytes; ``b""`` at the end of the stream.
 
         Raises:
-            trio.BrokenResourceError: if the connection is lost, or was reset.
-            trio.ClosedResourceError: if the stream is closed.
-            trio.BusyResourceError: if another task is receiving.
-            ValueError: if ``max_bytes`` is less than 1.
+            trio.BrokenResourceError: If the connection is lost or was reset.
+            trio.ClosedResourceError: If the stream is closed.
+            trio.BusyResourceError: If another task is receiving.
+            ValueError: If ``max_bytes`` is less than 1.
         """
         if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes is at least 1, not {max_bytes}")
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         await trio.lowlevel.checkpoint()
         direction = self._receiving
-        with self._using(direction):
+        with self._reserve(direction):
             while True:
-                await self._suffer(direction)
+                await self._apply_faults(direction)
                 if direction.pending or direction.ended:
                     return direction.take(max_bytes)
                 direction.pending = bytes(await self.stream.receive_some(max_bytes))
                 direction.ended = not direction.pending
 
     async def aclose(self) -> None:
-        """Close both streams."""
+        """Close this stream and the wrapped one."""
         self._was_closed = True
-        self._over.set()
+        self._ended.set()
         await self.stream.aclose()
 
-    async def _suffer(self, direction: _Direction) -> None:
-        """Let happen what is to happen here."""
-        while (fault := direction.due()) is not None:
+    async def _apply_faults(self, direction: _Direction) -> None:
+        """Apply the faults at the current position, and wait for delays."""
+        while (fault := direction.next_fault()) is not None:
             if isinstance(fault, Corrupt):
                 direction.pending = bytes([direction.pending[0] ^ fault.bits]) + direction.pending[1:]
             elif isinstance(fault, Reset):
                 await self._reset()
-                raise self._gone()
+                raise self._make_error()
             else:
-                # When it is cancelled, the time that has passed counts in the next call.
+                # If this is cancelled, the next call waits only for the rest of the delay.
                 if direction.resume_at is None:
                     seconds = fault.seconds if isinstance(fault, Delay) else math.inf
                     direction.resume_at = trio.current_time() + seconds
                 with trio.move_on_at(direction.resume_at):
-                    await self._over.wait()
-                if self._over.is_set():
-                    raise self._gone()
+                    await self._ended.wait()
+                if self._ended.is_set():
+                    raise self._make_error()
                 direction.resume_at = None
             direction.faults.popleft()
 
     async def _reset(self) -> None:
         self._was_reset = True
-        self._over.set()
+        self._ended.set()
         await trio.aclose_forcefully(self.stream)
 
     @contextlib.contextmanager
-    def _using(self, direction: _Direction) -> Iterator[None]:
-        """One task at a time uses a direction; and all get to know why it is over, whatever the stream below says."""
-        if self._over.is_set():
-            raise self._gone()
+    def _reserve(self, direction: _Direction) -> Iterator[None]:
+        """Reserve a direction for one task. Raise the right error if the stream has been reset or closed."""
+        if self._ended.is_set():
+            raise self._make_error()
         if direction.busy:
             raise trio.BusyResourceError("another task is using this stream")
         direction.busy = True
         try:
             yield
         except trio.ClosedResourceError:
-            raise self._gone() from None
+            raise self._make_error() from None
         finally:
             direction.busy = False
 
-    def _gone(self) -> Exception:
+    def _make_error(self) -> Exception:
         if self._was_reset and not self._was_closed:
-            return trio.BrokenResourceError("the test has reset this stream")
+            return trio.BrokenResourceError("this stream was reset by a Reset fault")
         return trio.ClosedResourceError("this stream was closed")

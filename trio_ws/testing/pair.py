@@ -1,4 +1,4 @@
-"""Two WebSockets that are connected with each other in memory: ``memory_websocket_pair``."""
+"""A client and a server connected in memory: ``memory_websocket_pair``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["memory_websocket_pair"]
 
 
 class memory_websocket_pair:
-    """Two WebSockets that are connected with each other, for as long as a block.
+    """Async context manager for two WebSockets that are connected to each other.
 
     ::
 
@@ -35,23 +35,24 @@ class memory_websocket_pair:
             await client.send("hello")
             assert await server.receive() == "hello"
 
-    Leaving the block closes both, the client first. What the block raises comes out as it is. A pair is entered once.
+    Leaving the block closes both WebSockets, the client first. Exceptions from the block propagate unchanged. Each pair
+    can be entered only once.
 
     Args:
-        streams: What is between them: the client's end and the server's, for example of
-            :func:`trio.testing.lockstep_stream_pair`, or in a :class:`FaultyStream`. The default is
+        streams: The client's and the server's end of the stream that connects them, such as those of
+            :func:`trio.testing.lockstep_stream_pair`, possibly wrapped in a :class:`FaultyStream`. Default: the ends of
             :func:`trio.testing.memory_stream_pair`.
-        handshake: Whether the opening handshake goes over these streams. Otherwise nothing but frames does; what would
-            have been agreed on is agreed on all the same.
-        uri: What the client asks for.
-        **options: See :class:`~trio_ws.Options`. They are for both ends.
+        handshake: Whether to send the opening handshake over the streams. If False, only frames are sent; subprotocol
+            and extensions are negotiated in the same way, without I/O.
+        uri: The URI that the client requests.
+        **options: The options of both ends; see :class:`~trio_ws.Options`.
 
     Raises:
-        Exception: as :func:`~trio_ws.connect` does, on entering the block, if there is a handshake. Both streams are
-            closed then.
-        InvalidURI: if the URI is not valid.
-        TypeError: if an option is of the wrong type or does not exist.
-        ValueError: if an option is out of range.
+        Exception: On entering the block with ``handshake=True``, the same exceptions as :func:`~trio_ws.connect`. Both
+            streams are closed then.
+        InvalidURI: If the URI is not valid.
+        TypeError: If an option is unknown or of the wrong type.
+        ValueError: If an option is out of range.
     """
 
     def __init__(
@@ -72,9 +73,9 @@ class memory_websocket_pair:
 
     async def __aenter__(self) -> tuple[WebSocket, ServerWebSocket]:
         if self._sessions is not None:
-            raise RuntimeError("a pair is entered once: make another one")
+            raise RuntimeError("a memory_websocket_pair can be entered only once: create another one")
         self._sessions = contextlib.AsyncExitStack()
-        client, server = await self._shake_hands() if self._handshake else self._agree()
+        client, server = await self._open() if self._handshake else self._open_without_io()
         await self._sessions.enter_async_context(Session(server))
         await self._sessions.enter_async_context(Session(client))
         self._server = server
@@ -84,42 +85,42 @@ class memory_websocket_pair:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._sessions is None or self._server is None:
-            raise RuntimeError("this pair was not entered")
-        # The block has ended, so it is not about to answer what it has received; the server need not wait for that.
+            raise RuntimeError("a memory_websocket_pair must be entered before it is left")
+        # The block will not answer the messages that it has received, so the server must not wait for that.
         connection_of(self._server).inbox.stop_using()
         await self._sessions.__aexit__(exc_type, exc, traceback)
 
-    def _agree(self) -> tuple[WebSocket, ServerWebSocket]:
+    def _open_without_io(self) -> tuple[WebSocket, ServerWebSocket]:
         server = upgrade(StreamAdapter(self._server_stream), self._connecting.request, self._settings)
         return self._connecting.upgrade(StreamAdapter(self._client_stream), server.response), server
 
-    async def _shake_hands(self) -> tuple[WebSocket, ServerWebSocket]:
+    async def _open(self) -> tuple[WebSocket, ServerWebSocket]:
         client = server = failure = None
 
         async def serve() -> None:
             nonlocal server
             server = await open_connection(StreamAdapter(self._server_stream), self._settings, HandshakePolicy())
             if server is None:
-                await StreamAdapter(self._server_stream).aclose(0)  # as a server does; the client may be waiting
+                await StreamAdapter(self._server_stream).aclose(0)  # as serve() does: the client may be waiting
 
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(serve)
                 try:
                     client = await self._connecting.open()
-                except Exception as exc:  # raised below, out of the nursery's reach
+                except Exception as exc:  # raised after the nursery, which would wrap it in a group
                     failure = exc
                     nursery.cancel_scope.cancel()
             if failure is not None:
                 raise failure
             assert client is not None
-            if server is None:  # its stream has sent the whole answer, and failed all the same
+            if server is None:  # the client got the whole response, but the server's write failed
                 raise ConnectFailed(self._connecting.request.headers["Host"], "the server's stream failed")
         except BaseException:
-            # Not aclose_forcefully(): when we are cancelled, the first one would raise, and the second not be closed.
+            # trio.aclose_forcefully() would raise if this task is cancelled, and leave the second stream open.
             await StreamAdapter(self._client_stream).aclose(0)
             await StreamAdapter(self._server_stream).aclose(0)
             if failure is None:
-                await trio.lowlevel.checkpoint_if_cancelled()  # by itself, not in the group that comes from the nursery
+                await trio.lowlevel.checkpoint_if_cancelled()  # raise Cancelled itself, not the nursery's group
             raise
         return client, server

@@ -1,4 +1,4 @@
-"""A peer that follows a script: ``ScriptedPeer``."""
+"""A peer controlled frame by frame: ``ScriptedPeer``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..uri import parse_uri
 
 __all__ = ["ScriptedPeer"]
 
-#: The URI that a scripted client asks for, and a pair in memory.
+#: The URI that a scripted client requests, and the default of memory_websocket_pair.
 URI = "ws://memory.test/"
 
-#: The key that a scripted client masks its frames with.
+#: The masking key of a scripted client.
 KEY = b"\x37\xfa\x21\x3d"
 
 
 class ScriptedPeer:
-    """One end of a connection that does what a test says, be it right or wrong, and nothing else.
+    """One end of a connection that sends exactly what a test tells it to, valid or not.
 
-    It answers no ping and no Close frame by itself. ::
+    It does not answer pings and Close frames by itself. ::
 
         client_end, server_end = trio.testing.memory_stream_pair()
         nursery.start_soon(program_under_test, client_end)
@@ -37,8 +37,12 @@ class ScriptedPeer:
         assert await peer.receive() == Frame(Opcode.PONG, b"")
 
     Args:
-        stream: The stream. From now on it belongs to the peer.
-        role: Which end the peer is: the server where a client is tested.
+        stream: The stream. The peer takes ownership of it.
+        role: The role of the peer; ``Role.SERVER`` to test a client.
+
+    Attributes:
+        stream: The stream.
+        role: The role of the peer.
     """
 
     def __init__(self, stream: trio.abc.Stream, role: Role = Role.SERVER) -> None:
@@ -47,44 +51,44 @@ class ScriptedPeer:
         self._decoder = FrameDecoder(role, RSV1 | RSV2 | RSV3)
         self._frames: deque[Frame] = deque()
         self._payload = bytearray()
-        # How many of the bytes received are not in whole frames yet.
+        # The number of received bytes that are not part of a complete frame yet.
         self._incomplete = 0
-        # What is wrong with those after the last frame.
+        # The error after the last valid frame, if any.
         self._error: ProtocolError | None = None
 
     async def handshake(self) -> Request | Response:
-        """Do the opening handshake, in which nothing is agreed on. For another one, send its bytes.
+        """Do the opening handshake, without subprotocol and extensions. For any other handshake, send its bytes.
 
         Returns:
-            What the other end has sent: its request, or its response.
+            The request or the response of the other end.
 
         Raises:
-            InvalidHandshake: if that is not right, or ends too early.
-            trio.BrokenResourceError: if the connection is lost.
+            InvalidHandshake: If the other end's handshake is not valid or not complete.
+            trio.BrokenResourceError: If the connection is lost.
         """
         if self.role is Role.SERVER:
-            requests = RequestParser()
-            asked = None
-            while asked is None:
-                asked = requests.feed(await self._receive_some())
-            await self.send(accept(asked)[0].serialize())
-            self._feed(requests.unused)
-            return asked
+            request_parser = RequestParser()
+            received = None
+            while received is None:
+                received = request_parser.feed(await self._receive_some())
+            await self.send(accept(received)[0].serialize())
+            self._feed(request_parser.unused)
+            return received
         request = build_request(parse_uri(URI), random=os.urandom)
         await self.send(request.serialize())
-        responses = ResponseParser()
-        answer = None
-        while answer is None:
-            answer = responses.feed(await self._receive_some())
-        check_response(request, answer)
-        self._feed(responses.unused)
-        return answer
+        response_parser = ResponseParser()
+        response = None
+        while response is None:
+            response = response_parser.feed(await self._receive_some())
+        check_response(request, response)
+        self._feed(response_parser.unused)
+        return response
 
     async def send(self, *frames: Frame | bytes) -> None:
-        """Send frames, in one write.
+        """Send frames or bytes in one write.
 
         Args:
-            *frames: The frames. A client masks them, always with the same key. Bytes go out as they are.
+            *frames: The frames. A client masks them, always with the same key. ``bytes`` are sent unchanged.
         """
         key = KEY if self.role is Role.CLIENT else None
         await self.stream.send_all(
@@ -92,12 +96,12 @@ class ScriptedPeer:
         )
 
     async def receive(self) -> Frame | None:
-        """Return the next frame, or None at the end of the stream. When cancelled, nothing is lost.
+        """Return the next frame, or None at the end of the stream. No frame is lost if this is cancelled.
 
         Raises:
-            ProtocolError: if what has come next is no frame, or the stream ends within one. Nothing can be received
-                after that.
-            trio.BrokenResourceError: if the connection is lost.
+            ProtocolError: If the next bytes are not a valid frame, or the stream ends within a frame. All further calls
+                raise it too.
+            trio.BrokenResourceError: If the connection is lost.
         """
         while not self._frames:
             if self._error is not None:
@@ -106,13 +110,13 @@ class ScriptedPeer:
             if data:
                 self._feed(data)
             elif self._incomplete:
-                raise ProtocolError("the stream has ended within a frame")
+                raise ProtocolError("end of stream within a frame")
             else:
                 return None
         return self._frames.popleft()
 
     async def aclose(self) -> None:
-        """Close the stream, without a word."""
+        """Close the stream without sending anything."""
         await self.stream.aclose()
 
     async def _receive_some(self) -> bytes:
@@ -131,7 +135,7 @@ class ScriptedPeer:
                     self._incomplete -= len(serialize(frame, KEY if self.role is Role.SERVER else None))
                     self._frames.append(frame)
         except ProtocolError as exc:
-            self._error = exc  # for when the frames before it have been received
+            self._error = exc  # raised after the frames before it have been received
 
 
 def _frame(first_byte: int, payload: bytes) -> Frame:
