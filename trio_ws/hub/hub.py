@@ -1,7 +1,7 @@
 """Publish and subscribe: ``Hub`` and ``Topic``.
 
 A hub holds the members of each topic that has any. A :class:`Topic` is only a name and a hub. Publishing is a
-:func:`broadcast` to the members: it never waits, so nothing else happens between two ``await`` of the application.
+:func:`broadcast` to the members. It never waits, so no other task can run in between.
 
 A back end connects the hubs of several processes, so that they share topics. Calling it takes time, so the task
 :meth:`Hub.run` does it. Publishing and subscribing only queue the work for this task:
@@ -104,9 +104,8 @@ class Hub:
 
             await nursery.start(hub.run)
 
-        Up to 1 MiB of messages published before this runs are queued. When cancelled, the queued messages are not sent
-        to other processes, and the one that the back end was sending may or may not be. Members in this process do not
-        depend on it.
+        Up to 1 MiB of messages published before this runs are queued. If this is cancelled, the message that the back
+        end is sending may be lost for other processes, and queued messages wait until this is run again.
 
         Args:
             task_status: Used by ``nursery.start``.

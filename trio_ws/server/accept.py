@@ -118,7 +118,7 @@ class Acceptor:
 
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
         """Serve a connection from its first byte to its end, and close the stream. Never raises an ``Exception``."""
-        # This frame and its variables take memory as long as the connection lasts: keep them few, in one function.
+        # This frame takes memory as long as the connection lasts: keep it the only one, with few variables.
         adapter = StreamAdapter(stream)
         slot = AddressSlot(self._state.by_address, self._limits.per_address)
         reason = self._find_reached_limit() or self._acquire_slot(adapter, slot)
@@ -163,9 +163,9 @@ class Acceptor:
         return None
 
     def _acquire_slot(self, stream: StreamAdapter, slot: AddressSlot) -> str | None:
-        """Acquire a slot for the address that the connection comes from. Return why not, or None on success.
+        """Acquire a slot for the address that the connection comes from. Return the reason on failure, None on success.
 
-        The address of a client behind a proxy is not known yet: its slot is acquired later.
+        The address of a client behind a proxy is not known yet, so nothing is acquired for it here.
         """
         peer = identify_peer(stream, self._policy.forwarding)
         if peer.is_trusted_proxy or self._policy.forwarding.proxy_protocol:

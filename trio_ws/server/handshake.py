@@ -3,7 +3,7 @@
 Each request goes through these steps:
 
 1. It is read. A malformed request gets 400, one whose head is too large 431.
-2. If it comes from a trusted proxy, its headers tell the client's address. A client with too many connections gets 503.
+2. If it comes from a trusted proxy, its headers name the client. A client with too many connections gets 503.
 3. Its Host header is checked, and its Origin header if it asks for a WebSocket: 400, 421 or 403.
 4. The application's ``process_request`` may answer it with any response. Plain HTTP requests are answered here; the
    connection then stays open for another request. A router, if there is one, comes last: 404, 405 or a redirect.
@@ -154,7 +154,7 @@ class _HTTPConnection:
             response = self.opening.respond(500, "internal server error, try again later\n")
             data, is_persistent = self._serialize(request, _with_connection_close(response))
         if self.ws is not None:
-            self._on_open(self.ws)  # before the response: once the client has that, broadcasts must reach it
+            self._on_open(self.ws)  # before the client can know that the connection is open
         await self._send(data)
         self._has_served, self._has_begun = True, False
         if self.ws is None and not is_persistent:

@@ -1,7 +1,8 @@
 """The check of the Origin header: which web pages may connect (RFC 6455, sections 4.2.2 and 10.2; RFC 6454).
 
 A browser lets any page open a WebSocket to any server, with the user's cookies, and names the page in the Origin
-header. A server that ignores this header lets any page act in the user's name. Other programs need not send it.
+header. A server that ignores this header lets any page act in the user's name. Clients other than browsers need not
+send the header.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def validate_origins(origins: Origins) -> Origins:
     """Validate the option ``origins``. Return it, with a sequence made a tuple.
 
     Raises:
-        TypeError: If it or one of its items has the wrong type.
+        TypeError: If the option or one of its items has the wrong type.
         ValueError: If a string is not an origin.
     """
     if isinstance(origins, _Rule):

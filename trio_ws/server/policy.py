@@ -74,7 +74,7 @@ class HandshakePolicy:
             check_origin(request, self.origins)
 
     async def call_process_request(self, opening: Opening, request: Request) -> Response | None:
-        """Return the first response of the ``process_request`` functions, or None. Their exceptions propagate."""
+        """Call the ``process_request`` functions. Return the first response, or None. Exceptions propagate."""
         for function in self.process_request:
             response = await _call(function, opening, request)
             if response is not None:
@@ -86,7 +86,7 @@ class HandshakePolicy:
         return None
 
     async def call_process_response(self, opening: Opening, request: Request, response: Response) -> Response:
-        """Return the response that ``process_response`` returns, or the given one. Exceptions propagate."""
+        """Call ``process_response``. Return its response, or the given one if there is none. Exceptions propagate."""
         if self.process_response is None:
             return response
         changed = await _call(self.process_response, opening, request, response)

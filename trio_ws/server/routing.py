@@ -1,4 +1,4 @@
-"""Routing: a handler for each path. ``route``, ``Router``.
+"""Routing by path to different handlers: ``route`` and ``Router``.
 
 A router chooses the handler in the opening handshake, as the last ``process_request`` function. An unknown path gets
 404 instead of a connection that closes at once, and a client that the application rejects does not learn which paths
@@ -251,7 +251,7 @@ def _to_location(url: str, host: str) -> str:
     The URL from werkzeug begins with ``ws://`` and our host, but the client may use another scheme and port.
     """
     scheme, netloc, path, query, _ = urllib.parse.urlsplit(url)
-    # A path that began with two slashes would be a host. A backslash, which browsers treat as a slash, gets quoted.
+    # Two leading slashes would introduce a host. quote() escapes backslashes, which browsers read as slashes.
     path = urllib.parse.quote("/" + path.lstrip("/"), safe=_SAFE)
     query = urllib.parse.quote(query, safe=_SAFE)
     if scheme in ("wss", "https"):
