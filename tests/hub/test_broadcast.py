@@ -1,4 +1,4 @@
-"""Broadcasts: who gets what, in which order, what it costs, and what becomes of those who do not keep up."""
+"""Broadcasts: recipients, order, compression, and slow peers."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from ..support import (
 
 settle = wait_all_tasks_blocked
 
-#: More than an outbox has room for, next to another one.
+#: An outbox has room for one such message, but not for two.
 HALF = "x" * 40_000
 
 
 @asynccontextmanager
 async def clogged(streams: Streams | None = None, **options: Any) -> AsyncIterator[tuple[WebSocket, Peer]]:
-    """A connection whose outbox is full, because its peer does not read."""
+    """Open a connection whose outbox is full because its peer does not read."""
     async with opened(Role.SERVER, streams or pipe_pair(10), **options) as (ws, peer):
         await ws.send(HALF)
         assert connection_of(ws).outbox.size
@@ -56,18 +56,18 @@ async def clogged(streams: Streams | None = None, **options: Any) -> AsyncIterat
 
 
 async def receive_texts(peer: Peer, count: int) -> list[bytes]:
-    """Return the first letters of so many messages."""
+    """Receive ``count`` messages and return their first letters."""
     frames = [await peer.receive() for _ in range(count)]
     assert all(frame is not None and frame.opcode is Opcode.TEXT for frame in frames)
     return [frame.data[:1] for frame in frames if frame is not None]
 
 
-# -- Who gets what ---------------------------------------------------------------------------------------------------
+# -- Recipients ------------------------------------------------------------------------------------------------------
 
 
 @each_pair
 @pytest.mark.parametrize("compression", ["deflate", None])
-async def test_everybody_gets_it(kind: str, compression: Any, autojump_clock: MockClock) -> None:
+async def test_every_connection_gets_the_message(kind: str, compression: Any, autojump_clock: MockClock) -> None:
     async with AsyncExitStack() as stack:
         pairs = [
             await stack.enter_async_context(
@@ -109,7 +109,7 @@ async def test_text_and_binary() -> None:
         ]
 
 
-async def test_what_is_no_message() -> None:
+async def test_invalid_messages() -> None:
     async with opened() as (ws, peer):
         with pytest.raises(TypeError, match="a message must be str or bytes, not int"):
             broadcast([ws], 1)  # type: ignore[arg-type]  # wrong on purpose
@@ -119,12 +119,12 @@ async def test_what_is_no_message() -> None:
             broadcast([ws], "\ud800")
         with pytest.raises(ValueError, match="when_full must be one of 'drop', 'skip', 'newest', not 'wait'"):
             broadcast([ws], "a", when_full="wait")  # type: ignore[arg-type]  # wrong on purpose
-        # Nothing has happened.
+        # Nothing was sent.
         broadcast([ws], "b")
         assert await peer.receive() == text("b")
 
 
-async def test_connections_that_are_closed_are_left_out(autojump_clock: MockClock) -> None:
+async def test_closed_connections_are_skipped(autojump_clock: MockClock) -> None:
     async with (
         opened(Role.SERVER) as (closing, peer),
         opened(Role.SERVER) as (lost, peer_of_lost),
@@ -142,7 +142,7 @@ async def test_connections_that_are_closed_are_left_out(autojump_clock: MockCloc
 
 
 @each_role
-async def test_it_is_in_order_with_what_is_sent(role: Role) -> None:
+async def test_order_of_broadcast_and_send(role: Role) -> None:
     async with opened(role) as (ws, peer):
         await ws.send("1")
         broadcast([ws], "2")
@@ -162,16 +162,16 @@ async def test_each_frame_of_a_client_has_its_own_mask() -> None:
             await trio.aclose_forcefully(theirs)
 
 
-# -- At once ---------------------------------------------------------------------------------------------------------
+# -- Writing without waiting -----------------------------------------------------------------------------------------
 
 
-async def test_on_sockets_it_is_written_at_once() -> None:
+async def test_sockets_are_written_at_once() -> None:
     pairs = [trio.socket.socketpair(socket.AF_UNIX) for _ in range(3)]
     async with AsyncExitStack() as stack:
         ends = [await stack.enter_async_context(born_open(trio.SocketStream(ours), Role.SERVER)) for ours, _ in pairs]
-        # The writer task has to begin first: what was sent in the opening handshake may be half-written.
+        # The writer task must start first: the response of the opening handshake may be half-written.
         await settle()
-        # No await from here.
+        # No await after this line.
         broadcast(ends, "a")
         broadcast(ends, "b" * 200)
         for _, theirs in pairs:
@@ -179,18 +179,18 @@ async def test_on_sockets_it_is_written_at_once() -> None:
 
 
 def socket_read(sock: trio.socket.SocketType) -> bytes:
-    """Return what is there now, and close the socket."""
+    """Return the bytes that have arrived, and close the socket."""
     with socket.socket(fileno=sock.detach()) as plain:
         plain.setblocking(False)
         return plain.recv(65536)
 
 
-async def test_what_a_socket_does_not_take_goes_out_later() -> None:
+async def test_bytes_that_a_socket_does_not_take_are_written_later() -> None:
     ours, theirs = socket_pair()
     message = "x" * 1_000_000
     async with opened(Role.SERVER, (ours, theirs)) as (ws, peer):
         assert broadcast([ws], message) == []
-        # In the middle of a message, there is room for as much as the outbox holds.
+        # During a message in parts, broadcasts may use as much memory as the outbox.
         assert broadcast([ws], "y") == [ws]
         frames = []
 
@@ -205,17 +205,17 @@ async def test_what_a_socket_does_not_take_goes_out_later() -> None:
         assert [frame.data for frame in frames[:-1]] == [message.encode()]
 
 
-# -- Those who do not keep up ----------------------------------------------------------------------------------------
+# -- Slow peers ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_slow_peer_is_dropped(autojump_clock: MockClock) -> None:
     async with clogged() as (slow, slow_peer), opened(Role.SERVER) as (quick, quick_peer):
         assert broadcast([slow, quick], HALF) == [slow]
         assert await quick_peer.receive() == text(HALF)
-        # It is closing: what comes now is not for it.
+        # The connection is closing, so later messages are not sent to it.
         assert broadcast([slow, quick], "b") == []
         assert await quick_peer.receive() == text("b")
-        # What was sent before can still be read.
+        # Messages sent before can still be read.
         assert await slow_peer.receive() == text(HALF)
         assert await slow_peer.receive() == close(1013, "too slow")
         await slow_peer.send(close(1013))
@@ -238,7 +238,7 @@ async def test_a_peer_that_never_reads_is_cut(autojump_clock: MockClock) -> None
 async def test_a_slow_peer_is_skipped() -> None:
     async with clogged() as (slow, peer):
         assert broadcast([slow], "b" + HALF, when_full="skip") == [slow]
-        assert broadcast([slow], "c", when_full="skip") == []  # so much there is room for
+        assert broadcast([slow], "c", when_full="skip") == []  # the outbox has room for these
         assert broadcast([slow], "d" + HALF, when_full="skip") == [slow]
         assert await receive_texts(peer, 2) == [b"x", b"c"]
         assert broadcast([slow], "e", when_full="skip") == []
@@ -249,9 +249,9 @@ async def test_a_slow_peer_gets_the_newest() -> None:
     async with clogged() as (slow, peer):
         for letter in "abcdef":
             assert broadcast([slow], letter + HALF, when_full="newest") == [slow]
-            # The bound: what is in the outbox, and one message.
+            # The bound is the outbox and one message.
             assert connection_of(slow).outbox.size < 2 * len(HALF) + 1000
-        # Later ones come later, even if there would be room for them.
+        # Later messages queue behind it, even if there is room for them.
         assert broadcast([slow], "g", when_full="skip") == [slow]
         assert await receive_texts(peer, 2) == [b"x", b"f"]
         await settle()
@@ -270,14 +270,14 @@ async def test_the_newest_of_different_sizes(autojump_clock: MockClock) -> None:
         assert connection_of(slow).outbox.size == 0
 
 
-async def test_those_who_send_wait_in_line_with_it(nursery: trio.Nursery) -> None:
+async def test_senders_queue_behind_the_newest(nursery: trio.Nursery) -> None:
     async with clogged() as (slow, peer):
         nursery.start_soon(slow.send, "a" + HALF)
         await settle()
         broadcast([slow], "b", when_full="newest")
         nursery.start_soon(slow.send, "c")
         await settle()
-        broadcast([slow], "d", when_full="newest")  # in the place of b
+        broadcast([slow], "d", when_full="newest")  # replaces b
         assert await receive_texts(peer, 4) == [b"x", b"a", b"d", b"c"]
 
 
@@ -326,11 +326,11 @@ async def test_a_message_in_parts_is_not_torn(when_full: WhenFull) -> None:
         ]
 
 
-async def test_what_waits_for_the_end_of_the_parts_is_bounded() -> None:
+async def test_messages_that_wait_for_the_end_of_the_parts_are_bounded() -> None:
     async with opened(Role.SERVER, pipe_pair(10), send_buffer=100_000) as (ws, peer):
         async with ws.send_stream(text=True) as out:
             await out.send("a")
-            # As much as the outbox holds, and it does not take the room of the parts.
+            # The bound is the size of the outbox, and the parts have room of their own.
             assert [broadcast([ws], letter + HALF, when_full="skip") for letter in "123"] == [[], [], [ws]]
             await out.send("b" + HALF)
             assert broadcast([ws], "4" + HALF, when_full="newest") == [ws]
@@ -349,7 +349,7 @@ async def test_one_message_of_any_size_waits_for_the_end_of_the_parts() -> None:
         assert [frame.data[:1] for _ in range(3) if (frame := await peer.receive())] == [b"a", b"", b"1"]
 
 
-async def test_a_message_that_is_not_finished_takes_what_waits_with_it(autojump_clock: MockClock) -> None:
+async def test_an_unfinished_message_discards_the_messages_behind_it(autojump_clock: MockClock) -> None:
     async with opened(Role.SERVER) as (ws, peer):
         with pytest.raises(ZeroDivisionError):
             async with ws.send_stream() as out:
@@ -372,7 +372,7 @@ def deflate(offer: tuple[tuple[str, str | None], ...] = (), **settings: Any) -> 
 
 @pytest.fixture
 def compressors(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Compressors that were made."""
+    """Return a list of the compressors that are created."""
     made = []
     make: Callable[..., object] = PerMessageDeflate._new_compressor
 
@@ -384,7 +384,7 @@ def compressors(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
-async def test_it_is_compressed_once(compressors: list[object]) -> None:
+async def test_a_message_is_compressed_once(compressors: list[object]) -> None:
     message = "compress me " * 100
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -397,7 +397,7 @@ async def test_it_is_compressed_once(compressors: list[object]) -> None:
         assert len(compressors) == 2
         assert [wire[0] for wire in first] == [0xC1] * 6 + [0x81]
         assert first[:5] == first[:1] * 5
-        # Again: what is sent to one only must not change that.
+        # Sending to one connection only must not change that.
         await ends[0].send(message)
         assert len(await pairs[0][1].stream.receive_some()) < len(first[0])
         broadcast(ends, message)
@@ -461,7 +461,7 @@ async def test_one_client_that_does_not_read_among_many(caplog: pytest.LogCaptur
                 full = []
                 for message in messages:
                     full += broadcast(server.connections, message)
-                    # Each message in time, whatever becomes of the stuck one.
+                    # The other clients get each message in time, whatever happens to the stuck one.
                     for ws in clients:
                         assert await ws.receive() == message
                 assert [ws.request.path for ws in full] == ["/stuck"]

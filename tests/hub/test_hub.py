@@ -1,4 +1,4 @@
-"""Topics: who is a member and how long, who gets what, and hubs that a back end connects."""
+"""Topics, their members, and hubs that a back end connects."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if sys.version_info < (3, 11):
 
 settle = wait_all_tasks_blocked
 
-#: More than an outbox has room for, next to another one.
+#: An outbox has room for one such message, but not for two.
 HALF = "x" * 40_000
 
 
 # -- Members ---------------------------------------------------------------------------------------------------------
 
 
-async def test_members_get_what_is_published() -> None:
+async def test_members_get_published_messages() -> None:
     hub = Hub()
     news, other = hub.topic("news"), hub.topic("other")
     async with opened() as (one, peer_one), opened(Role.SERVER) as (two, peer_two):
@@ -72,7 +72,7 @@ async def test_counting_is_a_checkpoint() -> None:
         await Hub().topic("news").count_members()
 
 
-async def test_topics_of_the_same_name_are_the_same() -> None:
+async def test_topics_with_the_same_name_are_equal() -> None:
     hub = Hub()
     assert hub.topic("a") == hub.topic("a")
     assert len({hub.topic("a"), hub.topic("a"), hub.topic("b"), Hub().topic("a")}) == 3
@@ -88,7 +88,7 @@ async def test_nothing_is_kept_of_a_topic_without_members() -> None:
     assert (hub._members, hub._changed_topics, hub._outgoing) == ({}, {}, type(hub._outgoing)())
 
 
-async def test_who_subscribes_twice_gets_it_once() -> None:
+async def test_a_member_that_subscribes_twice_gets_messages_once() -> None:
     hub = Hub()
     topic = hub.topic("news")
     async with opened() as (ws, peer):
@@ -107,7 +107,7 @@ async def test_who_subscribes_twice_gets_it_once() -> None:
         assert [await peer.receive() for _ in range(3)] == [text("a"), text("b"), text("last")]
 
 
-async def test_a_block_may_be_left_in_any_way() -> None:
+async def test_leaving_the_block_unsubscribes() -> None:
     hub = Hub()
     topic = hub.topic("news")
     async with opened() as (ws, _):
@@ -122,7 +122,7 @@ async def test_a_block_may_be_left_in_any_way() -> None:
         assert len(topic) == 0
 
 
-async def test_a_closed_member_is_left_out() -> None:
+async def test_closed_members_are_skipped() -> None:
     hub = Hub()
     topic = hub.topic("news")
     async with opened() as (ws, peer), opened() as (other, other_peer):
@@ -135,8 +135,8 @@ async def test_a_closed_member_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("message, error", [(3, TypeError), (None, TypeError)])
-async def test_what_is_no_message(message: Any, error: type[Exception]) -> None:
-    hub = Hub(backend=Wire())
+async def test_invalid_messages(message: Any, error: type[Exception]) -> None:
+    hub = Hub(backend=MemoryBackend())
     with pytest.raises(error):
         hub.topic("nobody").publish(message)
     with pytest.raises(ValueError):
@@ -144,12 +144,12 @@ async def test_what_is_no_message(message: Any, error: type[Exception]) -> None:
     assert not hub._outgoing
 
 
-# -- Members that do not read ----------------------------------------------------------------------------------------
+# -- Slow members ----------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def clogged() -> AsyncIterator[tuple[WebSocket, Peer]]:
-    """A connection whose outbox is full, because its peer does not read."""
+    """Open a connection whose outbox is full because its peer does not read."""
     async with opened(Role.SERVER, pipe_pair(10), close_timeout=1) as (ws, peer):
         await ws.send(HALF)
         yield ws, peer
@@ -169,9 +169,7 @@ def by_name(topic: str) -> trio_ws.WhenFull:
         (by_name, "dropped", "closing"),
     ],
 )
-async def test_what_becomes_of_those_who_do_not_read(
-    when_full: Any, topic: str, state: str, autojump_clock: MockClock
-) -> None:
+async def test_slow_members(when_full: Any, topic: str, state: str, autojump_clock: MockClock) -> None:
     news = Hub(when_full=when_full).topic(topic)
     async with clogged() as (ws, _), opened() as (other, peer):
         with news.subscribe(ws), news.subscribe(other):
@@ -180,7 +178,7 @@ async def test_what_becomes_of_those_who_do_not_read(
             assert await peer.receive() == text(HALF)
 
 
-def test_policies_that_are_none() -> None:
+def test_invalid_policies() -> None:
     for when_full in ("wait", None, 3):
         with pytest.raises(ValueError):
             Hub(when_full=when_full)  # type: ignore[arg-type]  # wrong on purpose
@@ -218,10 +216,10 @@ async def test_with_a_server() -> None:
 # -- Several processes -----------------------------------------------------------------------------------------------
 
 
-class Wire(Backend):
-    """A back end that connects all hubs whose back ends know each other, and notes what it is asked to do."""
+class MemoryBackend(Backend):
+    """A back end that connects the hubs in this process, and records its calls."""
 
-    def __init__(self, *others: Wire) -> None:
+    def __init__(self, *others: MemoryBackend) -> None:
         self.others = list(others)
         for other in others:
             other.others.append(self)
@@ -256,8 +254,8 @@ def news_of(*hubs: Hub) -> list[Topic]:
 
 
 async def test_two_hubs(nursery: trio.Nursery) -> None:
-    here = Wire()
-    there = Wire(here)
+    here = MemoryBackend()
+    there = MemoryBackend(here)
     hubs = Hub(backend=here), Hub(backend=there)
     for hub in hubs:
         await nursery.start(hub.run)
@@ -289,8 +287,8 @@ async def test_two_hubs(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_messages_of_others_that_nobody_wants_any_more(nursery: trio.Nursery) -> None:
-    wire = Wire()
+async def test_messages_from_other_hubs_without_members_here(nursery: trio.Nursery) -> None:
+    wire = MemoryBackend()
     hub = Hub(backend=wire)
     await nursery.start(hub.run)
     await wire.send.send(("news", "too late"))
@@ -302,8 +300,8 @@ async def test_messages_of_others_that_nobody_wants_any_more(nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_the_back_end_knows_the_last_number_of_members(nursery: trio.Nursery) -> None:
-    wire = Wire()
+async def test_the_back_end_gets_the_last_number_of_members(nursery: trio.Nursery) -> None:
+    wire = MemoryBackend()
     hub = Hub(backend=wire)
     (topic,) = news_of(hub)
     async with opened() as (one, _), opened() as (two, _):
@@ -323,8 +321,8 @@ async def test_the_back_end_knows_the_last_number_of_members(nursery: trio.Nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_what_does_not_change_is_not_told(nursery: trio.Nursery) -> None:
-    wire = Wire()
+async def test_an_unchanged_number_of_members_is_not_sent(nursery: trio.Nursery) -> None:
+    wire = MemoryBackend()
     hub = Hub(backend=wire)
     await nursery.start(hub.run)
     (topic,) = news_of(hub)
@@ -339,11 +337,11 @@ async def test_what_does_not_change_is_not_told(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_messages_that_wait_are_bounded(
+async def test_the_backlog_is_bounded(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(hub_module, "MAX_BACKLOG", 100)
-    wire = Wire()
+    wire = MemoryBackend()
     hub = Hub(backend=wire)
     (topic,) = news_of(hub)
     async with opened() as (ws, peer):
@@ -364,7 +362,7 @@ async def test_messages_that_wait_are_bounded(
 
 
 async def test_a_back_end_that_fails() -> None:
-    wire = Wire()
+    wire = MemoryBackend()
     hub = Hub(backend=wire)
     (topic,) = news_of(hub)
     async with opened() as (ws, _), opened() as (other, _):
@@ -374,14 +372,14 @@ async def test_a_back_end_that_fails() -> None:
                 await hub.run()
             assert caught.value.exceptions == (wire.error,)
         with hub.topic("other").subscribe(other):
-            # Run again, it hears of what has changed meanwhile.
+            # When run again, the hub sends the changes made meanwhile.
             wire.error = None
             async with trio.open_nursery() as nursery:
                 await nursery.start(hub.run)
                 await settle()
                 assert wire.counts == {"news": 0, "other": 1}
                 nursery.cancel_scope.cancel()
-            # And once more, of all that there is: it may be a new one, which knows nothing.
+            # It also sends all other numbers again, because the back end may have lost them.
             wire.counts.clear()
             async with trio.open_nursery() as nursery:
                 await nursery.start(hub.run)
@@ -390,8 +388,8 @@ async def test_a_back_end_that_fails() -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def test_a_back_end_that_takes_its_time(autojump_clock: MockClock) -> None:
-    class Slow(Wire):
+async def test_a_slow_back_end(autojump_clock: MockClock) -> None:
+    class Slow(MemoryBackend):
         async def set_members(self, topic: str, count: int) -> None:
             await trio.sleep(1)
             await super().set_members(topic, count)
@@ -408,22 +406,22 @@ async def test_a_back_end_that_takes_its_time(autojump_clock: MockClock) -> None
         with topic.subscribe(ws):
             await trio.sleep(0.5)
             topic.publish("a")
-        # It has changed while it was told.
+        # The number has changed during the call.
         await trio.sleep(10)
         assert wire.calls == [("set_members", "news", 1), ("set_members", "news", 0), ("publish", "news", "a")]
         with topic.subscribe(ws):
             await trio.sleep(0.5)
             nursery.cancel_scope.cancel()
-    # What it was told when that was cancelled, it is told again.
+    # A number whose call was cancelled is sent again.
     assert list(hub._changed_topics) == ["news"]
 
 
-async def test_nothing_to_run() -> None:
+async def test_run_without_a_back_end() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(Hub().run)
 
 
-async def test_who_is_dropped_hears_why(autojump_clock: MockClock) -> None:
+async def test_a_dropped_member_learns_why(autojump_clock: MockClock) -> None:
     topic = Hub().topic("news")
     async with clogged() as (ws, peer):
         with topic.subscribe(ws):

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: what is counted, and how it is asked for on the port of the server."""
+"""Metrics for Prometheus: the values, and serving them on the server's port."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 def samples(page: str) -> Samples:
-    """Return the values on a page of metrics, by their names and the values of their labels, but for the role."""
+    """Return the values on a metrics page, by name and label values except the role."""
     return {
         (sample.name, tuple(value for label, value in sorted(sample.labels.items()) if label != "role")): sample.value
         for family in text_string_to_metric_families(page)
@@ -47,7 +47,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 
 def fetch(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(url, headers=headers or {}, method=method)
-    # No proxy of this machine is meant.
+    # Ignore proxies configured on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=10) as response:
@@ -59,7 +59,7 @@ def fetch(url: str, headers: dict[str, str] | None = None, method: str = "GET") 
 
 @asynccontextmanager
 async def serving(metrics: PrometheusInstrument, **options: Any) -> AsyncIterator[int]:
-    """Serve echoes and metrics, and yield the port."""
+    """Run an echo server with metrics. Yield its port."""
     async with trio.open_nursery() as nursery:
         options.setdefault("process_request", metrics.serve_at())
         server = await nursery.start(
@@ -104,13 +104,13 @@ async def test_scrape() -> None:
     assert after["trio_ws_bytes_total", ("out",)] == 2 + 6 + 2 + 3 + 2 + 2
 
 
-async def test_another_format() -> None:
+async def test_openmetrics_format() -> None:
     metrics = PrometheusInstrument(CollectorRegistry())
     async with serving(metrics) as port:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"}
         _, headers, body = await trio.to_thread.run_sync(fetch, f"http://127.0.0.1:{port}/metrics", accept)
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = list(openmetrics_parser.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]  # it has no types
+    families = list(openmetrics_parser.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]  # prometheus_client has no types
     assert "trio_ws_open_connections" in [family.name for family in families]
 
 
@@ -130,7 +130,7 @@ async def test_other_requests() -> None:
         assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
 
-async def test_behind_a_password() -> None:
+async def test_with_basic_auth() -> None:
     metrics = PrometheusInstrument(CollectorRegistry())
     both = [trio_ws.basic_auth({"ann": "secret"}), metrics.serve_at()]
     async with serving(metrics, process_request=both) as port:
@@ -212,7 +212,7 @@ async def test_a_connection_that_is_lost() -> None:
     assert value(metrics, "trio_ws_closes_total", role="client", code="1006", clean="false") == 1
 
 
-def test_the_registry_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = CollectorRegistry()
     monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
     assert PrometheusInstrument().registry is registry
@@ -220,7 +220,7 @@ def test_the_registry_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         PrometheusInstrument()
 
 
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_prometheus_client(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "prometheus_client"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"trio-ws\[prometheus\]") as caught:

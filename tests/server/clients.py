@@ -1,4 +1,4 @@
-"""Clients for servers: scripted ones, and sockets that count what is left behind."""
+"""Helpers for the tests of the server: scripted clients, and a check for leaked tasks and file descriptors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Logs = pytest.LogCaptureFixture
 
 @pytest.fixture(name="watchdog", autouse=True)
 async def fixture_watchdog() -> AsyncIterator[None]:
-    """Fails a test that hangs: with a virtual clock at once, because then there is nothing else to wait for."""
+    """Fail a test that hangs. With a virtual clock, this happens at once, because no other task can run."""
     virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
 
     async def bark() -> None:
@@ -57,14 +57,14 @@ HEADERS = {
 
 
 def request(*more: str, line: str = "GET / HTTP/1.1", **changes: str | None) -> bytes:
-    """A request that is right but for the changes, whose names have underscores: ``Host=None`` leaves it out."""
+    """Return a valid request with changed headers. Their names have underscores; ``Host=None`` omits the header."""
     headers = {**HEADERS, **{name.replace("_", "-"): value for name, value in changes.items()}}
     lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
     return "\r\n".join([line, *lines, *more, "", ""]).encode("iso-8859-1")
 
 
 async def read_response(stream: Stream) -> tuple[Response, bytes]:
-    """Return the response and what came in behind it."""
+    """Return the response and the bytes received after it."""
     parser = ResponseParser()
     response = None
     while response is None:
@@ -89,7 +89,7 @@ async def never(ws: trio_ws.WebSocket) -> None:
 
 
 def failures(caplog: Logs) -> list[BaseException]:
-    """The exceptions that were logged as failures of handlers, with their tracebacks."""
+    """Return the exceptions that were logged as failures of handlers. Check that they have tracebacks."""
     found = []
     for record in caplog.records:
         if record.levelno >= logging.ERROR:
@@ -103,14 +103,14 @@ def failures(caplog: Logs) -> list[BaseException]:
 
 
 async def closing_of(ws: trio_ws.WebSocket) -> ConnectionClosed:
-    """Return the exception that tells how a connection ends, when no message comes before that."""
+    """Return the exception with which a connection ends. No message may arrive before that."""
     with pytest.raises(ConnectionClosed) as caught:
         pytest.fail(f"received {await ws.receive()!r}")
     return caught.value
 
 
 class MemoryListener(trio.abc.Listener[Stream]):
-    """A listener in memory, for the virtual clock."""
+    """A listener for memory streams, which allow a virtual clock."""
 
     def __init__(self, wrap: Callable[[Stream], Stream] = lambda stream: stream) -> None:
         self._sender, self._receiver = trio.open_memory_channel[Stream](100)
@@ -134,7 +134,7 @@ class MemoryListener(trio.abc.Listener[Stream]):
 
 
 class Wrapped(trio.abc.Stream):
-    """Another stream, for tests to change one thing about it."""
+    """A stream that passes all calls to another one. Tests override one of them."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -175,7 +175,7 @@ def url(server: trio_ws.Server) -> str:
 
 @pytest.fixture(name="nothing_left")
 async def fixture_nothing_left(watchdog: None) -> Callable[[], None]:
-    """A function that checks that every task has ended and every file descriptor was closed since the test began."""
+    """Return a function that checks that no task or file descriptor from this test is left."""
 
     def count() -> tuple[int, int]:
         gc.collect()

@@ -1,4 +1,4 @@
-"""The life of a connection on a server: its opening handshake, and its handler."""
+"""The opening handshake of a server, and its handlers."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ CLOSE_1000 = b"\x88\x82" + MASK + b"\x03\xe8"
 # -- Scripted clients ------------------------------------------------------------------------------------------------
 
 
-async def in_one_piece(stream: Stream, data: bytes) -> None:
+async def in_one_write(stream: Stream, data: bytes) -> None:
     await stream.send_all(data)
 
 
-async def in_bytes(stream: Stream, data: bytes) -> None:
-    portion = 1 + len(data) // 4096  # of what is very long, more
+async def byte_by_byte(stream: Stream, data: bytes) -> None:
+    portion = 1 + len(data) // 4096  # larger pieces if there are many bytes
     for i in range(0, len(data), portion):
         await stream.send_all(data[i : i + portion])
 
@@ -83,13 +83,13 @@ Send = Callable[[Stream, bytes], Awaitable[None]]
 
 
 def start_over(nursery: trio.Nursery, handler: trio_ws.Handler, **options: Any) -> Stream:
-    """Let ``serve_over`` serve one end of a stream, and return the other."""
+    """Serve one end of a stream with ``serve_over``, and return the other end."""
     client, server = trio.testing.memory_stream_pair()
     nursery.start_soon(partial(trio_ws.serve_over, server, handler, **options))
     return client
 
 
-# -- Where it listens ------------------------------------------------------------------------------------------------
+# -- Listeners -------------------------------------------------------------------------------------------------------
 
 
 def reset(stream: trio.SocketStream) -> None:
@@ -101,7 +101,7 @@ def reset(stream: trio.SocketStream) -> None:
 # -- The opening handshake -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
+@pytest.mark.parametrize("send", [in_one_write, byte_by_byte])
 async def test_opening_handshake(send: Send, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
     seen: list[trio_ws.WebSocket] = []
 
@@ -138,7 +138,7 @@ async def test_opening_handshake(send: Send, autojump_clock: trio.testing.MockCl
         {"Sec_WebSocket_Protocol": "a, b"},
     ],
 )
-async def test_requests_in_other_words(
+async def test_equivalent_requests(
     changes: dict[str, str], autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     client = start_over(nursery, echo)
@@ -169,8 +169,8 @@ async def test_subprotocols(
     assert seen == [agreed]
 
 
-@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
-async def test_frames_right_behind_the_request(
+@pytest.mark.parametrize("send", [in_one_write, byte_by_byte])
+async def test_frames_sent_with_the_request(
     send: Send, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     seen: list[str | bytes] = []
@@ -230,7 +230,7 @@ BAD_REQUESTS: dict[str, tuple[bytes, int]] = {
 }
 
 
-@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
+@pytest.mark.parametrize("send", [in_one_write, byte_by_byte])
 @pytest.mark.parametrize("name", BAD_REQUESTS)
 async def test_bad_requests(
     name: str, send: Send, caplog: Logs, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
@@ -241,7 +241,9 @@ async def test_bad_requests(
     begin = trio.current_time()
 
     async def send_request() -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # closed: by this test
+        with contextlib.suppress(
+            trio.BrokenResourceError, trio.ClosedResourceError
+        ):  # the stream may be closed by this test
             await send(client, data)
             if name == "half a request":
                 assert isinstance(client, trio.abc.HalfCloseableStream)
@@ -258,7 +260,7 @@ async def test_bad_requests(
     assert response.headers["Connection"] == ("Upgrade, close" if status == 426 else "close")
     assert int(response.headers["Content-Length"]) == len(response.body or b"")
     assert behind + await read_to_end(client) == b""
-    # The end of the stream comes with the answer, and then the client has a moment to close its side.
+    # The server ends the stream with the response, and then gives the client a moment to close its side.
     assert trio.current_time() == begin
     await client.aclose()
     await trio.testing.wait_all_tasks_blocked()
@@ -268,14 +270,14 @@ async def test_bad_requests(
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_answer_to_a_client_that_is_still_writing(
+async def test_response_to_a_client_that_is_still_writing(
     tls: bool,
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
     autojump_clock: trio.testing.MockClock,
     nursery: trio.Nursery,
 ) -> None:
-    """A socket that is closed with unread bytes in it is reset, and that may destroy the answer on its way."""
+    """Closing a socket with unread bytes resets it, which could destroy the response before it is read."""
     client, server = trio.testing.memory_stream_pair()
     if tls:
         client = trio.SSLStream(client, client_context, server_hostname="localhost", https_compatible=True)  # type: ignore[assignment]
@@ -288,7 +290,7 @@ async def test_answer_to_a_client_that_is_still_writing(
     await client.send_all(b"x" * 100_000)
     await trio.sleep(GRACE / 2)
     await client.send_all(b"x" * 100_000)
-    # ... but not for ever.
+    # The server does not wait for ever.
     await trio.sleep(GRACE)
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(b"x" * 100_000)
@@ -326,7 +328,7 @@ async def test_slow_clients(
     autojump_clock: trio.testing.MockClock,
     nursery: trio.Nursery,
 ) -> None:
-    """The time is for all of the handshake, not for each byte."""
+    """The timeout is for the whole handshake, not for each byte."""
     caplog.set_level(logging.INFO)
     begin = trio.current_time()
     client = start_over(nursery, never, **options)
@@ -354,7 +356,7 @@ async def test_no_open_timeout(autojump_clock: trio.testing.MockClock, nursery: 
     await client.aclose()
 
 
-async def test_client_that_does_not_read_the_answer(autojump_clock: trio.testing.MockClock) -> None:
+async def test_client_that_does_not_read_the_response(autojump_clock: trio.testing.MockClock) -> None:
     client, server = trio.testing.lockstep_stream_pair()
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -365,8 +367,8 @@ async def test_client_that_does_not_read_the_answer(autojump_clock: trio.testing
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the buffers of other sockets grow")
 @pytest.mark.parametrize("change, status_code", [("websocket", 101), ("h2c", 426)])
-async def test_answer_when_the_socket_takes_no_more(change: str, status_code: int, nursery: trio.Nursery) -> None:
-    """What cannot be written at once is written when there is room."""
+async def test_response_when_the_socket_buffer_is_full(change: str, status_code: int, nursery: trio.Nursery) -> None:
+    """The rest of the response is written when there is room."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     filling = 0
@@ -385,7 +387,7 @@ async def test_answer_when_the_socket_takes_no_more(change: str, status_code: in
 
 
 async def test_silent_tls_client(server_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock) -> None:
-    """The time for opening includes TLS."""
+    """``open_timeout`` includes the TLS handshake."""
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:
         server, listener = await start_in_memory(nursery, never, ssl=server_context)
@@ -401,7 +403,7 @@ class Broken(Wrapped):
 
 
 @pytest.mark.parametrize("data", [request(), request(Upgrade="h2c")])
-async def test_client_that_is_gone_before_the_answer(
+async def test_client_that_leaves_before_the_response(
     data: bytes, caplog: Logs, autojump_clock: trio.testing.MockClock
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -413,7 +415,7 @@ async def test_client_that_is_gone_before_the_answer(
 
 
 async def test_stream_that_cannot_be_closed(autojump_clock: trio.testing.MockClock) -> None:
-    """What a stream raises when a handshake has failed does not end the server."""
+    """An exception from ``aclose()`` after a failed handshake does not end the server."""
 
     class Stubborn(Wrapped):
         async def aclose(self) -> None:
@@ -430,10 +432,10 @@ async def test_stream_that_cannot_be_closed(autojump_clock: trio.testing.MockClo
 
 @pytest.mark.parametrize("how", ["nothing", "garbage", "FIN", "RST"])
 @pytest.mark.parametrize("tls", [False, True])
-async def test_clients_that_do_not_get_far(
+async def test_clients_that_leave_during_the_handshake(
     tls: bool, how: str, server_context: ssl.SSLContext, caplog: Logs, nothing_left: Callable[[], None]
 ) -> None:
-    """What is left of them: nothing, also in the log of errors."""
+    """The clients leave no tasks, file descriptors or errors in the log."""
     async with trio.open_nursery() as nursery:
         server = await start_tcp(nursery, never, ssl=server_context if tls else None)
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
@@ -517,7 +519,7 @@ async def test_handler_that_raises(
                 exc = await closing_of(ws)
             assert exc.rcvd == trio_ws.Close(1011, "")
             assert isinstance(exc, ConnectionClosedError)
-            # The others live on, and there may be new ones.
+            # The other connections continue, and new ones are accepted.
             await other.send("hello")
             assert await other.receive() == "hello"
             async with trio_ws.connect(url(server)) as ws:
@@ -545,8 +547,8 @@ class Interrupt(BaseException):
     pass
 
 
-async def test_handler_that_raises_what_is_no_exception(caplog: Logs, autojump_clock: trio.testing.MockClock) -> None:
-    """That is for whoever runs the server, as it is everywhere in Trio. The peer is told."""
+async def test_handler_that_raises_a_base_exception(caplog: Logs, autojump_clock: trio.testing.MockClock) -> None:
+    """The exception propagates out of the server, as everywhere in Trio. The peer gets a Close frame."""
 
     async def handler(ws: trio_ws.WebSocket) -> None:
         raise Interrupt
@@ -564,11 +566,11 @@ async def test_handler_that_raises_what_is_no_exception(caplog: Logs, autojump_c
     assert failures(caplog) == []
 
 
-class Odd(BaseExceptionGroup[BaseException]):
-    """A group that has only exceptions in it, and is none."""
+class ExceptionsInBaseGroup(BaseExceptionGroup[BaseException]):
+    """A BaseExceptionGroup that contains only ``Exception``s and is not an ExceptionGroup."""
 
     def derive(self, excs: Any) -> Any:
-        return Odd(self.message, excs)
+        return ExceptionsInBaseGroup(self.message, excs)
 
 
 @pytest.mark.parametrize(
@@ -576,7 +578,7 @@ class Odd(BaseExceptionGroup[BaseException]):
     [
         (BaseExceptionGroup("", [Interrupt(), ValueError("mine")]), [Interrupt], [ValueError]),
         (BaseExceptionGroup("", [Interrupt(), Interrupt()]), [Interrupt, Interrupt], None),
-        (Odd("", [ValueError("mine")]), None, [ValueError]),
+        (ExceptionsInBaseGroup("", [ValueError("mine")]), None, [ValueError]),
     ],
 )
 async def test_handler_that_raises_a_group(
@@ -603,7 +605,7 @@ async def test_handler_that_raises_a_group(
 
 
 async def test_handler_that_fails_when_it_is_cancelled(caplog: Logs, autojump_clock: trio.testing.MockClock) -> None:
-    """A group of Cancelled and ValueError: the one goes on, the other is logged."""
+    """In a group of Cancelled and ValueError, Cancelled propagates and ValueError is logged."""
 
     async def clean_up() -> None:
         try:
@@ -655,10 +657,10 @@ async def send(ws: trio_ws.WebSocket) -> None:
 
 @pytest.mark.parametrize("handler", [echo, receive, receive_in_nursery, send])
 @pytest.mark.parametrize("how", ["FIN", "RST", "Close"])
-async def test_client_that_goes_away(
+async def test_client_that_leaves(
     how: str, handler: trio_ws.Handler, caplog: Logs, nothing_left: Callable[[], None]
 ) -> None:
-    """It does not disturb the others, and it is no failure of the handler."""
+    """Other connections are not affected, and it does not count as a failure of the handler."""
     caplog.set_level(logging.INFO)
     over = trio.Event()
 
@@ -693,10 +695,10 @@ async def test_client_that_goes_away(
     nothing_left()
 
 
-async def test_end_of_stream_without_the_goodbye_of_tls(
+async def test_tls_stream_that_ends_without_close_notify(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, nursery: trio.Nursery
 ) -> None:
-    """Many clients end that way. It is the end, and no error of the stream."""
+    """Many clients do not send close_notify. The server treats that as the end of the stream, not as an error."""
     ends: list[ConnectionClosed] = []
     over = trio.Event()
 
@@ -715,10 +717,10 @@ async def test_end_of_stream_without_the_goodbye_of_tls(
     assert ends[0].__cause__ is None
 
 
-async def test_handler_whose_other_connection_goes_away(
+async def test_handler_whose_upstream_connection_is_closed(
     caplog: Logs, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """A handler that connects to somewhere else, and does not handle that this fails, has failed."""
+    """An unhandled ConnectionClosed from another connection is a failure of the handler."""
 
     async def handler(ws: trio_ws.WebSocket) -> None:
         async with trio_ws.connect_over(start_over(nursery, fail), "ws://upstream/") as upstream:
@@ -733,9 +735,7 @@ async def test_handler_whose_other_connection_goes_away(
     assert ours.code == 1011
 
 
-async def test_handler_that_fails_after_its_client_is_gone(
-    caplog: Logs, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_handler_that_fails_after_its_client_left(caplog: Logs, autojump_clock: trio.testing.MockClock) -> None:
     async def handler(ws: trio_ws.WebSocket) -> None:
         await closing_of(ws)
         raise ValueError("mine")

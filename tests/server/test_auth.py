@@ -1,4 +1,4 @@
-"""Basic authentication: who is let in, and as whom."""
+"""Basic authentication of clients."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ async def ask(function: Any, *authorizations: str) -> tuple[Response | None, str
 
 
 @pytest.mark.parametrize("username", PASSWORDS)
-async def test_who_knows_the_password_is_let_in(username: str) -> None:
+async def test_valid_credentials_are_accepted(username: str) -> None:
     response, known = await ask(basic_auth(PASSWORDS), basic(username, PASSWORDS[username]))
     assert (response, known) == (None, username)
 
 
 @pytest.mark.parametrize("scheme", ["basic ", "BASIC ", "Basic   "])
-async def test_the_scheme_in_other_words(scheme: str) -> None:
+async def test_the_scheme_is_case_insensitive(scheme: str) -> None:
     response, known = await ask(basic_auth(PASSWORDS), basic("ann", "secret").replace("Basic ", scheme))
     assert (response, known) == (None, "ann")
 
@@ -63,7 +63,7 @@ async def test_the_scheme_in_other_words(scheme: str) -> None:
         ["Digest username=ann"],
     ],
 )
-async def test_others_are_not(authorizations: list[str]) -> None:
+async def test_invalid_credentials_are_rejected(authorizations: list[str]) -> None:
     response, known = await ask(basic_auth(PASSWORDS, realm='the "club"\\'), *authorizations)
     assert response is not None
     assert response.status_code == 401
@@ -71,13 +71,13 @@ async def test_others_are_not(authorizations: list[str]) -> None:
     assert known is None
 
 
-async def test_an_empty_password_is_one() -> None:
+async def test_an_empty_password_is_valid() -> None:
     assert (await ask(basic_auth(PASSWORDS), basic("bob", "")))[1] == "bob"
     assert (await ask(basic_auth(PASSWORDS), basic("bob", "x")))[1] is None
 
 
 @pytest.mark.parametrize("waits", [True, False])
-async def test_a_function(waits: bool) -> None:
+async def test_credentials_as_a_function(waits: bool) -> None:
     asked: list[tuple[str, str]] = []
 
     def check(username: str, password: str) -> bool:
@@ -107,17 +107,17 @@ async def test_passwords_are_compared_in_constant_time(monkeypatch: pytest.Monke
     authenticate = basic_auth(PASSWORDS)
     for username in ("ann", "eve"):
         assert (await ask(authenticate, basic(username, "guess")))[1] is None
-    # Also for somebody who does not exist.
+    # Also for an unknown user.
     assert compared == [(b"guess", b"secret"), (b"guess", b"guess")]
 
 
 @pytest.mark.parametrize("realm", ["a\r\nb", "ä", "\0"])
-def test_what_is_no_realm(realm: str) -> None:
+def test_invalid_realm(realm: str) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
         basic_auth(PASSWORDS, realm=realm)
 
 
 @pytest.mark.parametrize("credentials", [None, "ann:secret", [("ann", "secret")]])
-def test_what_are_no_credentials(credentials: Any) -> None:
+def test_invalid_credentials_argument(credentials: Any) -> None:
     with pytest.raises(TypeError, match="a mapping or a function"):
         basic_auth(credentials)

@@ -24,15 +24,15 @@ EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
 
 CERTIFICATE = "/etc/ssl/example.org.pem"
 
-#: Where Debian puts a module of nginx that its own configuration loads.
+#: The path of an nginx module on Debian, which its default configuration loads.
 STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
-Serve: TypeAlias = Callable[..., Awaitable["Place"]]
+Serve: TypeAlias = Callable[..., Awaitable["ServerBehindProxy"]]
 
 
 @pytest.fixture(autouse=True)
 async def watchdog() -> AsyncIterator[None]:
-    """Fails a test that hangs."""
+    """Fail a test that hangs."""
 
     async def bark() -> None:
         await trio.sleep(60)
@@ -74,7 +74,7 @@ def find_program(name: str) -> str:
 
 
 def configure(example: str, path: Path, changes: dict[str, str]) -> None:
-    """Write an example with other ports, and files that are there."""
+    """Write an example configuration with other ports, and with files that exist."""
     text = (EXAMPLES / example).read_text(encoding="utf-8")
     for old, new in changes.items():
         assert old in text, f"{example} has no {old!r}"
@@ -83,7 +83,7 @@ def configure(example: str, path: Path, changes: dict[str, str]) -> None:
 
 
 async def accepts(process: trio.Process, ports: list[int]) -> bool:
-    """Wait until a process accepts connections on all ports. Return whether it does; it may also have ended."""
+    """Wait until a process accepts connections on all ports. Return False if it ends before that."""
     waiting = list(ports)
     while waiting and process.poll() is None:
         try:
@@ -102,7 +102,7 @@ async def started(
     command: Callable[[Path], list[str]],
     changes: Callable[[Callable[[], int]], dict[str, str]],
 ) -> AsyncIterator[list[int]]:
-    """Run a proxy for as long as a block; yield the ports that it has been given, in order."""
+    """Run a proxy for the duration of a block. Yield the ports that it was given, in order."""
     while True:
         ports: list[int] = []
 
@@ -117,7 +117,7 @@ async def started(
                 assert process.stdout is not None
                 said = b"".join([data async for data in process.stdout])
                 if b"in use" in said:
-                    continue  # somebody else has the port by now
+                    continue  # another process has taken the port
                 raise AssertionError(said.decode())
             yield ports
             return
@@ -128,7 +128,7 @@ async def nginx(
     folder: Path, example: str, changes: Callable[[Callable[[], int]], dict[str, str]], lines: str = ""
 ) -> AsyncIterator[list[int]]:
     program = find_program("nginx")
-    # All in one process, in the foreground, with nothing where a user may not write.
+    # Run in one process, in the foreground, and write only where an ordinary user may.
     settings = f"daemon off; master_process off; pid {folder}/nginx.pid; {lines}"
 
     def command(path: Path) -> list[str]:
@@ -174,7 +174,7 @@ async def haproxy(
             "send-proxy-v2-ssl": send,
         }
 
-    # In one process, in the foreground.
+    # Run in one process, in the foreground.
     async with started("haproxy.cfg", folder, lambda path: [program, "-db", "-f", str(path)], changes) as ports:
         yield ports
 
@@ -183,12 +183,12 @@ async def haproxy(
 
 
 @attrs.define
-class Place:
-    """A server for proxies to be put in front of.
+class ServerBehindProxy:
+    """A server for tests with a proxy in front of it.
 
     Attributes:
-        port: Its port.
-        seen: What it knew of each connection.
+        port: The port of the server.
+        seen: What the server knew about each connection.
     """
 
     port: int = 0
@@ -201,7 +201,7 @@ class Place:
             await ws.send(message)
 
     async def check(self, uri: str, secure: bool, tls: bool = False, **options: Any) -> None:
-        """Go through a proxy, from an address that is not the proxy's, and look at what the server knows of us."""
+        """Connect through a proxy from another address, and check what the server knows about the client."""
         if uri.startswith("wss:"):
             options.setdefault("server_hostname", "example.org")
         async with trio_ws.connect(uri, proxy=None, local_address="127.0.0.2", **options) as ws:
@@ -219,25 +219,25 @@ class Place:
 
 @pytest.fixture
 async def serve(nursery: trio.Nursery) -> Serve:
-    """Start a server."""
+    """Return a function that starts a server."""
 
-    async def start(**options: Any) -> Place:
-        place = Place()
+    async def start(**options: Any) -> ServerBehindProxy:
+        behind_proxy = ServerBehindProxy()
         server = await nursery.start(
-            partial(trio_ws.serve, place.echo, 0, host="127.0.0.1", trusted_proxies=["127.0.0.1"], **options)
+            partial(trio_ws.serve, behind_proxy.echo, 0, host="127.0.0.1", trusted_proxies=["127.0.0.1"], **options)
         )
-        place.port = server.port
-        return place
+        behind_proxy.port = server.port
+        return behind_proxy
 
     return start
 
 
-#: What a client may say that would like to be somebody else.
+#: Headers of a client that pretends to have another address.
 FORGED = {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "https", "Forwarded": "for=127.0.0.1;proto=https"}
 
 
 async def ask(port: int, request: str) -> bytes:
-    """Return the answer to a plain request, from another address than the proxy's."""
+    """Return the response to a plain request, sent from another address than the proxy's."""
     async with await trio.open_tcp_stream("127.0.0.1", port, local_address="127.0.0.2") as stream:
         await stream.send_all(request.encode())
         return b"".join([bytes(data) async for data in stream])
@@ -249,7 +249,7 @@ async def answer(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.
     return opening.respond(200, f"{opening.remote_address[0]} {opening.secure} {request.headers['Host']}")
 
 
-async def check_headers(place: Place, plain: int, tls: int, trusting: ssl.SSLContext) -> None:
+async def check_headers(place: ServerBehindProxy, plain: int, tls: int, trusting: ssl.SSLContext) -> None:
     await place.check(f"ws://127.0.0.1:{plain}/", secure=False)
     await place.check(f"wss://127.0.0.1:{tls}/", secure=True, ssl=trusting)
     await place.check(f"ws://127.0.0.1:{plain}/", secure=False, headers=FORGED)
@@ -280,7 +280,7 @@ async def test_haproxy_in_front_of_nginx(
             await place.check(f"ws://127.0.0.1:{plain}/", secure=False, headers=FORGED)
 
 
-async def test_a_limit_for_each_client(serve: Serve, certificate: Path, tmp_path: Path) -> None:
+async def test_the_limit_per_client_address(serve: Serve, certificate: Path, tmp_path: Path) -> None:
     place = await serve(limits=trio_ws.Limits(per_address=1))
     async with nginx_with_headers(tmp_path, certificate, place.port) as (port, _):
         uri = f"ws://127.0.0.1:{port}/"
@@ -299,7 +299,7 @@ async def test_haproxy_with_the_proxy_protocol(
     place = await serve(proxy_protocol=True)
     async with haproxy(tmp_path, certificate, bytes=place.port, send=send) as (_, _, plain, tls):
         await place.check(f"ws://127.0.0.1:{plain}/", secure=False, headers=FORGED)
-        # Only one of them can say it.
+        # Only one of the two proxies can send the header.
         await place.check(f"wss://127.0.0.1:{tls}/", secure=send == "send-proxy-v2-ssl", ssl=trusting)
 
 

@@ -1,4 +1,4 @@
-"""A server's side of the opening handshake: who may connect, what is answered, and how long a connection stays open."""
+"""The server's side of the opening handshake: hooks, origins, hosts and persistent connections."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def get(
 
 
 class Client:
-    """The other end of a connection that is served, for requests by hand."""
+    """The client's end of a connection, for raw requests."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self._received = b""
 
     async def ask(self, *requests: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Send requests, and read one response: its status, its headers and its body, or its beginning for HEAD."""
+        """Send requests and read one response. Return its status, headers and body, which is empty for HEAD."""
         if requests:
             await self.stream.send_all(b"".join(requests))
         while b"\r\n\r\n" not in self._received:
@@ -57,7 +57,7 @@ class Client:
         return int(status.split()[1]), headers, rest[:size]
 
     async def is_closed(self) -> bool:
-        """Whether nothing more comes."""
+        """Whether the server has ended the stream."""
         return not self._received and not await self.stream.receive_some()
 
 
@@ -121,7 +121,7 @@ async def test_plain_requests_are_answered_on_one_connection(autojump_clock: tri
         assert (status, headers["content-length"], body) == (200, "9", b"")
         status, headers, body = await client.ask(get("/nothing"))
         assert (status, headers["content-type"], body) == (404, "text/plain; charset=utf-8", b"no such page")
-        # And then it becomes a WebSocket.
+        # Then the connection becomes a WebSocket.
         status, headers, _ = await client.ask(get("/ws", *UPGRADE), b"\x81\x82\0\0\0\0hi")
         assert (status, headers["upgrade"]) == (101, "websocket")
         assert await client.stream.receive_some() == b"\x81\x02hi"
@@ -129,7 +129,7 @@ async def test_plain_requests_are_answered_on_one_connection(autojump_clock: tri
     assert seen == ["GET /page", "HEAD /page", "GET /nothing", "GET /ws"]
 
 
-async def test_requests_that_come_together_are_answered_in_order() -> None:
+async def test_pipelined_requests_are_answered_in_order() -> None:
     def answer(opening: Opening, request: Request) -> Response:
         return opening.respond(200, request.path)
 
@@ -138,7 +138,7 @@ async def test_requests_that_come_together_are_answered_in_order() -> None:
         assert [(await client.ask())[2] for _ in range(5)] == [b"/0", b"/1", b"/2", b"/3", b"/4"]
 
 
-async def test_without_process_request_plain_requests_are_told_to_upgrade() -> None:
+async def test_without_process_request_plain_requests_get_426() -> None:
     for method in ("GET", "HEAD"):
         async with served() as client:
             status, headers, body = await client.ask(get(method=method))
@@ -162,9 +162,7 @@ async def test_without_process_request_plain_requests_are_told_to_upgrade() -> N
         (get(method="POST"), True),
     ],
 )
-async def test_how_long_a_connection_stays_open(
-    request_: bytes, kept: bool, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_persistent_connections(request_: bytes, kept: bool, autojump_clock: trio.testing.MockClock) -> None:
     async with served(process_request=lambda opening, _: opening.respond(200, "yes")) as client:
         status, headers, body = await client.ask(request_)
         assert (status, body) == (200, b"yes")
@@ -175,7 +173,7 @@ async def test_how_long_a_connection_stays_open(
             assert await client.is_closed()
 
 
-async def test_the_application_can_close() -> None:
+async def test_the_application_can_close_the_connection() -> None:
     async with served(
         process_request=lambda opening, _: opening.respond(200, "bye", {"Connection": "close"})
     ) as client:
@@ -183,7 +181,7 @@ async def test_the_application_can_close() -> None:
         assert await client.is_closed()
 
 
-async def test_the_next_request_has_its_own_time(autojump_clock: trio.testing.MockClock) -> None:
+async def test_each_request_has_its_own_timeout(autojump_clock: trio.testing.MockClock) -> None:
     async def answer(opening: Opening, _: Request) -> Response:
         await trio.sleep(6)
         return opening.respond(200)
@@ -197,7 +195,7 @@ async def test_the_next_request_has_its_own_time(autojump_clock: trio.testing.Mo
         assert trio.current_time() - start == 10
 
 
-async def test_a_function_that_takes_too_long(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_slow_process_request_times_out(autojump_clock: trio.testing.MockClock) -> None:
     async def wait(_: Opening, __: Request) -> None:
         await trio.sleep_forever()
 
@@ -207,14 +205,14 @@ async def test_a_function_that_takes_too_long(autojump_clock: trio.testing.MockC
         assert trio.current_time() == 10
 
 
-async def test_a_client_that_leaves_after_an_answer_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_leaves_after_a_response_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with served(process_request=lambda opening, _: opening.respond(200)) as client:
         await client.ask(get())
     assert not caplog.records
 
 
-async def test_a_request_that_is_cut_is_one(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_incomplete_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with served(process_request=lambda opening, _: opening.respond(200)) as client:
         await client.ask(get())
@@ -222,7 +220,7 @@ async def test_a_request_that_is_cut_is_one(caplog: pytest.LogCaptureFixture) ->
     assert "closed before the end of the request" in caplog.text
 
 
-async def test_the_first_function_that_answers_counts() -> None:
+async def test_the_first_response_is_sent() -> None:
     called: list[str] = []
 
     def nothing(_: Opening, __: Request) -> None:
@@ -243,7 +241,7 @@ async def test_the_first_function_that_answers_counts() -> None:
         assert await ws.receive() == "hello"
 
 
-async def test_what_it_is_told_of_the_connection(nursery: trio.Nursery) -> None:
+async def test_attributes_of_the_opening(nursery: trio.Nursery) -> None:
     openings: list[Opening] = []
     seen: list[trio_ws.ServerWebSocket] = []
 
@@ -277,7 +275,7 @@ async def test_what_it_is_told_of_the_connection(nursery: trio.Nursery) -> None:
 async def test_basic_auth() -> None:
     names: list[str | None] = []
 
-    # The type checker knows that there is an opening, and what a user name is.
+    # The type checker knows the types of ``opening`` and ``username``.
     async def handler(ws: trio_ws.ServerWebSocket) -> None:
         names.append(ws.opening.username)
 
@@ -290,7 +288,7 @@ async def test_basic_auth() -> None:
     assert (await refusal(process_request=authenticate)).status_code == 401
 
 
-# -- Functions that fail ---------------------------------------------------------------------------------------------
+# -- Hooks that fail -------------------------------------------------------------------------------------------------
 
 
 def fail(*_: object) -> Response | None:
@@ -310,13 +308,13 @@ def wrong_length(opening: Opening, *_: object) -> Response:
     return opening.respond(200, "short", {"Content-Length": "1000"})
 
 
-def no_response(*_: object) -> Any:
+def not_a_response(*_: object) -> Any:
     return "hello"
 
 
 @pytest.mark.parametrize("hook", ["process_request", "process_response"])
-@pytest.mark.parametrize("function", [fail, fail_later, interim, wrong_length, no_response])
-async def test_a_function_that_fails(hook: str, function: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("function", [fail, fail_later, interim, wrong_length, not_a_response])
+async def test_an_exception_in_a_hook_becomes_500(hook: str, function: Any, caplog: pytest.LogCaptureFixture) -> None:
     exc = await refusal(**{hook: function})
     assert exc.status_code == 500
     assert exc.body == b"internal server error, try again later\n"
@@ -325,13 +323,13 @@ async def test_a_function_that_fails(hook: str, function: Any, caplog: pytest.Lo
     assert record.exc_info is not None
 
 
-async def test_a_choice_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_invalid_subprotocol_choice_becomes_500(caplog: pytest.LogCaptureFixture) -> None:
     exc = await refusal(select_subprotocol=lambda *_: "chat", client={"subprotocols": ["news"]})
     assert exc.status_code == 500
     assert "which the client does not speak" in caplog.text
 
 
-async def test_the_server_lives_on_when_a_function_fails(nursery: trio.Nursery) -> None:
+async def test_the_server_continues_after_an_exception_in_a_hook(nursery: trio.Nursery) -> None:
     failures = iter([True, False])
 
     def sometimes(_: Opening, __: Request) -> None:
@@ -355,7 +353,7 @@ async def test_the_server_lives_on_when_a_function_fails(nursery: trio.Nursery) 
 # -- process_response, select_subprotocol, headers -------------------------------------------------------------------
 
 
-async def test_the_answer_can_be_changed() -> None:
+async def test_process_response_replaces_the_response() -> None:
     async def change(opening: Opening, request: Request, response: Response) -> Response:
         assert (request.path, opening.username) == ("/chat", None)
         return attrs.evolve(response, headers=Headers([*response.headers.raw_items(), ("Set-Cookie", "a=b")]))
@@ -364,15 +362,15 @@ async def test_the_answer_can_be_changed() -> None:
         assert ws.response.headers["Set-Cookie"] == "a=b"
     exc = await refusal(process_response=change, client={"headers": {"Origin": "https://evil.example"}})
     assert exc.status_code == 403
-    assert "Set-Cookie" not in exc.headers  # it is refused before the application is asked
+    assert "Set-Cookie" not in exc.headers  # the request is refused before process_request is called
 
 
-async def test_a_handshake_can_be_refused_in_the_end() -> None:
+async def test_process_response_refuses_a_handshake() -> None:
     exc = await refusal(process_response=lambda opening, *_: opening.respond(409, "one is enough"))
     assert (exc.status_code, exc.body) == (409, b"one is enough")
 
 
-async def test_a_refusal_can_be_changed() -> None:
+async def test_process_response_replaces_a_refusal() -> None:
     def change(opening: Opening, _: Request, response: Response) -> Response | None:
         return opening.respond(418) if response.status_code == 426 else None
 
@@ -380,11 +378,13 @@ async def test_a_refusal_can_be_changed() -> None:
         request = get("/", "Upgrade: websocket", "Connection: Upgrade", *UPGRADE[2:3], "Sec-WebSocket-Version: 12")
         assert (await client.ask(request))[0] == 418
     async with served(process_response=change) as client:
-        assert (await client.ask(get()))[0] == 426  # no opening handshake
+        assert (await client.ask(get()))[0] == 426  # not an opening handshake
 
 
 @pytest.mark.parametrize("name", ["Upgrade", "Connection", "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions"])
-async def test_the_handshake_itself_cannot_be_changed(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_process_response_cannot_change_the_handshake_headers(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def change(_: Opening, __: Request, response: Response) -> Response:
         pairs = [(key, "other" if key == name else value) for key, value in response.headers.raw_items()]
         return attrs.evolve(response, headers=Headers(pairs))
@@ -394,7 +394,7 @@ async def test_the_handshake_itself_cannot_be_changed(name: str, caplog: pytest.
 
 
 @pytest.mark.parametrize("choice", ["chat.v1", "chat.v2", None])
-async def test_a_subprotocol_is_chosen(choice: str | None) -> None:
+async def test_select_subprotocol(choice: str | None) -> None:
     offers: list[list[str]] = []
 
     def select(opening: Opening, offered: Any) -> str | None:
@@ -408,7 +408,7 @@ async def test_a_subprotocol_is_chosen(choice: str | None) -> None:
     assert offers == [["chat.v2", "chat.v1"]]
 
 
-async def test_nothing_is_offered_to_choose_from() -> None:
+async def test_select_subprotocol_without_an_offer() -> None:
     async with connected(select_subprotocol=lambda _, offered: offered[0] if offered else None) as ws:
         assert ws.subprotocol is None
 
@@ -435,7 +435,7 @@ async def test_no_server_header() -> None:
         assert "server" not in (await client.ask(get()))[1]
 
 
-async def test_headers_of_a_response_replace_those_of_all() -> None:
+async def test_headers_of_a_response_take_precedence() -> None:
     def answer(opening: Opening, _: Request) -> Response:
         return opening.respond(200, "", {"X-A": "2", "Server": "other"})
 
@@ -445,12 +445,12 @@ async def test_headers_of_a_response_replace_those_of_all() -> None:
 
 
 @pytest.mark.parametrize("headers", [{"Upgrade": "x"}, {"Sec-WebSocket-Accept": "x"}])
-async def test_headers_that_make_the_handshake(headers: dict[str, str]) -> None:
+async def test_handshake_headers_cannot_be_set(headers: dict[str, str]) -> None:
     with pytest.raises(trio_ws.InvalidHeader):
         await trio_ws.serve(echo, 0, host="127.0.0.1", headers=headers)
 
 
-# -- Pages and hosts -------------------------------------------------------------------------------------------------
+# -- Origins and hosts -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -478,17 +478,17 @@ async def test_origins(origins: Any, origin: str | None, allowed: bool) -> None:
         assert b"Origin" in exc.body
 
 
-async def test_other_hosts_are_the_default_to_refuse() -> None:
+async def test_pages_of_other_hosts_are_refused_by_default() -> None:
     assert (await refusal(client={"origin": "https://evil.example"})).status_code == 403
 
 
-async def test_plain_requests_may_come_from_every_page() -> None:
+async def test_plain_requests_are_allowed_from_every_page() -> None:
     async with served(process_request=lambda opening, _: opening.respond(200)) as client:
         assert (await client.ask(get("/", "Origin: https://evil.example")))[0] == 200
 
 
 @pytest.mark.parametrize("host", [None, "", "a b", "user@example.org", "example.org/path", "example.org:99999"])
-async def test_what_is_no_host(host: str | None) -> None:
+async def test_invalid_host(host: str | None) -> None:
     called: list[Request] = []
     async with served(process_request=lambda _, request: called.append(request)) as client:
         status, headers, _ = await client.ask(get("/", *UPGRADE, host=host))
@@ -528,7 +528,7 @@ async def test_options_of_the_wrong_type(options: dict[str, Any]) -> None:
 # -- Cancellation ----------------------------------------------------------------------------------------------------
 
 
-async def test_cancelled_in_a_function(nursery: trio.Nursery) -> None:
+async def test_cancelled_in_process_request(nursery: trio.Nursery) -> None:
     entered = trio.Event()
 
     async def wait(_: Opening, __: Request) -> None:
@@ -573,7 +573,7 @@ async def test_cancelled_after_a_request(begun: bool) -> None:
                 await ours.send_all(get("/slow"))
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
-    # Who waits for an answer gets one, and who waits for none does not.
+    # A client that waits for a response gets one; a client that has sent no new request does not.
     if begun:
         assert (await client.ask())[0] == 503
     assert await client.is_closed()

@@ -1,4 +1,4 @@
-"""What a server takes on, and what becomes of what is too much."""
+"""Limits on connections and messages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_connections(limits: Limits, caplog: pytest.LogCaptureFixture) -> 
                 await refused(server)
                 assert await answers(one)
                 assert await answers(two)
-            # When one has gone, there is room for another one.
+            # When a connection has ended, a new one is accepted.
             while len(server.connections) > 1:
                 await trio.lowlevel.checkpoint()
             await trio.testing.wait_all_tasks_blocked()
@@ -91,7 +91,7 @@ async def test_each_address_has_its_own_limit() -> None:
 
 async def test_opening_handshakes_in_progress() -> None:
     async with server_with(Limits(openings=2)) as server:
-        async with trio_ws.connect(uri(server)) as one:  # not in progress any more
+        async with trio_ws.connect(uri(server)) as one:  # its handshake is complete
             slow = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(2)]
             while len(server._state.openings) < 2:
                 await trio.lowlevel.checkpoint()
@@ -105,7 +105,7 @@ async def test_opening_handshakes_in_progress() -> None:
             await slow[1].aclose()
 
 
-async def test_a_failed_opening_handshake_is_not_counted_for_ever() -> None:
+async def test_a_failed_opening_handshake_frees_its_slot() -> None:
     async with server_with(Limits(connections=1, per_address=1, openings=1)) as server:
         for _ in range(3):
             async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
@@ -118,11 +118,11 @@ async def test_a_failed_opening_handshake_is_not_counted_for_ever() -> None:
             assert await answers(ws)
 
 
-async def test_turning_away_is_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_rejections_in_progress_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_ws.server.accept.MAX_REJECTIONS", 1)
     assert MAX_REJECTIONS == 100
     async with server_with(Limits(connections=1)) as server, trio_ws.connect(uri(server)) as ws:
-        # Somebody is being turned away, and takes his time.
+        # The rejection of a slow client is in progress.
         async with await trio.open_tcp_stream("127.0.0.1", server.port):
             while not server._state.rejecting:
                 await trio.lowlevel.checkpoint()
@@ -147,7 +147,7 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", ["connections", "per_address", "openings", "messages_per_second", "idle", "lifetime"])
-def test_what_is_no_limit(name: str) -> None:
+def test_invalid_limits(name: str) -> None:
     for number in (0, -1):
         with pytest.raises(ValueError, match=f"{name} must be greater than 0"):
             Limits(**{name: number})
@@ -159,17 +159,17 @@ def test_what_is_no_limit(name: str) -> None:
             Limits(**{name: value})
 
 
-async def test_limits_of_another_type() -> None:
+async def test_limits_of_the_wrong_type() -> None:
     with pytest.raises(TypeError, match="limits must be a Limits"):
         await trio_ws.serve(echo, 0, host="127.0.0.1", limits={"connections": 1})  # type: ignore[arg-type]  # wrong on purpose
 
 
-# -- What a client may do --------------------------------------------------------------------------------------------
+# -- Limits of a single connection -----------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def connected(limits: Limits, handler: trio_ws.Handler = echo) -> AsyncIterator[trio_ws.WebSocket]:
-    """A client of a server over memory, so that a mock clock can be used."""
+    """Connect a client to a server over memory streams, which allow a mock clock."""
 
     class Listener(trio.abc.Listener[trio.abc.Stream]):
         def __init__(self, stream: trio.abc.Stream) -> None:
@@ -203,7 +203,7 @@ async def end_of(ws: trio_ws.WebSocket) -> trio_ws.Close | None:
 
 async def test_messages_per_second(autojump_clock: MockClock) -> None:
     async with connected(Limits(messages_per_second=5)) as ws:
-        # Five at once, and five per second, for as long as one likes.
+        # A burst of five, and five per second, for any length of time.
         for _ in range(5):
             assert await answers(ws)
         for _ in range(50):
@@ -212,7 +212,7 @@ async def test_messages_per_second(autojump_clock: MockClock) -> None:
         await trio.sleep(10)
         for number in range(6):
             await ws.send(str(number))
-        # What came before is not lost, the last one included.
+        # The messages within the limit are not lost.
         received = []
         with pytest.raises(trio_ws.ConnectionClosedError) as caught:
             while True:
@@ -231,7 +231,7 @@ async def test_fewer_than_one_message_per_second(autojump_clock: MockClock) -> N
         assert await end_of(ws) == trio_ws.Close(1008, "more than 0.1 messages per second")
 
 
-async def test_pings_are_no_messages(autojump_clock: MockClock) -> None:
+async def test_pings_are_not_counted_as_messages(autojump_clock: MockClock) -> None:
     async with connected(Limits(messages_per_second=1)) as ws:
         for _ in range(10):
             await ws.ping()
@@ -310,7 +310,7 @@ async def test_lifetime(autojump_clock: MockClock) -> None:
 
 
 async def test_idle_on_sockets() -> None:
-    # Where a connection needs no task of its own otherwise. The clock is the real one here, so the limit is short.
+    # Sockets need the real clock, so the limit is short.
     async with server_with(Limits(idle=0.001), ping_interval=None) as server:
         async with trio_ws.connect(uri(server)) as ws:
             assert await end_of(ws) == trio_ws.Close(1001, "idle for too long")

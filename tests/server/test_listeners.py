@@ -1,4 +1,4 @@
-"""What a server listens on."""
+"""Listeners for TCP ports, Unix sockets and systemd sockets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TestReusePort:
         with pytest.raises(OSError) as caught:
             await trio_ws.serve(echo, first.port, host="127.0.0.1")
         assert caught.value.errno == errno.EADDRINUSE
-        # Whichever of them it is that gets it; and when one has gone, it is the other.
+        # Either server may get the connection. When one has ended, the other gets it.
         for server in (first, second):
             async with trio_ws.connect(f"ws://127.0.0.1:{first.port}") as ws:
                 await ws.send("hello")
@@ -57,12 +57,12 @@ class TestReusePort:
         assert socket.AF_INET in families
         assert len(families) == len(set(families))
 
-    async def test_where_nobody_can_listen(self) -> None:
+    async def test_an_address_that_cannot_be_bound(self) -> None:
         with pytest.raises(OSError):
             await open_tcp_listeners(0, host="203.0.113.1", backlog=None, reuse_port=True)
 
 
-async def test_a_system_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_system_without_so_reuseport(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT", raising=False)
     with pytest.raises(OSError, match="has no SO_REUSEPORT"):
         await trio_ws.serve(echo, 0, host="127.0.0.1", reuse_port=True)
@@ -78,7 +78,7 @@ async def test_reuse_port_without_a_port() -> None:
 
 @unix_only
 class TestUnix:
-    async def test_what_a_killed_server_has_left_is_replaced(self, tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def test_the_file_of_a_killed_server_is_replaced(self, tmp_path: Path, nursery: trio.Nursery) -> None:
         path = tmp_path / "app.sock"
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(str(path))
@@ -90,7 +90,7 @@ class TestUnix:
         await server.aclose()
         assert not path.exists()
 
-    async def test_a_server_that_listens_is_not(self, tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def test_the_file_of_a_listening_server_is_kept(self, tmp_path: Path, nursery: trio.Nursery) -> None:
         path = tmp_path / "app.sock"
         await nursery.start(partial(trio_ws.serve, echo, path=path))
         with pytest.raises(OSError) as caught:
@@ -100,7 +100,7 @@ class TestUnix:
             await ws.send("hello")
             assert await ws.receive() == "hello"
 
-    async def test_one_whose_backlog_is_full_is_not(self, tmp_path: Path) -> None:
+    async def test_the_file_of_a_server_with_a_full_backlog_is_kept(self, tmp_path: Path) -> None:
         path = tmp_path / "app.sock"
         listener, _ = await open_unix_listener(path, backlog=1)
         clients = []
@@ -120,7 +120,7 @@ class TestUnix:
         await listener.aclose()
 
     @pytest.mark.parametrize("kind", ["file", "folder"])
-    async def test_what_is_no_socket_is_not(self, kind: str, tmp_path: Path) -> None:
+    async def test_a_file_that_is_not_a_socket_is_kept(self, kind: str, tmp_path: Path) -> None:
         path = tmp_path / "app.sock"
         if kind == "file":
             path.write_text("mine")
@@ -158,7 +158,7 @@ def listening() -> Iterator[socket.socket]:
 async def test_not_started_by_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISTEN_FDS", raising=False)
     assert trio_ws.open_systemd_listeners() == []
-    # For another process, which has started this one.
+    # The sockets are for the parent process.
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
     assert trio_ws.open_systemd_listeners() == []
@@ -189,7 +189,7 @@ async def test_sockets_from_systemd(
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
-async def test_a_socket_from_systemd_that_does_not_listen(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socket_from_systemd_that_is_not_listening(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_INET, kind) as sock:
         monkeypatch.setattr("trio_ws.server.listeners._FIRST_FD", sock.fileno())
         monkeypatch.setenv("LISTEN_FDS", "1")
@@ -199,8 +199,8 @@ async def test_a_socket_from_systemd_that_does_not_listen(kind: int, monkeypatch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no systemd there")
-async def test_a_process_that_is_started_like_by_systemd(listening: socket.socket) -> None:
-    # What systemd does: the socket is number 3, and the environment tells the process that it is.
+async def test_a_process_started_as_systemd_does_it(listening: socket.socket) -> None:
+    # As systemd does: the socket is file descriptor 3, and environment variables describe it.
     code = (
         "import os, sys\n"
         f"os.dup2({listening.fileno()}, 3)\n"

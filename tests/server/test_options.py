@@ -1,4 +1,4 @@
-"""The options that ``serve`` and ``serve_over`` share: each is known to the type checker, and is used in one place."""
+"""The options that ``serve`` and ``serve_over`` share: each is typed, and used by exactly one class."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_functions_are_typed(function: Callable[..., object]) -> None:
     "function, option",
     [(serve, "nonsense"), (serve, "forwarding"), (serve_over, "nonsense"), (serve_over, "port")],
 )
-async def test_unknown_options_are_those_of_the_function(function: Callable[..., Any], option: str) -> None:
+async def test_unknown_options(function: Callable[..., Any], option: str) -> None:
     with pytest.raises(TypeError) as caught:
         await function(**{option: None})
     assert str(caught.value) == f"{function.__name__}() got an unexpected keyword argument {option!r}"

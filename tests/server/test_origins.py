@@ -1,4 +1,4 @@
-"""Which pages may connect, by the Origin and the Host header."""
+"""The check of the Origin and Host headers."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ def test_no_origin(origins: Any, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize("origins", [SAME_HOST, ["https://example.org"], [re.compile(".*")], [None]])
-def test_two_origins(origins: Any) -> None:
+def test_two_origin_headers(origins: Any) -> None:
     assert not is_allowed(request("https://example.org", "https://example.org"), origins)
 
 
-def test_all_origins() -> None:
+def test_any_origin_is_allowed() -> None:
     for origin in ("https://evil.example", "null", "", "nonsense"):
         assert is_allowed(request(origin), ANY)
 
@@ -122,31 +122,31 @@ def test_a_list_of_origins(origin: str, allowed: bool) -> None:
     assert is_allowed(request(origin, host="other.example"), origins) is allowed
 
 
-def test_the_origin_of_documents_without_one() -> None:
+def test_the_null_origin() -> None:
     assert is_allowed(request("null"), ["null"])
     assert not is_allowed(request("null"), [None])
 
 
 @pytest.mark.parametrize("origins", ["https://example.org", b"https://example.org", re.compile("x"), [1], [b"x"], 1])
-def test_what_is_no_list_of_origins(origins: Any) -> None:
+def test_origins_of_the_wrong_type(origins: Any) -> None:
     with pytest.raises(TypeError):
         validate_origins(origins)
 
 
 @pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "https://", "", "*", "https://a b"])
-def test_what_is_no_origin(origin: str) -> None:
+def test_invalid_origins(origin: str) -> None:
     with pytest.raises(ValueError, match="each of origins must be"):
         validate_origins([origin])
 
 
-def test_the_rules_have_names() -> None:
+def test_repr_of_the_rules() -> None:
     assert (repr(SAME_HOST), repr(ANY)) == ("trio_ws.SAME_HOST", "trio_ws.ANY")
 
 
 @pytest.mark.parametrize(
     "host", ["example.org", "example.org:80", "a-b.c_d", "127.0.0.1:1", "[::1]", "[::1]:65535", "a:"]
 )
-def test_hosts(host: str) -> None:
+def test_valid_hosts(host: str) -> None:
     assert is_valid_host(host)
 
 
@@ -154,7 +154,7 @@ def test_hosts(host: str) -> None:
     "host",
     ["", ":80", "a b", "a/b", "user@a", "a:b", "a:65536", "::1", "[::1", "a,b", "[::g]", "a:1:2", "ä", "a#", "a?b"],
 )
-def test_what_is_no_host(host: str) -> None:
+def test_invalid_hosts(host: str) -> None:
     assert not is_valid_host(host)
 
 
@@ -162,7 +162,7 @@ visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_siz
 
 
 @given(visible, visible)
-def test_any_origin_and_host(origin: str, host: str) -> None:
-    # Whatever it is, only a host that is named exactly is the same.
+def test_arbitrary_origins_and_hosts(origin: str, host: str) -> None:
+    # An origin is allowed only if it has exactly the host of the request.
     if is_allowed(request(origin, host=host), SAME_HOST):
         assert origin.lower().partition("://")[2].partition(":")[0] in host.lower()

@@ -1,4 +1,4 @@
-"""Routing: which handler is called with what, what everybody else is answered, and what can be wrong with a table."""
+"""Routing: the handler and its arguments, responses without a handler, and invalid tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UPGRADE = Headers(
 
 
 async def tell(ws: trio_ws.WebSocket, **arguments: object) -> None:
-    """Tell the client what the handler was called with."""
+    """Send the client the arguments of the handler."""
     await ws.send(repr(arguments))
 
 
@@ -56,7 +56,7 @@ def make_opening() -> Opening:
 
 
 def ask(router: Router, path: str, host: str = "example.org", method: str = "GET") -> Response | dict[str, Any]:
-    """Return what a router answers, or the arguments of the handler that it has found."""
+    """Return the response of a router, or the arguments of the handler that it has chosen."""
     headers = Headers(UPGRADE)
     headers["Host"] = host
     opening = make_opening()
@@ -82,7 +82,7 @@ def location(router: Router, path: str, host: str = "example.org") -> str:
 
 @asynccontextmanager
 async def serving(router: trio_ws.Handler, **options: Any) -> AsyncIterator[str]:
-    """A server with real sockets; yields its URI, without a path."""
+    """Run a server with real sockets. Yield its URI, without a path."""
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(trio_ws.serve, router, 0, host="localhost", **options))
         yield f"ws://localhost:{server.port}"
@@ -104,7 +104,7 @@ async def refusal(uri: str, **options: Any) -> trio_ws.InvalidStatus:
 # -- With a server ---------------------------------------------------------------------------------------------------
 
 
-async def test_each_path_has_its_handler() -> None:
+async def test_each_path_calls_its_handler() -> None:
     table = {"/news": handler("news"), "/": handler("home"), "/chat/<room>": handler("chat")}
     async with serving(route(table)) as uri:
         assert await hear(f"{uri}/news") == "news"
@@ -114,7 +114,7 @@ async def test_each_path_has_its_handler() -> None:
         assert await hear(f"{uri}/chat/gr%C3%BC%C3%9Fe%20an%20alle") == "chat {'room': 'grüße an alle'}"
 
 
-async def test_an_unknown_path_is_answered_in_the_opening_handshake() -> None:
+async def test_an_unknown_path_gets_404_in_the_opening_handshake() -> None:
     async with serving(route({"/news": tell})) as uri:
         for path in ("", "/", "/new", "/news/", "/news/1", "//news", "/News"):
             refused = await refusal(uri + path)
@@ -147,11 +147,11 @@ async def test_process_request_comes_first() -> None:
 
     auth = trio_ws.basic_auth({"ann": "secret"})
     async with serving(route({"/news": handler("news")}), process_request=[answer, auth]) as uri:
-        # Nobody learns which paths there are.
+        # A rejected client does not learn which paths exist.
         assert [(await refusal(uri + path)).status_code for path in ("/news", "/nowhere")] == [401, 401]
 
 
-async def test_process_response_sees_what_the_router_answers() -> None:
+async def test_process_response_gets_the_response_of_the_router() -> None:
     def change(opening: Opening, request: Request, response: Response) -> Response | None:
         return opening.respond(410, "gone\n") if response.status_code == 404 else None
 
@@ -174,13 +174,13 @@ async def test_a_router_within_a_handler() -> None:
     assert called == ["/news"]
 
 
-async def test_a_router_that_was_not_asked(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_router_whose_process_request_was_not_called(caplog: pytest.LogCaptureFixture) -> None:
     router = route({"/": tell})
 
-    async def ignorant(ws: trio_ws.ServerWebSocket) -> None:
+    async def call_router(ws: trio_ws.ServerWebSocket) -> None:
         await router(ws)
 
-    async with serving(ignorant) as uri:
+    async with serving(call_router) as uri:
         with pytest.raises(trio_ws.ConnectionClosedError) as caught:
             await hear(uri)
         assert caught.value.code == 1011
@@ -245,12 +245,12 @@ async def test_a_websocket_after_other_requests() -> None:
 
 # -- Paths -----------------------------------------------------------------------------------------------------------
 
-# Anything but what a key cannot have.
+# Any characters that a path in a table may contain.
 paths = st.text(st.characters(exclude_characters="<?#", exclude_categories=["Cs"])).map(lambda text: f"/{text}")
 
 
 @given(paths, st.data())
-def test_a_path_is_found_however_it_is_quoted(path: str, data: st.DataObject) -> None:
+def test_a_path_is_found_with_any_percent_encoding(path: str, data: st.DataObject) -> None:
     safe = "".join(data.draw(st.sets(st.sampled_from("!$&'()*+,;=:@/~"))))
     router = route({path: tell})
     assert ask(router, "/" + urllib.parse.quote(path[1:], safe=safe)) == {}
@@ -260,7 +260,7 @@ def test_a_path_is_found_however_it_is_quoted(path: str, data: st.DataObject) ->
 
 
 @given(st.text(min_size=1).filter(lambda text: "/" not in text and text.isprintable() and text.isalnum()))
-def test_a_segment_comes_as_it_was_before_quoting(text: str) -> None:
+def test_the_value_of_a_converter_is_decoded(text: str) -> None:
     assert ask(route({"/rooms/<room>": tell}), f"/rooms/{urllib.parse.quote(text)}") == {"room": text}
 
 
@@ -268,13 +268,13 @@ visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_siz
 
 
 @given(visible.map(lambda text: f"/{text}") | visible, st.sampled_from(["GET", "POST", "HEAD"]))
-def test_any_request_has_an_answer(path: str, method: str) -> None:
+def test_every_request_gets_a_response(path: str, method: str) -> None:
     table = {"/": tell, "/a": tell, "/a/<x>/": tell, "/b/<int:x>": tell, "/c/<path:x>": tell}
     answer = ask(route(table), path, method=method)
     if isinstance(answer, Response):
         assert answer.status_code in (308, 404)
         if answer.status_code == 308:
-            # It leads to where there is something, on this host.
+            # A redirect leads to an existing path on this host.
             target = answer.headers["Location"]
             assert target.startswith("/")
             assert not target.startswith(("//", "/\\"))
@@ -282,7 +282,7 @@ def test_any_request_has_an_answer(path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/%ff", "/%C3", "/%ED%A0%80", "/chat/%ff"])
-def test_what_is_not_utf8_is_not_there(path: str) -> None:
+def test_a_path_that_is_not_utf8_is_not_found(path: str) -> None:
     assert status(route({"/": tell, "/\ufffd": tell, "/chat/<room>": tell}), path) == 404
 
 
@@ -303,7 +303,7 @@ def test_what_is_not_utf8_is_not_there(path: str) -> None:
         ("*", 404),
     ],
 )
-def test_what_is_the_same_path(path: str, expected: int) -> None:
+def test_equivalent_paths(path: str, expected: int) -> None:
     assert status(route({"/a/b": tell}), path) == expected
 
 
@@ -341,7 +341,7 @@ def test_converters(pattern: str, path: str, expected: dict[str, Any] | None) ->
         assert answer == expected
 
 
-def test_a_path_without_converters_comes_before_those_with() -> None:
+def test_paths_without_converters_take_precedence() -> None:
     router = route({"/<room>": tell, "/news": partial(tell, room=None)})
     assert ask(router, "/news") == {}
     assert ask(router, "/other") == {"room": "other"}
@@ -355,7 +355,7 @@ def test_redirects_of_slashes() -> None:
     assert location(router, "/rooms/%5C%5Cexample.com") == "/rooms/%5C%5Cexample.com/"
     assert location(router, "/rooms/a", host="localhost:8765") == "/rooms/a/"
     assert location(router, "http://example.org/rooms/a") == "/rooms/a/"
-    # What matches everything must not lead to another host.
+    # A rule that matches everything must not redirect to another host.
     everything = route({"/<path:anything>/": tell})
     for path in ("//example.com", "/%2Fexample.com", "/%5Cexample.com", "///example.com/x"):
         found = location(everything, path)
@@ -374,7 +374,7 @@ def test_a_map() -> None:
     assert status(route(Map()), "/") == 404
 
 
-def test_a_map_that_is_for_more_than_websockets() -> None:
+def test_a_map_with_other_rules_than_websocket_rules() -> None:
     router = route(Map([Rule("/page", endpoint="a page"), Rule("/ws", endpoint=tell, websocket=True)]))
     assert status(router, "/ws") == 101
     assert status(router, "/page") == 404
@@ -438,7 +438,7 @@ def test_subdomains() -> None:
     assert location(router, "/room", "chat.example.org:8765") == "/room/"
     for host in ("badexample.org", "example.org.evil.example", "example.com", "127.0.0.1", "[::1]:8765", ""):
         assert status(router, "/", host) == 404
-    # Without a name, they are not looked at.
+    # Without server_name, subdomains are ignored.
     assert ask(route(map), "/", "chat.example.org") == {"x": 0}
 
 
@@ -463,7 +463,7 @@ def test_hosts() -> None:
         route(map, server_name="a.example")
 
 
-def test_a_host_that_cannot_be_one() -> None:
+def test_an_invalid_host() -> None:
     assert status(route({"/<x>": tell}), "/1", "x" * 64 + ".example") == 400
 
 
@@ -479,18 +479,18 @@ def test_converters_of_the_application() -> None:
     router = route(Map([Rule("/<secret:x>", endpoint=tell)], converters={"secret": Secret}))
     assert ask(router, "/abc") == {"x": "cba"}
     assert status(router, "/secret") == 403
-    with pytest.raises(RuntimeError):  # the server answers with 500 then
+    with pytest.raises(RuntimeError):  # the server responds with 500 then
         ask(router, "/broken")
 
 
-def test_rules_that_are_added_later() -> None:
+def test_rules_added_later() -> None:
     map = Map([Rule("/a", endpoint=tell)])
     router = route(map)
     map.add(Rule("/b", endpoint=tell))
     assert status(router, "/b") == 101
 
 
-# -- Tables that are wrong -------------------------------------------------------------------------------------------
+# -- Invalid tables --------------------------------------------------------------------------------------------------
 
 
 async def no_arguments(ws: trio_ws.WebSocket) -> None: ...
@@ -522,23 +522,23 @@ async def needs_a_room(ws: trio_ws.WebSocket, room: str) -> None: ...
         (Map([Rule("/<x>", endpoint=needs_a_room)]), TypeError),
     ],
 )
-def test_tables_that_are_none(table: Any, error: type[Exception]) -> None:
+def test_invalid_tables(table: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         route(table)
 
 
-def test_handlers_that_do_not_tell_what_they_take() -> None:
-    silent: Any = iter  # as some callables are that are not written in Python
+def test_handlers_without_a_signature() -> None:
+    silent: Any = iter  # like some callables that are not written in Python
     with pytest.raises(ValueError):
         inspect.signature(silent)
     assert ask(route({"/<x>": silent}), "/1") == {"x": "1"}
 
 
-def test_what_need_not_be_a_handler() -> None:
+def test_endpoints_that_need_not_be_handlers() -> None:
     route(Map([Rule("/a", endpoint="static", build_only=True), Rule("/b", endpoint=None, redirect_to="/")]))
 
 
-def test_a_router_says_what_it_has() -> None:
+def test_repr_of_a_router() -> None:
     assert repr(route({"/a": tell, "/<x>": tell})) == "<Router with 2 routes>"
     assert repr(route(Map([Rule("/a", endpoint=tell)]))) == "<Router with 1 route>"
 
@@ -546,7 +546,7 @@ def test_a_router_says_what_it_has() -> None:
 # -- Without werkzeug ------------------------------------------------------------------------------------------------
 
 
-def test_werkzeug_is_imported_when_there_are_converters() -> None:
+def test_werkzeug_is_imported_only_for_converters() -> None:
     code = """
 import sys, trio_ws
 trio_ws.route({"/": print})
@@ -557,7 +557,7 @@ assert "werkzeug.routing" in sys.modules
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_werkzeug_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "werkzeug.routing", None)
     with pytest.raises(ImportError) as caught:
         route({"/<file>": tell})

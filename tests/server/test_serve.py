@@ -1,4 +1,4 @@
-"""Where a server listens: the arguments of ``serve``."""
+"""The arguments of ``serve``: ports, Unix sockets and listeners."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-# -- Where it listens ------------------------------------------------------------------------------------------------
+# -- Listeners -------------------------------------------------------------------------------------------------------
 
 
 async def test_serve(nursery: trio.Nursery) -> None:
@@ -59,7 +59,7 @@ async def test_serve(nursery: trio.Nursery) -> None:
             assert len(server.connections) == 2
             before = server.connections
     await server.aclose()
-    # What it returned stays as it was, and is not its own.
+    # Both attributes are copies: a later change of the server does not affect them, nor do they affect the server.
     assert len(before) == 2
     assert server.connections == frozenset()
     server.addresses.clear()
@@ -67,7 +67,7 @@ async def test_serve(nursery: trio.Nursery) -> None:
 
 
 async def test_serve_without_start() -> None:
-    """As a plain call, with the port as the second argument."""
+    """Without ``nursery.start``, with the port as the second argument."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio_ws.serve, echo, 0)
         await trio.testing.wait_all_tasks_blocked()
@@ -112,7 +112,7 @@ async def test_tls(nursery: trio.Nursery, server_context: ssl.SSLContext, client
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets on this system")
 class TestUnixSocket:
     @pytest.mark.parametrize("convert", [str, Path])
-    async def test_it_is_there_while_it_serves(self, convert: Callable[[Path], Any], tmp_path: Path) -> None:
+    async def test_the_file_exists_while_the_server_runs(self, convert: Callable[[Path], Any], tmp_path: Path) -> None:
         path = tmp_path / "socket"
         async with trio.open_nursery() as nursery:
             server = await start(nursery, echo, path=convert(path))
@@ -143,23 +143,23 @@ class TestUnixSocket:
         assert path.read_text() == "mine"
         nothing_left()
 
-    async def test_not_in_the_file_system(self, nothing_left: Callable[[], None]) -> None:
+    async def test_abstract_socket(self, nothing_left: Callable[[], None]) -> None:
         with pytest.raises(ValueError):
             await trio_ws.serve(echo, path=f"\0trio_ws {os.getpid()}")
         nothing_left()
 
-    async def test_removed_meanwhile(self, tmp_path: Path) -> None:
+    async def test_the_file_was_removed(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         async with trio.open_nursery() as nursery:
             await start(nursery, echo, path=path)
             path.unlink()
             nursery.cancel_scope.cancel()
 
-    async def test_taken_over_meanwhile(self, tmp_path: Path) -> None:
+    async def test_the_file_was_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         async with trio.open_nursery() as nursery:
             old = await start(nursery, echo, path=path)
-            # Not removed but moved, so that the new one is not the same file again by chance.
+            # The old file is moved, not removed: otherwise the new one could get the same inode.
             path.rename(tmp_path / "old")
             new = await start(nursery, echo, path=path)
             await old.aclose()

@@ -95,7 +95,7 @@ async def test_cancelled(caplog: Logs, autojump_clock: trio.testing.MockClock) -
     assert (await read_to_end(opening)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert trio.current_time() == begin
     assert caplog.records == []
-    await server.aclose()  # does nothing any more, and does not wait
+    await server.aclose()  # does nothing and does not wait: the server has ended
 
 
 async def test_cancelled_with_sockets(
@@ -158,7 +158,7 @@ async def test_close(caplog: Logs, autojump_clock: trio.testing.MockClock) -> No
 
 
 @pytest.mark.parametrize("code, clean", [(1000, True), (1001, True), (1012, False), (4000, False)])
-async def test_handlers_that_loop_end_quietly(
+async def test_close_ends_receive_loops_without_an_error(
     code: int, clean: bool, caplog: Logs, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -172,10 +172,10 @@ async def test_handlers_that_loop_end_quietly(
     assert [record.levelno for record in caplog.records] == ([] if clean else [logging.INFO])
 
 
-async def test_close_delivers_what_was_sent_before(
+async def test_close_delivers_messages_sent_before(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """Of both sides."""
+    """Messages of both sides are delivered."""
     seen: list[str | bytes] = []
     go_on = trio.Event()
 
@@ -231,7 +231,7 @@ async def test_close_with_handlers_that_ignore_it(
 async def test_close_with_more_than_the_handler_receives(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """What the client had sent before it answers does not keep the server from seeing the answer."""
+    """Unread messages of the client do not keep the server from seeing the client's Close frame."""
     server, listener = await start_in_memory(nursery, ignore, close_timeout=3, receive_buffer=1000)
     client = listener.connect()
     await client.send_all(request())
@@ -247,7 +247,7 @@ async def test_close_with_more_than_the_handler_receives(
 
 
 async def test_close_with_a_stubborn_client(autojump_clock: trio.testing.MockClock) -> None:
-    """It ignores the Close frame and goes on sending. The handler reads all of it."""
+    """The client ignores the Close frame and continues sending. The handler reads everything."""
     async with trio.open_nursery() as nursery:
         server, listener = await start_in_memory(nursery, echo, close_timeout=3)
         client = listener.connect()
@@ -320,7 +320,7 @@ async def never_ends(_: trio_ws.WebSocket) -> None:
 
 
 @pytest.mark.parametrize("grace", [-1, float("nan")])
-async def test_grace_that_is_none(grace: float, nursery: trio.Nursery) -> None:
+async def test_invalid_grace(grace: float, nursery: trio.Nursery) -> None:
     server = await start_tcp(nursery)
     with pytest.raises(ValueError, match="grace"):
         await server.aclose(grace=grace)
@@ -360,13 +360,13 @@ async def test_a_new_certificate(
 async def test_close_at_the_end_of_an_opening_handshake(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """When the answer is written already, the connection is open, though nobody knows of it yet."""
+    """Once the response is written, the connection is open, although its handler has not started yet."""
 
     class Slow(Wrapped):
         async def send_all(self, data: bytes | bytearray | memoryview) -> None:
             await super().send_all(data)
             written.set()
-            # As sockets do: what has been written cannot be cancelled.
+            # Like a socket: bytes that were written cannot be cancelled.
             with trio.CancelScope(shield=True):
                 await go_on.wait()
 
@@ -421,7 +421,7 @@ async def test_close_twice_does_not_give_more_time(
 
 
 async def test_close_cancelled(autojump_clock: trio.testing.MockClock) -> None:
-    """It does not wait then; the server goes on closing."""
+    """The call stops waiting, but the server continues closing."""
     async with trio.open_nursery() as nursery:
         server, listener = await start_in_memory(nursery, ignore, close_timeout=3)
         client = listener.connect()
@@ -447,10 +447,10 @@ async def test_closed_server_is_a_cancel_point(autojump_clock: trio.testing.Mock
 
 
 @pytest.mark.parametrize("code, reason", [(1005, ""), (1006, ""), (1015, ""), (999, ""), (5000, ""), (1000, 124 * "x")])
-async def test_close_with_what_cannot_be_sent(
+async def test_close_with_an_invalid_code_or_reason(
     code: int, reason: str, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """Nothing happens."""
+    """The server is not affected."""
     server, listener = await start_in_memory(nursery, echo)
     with pytest.raises(ValueError):
         await server.aclose(code, reason)
@@ -459,8 +459,8 @@ async def test_close_with_what_cannot_be_sent(
         assert await ws.receive() == "hello"
 
 
-async def test_close_by_a_handler(caplog: Logs, autojump_clock: trio.testing.MockClock) -> None:
-    """The handler waits for itself, until it is cancelled."""
+async def test_close_called_by_a_handler(caplog: Logs, autojump_clock: trio.testing.MockClock) -> None:
+    """The handler waits for itself until it is cancelled."""
 
     async def handler(ws: trio_ws.WebSocket) -> None:
         await server.aclose()
@@ -474,10 +474,10 @@ async def test_close_by_a_handler(caplog: Logs, autojump_clock: trio.testing.Moc
     assert caplog.records == []
 
 
-async def test_close_while_a_handler_has_just_returned(
+async def test_close_after_a_handler_has_returned(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """Its connection is in the closing handshake already, with a client that does not answer."""
+    """The connection is already in the closing handshake, with a client that does not answer."""
 
     async def handler(ws: trio_ws.WebSocket) -> None:
         return
@@ -508,7 +508,7 @@ async def test_close_with_sockets(nothing_left: Callable[[], None]) -> None:
     nothing_left()
 
 
-async def test_cancelled_while_it_closes(autojump_clock: trio.testing.MockClock) -> None:
+async def test_cancelled_while_closing(autojump_clock: trio.testing.MockClock) -> None:
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:
         server, listener = await start_in_memory(nursery, ignore)
@@ -523,7 +523,7 @@ async def test_cancelled_while_it_closes(autojump_clock: trio.testing.MockClock)
 
 
 async def test_listener_that_fails(autojump_clock: trio.testing.MockClock) -> None:
-    """Then the server ends, and the clients are told."""
+    """The server ends, and its clients get a Close frame."""
 
     class Failing(MemoryListener):
         async def accept(self) -> Stream:
@@ -549,10 +549,10 @@ async def test_listener_that_fails(autojump_clock: trio.testing.MockClock) -> No
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
-async def test_no_more_connections_for_a_while(
+async def test_accept_fails_for_lack_of_resources(
     number: int, caplog: Logs, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """What the system cannot accept now it can perhaps accept later."""
+    """The server waits and tries again."""
 
     class Overloaded(MemoryListener):
         failures = 2

@@ -1,4 +1,4 @@
-"""What the tests of ``trio_ws.testing`` share."""
+"""Helpers for the tests of ``trio_ws.testing``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Canceller(trio.abc.Instrument):
 
 
 async def cancel_at(number: int, before: bool, call: Callable[[], Awaitable[object]]) -> tuple[bool, bool]:
-    """Call something, and cancel it at a point. Return whether it was cancelled, and whether it came to that point."""
+    """Call a function and cancel it at a point. Return whether it was cancelled, and whether it reached that point."""
     with trio.CancelScope() as scope:
         canceller = Canceller(scope, number, before)
         trio.lowlevel.add_instrument(canceller)
@@ -53,7 +53,7 @@ async def cancel_at(number: int, before: bool, call: Callable[[], Awaitable[obje
 
 
 async def at_every_point(run: Callable[[int], Awaitable[bool]]) -> int:
-    """Run something with 1, 2, ... until it says that there was no such point. Return how many there were."""
+    """Call a function with 1, 2, ... until it returns that there is no such point. Return the number of points."""
     tasks = trio.lowlevel.current_statistics().tasks_living
     number = 1
     while await run(number):
@@ -67,7 +67,7 @@ each_moment = pytest.mark.parametrize("before", [True, False], ids=["before a st
 
 
 def log_of(stream: PipeStream) -> bytes:
-    """Return what was written to a stream that keeps a log."""
+    """Return the bytes that were written to a stream with a log."""
     assert stream.outgoing.log is not None
     return bytes(stream.outgoing.log)
 

@@ -57,7 +57,7 @@ each_way = pytest.mark.parametrize("way", ["sending", "receiving"])
 @pytest.mark.parametrize(
     "at, error", [(-1, ValueError), (1.0, TypeError), (True, TypeError), (None, TypeError), ("1", TypeError)]
 )
-def test_a_wrong_place(kind: Callable[[Any], Fault], at: Any, error: type[Exception]) -> None:
+def test_invalid_positions(kind: Callable[[Any], Fault], at: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         kind(at)
     assert kind(0).at == 0
@@ -68,20 +68,20 @@ def test_a_wrong_place(kind: Callable[[Any], Fault], at: Any, error: type[Except
     [
         (lambda: Delay(0, seconds=-1), ValueError),
         (lambda: Delay(0, seconds=math.nan), ValueError),
-        (lambda: Delay(0, seconds="1"), TypeError),  # type: ignore[arg-type]  # that is the point
-        (lambda: Delay(0, seconds=None), TypeError),  # type: ignore[arg-type]  # that is the point
+        (lambda: Delay(0, seconds="1"), TypeError),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Delay(0, seconds=None), TypeError),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Delay(0, seconds=True), TypeError),
-        (lambda: Delay(0), TypeError),  # type: ignore[call-arg]  # that is the point
+        (lambda: Delay(0), TypeError),  # type: ignore[call-arg]  # wrong on purpose
         (lambda: Drop(0, count=-1), ValueError),
-        (lambda: Drop(0, count=1.5), TypeError),  # type: ignore[arg-type]  # that is the point
+        (lambda: Drop(0, count=1.5), TypeError),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Drop(0, count=False), TypeError),
         (lambda: Corrupt(0, bits=0), ValueError),
         (lambda: Corrupt(0, bits=256), ValueError),
-        (lambda: Corrupt(0, bits=None), TypeError),  # type: ignore[arg-type]  # that is the point
-        (lambda: Corrupt(0, bits=b"\xff"), TypeError),  # type: ignore[arg-type]  # that is the point
+        (lambda: Corrupt(0, bits=None), TypeError),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Corrupt(0, bits=b"\xff"), TypeError),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )
-def test_wrong_values(make: Callable[[], Fault], error: type[Exception]) -> None:
+def test_invalid_values(make: Callable[[], Fault], error: type[Exception]) -> None:
     with pytest.raises(error):
         make()
 
@@ -93,16 +93,16 @@ def test_faults_are_values() -> None:
     assert Delay(3, 0.5).seconds == 0.5
     assert {Reset(1), Reset(1)} == {Reset(1)}
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        Reset(1).at = 2  # type: ignore[misc]  # that is the point
+        Reset(1).at = 2  # type: ignore[misc]  # wrong on purpose
 
 
 @pytest.mark.parametrize("wrong", [Fault(0), 0, Reset, None])
 @each_way
-def test_what_is_no_fault(wrong: Any, way: Way) -> None:
+def test_invalid_faults(wrong: Any, way: Way) -> None:
     with pytest.raises(TypeError):
         with_faults(memory_pair()[0], way, [Split(0), wrong])
     with pytest.raises(TypeError):
-        with_faults(memory_pair()[0], way, Split(0))  # type: ignore[arg-type]  # that is the point
+        with_faults(memory_pair()[0], way, Split(0))  # type: ignore[arg-type]  # wrong on purpose
 
 
 # -- A stream with faults --------------------------------------------------------------------------------------------
@@ -111,8 +111,8 @@ def test_what_is_no_fault(wrong: Any, way: Way) -> None:
 DIGITS = b"0123456789"
 
 
-class Tape(trio.abc.Stream):
-    """A stream that takes note of what is written to it, and that gives out what is on it."""
+class RecordingStream(trio.abc.Stream):
+    """A stream that records what is sent and returns prepared bytes."""
 
     def __init__(self, *chunks: bytes) -> None:
         self.chunks = list(chunks)
@@ -140,27 +140,27 @@ class Tape(trio.abc.Stream):
 
 
 @attrs.define
-class Passage:
-    """What has passed a stream with faults.
+class Transfer:
+    """The result of sending or receiving bytes through a stream with faults.
 
     Attributes:
-        chunks: The bytes, as they were sent below or received above, and when.
-        ending: The exception, or when the last byte was sent or the end received; None if that does not come.
+        chunks: The bytes as they were sent to the wrapped stream or received from the faulty one, with their times.
+        ending: The exception, or the time at which the last byte was sent or the end received; None if it never ended.
     """
 
     chunks: list[tuple[float, bytes]]
     ending: float | type[Exception] | None
-    below: Tape
+    below: RecordingStream
 
     @property
     def data(self) -> bytes:
         return b"".join(chunk for _, chunk in self.chunks)
 
 
-async def pass_through(way: Way, faults: Sequence[Fault], *chunks: bytes) -> Passage:
-    """Let bytes pass a stream with faults, for a minute."""
+async def transfer(way: Way, faults: Sequence[Fault], *chunks: bytes) -> Transfer:
+    """Send or receive bytes through a stream with faults, for at most a minute."""
     start = trio.current_time()
-    tape = Tape() if way == "sending" else Tape(*chunks)
+    tape = RecordingStream() if way == "sending" else RecordingStream(*chunks)
     stream = with_faults(tape, way, faults)
     received: list[tuple[float, bytes]] = []
     ending: float | type[Exception] | None = None
@@ -173,9 +173,9 @@ async def pass_through(way: Way, faults: Sequence[Fault], *chunks: bytes) -> Pas
                 while data := await stream.receive_some():
                     received.append((trio.current_time(), data))
             ending = trio.current_time() - start
-        except Exception as exc:  # what it is, the tests compare with what it has to be
+        except Exception as exc:  # the tests check which exception it is
             ending = type(exc)
-    return Passage([(at - start, data) for at, data in (tape.written if way == "sending" else received)], ending, tape)
+    return Transfer([(at - start, data) for at, data in (tape.written if way == "sending" else received)], ending, tape)
 
 
 each_step = pytest.mark.parametrize("size", [10, 4, 1], ids=["at once", "in pieces", "bytes"])
@@ -210,7 +210,7 @@ def cut(size: int) -> list[bytes]:
         ([Drop(0, count=None)], b""),
         ([Drop(3, count=None)], b"012"),
         ([Drop(10, count=None)], DIGITS),
-        # Places are those of the bytes that were there, lost or not.
+        # Positions count dropped bytes too.
         ([Drop(2, count=3), Drop(4, count=3)], b"01789"),
         ([Drop(2, count=5), Drop(3, count=1)], b"01789"),
         ([Drop(7), Drop(7), Drop(2)], b"01345689"),
@@ -221,10 +221,10 @@ def cut(size: int) -> list[bytes]:
         ([Drop(1, count=8), Split(5), Delay(6, seconds=1)], b"09"),
     ],
 )
-async def test_what_passes(
+async def test_which_bytes_pass(
     way: Way, size: int, faults: list[Fault], expected: bytes, autojump_clock: MockClock
 ) -> None:
-    passage = await pass_through(way, faults, *cut(size))
+    passage = await transfer(way, faults, *cut(size))
     assert passage.data == expected
     assert isinstance(passage.ending, float)
     assert not passage.below.closed
@@ -251,19 +251,19 @@ async def test_what_passes(
         ([Delay(11, seconds=2)], [(0, DIGITS)], 0),
     ],
 )
-async def test_how_it_passes(
+async def test_when_bytes_pass(
     way: Way, faults: list[Fault], expected: list[tuple[float, bytes]], end: float, autojump_clock: MockClock
 ) -> None:
-    passage = await pass_through(way, faults, DIGITS)
+    passage = await transfer(way, faults, DIGITS)
     assert passage.chunks == expected
     assert passage.ending == end
 
 
 async def test_a_delay_at_the_end(autojump_clock: MockClock) -> None:
-    # Nothing more is sent, so nothing is late. The end is received late.
-    passage = await pass_through("sending", [Delay(10, seconds=3)], DIGITS)
+    # No more bytes are sent, so nothing is delayed. The end is received late.
+    passage = await transfer("sending", [Delay(10, seconds=3)], DIGITS)
     assert (passage.chunks, passage.ending) == ([(0, DIGITS)], 0)
-    passage = await pass_through("receiving", [Delay(10, seconds=3)], DIGITS)
+    passage = await transfer("receiving", [Delay(10, seconds=3)], DIGITS)
     assert (passage.chunks, passage.ending) == ([(0, DIGITS)], 3)
 
 
@@ -271,15 +271,15 @@ async def test_a_delay_at_the_end(autojump_clock: MockClock) -> None:
 @each_step
 @pytest.mark.parametrize("at", [0, 5, 9])
 async def test_stall(way: Way, size: int, at: int, autojump_clock: MockClock) -> None:
-    passage = await pass_through(way, [Stall(at), Reset(at), Split(at)], *cut(size))
+    passage = await transfer(way, [Stall(at), Reset(at), Split(at)], *cut(size))
     assert passage.data == DIGITS[:at]
     assert passage.ending is None
     assert not passage.below.closed
 
 
 async def test_a_stall_at_the_end(autojump_clock: MockClock) -> None:
-    assert (await pass_through("sending", [Stall(10)], DIGITS)).ending == 0
-    passage = await pass_through("receiving", [Stall(10)], DIGITS)
+    assert (await transfer("sending", [Stall(10)], DIGITS)).ending == 0
+    passage = await transfer("receiving", [Stall(10)], DIGITS)
     assert (passage.data, passage.ending) == (DIGITS, None)
 
 
@@ -289,7 +289,7 @@ async def test_a_stall_at_the_end(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("lost", [False, True])
 async def test_reset(way: Way, size: int, at: int, lost: bool, autojump_clock: MockClock) -> None:
     faults: list[Fault] = [Reset(at), Drop(0, count=None)] if lost else [Reset(at), Split(3)]
-    passage = await pass_through(way, faults, *cut(size))
+    passage = await transfer(way, faults, *cut(size))
     assert passage.data == (b"" if lost else DIGITS[:at])
     assert passage.ending is trio.BrokenResourceError
     assert passage.below.closed
@@ -299,19 +299,19 @@ async def test_reset(way: Way, size: int, at: int, lost: bool, autojump_clock: M
     "faults", [[Reset(10)], [Split(10), Reset(10)], [Drop(10), Reset(10)], [Split(10), Drop(10), Reset(10), Stall(10)]]
 )
 async def test_a_reset_at_the_end(faults: list[Fault], autojump_clock: MockClock) -> None:
-    # All was sent. But no answer comes.
-    passage = await pass_through("sending", faults, DIGITS)
+    # Everything was sent, but no answer arrives.
+    passage = await transfer("sending", faults, DIGITS)
     assert passage.ending == 0
     assert passage.below.closed
-    passage = await pass_through("receiving", faults, DIGITS)
+    passage = await transfer("receiving", faults, DIGITS)
     assert passage.ending is trio.BrokenResourceError
 
 
 async def test_a_reset_after_a_delay(autojump_clock: MockClock) -> None:
     faults = [Delay(10, seconds=2), Reset(10)]
-    passage = await pass_through("sending", faults, DIGITS)
+    passage = await transfer("sending", faults, DIGITS)
     assert (passage.ending, passage.below.closed) == (0, False)
-    passage = await pass_through("sending", faults, DIGITS, b"more")
+    passage = await transfer("sending", faults, DIGITS, b"more")
     assert passage.ending is trio.BrokenResourceError
     assert passage.data == DIGITS
     assert trio.current_time() == 2
@@ -326,7 +326,7 @@ async def test_a_reset_is_seen_at_the_other_end(autojump_clock: MockClock) -> No
     assert await theirs.receive_some() == b""
     with pytest.raises(trio.BrokenResourceError):
         await theirs.send_all(b"a")
-    # And from now on here.
+    # From now on, this end sees it too.
     for _ in range(2):
         with pytest.raises(trio.BrokenResourceError, match="reset"):
             await stream.send_all(b"a")
@@ -336,14 +336,14 @@ async def test_a_reset_is_seen_at_the_other_end(autojump_clock: MockClock) -> No
             await stream.receive_some()
         with pytest.raises(trio.BrokenResourceError):
             await stream.wait_send_all_might_not_block()
-    # Until we close it.
+    # It ends when the stream is closed.
     await stream.aclose()
     await stream.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await stream.receive_some()
 
 
-# -- Who waits when it is over ---------------------------------------------------------------------------------------
+# -- Waking waiting tasks --------------------------------------------------------------------------------------------
 
 
 SLOW = [Stall(0), Delay(0, seconds=3600)]
@@ -351,8 +351,8 @@ SLOW = [Stall(0), Delay(0, seconds=3600)]
 
 @each_way
 @pytest.mark.parametrize("fault", SLOW)
-async def test_closing_wakes_who_waits(way: Way, fault: Fault, autojump_clock: MockClock) -> None:
-    tape = Tape(DIGITS)
+async def test_closing_wakes_waiting_tasks(way: Way, fault: Fault, autojump_clock: MockClock) -> None:
+    tape = RecordingStream(DIGITS)
     stream = with_faults(tape, way, [fault])
     async with trio.open_nursery() as nursery:
 
@@ -370,7 +370,7 @@ async def test_closing_wakes_who_waits(way: Way, fault: Fault, autojump_clock: M
 
 @pytest.mark.parametrize("fault", SLOW)
 @pytest.mark.parametrize("at", [0, 10])
-async def test_a_reset_of_what_is_sent_wakes_who_receives(fault: Fault, at: int, autojump_clock: MockClock) -> None:
+async def test_a_reset_while_sending_wakes_the_receiver(fault: Fault, at: int, autojump_clock: MockClock) -> None:
     for receiving in ([fault], []):
         ours, theirs = pipe_pair()
         stream = FaultyStream(ours, sending=[Reset(at)], receiving=receiving)
@@ -394,7 +394,7 @@ async def test_a_reset_of_what_is_sent_wakes_who_receives(fault: Fault, at: int,
 
 
 @pytest.mark.parametrize("fault", SLOW)
-async def test_a_reset_of_what_is_received_wakes_who_sends(fault: Fault, autojump_clock: MockClock) -> None:
+async def test_a_reset_while_receiving_wakes_the_sender(fault: Fault, autojump_clock: MockClock) -> None:
     for sending in ([fault], []):
         ours, theirs = pipe_pair(5)
         stream = FaultyStream(ours, sending=sending, receiving=[Reset(1)])
@@ -414,7 +414,7 @@ async def test_a_reset_of_what_is_received_wakes_who_sends(fault: Fault, autojum
 
 
 async def test_nothing_is_received_after_closing(autojump_clock: MockClock) -> None:
-    stream = FaultyStream(Tape(DIGITS), receiving=[Split(5)])
+    stream = FaultyStream(RecordingStream(DIGITS), receiving=[Split(5)])
     assert await stream.receive_some() == b"01234"
     await stream.aclose()
     with pytest.raises(trio.ClosedResourceError):
@@ -423,7 +423,7 @@ async def test_nothing_is_received_after_closing(autojump_clock: MockClock) -> N
 
 @pytest.mark.parametrize("fault", SLOW)
 async def test_one_task_at_a_time(fault: Fault, autojump_clock: MockClock) -> None:
-    stream = FaultyStream(Tape(DIGITS), sending=[fault], receiving=[fault])
+    stream = FaultyStream(RecordingStream(DIGITS), sending=[fault], receiving=[fault])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.send_all, DIGITS)
         nursery.start_soon(stream.receive_some)
@@ -471,8 +471,8 @@ async def test_receive_some_is_cancelled(before: bool, autojump_clock: MockClock
     assert await at_every_point(run) > 15
 
 
-async def test_a_delay_goes_on_where_it_was_cancelled(autojump_clock: MockClock) -> None:
-    stream = FaultyStream(Tape(DIGITS), receiving=[Delay(0, seconds=3)])
+async def test_a_cancelled_delay_continues(autojump_clock: MockClock) -> None:
+    stream = FaultyStream(RecordingStream(DIGITS), receiving=[Delay(0, seconds=3)])
     for _ in range(5):
         with trio.move_on_after(0.5) as scope:
             await stream.receive_some()
@@ -481,7 +481,7 @@ async def test_a_delay_goes_on_where_it_was_cancelled(autojump_clock: MockClock)
     assert trio.current_time() == 3
 
 
-async def test_a_delay_begins_when_something_comes(autojump_clock: MockClock) -> None:
+async def test_a_delay_begins_when_bytes_arrive(autojump_clock: MockClock) -> None:
     ours, theirs = memory_pair()
     stream = FaultyStream(theirs, receiving=[Delay(0, seconds=3), Delay(10, seconds=4)])
     async with trio.open_nursery() as nursery:
@@ -500,19 +500,19 @@ async def test_a_delay_begins_when_something_comes(autojump_clock: MockClock) ->
 
 
 async def test_sending_is_cancelled_in_a_delay(autojump_clock: MockClock) -> None:
-    tape = Tape()
+    tape = RecordingStream()
     stream = FaultyStream(tape, sending=[Delay(5, seconds=3)])
     with trio.move_on_after(1) as scope:
         await stream.send_all(DIGITS)
     assert scope.cancelled_caught
     assert tape.written == [(0, b"01234")]
-    # What was not sent is not sent later.
+    # Bytes that were not sent are not sent later.
     await stream.send_all(b"more")
     assert tape.written == [(0, b"01234"), (3, b"more")]
 
 
 async def test_every_call_is_a_checkpoint(autojump_clock: MockClock) -> None:
-    stream = FaultyStream(Tape(DIGITS), sending=[Drop(0, count=None)], receiving=[Split(5)])
+    stream = FaultyStream(RecordingStream(DIGITS), sending=[Drop(0, count=None)], receiving=[Split(5)])
     calls: list[Callable[[], Awaitable[object]]] = [
         partial(stream.send_all, b"lost"),
         partial(stream.send_all, b""),
@@ -528,7 +528,7 @@ async def test_every_call_is_a_checkpoint(autojump_clock: MockClock) -> None:
     assert await cancelled(stream.aclose)
 
 
-# -- A stream like others --------------------------------------------------------------------------------------------
+# -- Conformance -----------------------------------------------------------------------------------------------------
 
 
 async def faulty_memory() -> tuple[FaultyStream, FaultyStream]:
@@ -542,7 +542,7 @@ async def faulty_lockstep() -> tuple[FaultyStream, FaultyStream]:
 
 
 async def with_splits() -> tuple[FaultyStream, FaultyStream]:
-    # The faults of the end of the stream wait for it, and what is sent a byte at a time is split already.
+    # Faults at the end of the stream wait for the end, and bytes sent one at a time are split already.
     ours, theirs = memory_pair()
     splits = [Split(place) for place in range(1000)]
     return FaultyStream(ours, sending=splits, receiving=splits), FaultyStream(theirs, sending=splits)
@@ -551,18 +551,18 @@ async def with_splits() -> tuple[FaultyStream, FaultyStream]:
 @pytest.mark.parametrize(
     "make, clogged", [(faulty_memory, None), (faulty_lockstep, faulty_lockstep), (with_splits, None)]
 )
-async def test_it_is_a_stream(make: Any, clogged: Any) -> None:
+async def test_stream_conformance(make: Any, clogged: Any) -> None:
     await trio.testing.check_two_way_stream(make, clogged)
 
 
-async def test_it_is_not_half_closeable() -> None:
+async def test_not_half_closeable() -> None:
     stream = FaultyStream(pipe_pair()[0])
     assert not isinstance(stream, trio.abc.HalfCloseableStream)
     assert isinstance(stream.stream, trio.abc.HalfCloseableStream)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-async def test_all_kinds_of_bytes(kind: Callable[[bytes], Any]) -> None:
+async def test_all_bytes_like_types(kind: Callable[[bytes], Any]) -> None:
     ours, theirs = memory_pair()
     stream = FaultyStream(ours, sending=[Corrupt(1, bits=1)])
     await stream.send_all(kind(b"000"))
@@ -585,7 +585,7 @@ async def test_max_bytes() -> None:
     assert [await stream.receive_some(size) for size in (3, 3)] == [b"567", b"89"]
 
 
-async def test_errors_of_the_stream_below() -> None:
+async def test_errors_of_the_wrapped_stream() -> None:
     ours, _ = pipe_pair()
     stream = FaultyStream(ours)
     ours.reset()
@@ -593,7 +593,7 @@ async def test_errors_of_the_stream_below() -> None:
         await stream.receive_some()
     with pytest.raises(trio.BrokenResourceError):
         await stream.send_all(b"a")
-    await ours.aclose()  # behind its back
+    await ours.aclose()  # without going through the faulty stream
     with pytest.raises(trio.ClosedResourceError, match="this stream was closed"):
         await stream.receive_some()
     stream = FaultyStream(Faulty(memory_pair()[0], send_error=OSError("odd"), receive_error=OSError("odd")))
@@ -669,14 +669,14 @@ async def test_a_connection_that_stalls(role: Role, way: Way, autojump_clock: Mo
     streams[role is Role.SERVER] = with_faults(streams[role is Role.SERVER], way, [Stall(0)])
     options: trio_ws.Options = {"ping_interval": 20, "ping_timeout": 10, "close_timeout": 3}
     async with memory_websocket_pair((streams[0], streams[1]), **options) as (client, server):
-        # Pings get through in one direction only, so both ends see that something is wrong.
+        # Pings pass in one direction only, so both ends detect the failure.
         for ws in (client, server):
             with pytest.raises(ConnectionClosedError):
                 await ws.receive()
     assert 30 <= trio.current_time() < 35
 
 
-async def test_a_connection_on_which_a_byte_changes(autojump_clock: MockClock) -> None:
+async def test_a_connection_with_a_corrupt_byte(autojump_clock: MockClock) -> None:
     ours, theirs = memory_pair()
     async with memory_websocket_pair((FaultyStream(ours, receiving=[Corrupt(2, bits=0x80)]), theirs)) as (
         client,
@@ -689,7 +689,7 @@ async def test_a_connection_on_which_a_byte_changes(autojump_clock: MockClock) -
         assert raised.value.sent.code == 1007
 
 
-async def test_a_connection_that_goes_deaf(autojump_clock: MockClock) -> None:
+async def test_a_connection_that_stops_receiving(autojump_clock: MockClock) -> None:
     ours, theirs = memory_pair()
     pair = memory_websocket_pair((ours, FaultyStream(theirs, sending=[Drop(0, count=None)])), ping_timeout=5)
     async with pair as (client, server):

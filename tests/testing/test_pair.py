@@ -1,4 +1,4 @@
-"""Two WebSockets in memory: ``memory_websocket_pair``."""
+"""A client and a server in memory: ``memory_websocket_pair``."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_pair_by_default(handshake: bool, autojump_clock: MockClock) -> No
 
 
 @each_handshake
-async def test_the_first_client_in_the_pair_is_the_client(handshake: bool, autojump_clock: MockClock) -> None:
+async def test_the_first_websocket_is_the_client(handshake: bool, autojump_clock: MockClock) -> None:
     ours, theirs = pipe_pair(logged=True)
     async with memory_websocket_pair((ours, theirs), handshake=handshake, compression=None) as (client, server):
         await client.send("from the client")
@@ -111,7 +111,7 @@ async def test_the_first_client_in_the_pair_is_the_client(handshake: bool, autoj
         assert head.startswith(b"HTTP/1.1 101 ")
     assert parse_frames(sent, masked=True) == ([text("from the client"), close()], b"")
     assert parse_frames(answered, masked=False) == ([text("from the server"), close()], b"")
-    # The client has closed first, and the server the stream.
+    # The client sent its Close frame first, and the server closed the stream.
     assert ours.closed
     assert theirs.closed
 
@@ -171,15 +171,17 @@ def test_pair_with_wrong_options(options: dict[str, Any], error: type[Exception]
         memory_websocket_pair(handshake=handshake, **options)
 
 
-class Odd(BaseException):
-    """It is no Exception."""
+class CustomBaseException(BaseException):
+    """An exception that is not an ``Exception``."""
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("a"), Odd(), ConnectionClosedOK(None, None), ExceptionGroup("b", [OSError()])]
+    "error", [ValueError("a"), CustomBaseException(), ConnectionClosedOK(None, None), ExceptionGroup("b", [OSError()])]
 )
 @each_handshake
-async def test_what_the_block_raises(error: BaseException, handshake: bool, autojump_clock: MockClock) -> None:
+async def test_exceptions_of_the_block_propagate(
+    error: BaseException, handshake: bool, autojump_clock: MockClock
+) -> None:
     ours, theirs = pipe_pair()
     start = trio.current_time()
     with pytest.raises(type(error)) as raised:
@@ -203,13 +205,13 @@ async def test_the_block_is_cancelled(autojump_clock: MockClock) -> None:
     assert scope.cancelled_caught
     assert trio.current_time() == 5
     assert server.close_code == 1001
-    assert client.close_code == 1006  # it has not waited
+    assert client.close_code == 1006  # leaving has not waited
     assert ours.closed
     assert theirs.closed
 
 
-async def test_leaving_takes_no_time(autojump_clock: MockClock) -> None:
-    # A server that has just received may be about to answer. This one is not: the block has ended.
+async def test_leaving_does_not_wait(autojump_clock: MockClock) -> None:
+    # A server that has just received a message may be about to answer it, but this block has ended.
     async with memory_websocket_pair() as (client, server):
         await client.send("a")
         await server.send("b")
@@ -234,7 +236,7 @@ async def test_leaving_lets_the_messages_arrive(autojump_clock: MockClock) -> No
     assert received == ["a", "b", "c"]
 
 
-async def test_the_block_has_closed_them(autojump_clock: MockClock) -> None:
+async def test_leaving_closes_both(autojump_clock: MockClock) -> None:
     async with memory_websocket_pair() as (client, server):
         await server.aclose(4000, "enough")
         with pytest.raises(ConnectionClosedError):
@@ -253,7 +255,7 @@ async def test_a_pair_is_entered_once(handshake: bool, autojump_clock: MockClock
         with pytest.raises(RuntimeError):
             async with pair:
                 raise AssertionError("not reached")
-        # It does not mind.
+        # The first use is not affected.
         await client.send("a")
         assert await server.receive() == "a"
     with pytest.raises(RuntimeError):
@@ -292,7 +294,7 @@ BEFORE_KEY = b"GET / HTTP/1.1\r\nHost: memory.test\r\nUpgrade: websocket\r\nConn
         ("answer", [Corrupt(len(BEFORE_ACCEPT), bits=1)], InvalidHeader),
     ],
 )
-async def test_a_handshake_that_fails(
+async def test_failed_handshakes(
     end: str, what: str, faults: list[Fault], error: type[Exception], autojump_clock: MockClock
 ) -> None:
     way: Way = "sending" if (end == "client") is (what == "request") else "receiving"
@@ -316,7 +318,7 @@ async def test_a_handshake_that_fails(
     assert trio.lowlevel.current_statistics().tasks_living == tasks
     assert trio.lowlevel.current_task().child_nurseries == nurseries
 
-    # It is what connect_over() raises.
+    # connect_over() raises the same exception.
     async with trio.open_nursery() as nursery:
         _, _, pair = streams()
         nursery.start_soon(partial(trio_ws.serve_over, pair[1], WebSocket.receive, open_timeout=8))
@@ -324,11 +326,11 @@ async def test_a_handshake_that_fails(
             async with trio_ws.connect_over(pair[0], "ws://memory.test/", open_timeout=6):
                 raise AssertionError("not reached")
     assert type(raised.value) is type(expected.value)
-    # The key, and what follows from it, is another one each time.
+    # The key and the values derived from it differ each time.
     assert re.sub(r"'\S{24,28}'", "", str(raised.value)) == re.sub(r"'\S{24,28}'", "", str(expected.value))
 
 
-async def test_a_request_that_arrives_after_all(autojump_clock: MockClock) -> None:
+async def test_a_request_that_arrives_late(autojump_clock: MockClock) -> None:
     ours, theirs = memory_pair()
     faulty = FaultyStream(ours, sending=[Split(10), Delay(20, seconds=2)], receiving=[Delay(30, seconds=3)])
     async with memory_websocket_pair((faulty, theirs), handshake=True, open_timeout=6) as (client, server):
@@ -339,9 +341,9 @@ async def test_a_request_that_arrives_after_all(autojump_clock: MockClock) -> No
 
 @pytest.mark.parametrize("name", ["send_error", "receive_error"])
 async def test_a_server_whose_stream_fails(name: str, autojump_clock: MockClock) -> None:
-    # Nothing closes this stream by itself.
+    # The stream stays open after its error until the pair closes it.
     ours, theirs = pipe_pair()
-    faulty = Faulty(theirs, **{name: OSError("out of order")})  # type: ignore[arg-type]  # that is what it is for
+    faulty = Faulty(theirs, **{name: OSError("out of order")})  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ConnectFailed):
         async with memory_websocket_pair((ours, faulty), handshake=True):
             raise AssertionError("not reached")
@@ -350,7 +352,7 @@ async def test_a_server_whose_stream_fails(name: str, autojump_clock: MockClock)
     assert theirs.closed
 
 
-async def test_a_server_whose_stream_fails_after_all_was_sent(autojump_clock: MockClock) -> None:
+async def test_a_server_whose_stream_fails_after_the_response(autojump_clock: MockClock) -> None:
     ours, theirs = pipe_pair()
     faulty = Faulty(theirs, send_error=OSError("out of order"), sent_before=100_000)
     with pytest.raises(ConnectFailed, match=r"memory\.test: the server's stream failed"):
@@ -373,7 +375,7 @@ async def test_cancelled_during_the_handshake(before: bool, autojump_clock: Mock
                     entered = True
                     await client.send("a")
                     assert await server.receive() == "a"
-            except BaseExceptionGroup:  # that is what must not come out
+            except BaseExceptionGroup:  # must not propagate
                 pytest.fail("a cancellation comes by itself")
 
         was_cancelled, fired = await cancel_at(number, before, call)

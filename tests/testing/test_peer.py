@@ -1,4 +1,4 @@
-"""A peer that follows a script: ``ScriptedPeer``."""
+"""A peer controlled frame by frame: ``ScriptedPeer``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from ..support import (
 )
 from .streams import BEFORE_ACCEPT, at_every_point, cancel_at, each_moment, log_of
 
-# -- A peer that follows a script: the opening handshake -------------------------------------------------------------
+# -- The opening handshake -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pair", [memory_pair, one_byte_pair, trio.testing.lockstep_stream_pair])
@@ -76,7 +76,7 @@ async def test_the_peer_as_a_server(pair: Callable[[], Streams], autojump_clock:
         async with trio_ws.connect_over(ours, URI, subprotocols=["chat"]) as ws:
             assert await ws.receive() == "half a message"
             await ws.send("thanks")
-            # It was offered, and nothing is agreed on.
+            # The client offered them, but the peer accepts neither subprotocol nor extensions.
             assert ws.subprotocol is None
             assert "Sec-WebSocket-Extensions" not in ws.response.headers
     assert requests == [ws.request]
@@ -122,7 +122,7 @@ async def test_the_peer_as_a_client(pair: Callable[[], Streams], autojump_clock:
         (b"POST / HTTP/1.1\r\nHost: test\r\n\r\n", InvalidMethod),
     ],
 )
-async def test_a_client_without_manners(data: bytes, error: type[InvalidHandshake]) -> None:
+async def test_a_client_with_an_invalid_request(data: bytes, error: type[InvalidHandshake]) -> None:
     ours, theirs = pipe_pair(logged=True)
     await ours.send_all(data)
     await ours.send_eof()
@@ -141,7 +141,7 @@ async def test_a_client_without_manners(data: bytes, error: type[InvalidHandshak
         (BEFORE_ACCEPT + b"wrong\r\n\r\n", InvalidHeader),
     ],
 )
-async def test_a_server_without_manners(data: bytes, error: type[InvalidHandshake]) -> None:
+async def test_a_server_with_an_invalid_response(data: bytes, error: type[InvalidHandshake]) -> None:
     ours, theirs = pipe_pair(logged=True)
     await ours.send_all(data)
     await ours.send_eof()
@@ -167,7 +167,7 @@ REQUEST = (
 
 @each_role
 @pytest.mark.parametrize("step", [None, 1])
-async def test_frames_that_come_with_the_handshake(role: Role, step: int | None) -> None:
+async def test_frames_received_with_the_handshake(role: Role, step: int | None) -> None:
     ours, theirs = pipe_pair(step=step)
     peer = ScriptedPeer(theirs, role)
     key = KEY if role is Role.SERVER else None
@@ -188,7 +188,7 @@ async def test_frames_that_come_with_the_handshake(role: Role, step: int | None)
         await peer.receive()
 
 
-# -- A peer that follows a script: frames ----------------------------------------------------------------------------
+# -- Frames ----------------------------------------------------------------------------------------------------------
 
 
 FRAMES = [
@@ -224,12 +224,12 @@ async def test_frames(role: Role) -> None:
     assert ours.closed
     assert await other.receive() is None
     assert await other.receive() is None
-    # By the RFC too.
+    # The bytes are right according to an independent parser.
     frames, rest = split_frames(log_of(ours), masked=role is Role.CLIENT)
     assert rest == b""
     assert [payload for _, payload in frames] == [frame.data for frame in FRAMES]
     assert [first for first, _ in frames[-5:]] == [0xC1, 0x32, 0x88, 0x88, 0x81]
-    # It has answered nothing.
+    # The peer has not answered by itself.
     assert log_of(theirs) == b""
 
 
@@ -257,7 +257,7 @@ async def test_a_client_masks_with_the_same_key() -> None:
 
 
 @each_role
-async def test_bytes_go_out_as_they_are(role: Role) -> None:
+async def test_bytes_are_sent_unchanged(role: Role) -> None:
     ours, _ = pipe_pair(logged=True)
     peer = ScriptedPeer(ours, role)
     await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -292,7 +292,7 @@ async def test_the_end_within_a_frame(role: Role, frame: Frame) -> None:
 
 
 def bad_frames(role: Role) -> dict[str, bytes]:
-    """Return what is no frame, for a peer in this role."""
+    """Return byte strings that are not valid frames for a peer in this role."""
     mask, key = (0x80, bytes(4)) if role is Role.SERVER else (0, b"")
     return {
         "masked or not": bytes([0x81, 0x01 | (mask ^ 0x80)]) + (b"a" if mask else bytes(4) + b"a"),
@@ -311,7 +311,7 @@ def bad_frames(role: Role) -> dict[str, bytes]:
 @each_role
 @pytest.mark.parametrize("kind", bad_frames(Role.SERVER))
 @pytest.mark.parametrize("step", [None, 1])
-async def test_what_is_no_frame(role: Role, kind: str, step: int | None) -> None:
+async def test_invalid_frames(role: Role, kind: str, step: int | None) -> None:
     key = KEY if role is Role.SERVER else None
     ours, theirs = pipe_pair(step=step)
     await ours.send_all(b"".join(serialize(each, key) for each in (text("a", fin=False), ping())))
@@ -368,7 +368,7 @@ async def test_violations_of_a_peer_end_the_connection(autojump_clock: MockClock
             assert isinstance(raised.value.__cause__, ProtocolError)
 
 
-async def test_the_peer_answers_nothing(autojump_clock: MockClock) -> None:
+async def test_the_peer_does_not_answer_by_itself(autojump_clock: MockClock) -> None:
     ours, theirs = memory_pair()
     peer = ScriptedPeer(theirs)
     async with trio.open_nursery() as nursery:

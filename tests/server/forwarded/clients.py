@@ -1,4 +1,4 @@
-"""What the tests of servers behind a proxy share."""
+"""Helpers for the tests of servers behind a proxy."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def echo(ws: trio_ws.WebSocket) -> None:
         await ws.send(message)
 
 
-async def introduce(ws: trio_ws.ServerWebSocket) -> None:
-    """Tell a client what is known of it."""
+async def describe_client(ws: trio_ws.ServerWebSocket) -> None:
+    """Send a client what the server knows about it."""
     assert ws.opening.remote_address == ws.remote_address
     proxy = ws.opening.proxy_address
     await ws.send(f"{ws.remote_address!r} {proxy and proxy[0]} {ws.opening.secure}")
@@ -39,8 +39,8 @@ async def introduce(ws: trio_ws.ServerWebSocket) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: trio_ws.Handler = introduce, **options: Any) -> AsyncIterator[trio_ws.Server]:
-    """A server on the local host, for a minute at most."""
+async def serving(handler: trio_ws.Handler = describe_client, **options: Any) -> AsyncIterator[trio_ws.Server]:
+    """Run a server on localhost, for a minute at most."""
     async with trio.open_nursery() as nursery:
         server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1", **options))
         nursery.cancel_scope.deadline = trio.current_time() + 60

@@ -1,4 +1,4 @@
-"""X-Forwarded-For, X-Forwarded-Proto and Forwarded: what they say, and to whom it matters."""
+"""X-Forwarded-For, X-Forwarded-Proto and Forwarded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trio_ws.server.forwarded.headers import find_client
 from trio_ws.server.forwarded.peer import Peer
 from trio_ws.server.forwarded.trust import Forwarding
 
-from .clients import LINE4, Logs, X, fixture_contexts, introduce, serving, x
+from .clients import LINE4, Logs, X, describe_client, fixture_contexts, serving, x
 
 __all__ = ["fixture_contexts"]
 
@@ -31,7 +31,7 @@ PROXY = ("10.0.0.1", 50000)
 TRUSTING = Forwarding(trusted_proxies=["10.0.0.0/8", "2001:db8::/32"])
 
 
-# -- What headers say ------------------------------------------------------------------------------------------------
+# -- Parsing ---------------------------------------------------------------------------------------------------------
 
 
 def find(
@@ -42,7 +42,7 @@ def find(
 
 
 def client_of(*headers: tuple[str, str], **options: Any) -> Any:
-    """Return whom headers name as the client; None where it stays the proxy."""
+    """Return the client that headers name; None if the proxy itself is the client."""
     peer = find(*headers, **options)
     return None if peer.address == PROXY else peer.address
 
@@ -52,9 +52,9 @@ def f(*values: str) -> list[tuple[str, str]]:
 
 
 BOTH = [
-    # As in X-Forwarded-For; and what is found.
+    # X-Forwarded-For, and the client that is found.
     (["192.0.2.1"], "192.0.2.1"),
-    # What is on the left, the client may have said.
+    # The client may have sent everything on the left.
     (["127.0.0.1", "192.0.2.1"], "192.0.2.1"),
     (["10.0.0.9", "192.0.2.1"], "192.0.2.1"),
     # Through several proxies.
@@ -62,12 +62,12 @@ BOTH = [
     (["198.51.100.7", "192.0.2.1", "2001:db8::2", "10.0.0.2"], "192.0.2.1"),
     # A client that is a trusted proxy itself.
     (["10.0.0.3", "10.0.0.2"], "10.0.0.3"),
-    # Nothing goes on behind what makes no sense.
+    # A malformed address ends the search.
     (["192.0.2.1", "unknown", "10.0.0.2"], "10.0.0.2"),
     (["192.0.2.1", "unknown"], None),
     (["192.0.2.1", "_hidden"], None),
     (["unknown", "192.0.2.1"], "192.0.2.1"),
-    # Other versions of IP, one in the other, and other ways to write it.
+    # IPv6, IPv4-mapped addresses and other notations.
     (["2001:DB9:0::1"], "2001:db9::1"),
     (["::ffff:192.0.2.1"], "192.0.2.1"),
     (["192.0.2.1", "::ffff:10.0.0.2"], "192.0.2.1"),
@@ -175,9 +175,9 @@ def test_ipv6_needs_brackets_in_forwarded_only() -> None:
         "proto=https",
     ],
 )
-def test_what_is_no_element(element: str) -> None:
+def test_malformed_elements(element: str) -> None:
     assert client_of(*f(element)) is None
-    # What comes before does not count then, and what comes behind is not touched by it.
+    # Elements to the left are ignored then, and elements to the right are not affected.
     assert client_of(*f("for=192.0.2.9", element)) is None
     assert client_of(*f(element + ", for=192.0.2.9")) == ("192.0.2.9", 0)
     assert client_of(*f(element + ', for="192.0.2.9:80";host="a, b"')) == ("192.0.2.9", 80)
@@ -204,7 +204,7 @@ def test_elements(element: str) -> None:
 
 
 @given(st.text(st.sampled_from('for=192.0,;" \\[]:_xä\t'), max_size=40), st.booleans())
-def test_nothing_that_a_client_says_hides_what_a_proxy_adds(said: str, own_line: bool) -> None:
+def test_a_client_cannot_hide_what_a_proxy_appends(said: str, own_line: bool) -> None:
     for element in ("for=192.0.2.9", 'for="192.0.2.9";proto=https', 'host="a,b";for=192.0.2.9'):
         headers = f(said, element) if own_line else f(f"{said}, {element}")
         assert client_of(*headers) == ("192.0.2.9", 0)
@@ -212,7 +212,7 @@ def test_nothing_that_a_client_says_hides_what_a_proxy_adds(said: str, own_line:
 
 
 @given(st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f")), max_size=3))
-def test_nothing_raises(values: list[str]) -> None:
+def test_arbitrary_headers_do_not_raise(values: list[str]) -> None:
     find(*x(*values))
     find(*f(*values))
     find(*[("X-Forwarded-Proto", value) for value in values])
@@ -234,20 +234,20 @@ def test_nothing_raises(values: list[str]) -> None:
     ],
     ids=lambda value: value[:8],
 )
-def test_long_headers_take_no_long_time(value: str) -> None:
-    # There is nothing to see but that it ends.
+def test_long_headers_take_little_time(value: str) -> None:
+    # The test only checks that this ends soon.
     find(*x(value))
     find(*f(value))
 
 
-def test_headers_of_others_mean_nothing() -> None:
+def test_headers_from_untrusted_peers_are_ignored() -> None:
     headers = [*x("192.0.2.1"), *f("for=192.0.2.2;proto=https"), ("X-Forwarded-Proto", "https")]
     for address in (("11.0.0.1", 1), "", None):
         assert find(*headers, address=address) == Peer(address)
         assert find(*headers, forwarding=Forwarding(), address=address) == Peer(address)
 
 
-def test_without_headers_it_is_the_proxy_itself() -> None:
+def test_without_headers_the_proxy_is_the_client() -> None:
     assert find() == Peer(PROXY, is_trusted_proxy=True)
     assert find(secure=True).secure
 
@@ -263,7 +263,7 @@ def test_the_address_of_the_proxy_is_kept() -> None:
     [("https", True), ("HTTPS", True), ("wss", True), ("http", False), ("ws", False), ("", None), ("x", None)],
 )
 def test_schemes(scheme: str, expected: bool | None, secure: bool) -> None:
-    """Where the proxy does not say, it is the connection that counts."""
+    """If the proxy sends no scheme, the scheme of the connection is used."""
     expected = secure if expected is None else expected
     proto = ("X-Forwarded-Proto", scheme)
     assert find(*x("192.0.2.1"), proto, secure=secure).secure is expected
@@ -274,18 +274,18 @@ def test_schemes(scheme: str, expected: bool | None, secure: bool) -> None:
         assert find(*f(f"proto={scheme}"), secure=secure).secure is expected
 
 
-def test_the_scheme_is_that_of_the_client() -> None:
+def test_the_scheme_of_the_client() -> None:
     assert find(*x("192.0.2.1, 10.0.0.2"), ("X-Forwarded-Proto", "https, http")).secure
     assert find(*x("127.0.0.1, 192.0.2.1, 10.0.0.2"), ("X-Forwarded-Proto", "http, https, http")).secure
     assert find(*x("192.0.2.1, 10.0.0.2"), ("X-Forwarded-Proto", "https")).secure
     assert not find(*x("127.0.0.1, 192.0.2.1"), ("X-Forwarded-Proto", "https, http")).secure
     assert find(*f("for=192.0.2.1;proto=https, for=10.0.0.2;proto=http")).secure
     assert not find(*f("for=127.0.0.1;proto=https, for=192.0.2.1;proto=http")).secure
-    # It is not known here, and the one of the proxy in between is another matter.
+    # The scheme of the client is unknown here: "http" is how the proxy in between was reached.
     assert find(*f("for=192.0.2.1, for=10.0.0.2;proto=http"), secure=True).secure
 
 
-def test_both_kinds_of_headers_must_agree() -> None:
+def test_forwarded_and_x_forwarded_for_must_agree() -> None:
     proto = ("X-Forwarded-Proto", "https")
     assert client_of(*x("192.0.2.1"), *f('for="192.0.2.1:80"')) == ("192.0.2.1", 80)
     assert find(*x("1.1.1.1, 192.0.2.1"), proto, *f("for=192.0.2.1;proto=https")).secure
@@ -300,7 +300,7 @@ def test_both_kinds_of_headers_must_agree() -> None:
         with pytest.raises(InvalidHeader) as caught:
             find(*headers)
         assert caught.value.name == "Forwarded"
-    # By itself it says nothing where Forwarded does.
+    # X-Forwarded-Proto alone is ignored if there is a Forwarded header.
     assert not find(*f("for=192.0.2.1"), proto).secure
 
 
@@ -322,7 +322,7 @@ async def test_headers_from_a_trusted_proxy() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"trusted_proxies": ["127.0.0.2", "unix"]}])
-async def test_headers_from_anybody(options: dict[str, Any]) -> None:
+async def test_headers_from_an_untrusted_peer(options: dict[str, Any]) -> None:
     async with serving(**options) as server, connect(server, X) as ws:
         assert await ws.receive() == f"{ws.local_address!r} None False"
 
@@ -332,14 +332,14 @@ async def test_a_proxy_on_a_unix_socket(tmp_path: Any) -> None:
     path = tmp_path / "socket"
     for proxies, expected in [(["unix"], "('192.0.2.1', 0)  True"), (["0.0.0.0/0", "::/0"], "'' None False")]:
         async with trio.open_nursery() as nursery:
-            serve = partial(trio_ws.serve, introduce, path=path, trusted_proxies=proxies)
+            serve = partial(trio_ws.serve, describe_client, path=path, trusted_proxies=proxies)
             await nursery.start(serve)
             async with trio_ws.connect_unix(path, "ws://example.org/", headers=X) as ws:
                 assert await ws.receive() == expected
             nursery.cancel_scope.cancel()
 
 
-async def test_headers_that_contradict_each_other(caplog: Logs) -> None:
+async def test_contradictory_headers_are_refused(caplog: Logs) -> None:
     caplog.set_level(logging.INFO)
     async with serving(trusted_proxies=["127.0.0.1"]) as server:
         with pytest.raises(trio_ws.InvalidStatus) as caught:
@@ -368,11 +368,11 @@ async def test_requests_of_several_clients_on_one_connection() -> None:
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n")
             assert b"200 OK" in await stream.receive_some()
     clients = ["192.0.2.1", "192.0.2.2", "127.0.0.1", "192.0.2.1"]
-    # Who one of them is says nothing of the others.
+    # The address of one client does not affect the next.
     assert seen == [*((client, "127.0.0.1", None) for client in clients), ("127.0.0.1", None, None)]
 
 
-async def test_a_limit_for_each_client(caplog: Logs) -> None:
+async def test_the_limit_per_client_address(caplog: Logs) -> None:
     caplog.set_level(logging.INFO)
     limits = trio_ws.Limits(per_address=2)
     async with serving(trusted_proxies=["127.0.0.1"], limits=limits) as server:
@@ -394,7 +394,7 @@ async def test_a_limit_for_each_client(caplog: Logs) -> None:
 
 
 @pytest.mark.parametrize("header", [b"", LINE4])
-async def test_a_proxy_is_not_counted_for_clients_that_are_not_known_yet(header: bytes) -> None:
+async def test_a_connection_is_not_counted_before_its_client_is_known(header: bytes) -> None:
     options: dict[str, Any] = {"trusted_proxies": ["127.0.0.1", "192.0.2.1"], "proxy_protocol": bool(header)}
     async with serving(limits=trio_ws.Limits(per_address=1), **options) as server:
         async with contextlib.AsyncExitStack() as stack:
@@ -429,7 +429,7 @@ async def test_the_log_has_the_address_of_the_client(caplog: Logs) -> None:
     assert "opening handshake with ('192.0.2.1', 0) failed" in caplog.text
 
 
-async def test_our_own_tls_is_secure(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_tls_with_the_server_is_secure(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     client, context = contexts
     async with serving(ssl=context, trusted_proxies=["127.0.0.1"]) as server:
         uri = f"wss://127.0.0.1:{server.port}/"

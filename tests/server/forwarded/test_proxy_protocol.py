@@ -32,7 +32,7 @@ from trio_ws.server.forwarded.proxy_protocol import (
 )
 
 from ...support import one_byte_pair
-from .clients import LINE4, Logs, X, echo, fixture_contexts, introduce, serving
+from .clients import LINE4, Logs, X, describe_client, echo, fixture_contexts, serving
 
 __all__ = ["fixture_contexts"]
 
@@ -87,7 +87,7 @@ VALID = {
     v2(TCP4 + tlv(4, b"\0" * (MAX_HEADER_SIZE - 31))): ProxyHeader(SOURCE4, DESTINATION4),
     v2(b"/run/a".ljust(108, b"\0") + b"x" * 108, family=0x31): ProxyHeader("/run/a", "x" * 108),
     v2(b"\0abstract".ljust(108, b"\0") + b"\0" * 108, family=0x31): ProxyHeader(b"\0abstract", ""),
-    # Those whose addresses do not matter.
+    # Headers whose addresses are ignored.
     v2(family=0, command=0): ProxyHeader(),
     v2(TCP4, command=0): ProxyHeader(),
     v2(b"whatever", family=0xFF, command=0): ProxyHeader(),
@@ -152,7 +152,7 @@ INVALID = [
 
 
 def parse(pieces: Sequence[bytes]) -> tuple[ProxyHeader, bytes]:
-    """Return the header, and what comes after it in all pieces."""
+    """Return the header, and the bytes after it in all pieces."""
     parser = ProxyHeaderParser()
     for number, piece in enumerate(pieces):
         header = parser.feed(piece)
@@ -174,19 +174,19 @@ def test_proxy_headers(data: bytes, size: int, behind: bytes) -> None:
 
 @pytest.mark.parametrize("data", INVALID, ids=lambda data: repr(data[:60]))
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_what_is_no_proxy_header(data: bytes, size: int) -> None:
+def test_malformed_headers(data: bytes, size: int) -> None:
     with pytest.raises(InvalidProxyHeader):
         parse(cut(data, size))
 
 
-def test_what_cannot_become_a_proxy_header_is_seen_at_once() -> None:
+def test_malformed_headers_are_detected_early() -> None:
     for data in (b"G", b"PROX\0", b"\r\n\r\r", b"\x16"):
         with pytest.raises(InvalidProxyHeader):
             ProxyHeaderParser().feed(data)
 
 
 @pytest.mark.parametrize("data", VALID, ids=lambda data: repr(data[:40]))
-def test_the_end_in_a_proxy_header(data: bytes) -> None:
+def test_end_of_stream_within_a_header(data: bytes) -> None:
     for size in range(len(data)):
         parser = ProxyHeaderParser()
         if size:
@@ -208,8 +208,8 @@ def test_proxy_headers_in_pieces(data: bytes, behind: bytes, rng: random.Random)
 
 
 @given(st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY TCP6 ", SIGNATURE, SIGNATURE + b"\x21"]), st.binary())
-def test_any_bytes(prefix: bytes, data: bytes) -> None:
-    """The same comes out of them in one piece and in single bytes."""
+def test_arbitrary_bytes(prefix: bytes, data: bytes) -> None:
+    """The result is the same in one piece and in single bytes."""
 
     def outcome(size: int) -> Any:
         try:
@@ -221,7 +221,7 @@ def test_any_bytes(prefix: bytes, data: bytes) -> None:
 
 
 @given(st.ip_addresses(), st.ip_addresses(), st.integers(0, 65535), st.integers(0, 65535))
-def test_any_addresses(source: Any, destination: Any, port: int, other_port: int) -> None:
+def test_arbitrary_addresses(source: Any, destination: Any, port: int, other_port: int) -> None:
     if source.version != destination.version:
         return
     four = source.version == 4
@@ -241,7 +241,7 @@ def test_any_addresses(source: Any, destination: Any, port: int, other_port: int
 
 @pytest.mark.parametrize("data", VALID, ids=lambda data: repr(data[:40]))
 @pytest.mark.parametrize("pair", [trio.testing.memory_stream_pair, one_byte_pair])
-async def test_reading_takes_nothing_that_comes_after(data: bytes, pair: Any) -> None:
+async def test_reading_takes_no_bytes_after_the_header(data: bytes, pair: Any) -> None:
     ours, theirs = pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ours.send_all, data + b"GET")
@@ -275,7 +275,7 @@ async def test_reading_from_a_socket(data: bytes) -> None:
         assert await theirs.receive_some() == b"GET"
 
 
-async def test_reading_what_is_lost() -> None:
+async def test_reading_from_a_lost_connection() -> None:
     ours: trio.abc.Stream
     theirs: trio.abc.Stream
     async with sockets() as (ours, theirs):
@@ -294,7 +294,7 @@ async def test_reading_what_is_lost() -> None:
 
 @contextlib.asynccontextmanager
 async def connected(server: trio_ws.Server, header: bytes, **options: Any) -> AsyncIterator[trio_ws.WebSocket]:
-    """Connect as a proxy does that speaks the PROXY protocol."""
+    """Connect like a proxy that speaks the PROXY protocol."""
     stream = await trio.open_tcp_stream("127.0.0.1", server.port)
     await stream.send_all(header)
     async with trio_ws.connect_over(stream, "ws://example.org/", **options) as ws:
@@ -326,7 +326,7 @@ async def test_the_proxy_protocol(header: bytes, proxies: list[str]) -> None:
             assert connection_of(theirs).stream.is_socket or sys.platform == "win32"
 
 
-async def test_all_at_once_and_byte_by_byte() -> None:
+async def test_header_and_request_in_one_write_and_byte_by_byte() -> None:
     request = (
         b"GET / HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -368,14 +368,14 @@ async def test_over_any_stream(header: bytes, contexts: tuple[ssl.SSLContext, ss
             ours = trio.SSLStream(ours, client, server_hostname="example.org", https_compatible=True)
             theirs = trio.SSLStream(theirs, context, server_side=True, https_compatible=True)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(trio_ws.serve_over, theirs, introduce, proxy_protocol=True))
+            nursery.start_soon(partial(trio_ws.serve_over, theirs, describe_client, proxy_protocol=True))
             async with trio_ws.connect_over(ours, "ws://example.org/") as ws:
                 assert await ws.receive() == f"('192.0.2.1', 56324) None {tls or header is HEADERS[-1]}"
 
 
 @pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", v2(family=0, command=0), v2(family=0)])
-async def test_a_proxy_that_does_not_say(header: bytes) -> None:
-    """What the client says then is no more to be believed than it ever is."""
+async def test_a_header_that_names_no_client(header: bytes) -> None:
+    """HTTP headers of the client are not trusted then."""
     async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.1"]) as server:
         async with connected(server, header, headers=X) as ws:
             host, port, *rest = str(await ws.receive()).split()
@@ -383,7 +383,7 @@ async def test_a_proxy_that_does_not_say(header: bytes) -> None:
             assert port != "0)"
 
 
-async def test_proxies_behind_each_other() -> None:
+async def test_chained_proxies() -> None:
     async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.1", "192.0.2.1"]) as server:
         async with connected(server, LINE4, headers={"X-Forwarded-For": "203.0.113.9"}) as ws:
             assert await ws.receive() == "('203.0.113.9', 0) 127.0.0.1 False"
@@ -410,7 +410,7 @@ async def test_without_a_header(
     assert all("connection from ('127.0.0.1'" in message and "PROXY header" in message for message in records)
 
 
-async def test_from_who_is_no_proxy(caplog: Logs) -> None:
+async def test_from_an_untrusted_address(caplog: Logs) -> None:
     caplog.set_level(logging.INFO)
     async with serving(proxy_protocol=True, trusted_proxies=["127.0.0.2"]) as server:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
@@ -419,7 +419,7 @@ async def test_from_who_is_no_proxy(caplog: Logs) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"PROXY TCP4 ", LINE4[:-1], SIGNATURE, v2(TCP4)[:-1]])
-async def test_a_header_that_does_not_come(sent: bytes, autojump_clock: MockClock, caplog: Logs) -> None:
+async def test_a_header_that_does_not_arrive(sent: bytes, autojump_clock: MockClock, caplog: Logs) -> None:
     caplog.set_level(logging.INFO)
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
@@ -431,7 +431,7 @@ async def test_a_header_that_does_not_come(sent: bytes, autojump_clock: MockCloc
     assert "timed out after 7 seconds" in caplog.text
 
 
-async def test_the_time_is_for_all_of_the_opening_handshake(autojump_clock: MockClock, caplog: Logs) -> None:
+async def test_the_timeout_includes_the_header(autojump_clock: MockClock, caplog: Logs) -> None:
     caplog.set_level(logging.INFO)
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
@@ -457,11 +457,11 @@ async def test_cancelled(header: bytes) -> None:
                     scope.cancel()
             assert scope.cancelled_caught
             assert theirs.socket.fileno() == -1
-            # Behind the header it is a server that has been asked nothing yet.
+            # The header has arrived, but no request.
             assert (await ours.receive_some()).startswith(b"HTTP/1.1 503" if size == len(header) else b"")
 
 
-async def test_a_server_that_is_closed_meanwhile() -> None:
+async def test_the_server_closes_before_the_header_arrives() -> None:
     async with serving(echo, proxy_protocol=True) as server:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             await stream.send_all(b"PROXY ")
@@ -471,7 +471,7 @@ async def test_a_server_that_is_closed_meanwhile() -> None:
             assert await is_closed(stream)
 
 
-async def test_a_limit_for_each_client_of_the_proxy_protocol(caplog: Logs) -> None:
+async def test_the_limit_per_client_address(caplog: Logs) -> None:
     caplog.set_level(logging.INFO)
     other = LINE4.replace(b"192.0.2.1", b"192.0.2.2")
     async with serving(proxy_protocol=True, limits=trio_ws.Limits(per_address=1)) as server:
@@ -484,7 +484,7 @@ async def test_a_limit_for_each_client_of_the_proxy_protocol(caplog: Logs) -> No
     assert "connection from ('192.0.2.1', 56324) rejected" in caplog.text
 
 
-async def test_a_limit_for_each_client_and_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+async def test_the_limit_per_client_address_with_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     async with serving(proxy_protocol=True, limits=trio_ws.Limits(per_address=1), ssl=contexts[1]) as server:
         server._state.by_address["192.0.2.1"] = 1
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
@@ -493,7 +493,7 @@ async def test_a_limit_for_each_client_and_tls(contexts: tuple[ssl.SSLContext, s
         del server._state.by_address["192.0.2.1"]
 
 
-async def test_turned_away_before_the_header_is_read() -> None:
+async def test_rejected_before_the_header_is_read() -> None:
     async with serving(proxy_protocol=True, limits=trio_ws.Limits(connections=1)) as server:
         async with connected(server, LINE4):
             with pytest.raises(trio_ws.InvalidStatus) as caught:
@@ -513,7 +513,7 @@ async def test_a_client_on_a_unix_socket_of_the_proxy() -> None:
                 assert await ws.receive() == "'/run/x' 127.0.0.1 False"
 
 
-def test_a_transport_knows_its_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_a_stream_adapter_knows_whether_it_uses_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     stream, _ = trio.testing.memory_stream_pair()
     assert not StreamAdapter(stream).is_tls
     assert StreamAdapter(trio.SSLStream(stream, contexts[0], server_hostname="example.org")).is_tls

@@ -1,4 +1,4 @@
-"""The proxies that a server trusts."""
+"""The trusted proxies of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trio_ws.server.forwarded.trust import Forwarding
 
 from .clients import echo
 
-# -- Whom to trust ---------------------------------------------------------------------------------------------------
+# -- Trusted proxies -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from .clients import echo
         (["::1", "127.0.0.1"], ("127.0.0.1", 1), True),
         (["10.0.0.0/8"], ("10.255.0.1", 1), True),
         (["10.0.0.0/8"], ("11.0.0.1", 1), False),
-        # What is on a socket for both versions of IP.
+        # IPv4-mapped addresses, as on a dual-stack socket.
         (["10.0.0.0/8"], ("::ffff:10.0.0.1", 1, 0, 0), True),
         (["::ffff:10.0.0.0/104"], ("10.0.0.1", 1), True),
         (["::/0"], ("10.0.0.1", 1), False),
@@ -63,7 +63,7 @@ def test_trusted(proxies: Sequence[Any], address: Any, expected: bool) -> None:
         (["Unix"], ValueError),
     ],
 )
-async def test_what_is_no_proxy(proxies: Any, error: type[Exception]) -> None:
+async def test_invalid_proxies(proxies: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         await trio_ws.serve(echo, 0, trusted_proxies=proxies)
 
