@@ -30,9 +30,10 @@ def _limit(default: float | None, *, whole: bool) -> Any:
 class Limits:
     """Limits on the connections of a server. None means no limit.
 
-    A connection over a limit gets 503 (Service Unavailable) with Retry-After, or is closed at once if too many others
-    are being answered or the server uses TLS. :class:`Options` limit what a single connection may do, for example with
-    ``max_message_size``. The head of a request is limited to 32 KiB and 128 headers; larger ones get 431.
+    A connection over a limit gets 503 (Service Unavailable) with Retry-After. It may be closed without a response if
+    the server uses TLS or is rejecting many others. Further limits of a single connection, such as
+    ``max_message_size``, are among the :class:`Options`. A request with a head of more than 32 KiB or 128 headers gets
+    431.
 
     Attributes:
         connections: Total connections, including those in the opening handshake. Default: 10,000.
