@@ -1,4 +1,4 @@
-"""Configuration of Sphinx. ``nox -s docs`` fails on any warning; a reference that leads nowhere is one."""
+"""Configuration of Sphinx. ``nox -s docs`` fails on any warning, including unresolved references."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ author = "The trio_ws authors"
 copyright = "2026, The trio_ws authors"
 version = release = trio_ws.__version__
 
-# myst_parser reads the page that `nox -s bench` writes, in Markdown.
+# myst_parser reads the Markdown page that `nox -s bench` writes.
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_parser"]
 exclude_patterns = ["_build"]
 nitpicky = True
-# The typing module of Python 3.10 has no Unpack; werkzeug and prometheus-client, whose the others are, need not be
-# installed.
+# Unpack is missing from the typing module of Python 3.10. Map belongs to werkzeug and CollectorRegistry to
+# prometheus-client, which may not be installed.
 nitpick_ignore = [("py:class", "Unpack"), ("py:class", "Map"), ("py:class", "CollectorRegistry")]
 default_role = "py:obj"
 
@@ -41,17 +41,17 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_use_unqualified_type_names = True
-# One parameter a line where a signature is longer.
+# Longer signatures are shown with one parameter per line.
 python_maximum_signature_line_length = 80
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-# An entry of `Attributes:` is then a target that :attr:`InvalidURI.reason` links to.
+# This makes each entry of `Attributes:` a link target, for example for :attr:`InvalidURI.reason`.
 napoleon_use_ivar = False
 napoleon_attr_annotations = True
 
-# The names of other projects link to their documentation only when asked to, because that takes the
-# network: `TRIO_WS_DOCS_LINKS=1 nox -s docs`. Without, they are text; resolve() sees to that.
+# Links to the documentation of other projects need the network, so they are optional: `TRIO_WS_DOCS_LINKS=1 nox -s
+# docs`. Otherwise, resolve() turns such references into plain text.
 if os.environ.get("TRIO_WS_DOCS_LINKS"):
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
@@ -62,12 +62,12 @@ if os.environ.get("TRIO_WS_DOCS_LINKS"):
     }
 
 
-# What find() returns for a field of an attrs class.
+# The result of find() for a field of an attrs class.
 FIELD = object()
 
 
 def find(name: str) -> object:
-    """Return what a full name stands for, ``None`` if it does not exist."""
+    """Return the object with a full name, or ``None`` if it does not exist."""
     found = pydoc.locate(name)
     parent, _, last = name.rpartition(".")
     owner = pydoc.locate(parent) if parent else None
@@ -77,9 +77,9 @@ def find(name: str) -> object:
 
 
 def locate(target: str, module: str | None) -> Iterator[tuple[str, object]]:
-    """Find what a name means: as it is, in this module, in ``trio_ws``, or in any module of ours.
+    """Yield the full names and objects that a name may refer to.
 
-    Yields full names, and the objects that they stand for.
+    The name is tried as it is, then in the given module, and then in every module of ``trio_ws``.
     """
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "trio_ws")
     for name in [target, *(f"{prefix}.{target}" for prefix in [module, *ours] if prefix)]:
@@ -89,10 +89,9 @@ def locate(target: str, module: str | None) -> Iterator[tuple[str, object]]:
 
 
 def canonical(name: str) -> str:
-    """Return the name of a class, of a function, or of what is in a class, as of the module that defines it.
+    """Return the full name of a class, a function or a member of a class, in the module that defines it.
 
-    That is where autodoc lists it, or knows that it is listed elsewhere: ``trio_ws.Close.parse`` is
-    ``trio_ws.frames.Close.parse``.
+    Autodoc registers objects under this name: ``trio_ws.Close.parse`` is ``trio_ws.frames.Close.parse``.
     """
     parent, _, last = name.rpartition(".")
     for path, suffix in [(name, ""), (parent, f".{last}")]:
@@ -105,10 +104,10 @@ def canonical(name: str) -> str:
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element) -> nodes.Element | None:
     """Resolve a reference to a Python object for which Sphinx finds no target.
 
-    - A name of ours may be short, as in the code: ``Close``, ``Close.parse``.
-    - A field without an entry of its own leads to its class: ``Close.code``.
-    - A name of another project becomes text if it exists; a misspelt one stays an error.
-    - So does what no page lists: modules, type variables, type aliases, private classes in a signature.
+    - Names in ``trio_ws`` may be short, as in the code: ``Close``, ``Close.parse``.
+    - A field without its own entry links to its class: ``Close.code``.
+    - A name of another project becomes plain text if it exists; a misspelt name remains an error.
+    - Objects that no page lists become plain text, too: modules, type variables, type aliases, private classes.
     """
     if node.get("refdomain") != "py":
         return None
@@ -132,13 +131,13 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: no
     return None
 
 
-# Napoleon takes what precedes a colon for a type, in the first line of a property's docstring and of
-# `Returns:`. Ours never begin with one. It is shown this character of private use instead.
+# In the first line of a property's docstring and of `Returns:`, Napoleon interprets the text before a colon as a type.
+# Our docstrings never begin with a type, so this private-use character hides the colons from Napoleon.
 COLON = "\ue000"
 
 
 def hide_colons(_app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
-    """Before Napoleon: replace the colons that it would misread."""
+    """Replace the colons that Napoleon would misinterpret. Runs before Napoleon."""
     for number, line in enumerate(lines):
         if number == 0:
             misread = what in {"property", "attribute", "data"}
@@ -149,11 +148,11 @@ def hide_colons(_app: Sphinx, what: str, _name: str, _object: object, _options: 
 
 
 def show_colons(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
-    """After Napoleon: put them back."""
+    """Restore the colons. Runs after Napoleon."""
     lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
-# Users get these from a function and do not make them.
+# Functions return objects of these classes; users do not construct them.
 NOT_CONSTRUCTED = {
     f"trio_ws.{name}"
     for name in (
@@ -175,12 +174,12 @@ NOT_CONSTRUCTED = {
 def hide_constructor(
     _app: Sphinx, _what: str, name: str, _object: object, _options: object, _signature: str, _returned: str
 ) -> tuple[str, str] | None:
-    """Show no arguments where there are none to give."""
+    """Hide the arguments of classes that users do not construct."""
     return ("", "") if name in NOT_CONSTRUCTED else None
 
 
 def convert_markdown(_app: Sphinx, path: Path, _parent: str, content: list[str]) -> None:
-    """Turn the Markdown that CHANGELOG.md uses into reStructuredText: headings, links, code. Lists are the same."""
+    """Convert the Markdown in CHANGELOG.md to reStructuredText: headings, links, code. Lists are the same in both."""
     if path.suffix == ".md":
         text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", content[0])
         text = re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", text)
@@ -192,7 +191,7 @@ def underline(heading: re.Match[str]) -> str:
 
 
 def setup(app: Sphinx) -> None:
-    # Intersphinx and Napoleon have the default priority, 500; the lower one is called first.
+    # Intersphinx and Napoleon have the default priority, 500; lower priorities are called first.
     app.connect("missing-reference", resolve, priority=600)
     app.connect("autodoc-process-docstring", hide_colons, priority=400)
     app.connect("autodoc-process-docstring", show_colons, priority=600)

@@ -29,8 +29,8 @@ from .support import KEY, binary, born_open, cont, each_role, ping, pong, text
 
 settle = wait_all_tasks_blocked
 
-#: What receiving may take besides what the options say, as ``docs/how-it-works.rst`` has it: a read, its copies while it
-#: is unmasked and decoded, in text with four bytes for each, and the pongs that wait.
+#: Memory for receiving beyond what the options say (see ``docs/how-it-works.rst``): a read, its copies while it is
+#: unmasked and decoded, in text with four bytes for each, and the pongs that wait.
 RECEIVING = 6 * RECEIVE_SIZE
 #: What sending may: a few messages that are put together to be written at once, and what keeps them in order.
 SENDING = 128 * KIB

@@ -1,7 +1,7 @@
 """A server that runs behind nginx or HAProxy on the same machine, and tells its clients who they are.
 
-Run it with ``python behind_a_proxy.py``, and a proxy with ``nginx.conf`` or ``haproxy.cfg`` in front of it. What the
-proxy says of its clients is believed, because it comes from 127.0.0.1; what others say is not.
+Run it with ``python behind_a_proxy.py``, behind a proxy with ``nginx.conf`` or ``haproxy.cfg``. The server trusts the
+headers from 127.0.0.1, where the proxy runs, and ignores those from other addresses.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ serve = partial(
     8765,
     host="localhost",
     trusted_proxies=["127.0.0.1", "::1"],
-    limits=trio_ws.Limits(per_address=20),  # of the clients, not of the proxy
+    limits=trio_ws.Limits(per_address=20),  # counts clients, not the proxy
 )
 
 trio.run(serve)

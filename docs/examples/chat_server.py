@@ -1,11 +1,11 @@
-"""A chat server with rooms: what one client says goes to all others in its room.
+"""A chat server with rooms: each message goes to all other clients in the same room.
 
-Install it with ``pip install trio-ws[routing]``, run it with ``python chat_server.py``, and talk to it from several
-terminals with ``python -m trio_ws connect ws://localhost:8765/chat/trio/ann``. The first part of the path is the room,
-the second one the name that the others see. ``ws://localhost:8765/rooms`` tells which rooms there are.
+It needs ``pip install trio-ws[routing]``. Run it with ``python chat_server.py``, and connect from several terminals
+with ``python -m trio_ws connect ws://localhost:8765/chat/trio/ann``. In the path, ``trio`` is the room, and ``ann`` is
+the name that the others see. ``ws://localhost:8765/rooms`` lists the rooms.
 
-A client that does not read holds up nobody. When the buffer of its connection is full, it has to leave. Ctrl-C or
-SIGTERM ends the server; it says good-bye, and clients have five seconds to do so too.
+A client that does not read cannot hold up the others. It is disconnected when the buffer of its connection is full.
+Ctrl-C or SIGTERM closes the server, and the handlers have five seconds to finish.
 """
 
 import signal

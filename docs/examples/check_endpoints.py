@@ -1,7 +1,7 @@
-"""A monitor: says for each WebSocket endpoint whether it can be connected to, and if not, why.
+"""A monitor: tries to connect to each WebSocket endpoint, and prints the reason if that fails.
 
 Run it with ``python check_endpoints.py URI...``. The URIs may be ``ws``, ``wss`` and ``ws+unix``. It follows redirects
-and says where they led.
+and prints where they lead.
 """
 
 import sys
@@ -11,7 +11,7 @@ import trio_ws
 
 
 async def check(uri: str) -> str | None:
-    """Return what is wrong with an endpoint, or None."""
+    """Return the problem with an endpoint, or None."""
     try:
         async with trio_ws.connect(uri, open_timeout=5, max_redirects=3, close_timeout=1) as ws:
             seconds = await ws.ping()
@@ -27,7 +27,7 @@ async def check(uri: str) -> str | None:
     except trio_ws.TLSFailed as exc:
         return f"cannot be trusted: {exc.reason}"
     except trio_ws.WebSocketException as exc:
-        # No connection, which names each address with the reason; too slow; no URI; or not WebSocket at all.
+        # Not reachable (the message gives the reason for each address), too slow, an invalid URI, or not a WebSocket.
         return str(exc)
 
 

@@ -1,4 +1,4 @@
-"""A client of echo_server.py: ``python client.py``."""
+"""A client for echo_server.py: ``python client.py``."""
 
 import trio
 import trio_ws

@@ -1,8 +1,7 @@
-"""A client that logs in before it connects, and says who it is with a cookie and a token.
+"""A client that authenticates with cookies and a token.
 
-Run it with ``python log_in.py URI``. The cookies that the server sets are kept in a jar; with a
-``http.cookiejar.LWPCookieJar`` they could be kept in a file. The token is asked for whenever a connection is made, so
-it is never too old.
+Run it with ``python log_in.py URI``. Cookies from the server are stored in a jar; an ``http.cookiejar.LWPCookieJar``
+could save them in a file. A new token is fetched for each connection, so it has never expired.
 """
 
 import sys
@@ -13,7 +12,7 @@ import trio_ws
 
 
 async def fetch_token(uri: trio_ws.WebSocketURI) -> dict[str, str]:
-    """Get a token; a real one would come from a service that knows us."""
+    """Fetch a token. A real program would ask an authentication service."""
     await trio.sleep(0.1)
     return {"Authorization": f"Bearer token-for-{uri.host}"}
 

@@ -1,7 +1,7 @@
 """A server that stores each message in a file: ``python receive_files.py``. Use send_file.py with it.
 
-A message is written as it comes in, so its size does not matter. While the disk is busy, little more is read from the
-client, and it waits.
+Each part of a message is written when it arrives, so the size of a message does not matter. While the disk is busy, the
+client has to wait.
 """
 
 import trio

@@ -1,6 +1,6 @@
-"""Follow a chat room, whatever becomes of the server: ``python reconnecting_client.py NAME``.
+"""Follow a chat room, and reconnect when the server restarts: ``python reconnecting_client.py NAME``.
 
-The server is chat_server.py. Stop it and start it again, and this client will be back.
+The server is chat_server.py. Stop it and start it again, and this client reconnects.
 """
 
 import sys

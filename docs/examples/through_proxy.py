@@ -1,6 +1,6 @@
-"""See whether a proxy lets us through: ``python through_proxy.py URI [PROXY]``.
+"""Try to connect through a proxy: ``python through_proxy.py URI [PROXY]``.
 
-Without PROXY it is the one that the environment says, if there is one.
+Without PROXY, it uses the proxy from the environment, if there is one.
 """
 
 import sys

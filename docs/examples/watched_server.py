@@ -1,7 +1,7 @@
-"""An echo server that shows what happens: in its log, and in metrics on the same port.
+"""An echo server with logging, and with metrics on the same port.
 
-Run it with ``python watched_server.py``, connect with ``python -m trio_ws connect ws://localhost:8765``, and look at
-http://localhost:8765/metrics. It needs ``pip install trio-ws[prometheus]``. With ``-v`` it also logs each frame.
+It needs ``pip install trio-ws[prometheus]``. Run it with ``python watched_server.py``, connect with ``python -m trio_ws
+connect ws://localhost:8765``, and open http://localhost:8765/metrics. With ``-v`` it also logs each frame.
 """
 
 import logging
@@ -14,9 +14,9 @@ logger = logging.getLogger("watched_server")
 
 
 class SlowPeers(trio_ws.Instrument):
-    """Says who takes a second or more to answer a ping."""
+    """Logs peers that take a second or more to answer a ping."""
 
-    def ping_answered(self, ws: trio_ws.WebSocket, seconds: float) -> None:
+    def ping_answered(self, ws: trio_ws.ObservedWebSocket, seconds: float) -> None:
         if seconds >= 1:
             logger.warning("connection %d is slow: %.3f seconds", ws.id, seconds)
 

@@ -1,8 +1,8 @@
-"""A server with a page that talks to it: HTTP and WebSocket on one port.
+"""A server with a web page that connects to it: HTTP and WebSocket on one port.
 
-Run it with ``python web_page.py`` and open http://localhost:8765/ in a browser. What is typed there comes back. The
-user name and the password are in ``USERS``; ``/healthz`` needs none, it is for a monitor. Only the page itself may
-connect, since browsers say where a page is from. Ctrl-C or SIGTERM ends the server.
+Run it with ``python web_page.py`` and open http://localhost:8765/ in a browser. The server echoes what you type. The
+user name and the password are in ``USERS``. The health check, ``/healthz``, needs no password. Pages from other hosts
+may not connect. Ctrl-C or SIGTERM closes the server.
 """
 
 import signal
