@@ -62,7 +62,7 @@ def section_tables(results: Results, section: str) -> Iterator[Table]:
         ratios.append([label, *(number(advantage(results, measurement, metric, each)) for each in columns)])
     yield Table("Medians", medians)
     if OURS in columns and len(columns) > 1:
-        yield Table("How many times better trio_ws is", ratios)
+        yield Table("Ratios (above 1, trio_ws is better)", ratios)
 
 
 def instructions_table(results: Results) -> Table:
@@ -160,61 +160,62 @@ def bullets(items: Sequence[str]) -> str:
 INTRODUCTION = """\
 # Benchmarks
 
-How fast the library is, next to others. This page is made by `nox -s bench`, which anybody can run; it takes about
-half an hour. Only figures of one run can be compared with each other, and only their ratios mean anything
-elsewhere. What the library is meant to reach is in [Why it is fast](performance.rst).
+The speed of the library, compared with other libraries. `nox -s bench` creates this page in about half an hour, and
+anybody can run it. Compare only figures of the same run. On other machines only the ratios are meaningful. The targets
+of the library are in [Performance](performance.rst).
 """
 
 METHOD = """\
-## How it is measured
+## Method
 
-All contenders do the same work, each in a process of its own, started for each turn. They take turns: each has one in
-every round, so that a machine that is busy for a while is busy for all. The figures are medians over the rounds.
+All contenders do the same work. Each runs in its own process, which is started anew for each measurement. The
+contenders take turns in every round, so that a temporary load on the machine affects all of them. The figures are
+medians over the rounds.
 
-- **Servers** are given their work by one load generator: a process with raw sockets, which knows no library. It has
-  made all frames before the clock starts. For the pipelined echo it has at most 64 KiB on the way, or two messages if
-  that is more. It counts the bytes that come back, and compares the first and the last echo with what was sent.
-- **Clients** work with one raw echo server, which looks into nothing and answers each frame with one that it has made
-  before. One task sends and another receives, with as much on the way as above.
+- **Servers** get their load from one generator: a process with raw sockets that uses no library. It has created all
+  frames before the clock starts. In the pipelined echo, at most 64 KiB are in flight, or two messages if that is more.
+  It counts the bytes that come back, and compares the first and the last echo with what was sent.
+- **Clients** connect to one raw echo server, which does not parse anything and answers each frame with a prepared one.
+  One task sends and another receives, with the same amount in flight as above.
 - **Round trip**: one message at a time. The table has the median and the 99th percentile.
-- **CPU**: processor time of the server, user and system, by the number of messages that it echoes.
-- **Instructions**: what the server executes for one operation, as Valgrind's callgrind counts it, without those of the
-  kernel. They depend neither on the machine's speed nor on how busy it is. The server is warmed up; a short and a long
-  run are counted, and the difference of the counts is divided by that of the lengths. It is about fifty times slower
-  under callgrind, so timers of a library have another meaning than in life. {in_flight} messages of 64 KiB are on the
-  way at most. Connections are opened one after the other, and the Close frame comes when the server sleeps. Raw Trio
-  answers the opening handshake and the Close frame by hand, and checks nothing. Keepalive pings are 20 seconds apart
-  where there are any, which is the default of trio_ws and of websockets.
-- **Compressed**: 256 different messages that look like a feed of market data and chat, again and again. The server
-  negotiates what it wants. The first echo of each is decompressed and compared.
+- **CPU**: user and system processor time of the server, divided by the number of messages that it echoes.
+- **Instructions**: the number of instructions that the server executes for one operation, as counted by Valgrind's
+  callgrind, without those of the kernel. They do not depend on the speed or the load of the machine. The server is
+  warmed up; a short and a long run are counted, and the difference of the counts is divided by the difference of the
+  lengths. Programs run about fifty times slower under callgrind, so the timers of a library expire earlier relative to
+  its work. At most {in_flight} messages of 64 KiB are in flight. Connections are opened one after the other, and the
+  Close frame arrives when the server sleeps. Raw Trio answers the opening handshake and the Close frame with fixed
+  code, and checks nothing. Keepalive pings, if any, are 20 seconds apart, which is the default of trio_ws and
+  websockets.
+- **Compressed**: 256 different messages that resemble a feed of market data and chat, repeated. The server negotiates
+  its own settings. The first echo of each message is decompressed and compared.
 - **Opened and closed**: four clients at a time connect, do the opening handshake, send a Close frame, and wait for the
-  server to hang up.
-- **Memory**: what the private pages of the server grow by, when {idle:,} more connections are opened; with
-  compression, after one message of 1 KiB in either direction and 6 seconds without any. In these, trio_ws and
-  websockets send keepalive pings, 2 seconds apart: with each, trio_ws puts its compressor away. Equal parameters are
-  those that websockets has by
-  default: a window of 12 bits and `memLevel` 5.
-- **TLS**: the load generator is as busy as the fastest servers here. They may be faster than it can show.
-- **One message to 1,000 connections**: until all have received it; then the next.
-- **Import**: how long it takes after Trio, or asyncio, was imported, and with the bytecode that Python has kept.
+  server to close the stream.
+- **Memory**: the growth of the private pages of the server when {idle:,} more connections are opened. With compression,
+  this is measured after one message of 1 KiB in each direction and 6 seconds without messages. In that time, trio_ws
+  and websockets send keepalive pings, 2 seconds apart; trio_ws frees its compressor with each of them. Equal parameters
+  are the defaults of websockets: a window of 12 bits and `memLevel` 5.
+- **TLS**: the load generator is as busy as the fastest servers. They may be faster than it can show.
+- **One message to 1,000 connections**: the next message is sent when all connections have received the one before.
+- **Import**: the time of the import after Trio or asyncio was imported, with cached bytecode.
 
-Messages are ASCII. Servers listen on the loopback interface. But for memory with compression, keepalive pings
-are off; limits of size are out of the way, and compression is off but where it is measured. Everything else is left as
-it is by default:
+Messages are ASCII. Servers listen on the loopback interface. Keepalive pings are off, except for memory with
+compression. Size limits are disabled, and compression is off unless it is measured. All other settings are the
+defaults:
 """
 
 EXPLANATION = """\
-The second table of each kind says how many times better `trio_ws` is: above 1 it is faster than the other, or needs
-less. `trio_ws pure` is the same without its compiled code, `trio_ws zlib` the same without zlib-ng, `{before}` this
-library as it was at that commit. Raw Trio sends back bytes as they come; what it does is an echo only where messages
-are large, or come one at a time.
+The second table of each pair has ratios: above 1, `trio_ws` is faster than the other contender, or needs less.
+`trio_ws pure` is trio_ws without its compiled code, `trio_ws zlib` is trio_ws without zlib-ng, and `{before}` is an
+earlier commit. Raw Trio sends bytes back as they arrive. It is only comparable if messages are large or are sent one at
+a time.
 """
 
 LINES = """\
-## Straight lines
+## Scaling
 
-What costs grow with. Each line should be straight: ten times as much takes ten times as long, whatever a peer sends.
-The fit says how straight it is: it is the coefficient of determination, 1 for points that all lie on the line.
+Each of these lines should be straight: ten times as much takes ten times as long, whatever a peer sends. The fit is the
+coefficient of determination, which is 1 if all points are exactly on a line.
 """
 
 
@@ -228,7 +229,7 @@ def render_page(results: Results, plots: Sequence[str]) -> str:
     machine = [f"{key}: {value}" for key, value in results.machine.items()]
     parts = [
         INTRODUCTION,
-        f"This one was made on {results.date}, in {results.rounds} rounds of {results.seconds:g} s, on this machine:\n",
+        f"Measured on {results.date}, in {results.rounds} rounds of {results.seconds:g} s, on this machine:\n",
         bullets(machine),
         "## Figures\n",
         f"![The figures as bars]({plots[0]})\n",

@@ -1,6 +1,6 @@
-"""aiohttp, with the C extensions that it comes with.
+"""aiohttp, with its C extensions.
 
-Set: ``compress=False``, ``max_msg_size=0``, no access log. It sends no pings unless it is told to.
+Set: ``compress=False``, ``max_msg_size=0``, no access log. It sends no pings by default.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""picows, with aiofastnet, which it requires and uses by default. It has no compression, and sends no pings by default.
+"""picows, with aiofastnet, which it requires and uses by default. It has no compression and sends no pings by default.
 
-Its handlers are called with frames. The echo is that of its README, for text with the method that decodes it: as with
-the others, the handler has a ``bytes`` or a ``str``.
+Its handlers are called with frames. The echo is the one of its README. For text it uses the method that decodes, so
+that its handler has a ``bytes`` or a ``str`` like those of the others.
 
-Set: ``max_frame_size``, because it has no "no limit".
+Set: ``max_frame_size``, because the limit cannot be turned off.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A Trio server that sends back the bytes that it receives: what no WebSocket library on Trio can surpass.
+"""A Trio server that sends back the bytes that it receives: the upper bound for WebSocket libraries on Trio.
 
-Where connections are opened and closed, it answers the opening handshake and the Close frame by hand and checks
+When connections are opened and closed, it answers the opening handshake and the Close frame with fixed code, and checks
 nothing.
 """
 

@@ -1,6 +1,6 @@
-"""trio-websocket. It has no compression and sends no pings by itself.
+"""trio-websocket. It has no compression and sends no pings.
 
-Set: ``max_message_size``, because it has no "no limit".
+Set: ``max_message_size``, because the limit cannot be turned off.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""websockets in its asyncio flavour, with the C extension that it comes with.
+"""websockets with asyncio, with its C extension.
 
 Set: ``compression=None``, ``ping_interval=None``, ``max_size=None``, ``proxy=None``.
 """

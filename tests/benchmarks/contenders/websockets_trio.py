@@ -1,4 +1,4 @@
-"""websockets in its Trio flavour.
+"""websockets with Trio.
 
 Set: ``compression=None``, ``ping_interval=None``, ``max_size=None``, ``proxy=None``.
 """
