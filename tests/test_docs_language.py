@@ -35,6 +35,6 @@ def test_the_documentation_has_no_refused_openings() -> None:
 
 
 def test_refused_openings_are_found() -> None:
-    rst = "What stops it\n=============\n\nWhose they are, it says.\n\n* Who sends, waits.\n\n.. note::\n\n   What?\n\nFine."
-    assert refused_openings(rst) == ["What stops it", "Whose they are, it says.", "Who sends, waits."]
+    rst = "What stops it\n=============\n\nWhose it is.\n\n* Who sends, waits.\n\n.. note::\n\n   What?\n\nFine."
+    assert refused_openings(rst) == ["What stops it", "Whose it is.", "Who sends, waits."]
     assert refused_openings("## What it is\n\n```text\nWhat?\n```\n\n1. Fine.\n") == ["What it is"]
