@@ -55,7 +55,7 @@ TABLE = {
     "connection": [
         ["connection.budget", "connection.limits", "connection.run_local", "connection.sendable", "connection.state"],
         ["connection.checkpoints", "connection.inbox", "connection.outbox", "connection.stream"],
-        ["connection.encoder", "connection.keepalive"],
+        ["connection.encoder", "connection.keepalive", "connection.tls"],
         ["connection.core"],
         ["connection.parts", "connection.reader", "connection.writer"],
         ["connection.websocket"],

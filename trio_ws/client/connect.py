@@ -131,8 +131,8 @@ def connect_over(stream: trio.abc.Stream, uri: str, **options: Unpack[ConnectOve
     check_names("connect_over", options, ConnectOverOptions)
     builder = RequestBuilder(Settings(**pick(options, Settings)), **pick(options, RequestBuilder))
 
-    async def dial(_uri: WebSocketURI) -> trio.abc.Stream:
-        return stream
+    async def dial(_uri: WebSocketURI) -> StreamAdapter:
+        return StreamAdapter(stream)
 
     return Connecting(parse_uri(uri), dial, builder, 0)
 
@@ -143,7 +143,7 @@ class Connecting:
     def __init__(
         self,
         uri: WebSocketURI,
-        dial: Callable[[WebSocketURI], Awaitable[trio.abc.Stream]],
+        dial: Callable[[WebSocketURI], Awaitable[StreamAdapter]],
         builder: RequestBuilder,
         max_redirects: int = MAX_REDIRECTS,
         *,
@@ -232,8 +232,7 @@ class Connecting:
 
     async def _attempt(self) -> WebSocket:
         """Dial the server and do the opening handshake."""
-        stream = await self._dial(self._uri)
-        transport = StreamAdapter(stream)
+        transport = await self._dial(self._uri)
         try:
             response, received = await self._request_upgrade(transport)
             if self._builder.cookies is not None:

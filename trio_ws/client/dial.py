@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 import trio
 
-from ..connection.stream import StreamBroken
+from ..connection.stream import StreamAdapter, StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
 from ..uri import WebSocketURI
 from .explain import explain, explain_addresses
@@ -65,7 +65,7 @@ class Dialer:
         if self.first.secure:
             _check_context(self._context(), self._certificate_name(self.first))
 
-    async def dial(self, uri: WebSocketURI) -> trio.abc.Stream:
+    async def dial(self, uri: WebSocketURI) -> StreamAdapter:
         """Open a stream to the server, and do the TLS handshake for a ``wss`` URI.
 
         If it raises or is cancelled, nothing is left open.
@@ -79,7 +79,7 @@ class Dialer:
         context = self._context() if uri.secure else None
         stream = await self._dial(uri)
         if context is None:
-            return stream
+            return StreamAdapter(stream)
         try:
             return await start_tls(stream, context, self._certificate_name(uri))
         except StreamBroken as exc:

@@ -6,19 +6,23 @@ import ssl
 
 import trio
 
+from ..connection import tls
 from ..connection.stream import StreamAdapter, StreamBroken
 from .explain import explain
 
 __all__ = ["start_tls"]
 
 
-async def start_tls(stream: trio.abc.Stream, context: ssl.SSLContext, name: str) -> trio.SSLStream[trio.abc.Stream]:
+async def start_tls(
+    stream: trio.abc.Stream, context: ssl.SSLContext, name: str, *, nestable: bool = False
+) -> StreamAdapter:
     """Do a TLS handshake as the client. If it fails or is cancelled, the stream is closed.
 
     Args:
         stream: The stream below TLS, which may itself be a TLS stream.
         context: The TLS context.
         name: The name that the certificate must be valid for.
+        nestable: Whether the result must be around a Trio stream, for TLS inside TLS.
 
     Returns:
         The TLS stream.
@@ -26,16 +30,12 @@ async def start_tls(stream: trio.abc.Stream, context: ssl.SSLContext, name: str)
     Raises:
         StreamBroken: If the handshake fails.
     """
+    adapter = StreamAdapter(stream)
     try:
-        # https_compatible=True accepts an end of the stream without close_notify. This is safe because frames and the
-        # closing handshake show whether anything was cut off.
-        tls = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
-        await tls.do_handshake()
-    except trio.BrokenResourceError as exc:
-        await StreamAdapter(stream).aclose(0)
-        cause = exc.__cause__ or exc
-        raise StreamBroken(f"TLS: {explain(cause)}") from cause
+        return await tls.start_tls(adapter, context, server_hostname=name, nestable=nestable)
+    except StreamBroken as exc:
+        await adapter.aclose(0)
+        raise StreamBroken(f"TLS: {explain(exc)}") from exc.__cause__
     except BaseException:  # Cancellation must not leave the stream open either.
-        await StreamAdapter(stream).aclose(0)
+        await adapter.aclose(0)
         raise
-    return tls

@@ -10,6 +10,7 @@
 :mod:`~trio_ws.connection.inbox`         received messages: from the reader task to ``receive()``
 :mod:`~trio_ws.connection.outbox`        messages to send: from ``send()`` to the writer task
 :mod:`~trio_ws.connection.stream`        the adapter around the Trio stream below
+:mod:`~trio_ws.connection.tls`           TLS on a socket of our own
 :mod:`~trio_ws.connection.encoder`       from frames to bytes, and the memory of compressors
 :mod:`~trio_ws.connection.keepalive`     pings, and when a peer is dead
 :mod:`~trio_ws.connection.core`          ``Connection``: the rules, how it begins and how it ends

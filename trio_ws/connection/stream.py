@@ -29,7 +29,15 @@ from .run_local import RunLocal
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["MAX_RECEIVE_SIZE", "RECEIVE_SIZE", "StreamAdapter", "StreamBroken"]
+__all__ = [
+    "BATCH",
+    "MAX_RECEIVE_SIZE",
+    "RECEIVE_SIZE",
+    "StreamAdapter",
+    "StreamBroken",
+    "socket_broken",
+    "stream_broken",
+]
 
 #: As much is put together to be written at once. Up to here a copy costs less than a system call.
 BATCH = 64 * 1024
@@ -69,6 +77,7 @@ class StreamAdapter:
 
     Attributes:
         stream: The stream.
+        tls_object: An :class:`ssl.SSLObject`, or a :class:`trio.SSLStream`, which tells of the TLS connection; or None.
         poisoned: Whether nothing more can be written.
         written: How many bytes the stream has taken.
         local_address: The address of this end as ``getsockname`` gives it; None when there is no socket below.
@@ -88,6 +97,7 @@ class StreamAdapter:
         self._rest: list[_Chunk] = []
         # What reading has ended with. The system says it only once.
         self._lost: trio.BrokenResourceError | None = None
+        self.tls_object: Any = stream if isinstance(stream, trio.SSLStream) else None
         self.poisoned: bool = False
         self.written: int = 0
 
@@ -111,7 +121,7 @@ class StreamAdapter:
             try:
                 return bytes(await self.stream.receive_some(size))
             except Exception as exc:
-                raise _broken(exc) from exc
+                raise stream_broken(exc) from exc
         while True:
             await self.wait_readable()
             received = self.receive_now(size)
@@ -128,17 +138,12 @@ class StreamAdapter:
             try:
                 await trio.lowlevel.wait_readable(self._fileno())
             except (OSError, trio.ClosedResourceError) as exc:
-                raise _broken(exc) from exc
+                raise stream_broken(exc) from exc
 
     @property
     def is_socket(self) -> bool:
         """Whether it can be read and written without waiting."""
         return self._socket is not None
-
-    @property
-    def is_tls(self) -> bool:
-        """Whether it is TLS, if it is Trio's."""
-        return isinstance(self.stream, trio.SSLStream)
 
     def receive_now(self, size: int) -> memoryview | None:
         """Return what has arrived at a socket, nothing when nothing more will, or None if there is nothing now.
@@ -154,15 +159,15 @@ class StreamAdapter:
         """
         assert self._socket is not None
         if self._lost is not None:
-            raise _broken(self._lost) from self._lost
+            raise stream_broken(self._lost) from self._lost
         view = self._buffer[:size]
         try:
             return view[: os.readv(self._socket.fileno(), [view])]
         except BlockingIOError:
             return None
         except OSError as exc:
-            self._lost = _socket_broken(exc)
-            raise _broken(self._lost) from self._lost
+            self._lost = socket_broken(exc)
+            raise stream_broken(self._lost) from self._lost
 
     def _fileno(self) -> int:
         assert self._socket is not None
@@ -194,8 +199,8 @@ class StreamAdapter:
         Returns:
             Whether everything is written.
         """
-        self._rest = chunks  # type: ignore[assignment]  # it has no other users, and may get other items
         try:
+            self._add(chunks)
             return self._write_some()
         except OSError:
             return False
@@ -216,18 +221,17 @@ class StreamAdapter:
         if self.poisoned:
             raise StreamBroken("an earlier write was not completed")
         if self._socket is not None:
-            self._rest += chunks
-            chunks.clear()
             try:
+                self._add(chunks)
                 while self._rest and not self._write_some():
                     before_wait()
                     await trio.lowlevel.wait_writable(self._fileno())
             except trio.ClosedResourceError as exc:
-                raise _broken(exc) from exc
+                raise stream_broken(exc) from exc
             except OSError as exc:
                 self.poisoned = True
-                cause = _socket_broken(exc)
-                raise _broken(cause) from cause
+                cause = socket_broken(exc)
+                raise stream_broken(cause) from cause
             return
         self.poisoned = True
         try:
@@ -236,8 +240,13 @@ class StreamAdapter:
                 await self.stream.send_all(piece)
                 self.written += len(piece)
         except Exception as exc:
-            raise _broken(exc) from exc
+            raise stream_broken(exc) from exc
         self.poisoned = False
+
+    def _add(self, chunks: list[bytes]) -> None:
+        """Take chunks over, to be written after what is there."""
+        self._rest += chunks
+        chunks.clear()
 
     def _write_some(self) -> bool:
         """Write to the socket once. Return whether nothing is left."""
@@ -341,15 +350,16 @@ def _address(socket: Any, method: str) -> Any:
         return None
 
 
-def _socket_broken(exc: OSError) -> trio.BrokenResourceError:
-    # As it comes from Trio's own streams. Without the traceback, whose frames would refer to the error, and it to them.
+def socket_broken(exc: OSError) -> trio.BrokenResourceError:
+    """Return the error of Trio's own streams for an error of the system."""
+    # Without the traceback, whose frames would refer to the error, and it to them.
     error = trio.BrokenResourceError(f"socket connection broken: {exc}")
     error.__cause__ = exc.with_traceback(None)
     return error
 
 
-def _broken(exc: Exception) -> StreamBroken:
-    # Any exception: a stream may be of anybody's making, and after it has raised there is no telling its state.
+def stream_broken(exc: Exception) -> StreamBroken:
+    """Return the error of this module for any exception: after it, the state of the stream is unknown."""
     return StreamBroken(str(exc) or type(exc).__name__)
 
 

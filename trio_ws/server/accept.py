@@ -20,6 +20,7 @@ import trio
 from ..connection.core import GRACE
 from ..connection.session import Session
 from ..connection.stream import StreamAdapter, StreamBroken
+from ..connection.tls import start_tls
 from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
@@ -230,9 +231,12 @@ class Acceptor:
                         if header is None or not await self._acquire_slot_for_header(stream, header, slot):
                             return None
                     if self._ssl is not None:
-                        # https_compatible: WebSocket itself detects truncation, so close_notify is not needed.
-                        tls = trio.SSLStream(stream.stream, self._ssl, server_side=True, https_compatible=True)
-                        stream = StreamAdapter(tls)
+                        try:
+                            stream = await start_tls(stream, self._ssl, server_side=True)
+                        except StreamBroken as exc:
+                            address = identify_peer(stream, self._policy.forwarding, header).address
+                            logger.info("TLS handshake with %s failed: %s", address, exc)
+                            return None
                     ws = await open_connection(
                         stream,
                         self._settings,

@@ -515,5 +515,6 @@ async def test_a_client_on_a_unix_socket_of_the_proxy() -> None:
 
 def test_a_stream_adapter_knows_whether_it_uses_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     stream, _ = trio.testing.memory_stream_pair()
-    assert not StreamAdapter(stream).is_tls
-    assert StreamAdapter(trio.SSLStream(stream, contexts[0], server_hostname="example.org")).is_tls
+    assert StreamAdapter(stream).tls_object is None
+    tls = trio.SSLStream(stream, contexts[0], server_hostname="example.org")
+    assert StreamAdapter(tls).tls_object is tls

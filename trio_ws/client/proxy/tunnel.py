@@ -71,7 +71,7 @@ async def connect_through(
         assert context is not None
         try:
             # Host names in certificates have no trailing dot.
-            stream = await start_tls(stream, context, proxy.host.rstrip("."))
+            stream = (await start_tls(stream, context, proxy.host.rstrip("."), nestable=True)).stream
         except StreamBroken as exc:
             raise ProxyFailed(uri.host_header, str(exc), proxy.url) from exc.__cause__
     return await open_tunnel(stream, proxy, uri.host, uri.port, peer=uri.host_header, user_agent=user_agent)

@@ -40,13 +40,13 @@ def identify_peer(transport: StreamAdapter, forwarding: Forwarding, header: Prox
     """
     address = transport.remote_address
     if header is None:
-        return Peer(address, secure=transport.is_tls, is_trusted_proxy=forwarding.trusts(address))
+        return Peer(address, secure=(transport.tls_object is not None), is_trusted_proxy=forwarding.trusts(address))
     # Without a source, the client is unknown and must not inherit the proxy's trust. Nor does a path make a client
     # trusted as "unix": it is a path on the proxy's machine.
     source = header.source
     return Peer(
         address if source is None else source,
         proxy_address=address,
-        secure=header.secure or transport.is_tls,
+        secure=header.secure or (transport.tls_object is not None),
         is_trusted_proxy=isinstance(source, tuple) and forwarding.trusts(source),
     )
