@@ -26,6 +26,9 @@ from .stream import BATCH, RECEIVE_SIZE, StreamAdapter, StreamBroken, socket_bro
 
 __all__ = ["TLSAdapter", "start_tls"]
 
+#: The most that a record of TLS holds. Smaller chunks share one.
+_RECORD = 16 * 1024
+
 #: How many pieces of plaintext are encrypted and written, at most, before other tasks can run.
 _MAX_PIECES = 16
 
@@ -202,7 +205,7 @@ class TLSAdapter(StreamAdapter):
     def _add(self, chunks: list[bytes]) -> None:
         self._plaintext += chunks
         chunks.clear()
-        if not self._rest:
+        if self._plaintext and not self._rest:
             self._encrypt()
 
     def _write_some(self) -> bool:
@@ -215,21 +218,30 @@ class TLSAdapter(StreamAdapter):
         return False
 
     def _encrypt(self) -> None:
-        """Encrypt the next piece of the plaintext."""
-        piece: list[bytes | memoryview] = []
+        """Encrypt the next 64 KiB of the plaintext or a little more, or all if it is less."""
         size = 0
         while self._plaintext and size < BATCH:
-            chunk = self._plaintext[0]
-            if len(chunk) > BATCH - size:
-                chunk, self._plaintext[0] = chunk[: BATCH - size], memoryview(chunk)[BATCH - size :]
-            else:
-                self._plaintext.pop(0)
-            piece.append(chunk)
-            size += len(chunk)
-        view = memoryview(piece[0] if len(piece) == 1 else b"".join(piece))
-        while view:
-            view = view[self.tls_object.write(view) :]
+            piece = self._take_piece()
+            size += len(piece)
+            while piece:
+                piece = piece[self.tls_object.write(piece) :]
         self._take_ciphertext()
+
+    def _take_piece(self) -> memoryview:
+        """Take the next chunk, a part of it if it is large, or as many as fit into one record if they are small."""
+        piece = self._plaintext.pop(0)
+        if len(piece) > 2 * BATCH:
+            view = memoryview(piece)
+            self._plaintext.insert(0, view[BATCH:])
+            return view[:BATCH]
+        if self._plaintext and len(piece) + len(self._plaintext[0]) <= _RECORD:
+            chunks = [piece]
+            size = len(piece)
+            while self._plaintext and size + len(self._plaintext[0]) <= _RECORD:
+                chunks.append(self._plaintext.pop(0))
+                size += len(chunks[-1])
+            piece = b"".join(chunks)
+        return memoryview(piece)
 
     def _take_ciphertext(self) -> None:
         """Let what OpenSSL has to send be the next to be written."""
