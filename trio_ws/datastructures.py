@@ -12,12 +12,12 @@ __all__ = ["Headers", "HeadersLike", "MultipleValuesError"]
 
 
 class MultipleValuesError(LookupError):
-    """A header that was asked for one value has several."""
+    """A single value of a header was requested, but the header occurs several times."""
 
     def __str__(self) -> str:
-        # Like KeyError, it has the name as its argument.
+        # Like a KeyError, this exception has the name as its only argument.
         if len(self.args) == 1:
-            return f"the header {self.args[0]!r} has several values: use get_all()"
+            return f"the header {self.args[0]!r} has several values; use get_all()"
         return super().__str__()
 
 
@@ -26,19 +26,19 @@ class _SupportsKeysAndGetItem(Protocol):
     def __getitem__(self, key: str, /) -> str: ...
 
 
-#: What :class:`Headers` can be made from.
+#: Everything that the constructor of :class:`Headers` accepts.
 HeadersLike: TypeAlias = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]], _SupportsKeysAndGetItem]
 
 #: A token (RFC 9110, section 5.6.2).
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9110, section 5.5: a value holds no control characters but the horizontal tab. On the wire it is
-# ISO 8859-1, so a character past U+00FF has no spelling.
+# RFC 9110, section 5.5: the only control character that a value may contain is the horizontal tab. Values are ISO 8859-1
+# on the wire, which cannot encode characters beyond U+00FF.
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-#: Names that nearly all opening handshakes have, as they are spelled there. Each connection keeps its request and its
-#: response, so they share these: that is a KiB less for each. (No interning: some versions of Python never free what
-#: has been interned, and names come from the network.)
+#: Common header names in opening handshakes. Every connection keeps its request and its response; sharing these strings
+#: saves 1 KiB per connection. They are not interned because some versions of Python never free interned strings, and
+#: names come from the network.
 COMMON_NAMES = (
     *("Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection", "Content-Length", "Cookie"),
     *("Host", "Origin", "Pragma", "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions", "Sec-WebSocket-Key"),
@@ -50,54 +50,67 @@ _FOLDED = {spelling: name.lower() for name in COMMON_NAMES for spelling in (name
 def _checked(name: Any, value: Any) -> str:
     """Return the name of a header in lower case. Raises if the header is not valid."""
     if not isinstance(name, str):
-        raise TypeError(f"the name of a header is a str, not {name!r}")
+        raise TypeError(f"the name of a header must be a str, not {name!r}")
     if not isinstance(value, str):
-        raise TypeError(f"the value of the header {name!r} is a str, not {value!r}")
+        raise TypeError(f"the value of the header {name!r} must be a str, not {value!r}")
     folded = _FOLDED.get(name)
     if folded is None:
         if not TOKEN.fullmatch(name):
-            raise InvalidHeader(name, value, "the name is not a token (RFC 9110, section 5.1)")
+            raise InvalidHeader(name, value, "the name must be a token (RFC 9110, section 5.1)")
         folded = name.lower()
-    # Nearly all are of the first kind, which is found out sooner.
+    # The first test is faster, and nearly all values pass it.
     if not (value.isascii() and value.isprintable()) and not _VALUE.fullmatch(value):
-        raise InvalidHeader(name, value, "the value has a character that is not allowed (RFC 9110, section 5.5)")
+        raise InvalidHeader(name, value, "the value must not contain this character (RFC 9110, section 5.5)")
     return folded
 
 
+def _to_pairs(source: Any) -> list[tuple[Any, Any]]:
+    if isinstance(source, (str, bytes)) or not hasattr(source, "__iter__"):
+        raise TypeError(f"headers must be a Headers, a mapping or an iterable of pairs, not {source!r}")
+    pairs = []
+    for pair in source:
+        try:
+            name, value = pair
+        except (TypeError, ValueError) as exc:
+            error = TypeError if isinstance(exc, TypeError) else ValueError
+            raise error(f"headers must be pairs of a name and a value, not {pair!r}") from None
+        pairs.append((name, value))
+    return pairs
+
+
 def _fold(key: Any) -> Any:
-    # ASCII only: the lower case of U+212A, KELVIN SIGN, is the letter k. What is not a str is not found, as
-    # in a dict.
+    # Names are ASCII. Other strings stay as they are: "\u212a" (KELVIN SIGN) has the lower case "k", but must not match
+    # it. Keys of other types also stay as they are, and are not found, as in a dict.
     return key.lower() if isinstance(key, str) and key.isascii() else key
 
 
 class Headers(MutableMapping[str, str]):
-    """HTTP headers: a mapping that ignores case in names and knows that a name can occur several times.
+    """HTTP headers: a mapping with case-insensitive names, which can occur several times.
 
-    It keeps the order and the spelling of what was put in, finds a name at once, and behaves like a ``dict``
-    with lower-case keys as long as no header has several values. Where one does:
+    The order and the spelling of the headers are kept. As long as no name occurs twice, this is a ``dict`` with
+    lower-case keys. Repeated headers work like this:
 
-    * ``headers[name]`` raises :exc:`KeyError` if there is no value, returns the value if there is exactly
-      one, and raises :exc:`MultipleValuesError` if there are more. So do the other ways to ask for one value;
-    * ``headers[name] = value`` **adds** a value; to replace them all, ``del headers[name]`` first;
-    * ``del headers[name]`` removes all the values of a header (this is slow);
-    * :meth:`get_all` and :meth:`raw_items` return everything.
+    * ``headers[name]`` and ``headers.get(name)`` return the value if there is exactly one, and raise
+      :exc:`MultipleValuesError` if there are more;
+    * ``headers[name] = value`` **adds** a value; to replace the existing values, ``del headers[name]`` first;
+    * ``del headers[name]`` removes all values of a header, in time proportional to the number of headers;
+    * :meth:`get_all` returns all values of a header, :meth:`raw_items` all headers.
 
-    Iteration and ``len()`` count each name once. Two ``Headers`` are equal when they have the same values, in
-    the same order, for each name.
+    Iteration and ``len()`` count each name once. Two ``Headers`` are equal when each name has the same values in the
+    same order.
 
     Args:
-        *args: At most one of: another ``Headers``, a mapping, an iterable of pairs.
-        **kwargs: Headers whose names are Python names.
+        *args: At most one of: another ``Headers``, a mapping, an iterable of ``(name, value)`` pairs.
+        **kwargs: Headers whose names are Python identifiers.
 
     Raises:
-        InvalidHeader: if a name is not a token, or a value has a character that is not allowed, such as CR,
-            LF or NUL.
-        TypeError: if a name or a value is not a str.
+        InvalidHeader: If a name is not a token, or a value contains a forbidden character, such as CR, LF or NUL.
+        TypeError: If a name or a value is not a str.
     """
 
     __slots__ = ("_by_name", "_pairs")
 
-    # Everything in order and as it was spelled; and the values by lower-case name. Both change together.
+    # All headers, in order and with their spelling; and the values by lower-case name. Both always change together.
     _pairs: list[tuple[str, str]]
     _by_name: dict[str, list[str]]
 
@@ -122,30 +135,30 @@ class Headers(MutableMapping[str, str]):
         self._by_name = {}
 
     def update(self, /, *args: HeadersLike, **kwargs: str) -> None:
-        """Add headers, keeping those that are there.
+        """Add headers and keep the existing ones.
 
-        Takes what the constructor takes and raises what it raises. If it raises, nothing has been added.
+        Arguments and exceptions are those of the constructor. If an exception is raised, nothing was added.
         """
         if len(args) > 1:
-            raise TypeError(f"at most one positional argument, not {len(args)}")
+            raise TypeError(f"expected at most one positional argument, not {len(args)}")
         pairs: list[tuple[str, str]] = []
         for source in args:
             if isinstance(source, Headers):
                 pairs += source._pairs
             elif isinstance(source, Mapping):
                 pairs += source.items()
-            elif hasattr(source, "keys"):  # as dict() does it
+            elif hasattr(source, "keys"):  # dict() looks for the same method
                 mapping = cast("_SupportsKeysAndGetItem", source)
                 pairs += [(name, mapping[name]) for name in mapping.keys()]  # noqa: SIM118  # not a mapping
             else:
-                pairs += [(name, value) for name, value in source]
+                pairs += _to_pairs(source)
         pairs.extend(kwargs.items())
         names = [_checked(name, value) for name, value in pairs]
         for name, (_, value) in zip(names, pairs):  # noqa: B905  # they are as many
             self._by_name.setdefault(name, []).append(value)
         self._pairs += pairs
 
-    # -- Asking for one value --------------------------------------------------------------------------------
+    # -- Single values ----------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str) -> str:
         values = self._by_name[_fold(key)]
@@ -162,10 +175,10 @@ class Headers(MutableMapping[str, str]):
     def __len__(self) -> int:
         return len(self._by_name)
 
-    # -- Asking for everything -------------------------------------------------------------------------------
+    # -- All values ------------------------------------------------------------------------------------------
 
     def get_all(self, key: str) -> list[str]:
-        """Return all values of a header, in order: a new list, empty if there are none.
+        """Return a new list of all values of a header, in order. It is empty if there are none.
 
         Args:
             key: The name of the header.
@@ -173,7 +186,7 @@ class Headers(MutableMapping[str, str]):
         return list(self._by_name.get(_fold(key), ()))
 
     def raw_items(self) -> Iterator[tuple[str, str]]:
-        """Return an iterator of all ``(name, value)`` pairs, in order and as they were spelled."""
+        """Return an iterator of all ``(name, value)`` pairs, in order and with their spelling."""
         return iter(self._pairs)
 
     def copy(self) -> Headers:
@@ -191,9 +204,9 @@ class Headers(MutableMapping[str, str]):
         return f"{type(self).__name__}({self._pairs!r})"
 
     def __str__(self) -> str:
-        """The headers as they stand in a message: a line each, and the empty line that ends them."""
+        """Return the headers as in a message: one line each, then an empty line."""
         return "".join(f"{name}: {value}\r\n" for name, value in self._pairs) + "\r\n"
 
     def serialize(self) -> bytes:
-        """Return the headers as bytes (ISO 8859-1), with the empty line that ends them."""
+        """Return the headers encoded as ISO 8859-1, followed by an empty line."""
         return str(self).encode("iso-8859-1")

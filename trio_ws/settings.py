@@ -59,8 +59,8 @@ class Settings:
     """What ``connect`` and ``serve`` accept as keyword arguments, checked. See :class:`Options` for the meaning.
 
     Raises:
-        TypeError: if a value is of the wrong type.
-        ValueError: if it is out of range.
+        TypeError: If a value is of the wrong type.
+        ValueError: If it is out of range.
     """
 
     open_timeout: float | None = attrs.field(default=10, validator=_number(minimum=0, none=True))
@@ -125,7 +125,7 @@ def check_names(function: str, options: Mapping[str, object], known: Any) -> Non
         known: The :class:`~typing.TypedDict` of those that it has.
 
     Raises:
-        TypeError: if there is another one.
+        TypeError: If there is another one.
     """
     for name in options:
         if name not in known.__optional_keys__:

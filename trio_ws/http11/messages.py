@@ -66,8 +66,8 @@ class Request:
         http_version: The version of HTTP, such as ``"1.1"``, the only one that is ever sent.
 
     Raises:
-        InvalidMessage: if ``path``, ``method`` or ``http_version`` cannot stand in a request line.
-        InvalidHeader: if a header is not valid.
+        InvalidMessage: If ``path``, ``method`` or ``http_version`` cannot stand in a request line.
+        InvalidHeader: If a header is not valid.
     """
 
     path: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -95,7 +95,7 @@ class Request:
         """Return the request as bytes.
 
         Raises:
-            InvalidMessage: if it is no HTTP/1.1 request, for example without exactly one Host header.
+            InvalidMessage: If it is no HTTP/1.1 request, for example without exactly one Host header.
         """
         try:
             request = h11.Request(
@@ -122,9 +122,9 @@ class Response:
             comparisons.
 
     Raises:
-        InvalidMessage: if the status code or the reason phrase cannot stand in a status line.
-        InvalidHeader: if a header is not valid.
-        TypeError: if the status code is not an int, or the body not bytes.
+        InvalidMessage: If the status code or the reason phrase cannot stand in a status line.
+        InvalidHeader: If a header is not valid.
+        TypeError: If the status code is not an int, or the body not bytes.
     """
 
     status_code: int = attrs.field(converter=_to_status_code)
@@ -150,7 +150,7 @@ class Response:
             head: Whether it answers a HEAD request: then the body is left out, but not what is said about it.
 
         Raises:
-            InvalidMessage: if it is no HTTP/1.1 response, for example with a body shorter than its
+            InvalidMessage: If it is no HTTP/1.1 response, for example with a body shorter than its
                 Content-Length.
         """
         if self.status_code < 200:

@@ -115,9 +115,9 @@ class RequestParser(_Parser):
             data: The bytes, in order. Empty means that no more will come.
 
         Raises:
-            InvalidMessage: if it is not a request, or ends too early.
-            HeadTooBig: if it takes more than ``max_head_size`` bytes.
-            TooManyHeaders: if it has more than ``max_headers`` headers.
+            InvalidMessage: If it is not a request, or ends too early.
+            HeadTooBig: If it takes more than ``max_head_size`` bytes.
+            TooManyHeaders: If it has more than ``max_headers`` headers.
         """
         if not data:
             raise InvalidMessage("the connection was closed before the end of the request")
@@ -183,10 +183,10 @@ class ResponseParser(_Parser):
             data: The bytes, in order. Empty means that no more will come.
 
         Raises:
-            InvalidMessage: if it is not a response, or ends too early.
-            HeadTooBig: if status line and headers take more than ``max_head_size`` bytes.
-            TooManyHeaders: if it has more than ``max_headers`` headers.
-            BodyTooBig: if the body has more than ``max_body_size`` bytes; :attr:`partial` has the first of
+            InvalidMessage: If it is not a response, or ends too early.
+            HeadTooBig: If status line and headers take more than ``max_head_size`` bytes.
+            TooManyHeaders: If it has more than ``max_headers`` headers.
+            BodyTooBig: If the body has more than ``max_body_size`` bytes; :attr:`partial` has the first of
                 them.
         """
         if data:

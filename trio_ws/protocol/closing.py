@@ -110,7 +110,7 @@ class Closing:
         """A Close frame is being sent.
 
         Raises:
-            ProtocolError: if there is no sending any more.
+            ProtocolError: If there is no sending any more.
         """
         self._advance(ClosingEvent.SEND)
         self.sent = close
@@ -121,7 +121,7 @@ class Closing:
         """A Close frame has been received.
 
         Raises:
-            ProtocolError: if there is no receiving any more.
+            ProtocolError: If there is no receiving any more.
         """
         self._advance(ClosingEvent.RECEIVE)
         self.rcvd = close

@@ -157,7 +157,7 @@ class FrameDecoder:
         """Return the next piece of what has arrived, or None if there is none until more arrives.
 
         Raises:
-            ProtocolError: if a frame is not allowed. There is no going on from there.
+            ProtocolError: If a frame is not allowed. There is no going on from there.
         """
         if self._remaining:
             if self._position < len(self._data):

@@ -230,7 +230,7 @@ class Protocol:
                 frame, it can be what they have made of it for other connections.
 
         Raises:
-            ProtocolError: if no such frame may be sent now.
+            ProtocolError: If no such frame may be sent now.
         """
         if not self.closing.can_send:
             raise ProtocolError("nothing may be sent after a Close frame")
@@ -261,7 +261,7 @@ class Protocol:
             frames: The frames.
 
         Raises:
-            ProtocolError: if one of them may not be sent now. Then it is not known how far it has come.
+            ProtocolError: If one of them may not be sent now. Then it is not known how far it has come.
         """
         if frames and self.closing.can_send and not self._sending:
             small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < LARGE]
@@ -298,7 +298,7 @@ class Protocol:
             close: What it says.
 
         Raises:
-            ProtocolError: if one has been sent already, or the connection is lost.
+            ProtocolError: If one has been sent already, or the connection is lost.
         """
         self.closing.send(close)
         return self._frame(FIN | Opcode.CLOSE, close.serialize())

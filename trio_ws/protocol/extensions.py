@@ -65,7 +65,7 @@ class Extension(Protocol):
                 enough: the message is refused then.
 
         Raises:
-            ProtocolError: if the data are not what a peer may send.
+            ProtocolError: If the data are not what a peer may send.
         """
 
     def rest(self) -> None:
@@ -89,7 +89,7 @@ class ClientExtension(Protocol):
         """Take the server's answer.
 
         Raises:
-            NegotiationError: if it is no answer to what was offered.
+            NegotiationError: If it is no answer to what was offered.
         """
 
 

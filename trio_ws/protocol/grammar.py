@@ -34,7 +34,7 @@ def parse_tokens(name: str, values: Sequence[str]) -> list[str]:
         values: All its values: a list may be spread over several.
 
     Raises:
-        InvalidHeader: if it is not such a list.
+        InvalidHeader: If it is not such a list.
     """
     if len(values) == 1 and is_token(values[0]):
         return [values[0]]  # so are nearly all
@@ -52,7 +52,7 @@ def parse_extensions(name: str, values: Sequence[str]) -> list[tuple[str, Params
         The name and the parameters of each extension, in order. A parameter may occur more than once.
 
     Raises:
-        InvalidHeader: if it is not a list of extensions.
+        InvalidHeader: If it is not a list of extensions.
     """
     return _Scanner(name, values).list_of(_Scanner.extension)
 

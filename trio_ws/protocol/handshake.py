@@ -80,8 +80,8 @@ def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
     """Return the subprotocols as a tuple, after a look at each (RFC 6455, section 4.1, item 10).
 
     Raises:
-        TypeError: if it is a string instead of a sequence of them.
-        ValueError: if one is not a token, or occurs twice.
+        TypeError: If it is a string instead of a sequence of them.
+        ValueError: If one is not a token, or occurs twice.
     """
     if isinstance(subprotocols, (str, bytes)):
         raise TypeError(f"subprotocols is a sequence of strings, not the string {subprotocols!r}")
@@ -100,7 +100,7 @@ def check_headers(headers: HeadersLike) -> Headers:
     """Return a copy of the headers of a caller.
 
     Raises:
-        InvalidHeader: if one is not valid, or is one of those that make the handshake.
+        InvalidHeader: If one is not valid, or is one of those that make the handshake.
     """
     more = Headers(headers)
     for name, value in more.raw_items():
@@ -133,7 +133,7 @@ def build_request(
             otherwise.
 
     Raises:
-        InvalidHeader: if one of ``headers`` is not valid, or is one that makes the handshake.
+        InvalidHeader: If one of ``headers`` is not valid, or is one that makes the handshake.
     """
     more = check_headers(headers)
     ours = Headers()
@@ -176,9 +176,9 @@ def check_response(
         extensions: What was offered.
 
     Raises:
-        InvalidStatus: if the status is not 101.
-        InvalidHeader: if a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade.
-        NegotiationError: if the server chose what was not offered.
+        InvalidStatus: If the status is not 101.
+        InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade.
+        NegotiationError: If the server chose what was not offered.
     """
     if response.status_code != 101:
         raise InvalidStatus(response)
@@ -248,9 +248,9 @@ def accept(
             returns one of these or None. Then ``subprotocols`` does not count.
 
     Raises:
-        InvalidMessage: if the version of HTTP is not 1.1, or the request has a body.
-        InvalidMethod: if the method is not GET.
-        InvalidHeader: if a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade to a
+        InvalidMessage: If the version of HTTP is not 1.1, or the request has a body.
+        InvalidMethod: If the method is not GET.
+        InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade to a
             version of WebSocket that we speak.
     """
     if request.http_version != "1.1":

@@ -146,7 +146,7 @@ class MessageDecoder:
         """Return what has come of the message in progress since the last call; it may be empty. Claims the message.
 
         Raises:
-            ProtocolError: if no message is in progress.
+            ProtocolError: If no message is in progress.
         """
         self._check_in_progress()
         self._claimed = True
@@ -156,7 +156,7 @@ class MessageDecoder:
         """Drop the message in progress, what there is and what comes. Still judged, it will not be delivered.
 
         Raises:
-            ProtocolError: if no message is in progress.
+            ProtocolError: If no message is in progress.
         """
         self._check_in_progress()
         self._claimed = self._skipped = True

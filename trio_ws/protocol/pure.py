@@ -158,7 +158,7 @@ class Payload:
             key: The masking key, four bytes; empty if they are not masked.
 
         Raises:
-            ValueError: if that would be more than all.
+            ValueError: If that would be more than all.
         """
         if len(piece) > self._total - self.size:
             raise ValueError("this is more than was announced")

@@ -86,7 +86,7 @@ class DeflateClient:
         """Take the server's answer.
 
         Raises:
-            NegotiationError: if it is malformed, or not what was asked for.
+            NegotiationError: If it is malformed, or not what was asked for.
         """
         settings = self.settings
         answer = _Parameters.parse(params, offer=False)

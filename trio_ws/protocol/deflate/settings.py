@@ -56,8 +56,8 @@ class Deflate:
         min_size: Messages of fewer bytes are not compressed.
 
     Raises:
-        TypeError: if a value is of the wrong type.
-        ValueError: if it is out of range.
+        TypeError: If a value is of the wrong type.
+        ValueError: If it is out of range.
     """
 
     level: int = attrs.field(default=4, validator=_integer(1, 9))

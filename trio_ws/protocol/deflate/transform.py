@@ -150,7 +150,7 @@ class PerMessageDeflate:
         """Decompress a piece of a message (RFC 7692, section 7.2.2).
 
         Raises:
-            InvalidData: if it is not DEFLATE, or if the message is not complete at its end.
+            InvalidData: If it is not DEFLATE, or if the message is not complete at its end.
         """
         try:
             decompressed, size = self._decompress(data, limit)
