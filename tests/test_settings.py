@@ -137,7 +137,7 @@ def test_compression() -> None:
 
 @pytest.mark.parametrize("value", [True, False, 6, "zlib", "", b"deflate", Deflate, {}])
 def test_compression_of_wrong_type(value: object) -> None:
-    with pytest.raises(TypeError, match=r"^compression is 'deflate', a Deflate or None, not "):
+    with pytest.raises(TypeError, match=r"^compression must be 'deflate', a Deflate or None, not "):
         make(compression=value)
 
 

@@ -1,4 +1,4 @@
-"""WebSocket for Trio: client, server, and the protocol itself (RFC 6455).
+"""WebSocket for Trio: client, server and sans-I/O protocol (RFC 6455).
 
 ===============================  =================================================================================
 :mod:`trio_ws.exceptions`        every exception
@@ -8,17 +8,17 @@
 :mod:`trio_ws.http11`            ``Request``, ``Response``
 :mod:`trio_ws.protocol`          the protocol without I/O: bytes in, events out
 :mod:`trio_ws.instruments`       ``Instrument``: the interface for observing connections
-:mod:`trio_ws.settings`          the options of a connection
-:mod:`trio_ws.connection`        how an open connection runs: ``WebSocket``, ``ByteStream``
-:mod:`trio_ws.client`            how a client opens a connection: ``connect``, ``attempts``, ``open_reconnecting``
-:mod:`trio_ws.server`            how a server accepts one: ``serve``, ``route``, ``basic_auth``, ``Limits``
-:mod:`trio_ws.hub`               how many get one message: ``broadcast``, ``Hub``
-:mod:`trio_ws.observe`           what is going on: ``LogConnections``, ``LogFrames``, ``PrometheusInstrument``
-:mod:`trio_ws.testing`           for tests: two WebSockets in memory, scripted peers, streams with faults
+:mod:`trio_ws.settings`          connection options, validated
+:mod:`trio_ws.connection`        open connections: ``WebSocket``, ``ByteStream``
+:mod:`trio_ws.client`            opening connections: ``connect``, ``attempts``, ``open_reconnecting``
+:mod:`trio_ws.server`            accepting connections: ``serve``, ``route``, ``basic_auth``, ``Limits``
+:mod:`trio_ws.hub`               sending a message to many connections: ``broadcast``, ``Hub``
+:mod:`trio_ws.observe`           logging and metrics: ``LogConnections``, ``LogFrames``, ``PrometheusInstrument``
+:mod:`trio_ws.testing`           testing tools: WebSocket pairs in memory, scripted peers, faulty streams
 :mod:`trio_ws.cli`               the command line
 ===============================  =================================================================================
 
-``python -m trio_ws demo`` shows it at work.
+Run ``python -m trio_ws demo`` for a demonstration.
 """
 
 from .client.attempts import Attempt, Attempts, attempts
@@ -201,7 +201,7 @@ __all__ = [
 
 
 def _show_public_names() -> None:
-    """Let ``repr`` and pickles show ``trio_ws.WebSocket``, wherever it is defined. Trio does the same."""
+    """Make ``repr`` and pickles show ``trio_ws.WebSocket``, wherever the class is defined. Trio does the same."""
     for name in __all__:
         value = globals()[name]
         if getattr(value, "__module__", "").startswith(f"{__name__}."):

@@ -1,4 +1,4 @@
-"""``python -m trio_ws``: see :mod:`trio_ws.cli.main`."""
+"""Entry point of ``python -m trio_ws``; see :mod:`trio_ws.cli.main`."""
 
 import sys
 

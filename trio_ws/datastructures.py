@@ -79,7 +79,7 @@ def _to_pairs(source: Any) -> list[tuple[Any, Any]]:
 
 
 def _fold(key: Any) -> Any:
-    # Names are ASCII. Other strings stay as they are: "\u212a" (KELVIN SIGN) has the lower case "k", but must not match
+    # Names are ASCII. Other strings stay as they are: U+212A (KELVIN SIGN) has the lower case "k", but must not match
     # it. Keys of other types also stay as they are, and are not found, as in a dict.
     return key.lower() if isinstance(key, str) and key.isascii() else key
 

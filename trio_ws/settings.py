@@ -1,4 +1,4 @@
-"""The options of a connection, gathered once and passed down as one value."""
+"""Connection options, validated once and passed down as a single value."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def _number(
         if value is None and none:
             return
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            kind = "whole number" if whole else "number"
-            raise TypeError(f"{attribute.name} is a {kind}{' or None' if none else ''}, not {value!r}")
+            kind = "an int" if whole else "a number"
+            raise TypeError(f"{attribute.name} must be {kind}{' or None' if none else ''}, not {value!r}")
         if not value >= minimum or (finite and math.isinf(value)):
-            raise ValueError(f"{attribute.name} is at least {minimum}{' and finite' if finite else ''}, not {value!r}")
+            bounds = f"at least {minimum}{' and finite' if finite else ''}"
+            raise ValueError(f"{attribute.name} must be {bounds}, not {value!r}")
 
     return check
 
@@ -41,26 +42,26 @@ def _to_deflate(value: Any) -> Deflate | None:
         return Deflate()
     if value is None or isinstance(value, Deflate):
         return value
-    raise TypeError(f"compression is 'deflate', a Deflate or None, not {value!r}")
+    raise TypeError(f"compression must be 'deflate', a Deflate or None, not {value!r}")
 
 
 def _to_instruments(value: Any) -> tuple[Instrument, ...]:
-    if isinstance(value, Instrument):
-        raise TypeError(f"instruments is a sequence of Instruments, not {value!r}")
+    if isinstance(value, Instrument) or not hasattr(value, "__iter__"):
+        raise TypeError(f"instruments must be a sequence of Instruments, not {value!r}")
     instruments = tuple(value)
-    for each in instruments:
-        if not isinstance(each, Instrument):
-            raise TypeError(f"instruments are Instruments, not {each!r}")
+    for instrument in instruments:
+        if not isinstance(instrument, Instrument):
+            raise TypeError(f"instruments must be a sequence of Instruments, but one of them is {instrument!r}")
     return instruments
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What ``connect`` and ``serve`` accept as keyword arguments, checked. See :class:`Options` for the meaning.
+    """The validated options. :class:`Options` documents them.
 
     Raises:
-        TypeError: If a value is of the wrong type.
-        ValueError: If it is out of range.
+        TypeError: If a value has the wrong type.
+        ValueError: If a value is out of range.
     """
 
     open_timeout: float | None = attrs.field(default=10, validator=_number(minimum=0, none=True))
@@ -77,30 +78,29 @@ class Settings:
 
 
 class Options(TypedDict, total=False):
-    """The options that clients and servers share, as keyword arguments.
+    """The keyword arguments that clients and servers share.
 
     Attributes:
-        open_timeout: Seconds in which a connection must be open, opening handshakes of TLS and WebSocket included.
-            None: no limit. Default: 10.
-        close_timeout: Seconds in which a connection must be closed once its closing handshake has begun; then it is
-            cut.
+        open_timeout: Seconds for opening a connection, including the TLS and WebSocket handshakes. None: no limit.
             Default: 10.
-        ping_interval: Seconds between two pings that keep the connection alive and measure its latency. None: no pings.
+        close_timeout: Seconds for the closing handshake. The connection is dropped when they are over. Default: 10.
+        ping_interval: Seconds between keepalive pings, which also measure the latency. None: no pings. Default: 20.
+        ping_timeout: Seconds to wait for any data from the peer after a keepalive ping was written. When they are over,
+            the connection fails with 1011. Time during which this end did not read does not count. None: no limit.
             Default: 20.
-        ping_timeout: Seconds without a byte from the peer after such a ping has left; then the connection fails with
-            1011. Time in which this end did not read does not count. None: no limit. Default: 20.
-        write_timeout: Seconds in which the peer takes nothing of what waits for it, even if it sends; then the
-            connection fails. A peer that takes it slowly is not affected. None: no limit. Default: 60.
-        max_message_size: Size in bytes of the largest message that is accepted; a larger one fails the connection with
-            1009. None: no limit. Default: 1 MiB.
-        receive_buffer: Bytes of memory for messages that were received and not yet asked for. When they take more, no
-            more is read from the peer. There is always room for one message. Default: 64 KiB.
-        send_buffer: Bytes of memory for messages that were given to ``send`` and are not yet written. When they take
-            more, ``send`` waits. There is always room for one message. Default: 64 KiB.
+        write_timeout: Seconds to wait for the peer to accept any of the queued data, even if it keeps sending. When they
+            are over, the connection fails. A peer that is merely slow is not affected. None: no limit. Default: 60.
+        max_message_size: Maximum size of a received message in bytes, after decompression. A larger message fails the
+            connection with 1009. None: no limit. Default: 1 MiB.
+        receive_buffer: Bytes of memory for messages that wait to be received. When they are used up, the connection
+            stops reading from the peer. There is always room for one message. Default: 64 KiB.
+        send_buffer: Bytes of memory for messages that wait to be written. When they are used up, ``send`` waits. There
+            is always room for one message. Default: 64 KiB.
         compression: ``"deflate"`` to compress messages with permessage-deflate (RFC 7692) if the peer agrees, a
-            :class:`Deflate` to say how, None not to compress. Default: ``"deflate"``.
-        subprotocols: The subprotocols that this end speaks, in order of preference. Default: none.
-        instruments: What is told of all that happens, in this order; see :class:`Instrument`. Default: none.
+            :class:`Deflate` to configure it, None for no compression. Default: ``"deflate"``.
+        subprotocols: The supported subprotocols, in order of preference. Default: none.
+        instruments: The instruments to call, in this order, when something happens on the connection; see
+            :class:`Instrument`. Default: none.
     """
 
     open_timeout: float | None
@@ -117,15 +117,15 @@ class Options(TypedDict, total=False):
 
 
 def check_names(function: str, options: Mapping[str, object], known: Any) -> None:
-    """Raise for an option that a function does not have, as Python does for an unexpected keyword argument.
+    """Reject unknown options with the message that Python has for an unexpected keyword argument.
 
     Args:
-        function: The name of the function.
-        options: The keyword arguments that it was called with.
-        known: The :class:`~typing.TypedDict` of those that it has.
+        function: Name of the function that got the options.
+        options: The keyword arguments of the call.
+        known: A :class:`~typing.TypedDict` of the keyword arguments that the function accepts.
 
     Raises:
-        TypeError: If there is another one.
+        TypeError: If an option is not in ``known``.
     """
     for name in options:
         if name not in known.__optional_keys__:
@@ -133,5 +133,5 @@ def check_names(function: str, options: Mapping[str, object], known: Any) -> Non
 
 
 def pick(options: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
-    """Return those of the options that are fields of an attrs class."""
+    """Return the options that are fields of an attrs class."""
     return {field.name: options[field.name] for field in attrs.fields(cls) if field.name in options}

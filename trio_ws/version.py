@@ -1,3 +1,3 @@
-"""The version, which ``pyproject.toml`` and the headers of the opening handshake read."""
+"""The version, used by ``pyproject.toml`` and in the headers of the opening handshake."""
 
 __version__ = "0.1.0"

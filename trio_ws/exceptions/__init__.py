@@ -1,52 +1,52 @@
-"""Every exception of the library, in one tree.
+"""All exceptions of the library.
 
 ::
 
     WebSocketException
     ├── InvalidURI                  (ValueError)   parse_uri()
     ├── InvalidProxy                (ValueError)   parse_proxy()
-    ├── ProtocolError               (ValueError)   a frame or message that RFC 6455 forbids
-    │   ├── InvalidData                                 ... whose content is not what it says: 1007
-    │   ├── MessageTooBig                               ... or is larger than we accept: 1009
-    │   └── TooManyMessages                         more of them than we accept: 1008
-    ├── ConnectFailed               (OSError)      no connection, or lost before it was a WebSocket
-    │   ├── TLSFailed
-    │   └── ProxyFailed                                 ... by a proxy
+    ├── ProtocolError               (ValueError)   frame or message not allowed by RFC 6455
+    │   ├── InvalidData                                 payload does not match its type: 1007
+    │   ├── MessageTooBig                               message above our size limit: 1009
+    │   └── TooManyMessages                             messages above our rate limit: 1008
+    ├── ConnectFailed               (OSError)      cannot connect, or lost during the opening handshake
+    │   ├── TLSFailed                                   TLS handshake failed
+    │   └── ProxyFailed                                 cannot connect through the proxy
     ├── OpenTimeout                 (trio.TooSlowError, TimeoutError)
-    ├── NotConnected                (trio.BrokenResourceError)  down at the moment, see open_reconnecting()
-    ├── InvalidHandshake                           the opening handshake is not what it must be
-    │   ├── InvalidMessage      (ValueError)            not HTTP/1.1
-    │   │   ├── HeadTooBig, TooManyHeaders, BodyTooBig
-    │   ├── InvalidMethod                               not GET
-    │   ├── InvalidStatus                               a server's answer other than 101
-    │   │   └── InvalidRedirect                             ... that leads where we do not go
+    ├── NotConnected                (trio.BrokenResourceError)  no connection right now, see open_reconnecting()
+    ├── InvalidHandshake                           invalid opening handshake
+    │   ├── InvalidMessage      (ValueError)            not valid HTTP/1.1
+    │   │   └── HeadTooBig, TooManyHeaders, BodyTooBig
+    │   ├── InvalidMethod                               method other than GET
+    │   ├── InvalidStatus                               status other than 101
+    │   │   └── InvalidRedirect                             redirect that is not followed
     │   ├── InvalidHeader       (ValueError)            missing, malformed or with a wrong value
-    │   │   ├── HostNotServed                           another server is meant
-    │   │   ├── InvalidOrigin                           a page that may not connect
+    │   │   ├── HostNotServed                           Host that this server does not serve
+    │   │   ├── InvalidOrigin                           Origin that is not allowed
     │   │   └── InvalidUpgrade                          Connection, Upgrade, Sec-WebSocket-Version
-    │   └── NegotiationError                            subprotocol or extension
-    └── ConnectionClosed                           the WebSocket is not open any more
+    │   └── NegotiationError                            no agreement on a subprotocol or extension
+    └── ConnectionClosed                           the WebSocket is no longer open
         ├── ConnectionClosedOK      (trio.EndOfChannel)
         ├── ConnectionClosedError   (trio.BrokenResourceError)
         └── ConnectionClosedLocally (trio.ClosedResourceError)
 
-Each carries plain values as attributes, makes its message from them, and can be pickled.
+Exceptions have plain values as attributes, build their message from them, and can be pickled.
 
-Nothing in here knows of I/O. Trio is imported for those of its exceptions that ours also are, so that code written for
-any Trio channel handles a WebSocket too.
+This package does no I/O. It imports Trio because some of our exceptions are subclasses of Trio's: code written for any
+Trio channel also handles a WebSocket.
 
 =====================================  =====================================================
 :mod:`~trio_ws.exceptions.base`        ``WebSocketException``
 :mod:`~trio_ws.exceptions.addresses`   URIs and proxies
 :mod:`~trio_ws.exceptions.protocol`    frames and messages
 :mod:`~trio_ws.exceptions.handshake`   messages of the opening handshake
-:mod:`~trio_ws.exceptions.connecting`  connections that were not made
+:mod:`~trio_ws.exceptions.connecting`  failed attempts to connect
 :mod:`~trio_ws.exceptions.refused`     responses other than 101
-:mod:`~trio_ws.exceptions.closed`      the end of a connection
+:mod:`~trio_ws.exceptions.closed`      ends of open connections
 =====================================  =====================================================
 
-Some exceptions have attributes that are values of :mod:`trio_ws.frames` or :mod:`trio_ws.http11`. So these import the
-modules of this folder that they need, and not the folder.
+:mod:`trio_ws.frames` and :mod:`trio_ws.http11` import modules of this package instead of the package itself: the
+attributes of some exceptions are values from there, and importing the package would be circular.
 """
 
 from .addresses import InvalidProxy, InvalidURI

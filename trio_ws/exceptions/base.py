@@ -1,12 +1,12 @@
-"""The base class of every exception of the library.
+"""Base class of all exceptions of the library.
 
-The classes are not frozen, because the interpreter sets __traceback__, __context__ and __notes__; not
-slotted, because two bases with slots do not mix; and compared by identity, as exceptions are. A subclass without
-attributes of its own takes everything from its base.
+The attrs classes in this package are not frozen, because the interpreter sets __traceback__, __context__ and __notes__.
+They have no slots, because a class cannot inherit from two classes with slots. They compare by identity, like all
+exceptions. Subclasses that add no attributes are ordinary classes.
 """
 
 __all__ = ["WebSocketException"]
 
 
 class WebSocketException(Exception):
-    """Base class of every exception that this library defines."""
+    """Base class of all exceptions of this library."""

@@ -1,4 +1,4 @@
-"""The end of a connection."""
+"""Exceptions for the end of an open connection."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["ConnectionClosed", "ConnectionClosedError", "ConnectionClosedLocally
 
 @attrs.define(slots=False, eq=False)
 class ConnectionClosed(WebSocketException):
-    """The WebSocket is not open any more.
+    """The WebSocket is no longer open.
 
-    Which subclass is raised follows from how the connection ended; catch this one when it does not matter.
+    One of the subclasses is raised, depending on how the connection ended. Catch this class if that does not matter.
 
     Attributes:
-        rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
-        sent: The :class:`~trio_ws.Close` that we sent; None when we sent none.
-        rcvd_then_sent: Whether the peer's came first; None unless there are both.
+        rcvd: The :class:`~trio_ws.Close` that the peer sent; None if it sent none.
+        sent: The :class:`~trio_ws.Close` that we sent; None if we sent none.
+        rcvd_then_sent: Whether the peer's Close came first; None unless both were sent.
     """
 
     rcvd: Close | None
@@ -33,12 +33,12 @@ class ConnectionClosed(WebSocketException):
 
     @property
     def code(self) -> int:
-        """The peer's close code, or 1006 if the connection was lost without one (RFC 6455, section 7.1.5)."""
+        """The peer's close code, or 1006 if it sent no Close frame (RFC 6455, section 7.1.5)."""
         return 1006 if self.rcvd is None else self.rcvd.code
 
     @property
     def reason(self) -> str:
-        """The close reason of the peer (RFC 6455, section 7.1.6), or an empty string."""
+        """The peer's close reason (RFC 6455, section 7.1.6), or an empty string."""
         return "" if self.rcvd is None else self.rcvd.reason
 
     def __str__(self) -> str:
@@ -57,28 +57,29 @@ class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
     Attributes:
         rcvd: The :class:`~trio_ws.Close` that the peer sent.
         sent: The :class:`~trio_ws.Close` that we sent.
-        rcvd_then_sent: Whether the peer's came first.
+        rcvd_then_sent: Whether the peer's Close came first.
     """
 
 
 class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
-    """The connection was lost, or ended with a code that says that something is wrong.
+    """The connection was lost, or ended with a close code that signals an error.
 
-    The ``__cause__``, if any, is what went wrong on our side: a :exc:`ProtocolError` of the peer, the error of the
-    stream below, or a :exc:`trio.TooSlowError` if the peer was considered dead or the closing handshake took too long.
+    The ``__cause__``, if any, is the error that this end noticed: a :exc:`ProtocolError` for a violation by the peer, an
+    error of the stream below, or a :exc:`trio.TooSlowError` if the peer was considered dead or the closing handshake
+    timed out.
 
     Attributes:
-        rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
-        sent: The :class:`~trio_ws.Close` that we sent; None when we sent none.
-        rcvd_then_sent: Whether the peer's came first; None unless there are both.
+        rcvd: The :class:`~trio_ws.Close` that the peer sent; None if it sent none.
+        sent: The :class:`~trio_ws.Close` that we sent; None if we sent none.
+        rcvd_then_sent: Whether the peer's Close came first; None unless both were sent.
     """
 
 
 class ConnectionClosedLocally(ConnectionClosed, trio.ClosedResourceError):
-    """This end has closed the connection with ``aclose()`` or by leaving ``async with``.
+    """This end closed the connection, with ``aclose()`` or by leaving ``async with``.
 
     Attributes:
-        rcvd: The :class:`~trio_ws.Close` that the peer sent; None when none came.
-        sent: The :class:`~trio_ws.Close` that we sent; None when we sent none.
-        rcvd_then_sent: Whether the peer's came first; None unless there are both.
+        rcvd: The :class:`~trio_ws.Close` that the peer sent; None if it sent none.
+        sent: The :class:`~trio_ws.Close` that we sent; None if we sent none.
+        rcvd_then_sent: Whether the peer's Close came first; None unless both were sent.
     """

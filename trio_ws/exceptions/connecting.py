@@ -1,4 +1,4 @@
-"""Connections that were not made."""
+"""Failed attempts to connect."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ConnectFailed", "NotConnected", "OpenTimeout", "ProxyFailed", "TLSFa
 
 @attrs.define(slots=False, eq=False)
 class ConnectFailed(WebSocketException, OSError):
-    """The connection was not made, or was lost before the opening handshake was complete.
+    """Connecting failed, or the connection was lost before the opening handshake was complete.
 
-    It is also an :exc:`OSError`, and its ``__cause__`` tells more. Trying again may help.
+    This is an :exc:`OSError`, and its ``__cause__`` has the details. A later attempt may succeed.
 
     Attributes:
-        peer: What we tried to reach, for messages.
+        peer: The address, as messages show it.
         reason: What happened.
     """
 
@@ -34,25 +34,24 @@ class ConnectFailed(WebSocketException, OSError):
 
 
 class TLSFailed(ConnectFailed):
-    """The TLS handshake failed, for example because the certificate is not to be trusted.
+    """The TLS handshake failed, for example because the certificate is not trusted.
 
     Attributes:
-        peer: What we tried to reach, for messages.
-        reason: What failed to verify.
+        peer: The address, as messages show it.
+        reason: What happened.
     """
 
 
 @attrs.define(slots=False, eq=False)
 class ProxyFailed(ConnectFailed):
-    """The proxy cannot be reached, or there is no way through it.
+    """The proxy cannot be reached, or did not open a tunnel.
 
     Attributes:
-        peer: What we tried to reach through the proxy, for messages.
+        peer: The address behind the proxy, as messages show it.
         reason: What happened.
         proxy: The proxy, without user name and password.
-        response: The whole answer, where there is one: status code, reason phrase, headers and body. Of a body that is
-            larger than 1 MiB, or that does not end, it has what came first. What was compressed is decompressed. None
-            for a SOCKS proxy.
+        response: The proxy's response, if any, with its body decompressed. A body larger than 1 MiB, or one that did not
+            end, is truncated. None for a SOCKS proxy.
     """
 
     proxy: str
@@ -67,26 +66,26 @@ class OpenTimeout(WebSocketException, trio.TooSlowError, TimeoutError):
     """The connection was not open after ``open_timeout`` seconds.
 
     Attributes:
-        peer: What we tried to reach, for messages.
-        seconds: The time that was allowed.
+        peer: The address, as messages show it.
+        seconds: The timeout.
     """
 
     peer: str
     seconds: float
 
     def __str__(self) -> str:
-        return f"no open connection with {self.peer} after {self.seconds:g} seconds"
+        return f"connecting to {self.peer} took longer than {self.seconds:g} seconds"
 
 
 @attrs.define(slots=False, eq=False)
 class NotConnected(WebSocketException, trio.BrokenResourceError):
-    """There is no connection at the moment, and the message was to be sent at once or not at all.
+    """The message was not sent because there is no connection at the moment.
 
-    Nothing of it was sent. The ``__cause__``, if any, is why the last connection ended, or could not be made. See
+    The ``__cause__``, if any, is the reason why the last connection ended or the last attempt failed. See
     :func:`~trio_ws.open_reconnecting`.
 
     Attributes:
-        reason: What is going on instead.
+        reason: The current state, such as a running attempt or the wait before the next one.
     """
 
     reason: str

@@ -1,4 +1,4 @@
-"""Messages that are not what an opening handshake must be."""
+"""Invalid messages in the opening handshake."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = [
 
 
 class InvalidHandshake(WebSocketException):
-    """The opening handshake (RFC 6455, section 4) failed because of what the peer sent.
+    """The peer's part of the opening handshake was invalid (RFC 6455, section 4).
 
-    The subclasses say why.
+    The subclasses tell the reasons apart.
     """
 
 
 @attrs.define(slots=False, eq=False)
 class InvalidMessage(InvalidHandshake, ValueError):
-    """Something is not an HTTP/1.1 message (RFC 9112), or one that no opening handshake has.
+    """The message is not valid HTTP/1.1 (RFC 9112), or cannot be part of an opening handshake.
 
     Attributes:
         reason: What is wrong.
-        status: The status code that a server answers with.
+        status: The status code of the server's response.
     """
 
     reason: str
@@ -46,10 +46,10 @@ class InvalidMessage(InvalidHandshake, ValueError):
 
 @attrs.define(slots=False, eq=False)
 class HeadTooBig(InvalidMessage):
-    """The start line and the headers take more bytes than we accept.
+    """The start line and the headers are larger than this endpoint accepts.
 
     Attributes:
-        limit: How many bytes they may take.
+        limit: Maximum size in bytes.
     """
 
     limit: int
@@ -58,15 +58,15 @@ class HeadTooBig(InvalidMessage):
 
     @reason.default
     def _reason(self) -> str:
-        return f"start line and headers of more than {self.limit} bytes"
+        return f"the start line and the headers must have at most {self.limit} bytes"
 
 
 @attrs.define(slots=False, eq=False)
 class TooManyHeaders(InvalidMessage):
-    """There are more headers than we accept.
+    """The message has more headers than this endpoint accepts.
 
     Attributes:
-        limit: How many there may be.
+        limit: Maximum number of headers.
     """
 
     limit: int
@@ -75,15 +75,15 @@ class TooManyHeaders(InvalidMessage):
 
     @reason.default
     def _reason(self) -> str:
-        return f"more than {self.limit} headers"
+        return f"the message must have at most {self.limit} headers"
 
 
 @attrs.define(slots=False, eq=False)
 class BodyTooBig(InvalidMessage):
-    """The body of a response is larger than we accept.
+    """The body of the response is larger than this endpoint accepts.
 
     Attributes:
-        limit: How many bytes it may have.
+        limit: Maximum size in bytes.
     """
 
     limit: int
@@ -92,7 +92,7 @@ class BodyTooBig(InvalidMessage):
 
     @reason.default
     def _reason(self) -> str:
-        return f"body of more than {self.limit} bytes"
+        return f"the body must have at most {self.limit} bytes"
 
 
 @attrs.define(slots=False, eq=False)
@@ -100,23 +100,23 @@ class InvalidMethod(InvalidHandshake):
     """The request method is not GET (RFC 6455, section 4.1).
 
     Attributes:
-        method: The method.
+        method: The method of the request.
     """
 
     method: str
 
     def __str__(self) -> str:
-        return f"the method of an opening handshake is GET, not {self.method}"
+        return f"the method must be GET, not {self.method}"
 
 
 @attrs.define(slots=False, eq=False)
 class InvalidHeader(InvalidHandshake, ValueError):
-    """A header is missing, malformed or has a value that it must not have.
+    """A header is missing, malformed or has a wrong value.
 
     Attributes:
-        name: The name of the header.
-        value: Its value; None when it is missing.
-        reason: What is wrong with it.
+        name: Name of the header.
+        value: Value of the header; None if it is missing.
+        reason: What is wrong.
     """
 
     name: str
@@ -129,41 +129,41 @@ class InvalidHeader(InvalidHandshake, ValueError):
 
 
 class InvalidUpgrade(InvalidHeader):
-    """The message is no upgrade to the version of WebSocket that we speak.
+    """The message does not upgrade to WebSocket, or to another version of it than 13.
 
     Attributes:
-        name: The name of the header that should say so.
-        value: Its value; None when it is missing.
-        reason: What is wrong with it.
+        name: Name of the header: ``Connection``, ``Upgrade`` or ``Sec-WebSocket-Version``.
+        value: Value of the header; None if it is missing.
+        reason: What is wrong.
     """
 
 
 class HostNotServed(InvalidHeader):
-    """The request is for a host that is not ours.
+    """The request is for a host that this server does not serve.
 
     Attributes:
         name: ``Host``.
-        value: The host.
-        reason: What is wrong with it.
+        value: Value of the header.
+        reason: What is wrong.
     """
 
 
 class InvalidOrigin(InvalidHeader):
-    """The page that wants to connect may not (RFC 6455, section 10.2).
+    """Web pages from this origin are not allowed to connect (RFC 6455, section 10.2).
 
     Attributes:
         name: ``Origin``.
-        value: What the browser says where the page is from; None if it does not say.
-        reason: What is wrong with it.
+        value: Origin of the web page, as the browser reports it; None if the header is missing.
+        reason: What is wrong.
     """
 
 
 @attrs.define(slots=False, eq=False)
 class NegotiationError(InvalidHandshake):
-    """The peers do not agree on a subprotocol or an extension.
+    """Client and server did not agree on a subprotocol or an extension.
 
     Attributes:
-        reason: What they do not agree on.
+        reason: What they did not agree on.
     """
 
     reason: str

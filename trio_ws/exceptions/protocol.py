@@ -1,4 +1,4 @@
-"""Frames and messages that RFC 6455, or a limit, does not allow."""
+"""Frames and messages that violate RFC 6455 or a limit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["InvalidData", "MessageTooBig", "ProtocolError", "TooManyMessages"]
 
 @attrs.define(slots=False, eq=False)
 class ProtocolError(WebSocketException, ValueError):
-    """A frame or a sequence of frames that RFC 6455 does not allow.
+    """A frame or a sequence of frames is not allowed by RFC 6455.
 
-    Raised where such a frame is constructed. When a peer sends one, it is the ``__cause__`` of the
-    :exc:`ConnectionClosedError` that the connection ends with.
+    Constructing an invalid frame raises this. When the peer sends one, this is the ``__cause__`` of the
+    :exc:`ConnectionClosedError` that ends the connection.
 
     Attributes:
         reason: What is wrong.
@@ -22,7 +22,7 @@ class ProtocolError(WebSocketException, ValueError):
 
     reason: str
 
-    #: The close code (RFC 6455, section 7.4.1) that a connection fails with because of this.
+    #: The close code (RFC 6455, section 7.4.1) with which the connection fails.
     code = 1002
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class ProtocolError(WebSocketException, ValueError):
 
 
 class InvalidData(ProtocolError):
-    """The content of a message is not what its type says, such as text that is not UTF-8.
+    """The payload does not match the type of the message, for example text that is not UTF-8.
 
     Attributes:
         reason: What is wrong.
@@ -45,8 +45,8 @@ class MessageTooBig(ProtocolError):
 
     Attributes:
         reason: What is wrong.
-        size: How large the message is at least, in bytes.
-        limit: How large it may be, in bytes.
+        size: Size of the message received so far, in bytes. The whole message may be larger.
+        limit: Maximum size, in bytes.
     """
 
     size: int
@@ -57,15 +57,15 @@ class MessageTooBig(ProtocolError):
 
     @reason.default
     def _reason(self) -> str:
-        return f"message of at least {self.size} bytes, the limit is {self.limit}"
+        return f"the message must have at most {self.limit} bytes, not {self.size} or more"
 
 
 @attrs.define(slots=False, eq=False)
 class TooManyMessages(ProtocolError):
-    """The peer sends more messages than we accept.
+    """The peer sent more messages per second than this endpoint accepts.
 
     Attributes:
-        limit: How many per second it may send.
+        limit: Maximum number of messages per second.
     """
 
     limit: float
@@ -75,4 +75,4 @@ class TooManyMessages(ProtocolError):
 
     @reason.default
     def _reason(self) -> str:
-        return f"more than {self.limit:g} messages per second"
+        return f"the peer sent more than {self.limit:g} messages per second"

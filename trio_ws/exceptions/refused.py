@@ -1,4 +1,4 @@
-"""Responses other than 101 to an opening handshake."""
+"""Responses to the opening handshake other than 101."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ __all__ = ["InvalidRedirect", "InvalidStatus"]
 
 @attrs.define(slots=False, eq=False)
 class InvalidStatus(InvalidHandshake):
-    """The server answered with another status than 101 Switching Protocols.
+    """The server responded with a status other than 101 Switching Protocols.
 
-    The message has the headers and the beginning of the body too.
+    The message of the exception includes the headers and the beginning of the body.
 
     Attributes:
-        response: The whole answer: status code, reason phrase, headers and body. Of a body that is larger
-            than 1 MiB, or that does not end, it has what came first. What was compressed with gzip or deflate is
-            decompressed; the headers are as they came.
+        response: The server's response. A body compressed with gzip or deflate is decompressed; the headers are
+            unchanged. A body larger than 1 MiB, or one that did not end, is truncated.
     """
 
     response: Response
 
     @property
     def status_code(self) -> int:
-        """The status code."""
+        """The status code of the response."""
         return self.response.status_code
 
     @property
     def reason_phrase(self) -> str:
-        """The text that goes with it; may be empty."""
+        """The reason phrase of the response; may be empty."""
         return self.response.reason_phrase
 
     @property
     def headers(self) -> Headers:
-        """The headers."""
+        """The headers of the response."""
         return self.response.headers
 
     @property
     def body(self) -> bytes:
-        """The body; empty if there is none."""
+        """The body of the response; empty if there is none."""
         return self.response.body or b""
 
     def __str__(self) -> str:
@@ -55,25 +54,26 @@ class InvalidStatus(InvalidHandshake):
 
 @attrs.define(slots=False, eq=False)
 class InvalidRedirect(InvalidStatus):
-    """The server sends us where we do not go: to ``ws`` from ``wss``, in a circle, once too often, or nowhere.
+    """The redirect was not followed: from ``wss`` to ``ws``, a loop, too many redirects, or an invalid location.
 
     Attributes:
-        reason: Why we do not go there.
+        response: The server's response.
+        reason: Why the redirect was not followed.
     """
 
     reason: str
 
     def __str__(self) -> str:
-        return f"the server sent a redirect that is not followed, because {self.reason}: {_show(self.response)}"
+        return f"the redirect was not followed because {self.reason}: {_show(self.response)}"
 
 
-#: How much of a response the message of an exception shows: headers, and characters of each and of the body.
+# How much of a response messages show: the number of headers, and the number of characters of each and of the body.
 _SHOWN_HEADERS = 20
 _SHOWN_CHARACTERS = 500
 
 
 def _show(response: Response) -> str:
-    """Return what was in a response, on one line."""
+    """Summarize a response on one line."""
     shown = f"HTTP status {response.status_code} {response.reason_phrase}".rstrip()
     headers = list(response.headers.raw_items())
     if headers:
@@ -87,7 +87,7 @@ def _show(response: Response) -> str:
 
 
 def _shorten(text: str) -> str:
-    """Return text on one line, in characters that can be printed, and not too long."""
+    """Return text on one line, printable and truncated."""
     line = " ".join(text.split())
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."
