@@ -31,8 +31,8 @@ HeadersLike: TypeAlias = Union["Headers", Mapping[str, str], Iterable[tuple[str,
 
 #: A token (RFC 9110, section 5.6.2).
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9110, section 5.5: the only control character that a value may contain is the horizontal tab. Values are ISO 8859-1
-# on the wire, which cannot encode characters beyond U+00FF.
+# RFC 9110, section 5.5: the only control character that a value may contain is the horizontal tab. On the wire, values
+# are ISO 8859-1, which cannot encode characters beyond U+00FF.
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 

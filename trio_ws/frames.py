@@ -1,8 +1,8 @@
 """Frames (RFC 6455, section 5), as immutable values.
 
-The constructors of :class:`Frame` and :class:`Close` check every rule of the RFC that concerns a single frame, so code
-that receives one need not check it again. The MASK bit, the payload length and the masking key belong to the wire format
-and appear only in :mod:`trio_ws.protocol.codec`.
+The constructors of :class:`Frame` and :class:`Close` check every rule of the RFC that concerns a single frame, so other
+code need not check these values again. The MASK bit, the payload length and the masking key belong to the wire format;
+they appear only in :mod:`trio_ws.protocol.codec`.
 """
 
 from __future__ import annotations

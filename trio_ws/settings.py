@@ -88,8 +88,9 @@ class Options(TypedDict, total=False):
         ping_timeout: Seconds to wait for any data from the peer after a keepalive ping was written. When they are over,
             the connection fails with 1011. Time during which this end did not read does not count. None: no limit.
             Default: 20.
-        write_timeout: Seconds to wait for the peer to accept any of the queued data, even if it keeps sending. When they
-            are over, the connection fails. A peer that is merely slow is not affected. None: no limit. Default: 60.
+        write_timeout: Seconds to wait for the peer to accept any of the queued data, even if it keeps sending. When
+            they are over, the connection fails. A peer that is merely slow is not affected. None: no limit.
+            Default: 60.
         max_message_size: Maximum size of a received message in bytes, after decompression. A larger message fails the
             connection with 1009. None: no limit. Default: 1 MiB.
         receive_buffer: Bytes of memory for messages that wait to be received. When they are used up, the connection

@@ -217,7 +217,7 @@ async def test_messages_per_second(autojump_clock: MockClock) -> None:
         with pytest.raises(trio_ws.ConnectionClosedError) as caught:
             while True:
                 received.append(await ws.receive())
-        assert caught.value.rcvd == trio_ws.Close(1008, "more than 5 messages per second")
+        assert caught.value.rcvd == trio_ws.Close(1008, "at most 5 messages per second are allowed")
         assert received[:5] == ["0", "1", "2", "3", "4"]
 
 
@@ -228,7 +228,7 @@ async def test_fewer_than_one_message_per_second(autojump_clock: MockClock) -> N
             await trio.sleep(10)
         assert await answers(ws)
         await ws.send("too soon")
-        assert await end_of(ws) == trio_ws.Close(1008, "more than 0.1 messages per second")
+        assert await end_of(ws) == trio_ws.Close(1008, "at most 0.1 messages per second are allowed")
 
 
 async def test_pings_are_not_counted_as_messages(autojump_clock: MockClock) -> None:
@@ -321,4 +321,4 @@ async def test_rate_on_sockets() -> None:
         async with trio_ws.connect(uri(server)) as ws:
             for _ in range(3):
                 await ws.send("hello")
-            assert await end_of(ws) == trio_ws.Close(1008, "more than 1 messages per second")
+            assert await end_of(ws) == trio_ws.Close(1008, "at most 1 messages per second are allowed")

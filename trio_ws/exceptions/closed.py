@@ -64,9 +64,9 @@ class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
 class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
     """The connection was lost, or ended with a close code that signals an error.
 
-    The ``__cause__``, if any, is the error that this end noticed: a :exc:`ProtocolError` for a violation by the peer, an
-    error of the stream below, or a :exc:`trio.TooSlowError` if the peer was considered dead or the closing handshake
-    timed out.
+    The ``__cause__``, if any, is the error that this end noticed: a :exc:`ProtocolError` if the peer violated the
+    protocol, an error of the stream below, or a :exc:`trio.TooSlowError` if the peer was considered dead or the closing
+    handshake timed out.
 
     Attributes:
         rcvd: The :class:`~trio_ws.Close` that the peer sent; None if it sent none.

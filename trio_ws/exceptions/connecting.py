@@ -50,8 +50,8 @@ class ProxyFailed(ConnectFailed):
         peer: The address behind the proxy, as messages show it.
         reason: What happened.
         proxy: The proxy, without user name and password.
-        response: The proxy's response, if any, with its body decompressed. A body larger than 1 MiB, or one that did not
-            end, is truncated. None for a SOCKS proxy.
+        response: The proxy's response, if any, with its body decompressed. A body that is larger than 1 MiB, or that
+            did not end, is truncated. None for a SOCKS proxy.
     """
 
     proxy: str

@@ -75,4 +75,4 @@ class TooManyMessages(ProtocolError):
 
     @reason.default
     def _reason(self) -> str:
-        return f"the peer sent more than {self.limit:g} messages per second"
+        return f"at most {self.limit:g} messages per second are allowed"

@@ -1,17 +1,16 @@
-"""The HTTP/1.1 side of the opening handshake: requests and responses, as values and as bytes.
+"""HTTP/1.1 for the opening handshake: request and response values, their parsers and serializers.
 
-The grammar of HTTP is h11's, and this folder is the only place that imports it. An ``h11.Connection`` here never
-outlives one message: a parser or a serializer brings a fresh one into the state in which it reads or writes
-that message and asks it for nothing else. An interim response goes without: it has no body, and what stands in
-its lines was checked when it was constructed. Limits are ours, each with its own error, and exact: so many
-bytes pass, and one more does not.
+h11 provides the grammar, and only this package imports it. Each message gets a fresh ``h11.Connection``, which the
+parser or serializer first brings into the state for reading or writing that message. Interim responses are serialized
+without h11: they have no body, and their constructor has checked the status line and the headers. The limits are ours:
+each is exact and has its own exception.
 
-What a message is does not depend on the pieces in which it arrives. Therefore h11 sees a head only when it is
-whole, and a body in pieces of our own size.
+The result of parsing must not depend on how the message was split into chunks on arrival. Therefore h11 gets a head
+only when it is complete, and a body in pieces of a fixed maximum size.
 
 ==================================  ============================================================
-:mod:`~trio_ws.http11.messages`     ``Request``, ``Response``, and how they become bytes
-:mod:`~trio_ws.http11.body`         bodies that are compressed
+:mod:`~trio_ws.http11.messages`     ``Request``, ``Response``, serialization
+:mod:`~trio_ws.http11.body`         decompression of response bodies
 :mod:`~trio_ws.http11.parsers`      ``RequestParser``, ``ResponseParser``, ``TunnelParser``
 ==================================  ============================================================
 """

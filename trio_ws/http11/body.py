@@ -1,4 +1,4 @@
-"""The bodies of responses that are compressed."""
+"""Decompression of response bodies."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from .messages import SPACE, Response
 
 __all__ = ["MAX_BODY_SIZE", "decode_body"]
 
-#: Most bytes in the body of a response.
+#: Maximum size of the body of a response, in bytes.
 MAX_BODY_SIZE: int = 1024 * 1024
 
-# How many bytes of a body are decompressed at a time. Where one is wrong, nothing comes out of those before it.
+# Number of bytes to decompress at a time. A piece with an error in it yields no output at all, so pieces are small.
 _PIECE = 4 * 1024
 
 
 def decode_body(response: Response) -> Response:
-    """Return a response with its body decompressed, as far as it has come, if it is compressed with gzip or deflate.
+    """Return the response with its body decompressed if it was compressed with gzip or deflate.
 
-    At most as much comes out as a body may have. Other bodies stay as they are, and so do the headers.
+    A truncated or corrupt body is decompressed as far as possible, up to ``MAX_BODY_SIZE`` bytes. Bodies with other
+    codings are returned unchanged, and so are the headers.
     """
     codings = response.headers.get_all("Content-Encoding")
     if not response.body or len(codings) != 1:
         return response
-    # It sees by itself which of the two formats it is. What is called deflate has one, and often comes without.
+    # 47 makes zlib detect gzip and zlib formats. The "deflate" coding is the zlib format, but many servers send raw
+    # DEFLATE data instead, hence -15.
     for wbits in {"gzip": [47], "x-gzip": [47], "deflate": [47, -15]}.get(codings[0].strip(SPACE).lower(), []):
         if body := _decompress(response.body, wbits):
             return attrs.evolve(response, body=body)
@@ -33,13 +35,13 @@ def decode_body(response: Response) -> Response:
 
 
 def _decompress(data: bytes, wbits: int) -> bytes:
-    """Return what can be decompressed, which may be nothing."""
+    """Decompress as much as possible, perhaps nothing."""
     body = bytearray()
     decompressor = zlib.decompressobj(wbits)
     position = 0
     while position < len(data) and len(body) < MAX_BODY_SIZE:
         if decompressor.eof:
-            # What gzip makes may be several streams, one after the other (RFC 1952, section 2.2).
+            # A gzip file may consist of several members (RFC 1952, section 2.2).
             decompressor = zlib.decompressobj(wbits)
         piece = data[position : position + _PIECE]
         try:

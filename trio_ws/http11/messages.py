@@ -1,4 +1,4 @@
-"""Requests and responses of the opening handshake: as values, and as bytes."""
+"""Requests and responses of the opening handshake, and their serialization."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http
 import operator
 import platform
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import h11
@@ -14,19 +14,22 @@ import h11
 from ..datastructures import TOKEN, Headers, HeadersLike
 from ..exceptions.handshake import InvalidMessage
 
+if TYPE_CHECKING:
+    from attrs import Attribute
+
 __all__ = ["BODILESS", "SPACE", "UPGRADE_REQUEST", "Request", "Response", "reason_phrase", "software"]
 
-#: What h11 has to believe has been asked, before it reads or writes an answer to an opening handshake.
+#: The request that h11 must see before it reads or writes the response of an opening handshake.
 UPGRADE_REQUEST: h11.Request = h11.Request(
     method="GET", target="/", headers=[("Host", ""), ("Connection", "Upgrade"), ("Upgrade", "websocket")]
 )
 
-#: The status codes whose responses have no body, besides 1xx (RFC 9112, section 6.3).
+#: Status codes, besides 1xx, whose responses have no body (RFC 9112, section 6.3).
 BODILESS: tuple[int, ...] = (204, 304)
 
 _HTTP_VERSION = re.compile(r"[0-9]\.[0-9]")
 _REASON_PHRASE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-#: What may surround a value.
+#: Optional whitespace around header values (RFC 9110, section 5.6.3).
 SPACE: str = " \t"
 
 
@@ -35,9 +38,11 @@ def _copy_headers(headers: HeadersLike) -> Headers:
 
 
 def _to_status_code(status_code: Any) -> int:
-    # A function of ours: attrs looks for the signature of a converter, and to find one in C takes it as long as the
-    # rest of this module.
-    return operator.index(status_code)
+    # attrs inspects the signature of a converter, which takes milliseconds for the builtin operator.index.
+    try:
+        return operator.index(status_code)
+    except TypeError:
+        raise TypeError(f"status_code must be an int, not {status_code!r}") from None
 
 
 def _to_body(body: Any) -> bytes | None:
@@ -45,7 +50,12 @@ def _to_body(body: Any) -> bytes | None:
         return body
     if isinstance(body, (bytearray, memoryview)):
         return bytes(body)
-    raise TypeError(f"a body is bytes, not {type(body).__name__}")
+    raise TypeError(f"body must be bytes, a bytearray, a memoryview or None, not {type(body).__name__}")
+
+
+def _check_str(_instance: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be a str, not {value!r}")
 
 
 def _is_visible(text: str) -> bool:
@@ -57,45 +67,45 @@ class Request:
     """The request of an opening handshake.
 
     Args:
-        path: What is asked for: a path, with the query if there is one. Visible ASCII characters, starting
-            with a slash unless it is the asterisk or absolute form of other requests.
-        headers: Its headers, or whatever :class:`Headers` can be made from; copied.
-        _exception: Why the handshake failed, for whoever is handed the request afterwards. Takes no part in
-            comparisons.
-        method: The method; an opening handshake has GET.
-        http_version: The version of HTTP, such as ``"1.1"``, the only one that is ever sent.
+        path: The request target: the path, followed by the query if any, in visible ASCII characters. It starts with a
+            slash, unless the request is not an opening handshake and has a target in asterisk or absolute form.
+        headers: The headers, or anything that the constructor of :class:`Headers` accepts; copied.
+        _exception: The reason why the handshake failed. Not compared.
+        method: The method; GET in an opening handshake.
+        http_version: The version of HTTP. Only requests with ``"1.1"`` can be serialized.
 
     Raises:
-        InvalidMessage: If ``path``, ``method`` or ``http_version`` cannot stand in a request line.
+        InvalidMessage: If ``path``, ``method`` or ``http_version`` is not valid in a request line.
         InvalidHeader: If a header is not valid.
+        TypeError: If ``path``, ``method`` or ``http_version`` is not a str.
     """
 
-    path: str = attrs.field(validator=attrs.validators.instance_of(str))
+    path: str = attrs.field(validator=_check_str)
     headers: Headers = attrs.field(converter=_copy_headers)
     _exception: Exception | None = attrs.field(default=None, alias="_exception", eq=False, repr=False)
-    method: str = attrs.field(default="GET", kw_only=True)
-    http_version: str = attrs.field(default="1.1", kw_only=True)
+    method: str = attrs.field(default="GET", validator=_check_str, kw_only=True)
+    http_version: str = attrs.field(default="1.1", validator=_check_str, kw_only=True)
 
     @path.validator
     def _check_path(self, _attribute: object, path: str) -> None:
         if not path or not _is_visible(path):
-            raise InvalidMessage(f"a request cannot ask for {path!r}")
+            raise InvalidMessage(f"path must be visible ASCII characters, not {path!r}")
 
     @method.validator
     def _check_method(self, _attribute: object, method: str) -> None:
         if not TOKEN.fullmatch(method):
-            raise InvalidMessage(f"{method!r} is not a method")
+            raise InvalidMessage(f"method must be a token (RFC 9110, section 9.1), not {method!r}")
 
     @http_version.validator
     def _check_http_version(self, _attribute: object, http_version: str) -> None:
         if not _HTTP_VERSION.fullmatch(http_version):
-            raise InvalidMessage(f"{http_version!r} is not a version of HTTP")
+            raise InvalidMessage(f"http_version must be two digits with a dot between them, not {http_version!r}")
 
     def serialize(self) -> bytes:
         """Return the request as bytes.
 
         Raises:
-            InvalidMessage: If it is no HTTP/1.1 request, for example without exactly one Host header.
+            InvalidMessage: If this is not a valid HTTP/1.1 request, for example without exactly one Host header.
         """
         try:
             request = h11.Request(
@@ -106,7 +116,7 @@ class Request:
             )
             return h11.Connection(h11.CLIENT).send(request) or b""
         except h11.LocalProtocolError as exc:
-            raise InvalidMessage(f"not a request: {exc}") from exc
+            raise InvalidMessage(f"not a valid request: {exc}") from exc
 
 
 @attrs.frozen
@@ -114,21 +124,20 @@ class Response:
     """The response of an opening handshake.
 
     Args:
-        status_code: From 100 to 599.
-        reason_phrase: Text that goes with it, in visible ISO 8859-1 characters; may be empty.
-        headers: Its headers, or whatever :class:`Headers` can be made from; copied.
-        body: Its body, if it has one.
-        _exception: Why the handshake failed, for whoever is handed the response afterwards. Takes no part in
-            comparisons.
+        status_code: The status code, from 100 to 599.
+        reason_phrase: The text after the status code, in visible ISO 8859-1 characters; may be empty.
+        headers: The headers, or anything that the constructor of :class:`Headers` accepts; copied.
+        body: The body; None if there is none.
+        _exception: The reason why the handshake failed. Not compared.
 
     Raises:
-        InvalidMessage: If the status code or the reason phrase cannot stand in a status line.
+        InvalidMessage: If the status code or the reason phrase is not valid in a status line.
         InvalidHeader: If a header is not valid.
-        TypeError: If the status code is not an int, or the body not bytes.
+        TypeError: If an argument has the wrong type.
     """
 
     status_code: int = attrs.field(converter=_to_status_code)
-    reason_phrase: str = attrs.field(validator=attrs.validators.instance_of(str))
+    reason_phrase: str = attrs.field(validator=_check_str)
     headers: Headers = attrs.field(converter=_copy_headers)
     body: bytes | None = attrs.field(default=None, converter=_to_body)
     _exception: Exception | None = attrs.field(default=None, alias="_exception", eq=False, repr=False)
@@ -136,21 +145,21 @@ class Response:
     @status_code.validator
     def _check_status_code(self, _attribute: object, status_code: int) -> None:
         if not 100 <= status_code <= 599:
-            raise InvalidMessage(f"{status_code} is not an HTTP status code")
+            raise InvalidMessage(f"status_code must be from 100 to 599, not {status_code}")
 
     @reason_phrase.validator
     def _check_reason_phrase(self, _attribute: object, reason_phrase: str) -> None:
         if not _REASON_PHRASE.fullmatch(reason_phrase):
-            raise InvalidMessage(f"{reason_phrase!r} cannot be a reason phrase")
+            raise InvalidMessage(f"reason_phrase must be visible ISO 8859-1 characters, not {reason_phrase!r}")
 
     def serialize(self, *, head: bool = False) -> bytes:
-        """Return the response as bytes, with a Content-Length header if it may have a body.
+        """Return the response as bytes, with a Content-Length header if its status allows a body.
 
         Args:
-            head: Whether it answers a HEAD request: then the body is left out, but not what is said about it.
+            head: Whether this is the response to a HEAD request: it has all the headers, but no body.
 
         Raises:
-            InvalidMessage: If it is no HTTP/1.1 response, for example with a body shorter than its
+            InvalidMessage: If this is not a valid HTTP/1.1 response, for example with a body shorter than its
                 Content-Length.
         """
         if self.status_code < 200:
@@ -173,24 +182,26 @@ class Response:
             ]
             return parts[0] or b"" if head else b"".join(part or b"" for part in parts)
         except h11.LocalProtocolError as exc:
-            raise InvalidMessage(f"not a response: {exc}") from exc
+            raise InvalidMessage(f"not a valid response: {exc}") from exc
 
     def _serialize_interim(self) -> bytes:
-        # RFC 9112, section 6.3: it ends with the empty line.
+        # An interim response ends with the empty line (RFC 9112, section 6.3).
         if self.body or "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            raise InvalidMessage(f"a {self.status_code} response has no body, and no header that gives it a length")
+            raise InvalidMessage(
+                f"a {self.status_code} response must not have a body, Content-Length or Transfer-Encoding"
+            )
         lines = [f"HTTP/1.1 {self.status_code} {self.reason_phrase}"]
         lines += [f"{name}: {value.strip(SPACE)}" for name, value in self.headers.raw_items()]
         return "\r\n".join([*lines, "", ""]).encode("iso-8859-1")
 
 
 def _to_h11(headers: Headers) -> list[tuple[bytes, bytes]]:
-    # As bytes: h11 encodes a str as ASCII.
+    # Encoded here because h11 would encode a str as ASCII.
     return [(name.encode(), value.strip(SPACE).encode("iso-8859-1")) for name, value in headers.raw_items()]
 
 
 def reason_phrase(status_code: int) -> str:
-    """The usual reason phrase for a status code; empty if there is none."""
+    """Return the standard reason phrase of a status code, or an empty string."""
     try:
         return http.HTTPStatus(status_code).phrase
     except ValueError:
@@ -198,5 +209,5 @@ def reason_phrase(status_code: int) -> str:
 
 
 def software(version: str) -> str:
-    """What we call ourselves in the User-Agent and Server headers."""
+    """Return the default value of the User-Agent and Server headers."""
     return f"trio_ws/{version} Python/{platform.python_version()}"

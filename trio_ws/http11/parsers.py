@@ -1,4 +1,4 @@
-"""Reading requests and responses from bytes."""
+"""Parsers for requests and responses."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ from .messages import BODILESS, UPGRADE_REQUEST, Request, Response
 
 __all__ = ["RequestParser", "ResponseParser", "TunnelParser"]
 
-#: Most bytes of a start line and its headers.
+#: Maximum size of the start line and the headers, in bytes.
 MAX_HEAD_SIZE = 32 * 1024
-#: Most headers of a message.
+#: Maximum number of headers.
 MAX_HEADERS = 128
-#: Most bytes of the header of a chunk, or of the trailers after the last one.
+#: Maximum size of a chunk header, or of the trailers after the last chunk, in bytes.
 MAX_CHUNK_HEADER_SIZE = 4 * 1024
-#: Most interim responses (1xx) before the one that counts.
+#: Maximum number of interim responses (1xx) before the final response.
 MAX_INTERIM_RESPONSES = 16
 
-# What h11 has to believe has been asked, before it reads an answer to a request for a tunnel.
+# The request that h11 must see before it reads a proxy's response to CONNECT.
 _CONNECT_REQUEST = h11.Request(method="CONNECT", target="example.org:443", headers=[("Host", "example.org:443")])
 
 _NAMES = {name.encode(): name for name in COMMON_NAMES}
 
-# The empty line at the end of a head, the way h11 sees it.
+# The empty line at the end of a head. Like h11, this accepts LF for CRLF.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-# What no head may have: NUL, VT, FF, and a CR that no LF follows. h11 refuses them too, but its regular expression
-# for a header takes quadratic time to find out that a long run of spaces ends with one of these: seconds for 32 KiB.
+# NUL, VT, FF, and a CR without LF are not allowed in a head. h11 rejects them too, but its regular expression for
+# headers takes quadratic time when one of them follows a long run of spaces: seconds for 32 KiB.
 _SUSPECT = b"\x00\x0b\x0c\r"
 
 
 class _Parser:
-    """What reading a request and reading a response have in common."""
+    """Common base class of the parsers: splits off the head and hands it to h11."""
 
     def __init__(self, role: type[h11.CLIENT] | type[h11.SERVER], max_head_size: int, max_headers: int) -> None:
-        # Heads are whole when h11 sees them. What this limits is what else can be incomplete. See _read_body().
+        # h11 gets only complete heads, so this limit applies to chunk headers and trailers. See _read_body().
         self._connection = h11.Connection(role, max_incomplete_event_size=MAX_CHUNK_HEADER_SIZE - 1)
         self._max_head_size = max_head_size
         self._max_headers = max_headers
         self._head_size = 0
-        # What was fed and h11 has not seen, and how far there is no empty line in it.
-        self._held = bytearray()
+        # Bytes that h11 has not got yet, and the position up to which they contain no empty line.
+        self._buffer = bytearray()
         self._searched = 0
 
     @property
     def unused(self) -> bytes:
-        """The bytes that were fed and came after the message: the first of the WebSocket connection, or tunnel."""
-        return self._connection.trailing_data[0] + bytes(self._held)
+        """Bytes fed after the end of the message: the beginning of the WebSocket connection or tunnel."""
+        return self._connection.trailing_data[0] + bytes(self._buffer)
 
-    def _hand_on_head(self) -> bool:
-        """Hand the next head to h11, as soon as it is whole. Return whether it is."""
-        # No HTTP, but perhaps TLS: an empty line may never come.
-        if self._held and self._held[0] <= 0x20:
-            raise InvalidMessage("it starts with a space or a control character")
+    def _pass_head_to_h11(self) -> bool:
+        """Pass the next head to h11 if it is complete. Return whether it was."""
+        # This is not HTTP, but perhaps TLS. Fail now, because an empty line may never arrive.
+        if self._buffer and self._buffer[0] <= 0x20:
+            raise InvalidMessage("the message starts with a space or a control character")
         room = self._max_head_size - self._head_size
-        end = _END_OF_HEAD.search(self._held, self._searched, room)
+        end = _END_OF_HEAD.search(self._buffer, self._searched, room)
         if end is None:
-            if len(self._held) > room:
+            if len(self._buffer) > room:
                 raise HeadTooBig(self._max_head_size)
-            self._searched = max(0, len(self._held) - 2)
+            self._searched = max(0, len(self._buffer) - 2)
             return False
-        head = bytes(self._held[: end.end()])
-        # No more of these than CRs at the ends of lines?
+        head = bytes(self._buffer[: end.end()])
+        # The only suspect characters must be the CRs at the ends of lines.
         if len(head) - len(head.translate(None, _SUSPECT)) != head.count(b"\r\n"):
-            raise InvalidMessage("start line or headers have a NUL, a stray CR or another control character")
-        del self._held[: len(head)]
+            raise InvalidMessage("the start line or the headers contain a NUL, a stray CR or another control character")
+        del self._buffer[: len(head)]
         self._searched = 0
         self._head_size += len(head)
         self._connection.receive_data(head)
@@ -80,7 +80,7 @@ class _Parser:
         try:
             return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
-            # Shortened, because it may quote a line, however long.
+            # The message of the exception may quote a line of any length.
             raise InvalidMessage(f"{exc!s:.200}", exc.error_status_hint) from exc
 
     def _headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[str, str]]:
@@ -91,13 +91,13 @@ class _Parser:
 
 
 class RequestParser(_Parser):
-    """Reads one request head, fed in pieces of any size.
+    """Parses one request head, fed in chunks of any size.
 
-    The body, if there is one, is left alone: no opening handshake has one.
+    A body is not read: opening handshakes have none.
 
     Args:
-        max_head_size: Most bytes that the request line and the headers may take.
-        max_headers: Most headers that there may be.
+        max_head_size: Maximum size of the request line and the headers, in bytes.
+        max_headers: Maximum number of headers.
     """
 
     def __init__(self, *, max_head_size: int = MAX_HEAD_SIZE, max_headers: int = MAX_HEADERS) -> None:
@@ -105,24 +105,27 @@ class RequestParser(_Parser):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no part of a request."""
-        return not self._held
+        """Whether no part of a request has arrived."""
+        return not self._buffer
 
     def feed(self, data: bytes) -> Request | None:
-        """Take what has arrived; return the request once it is whole.
+        """Feed received bytes, and return the request once it is complete.
 
         Args:
-            data: The bytes, in order. Empty means that no more will come.
+            data: The next bytes; empty at the end of the stream.
+
+        Returns:
+            The request, or None if it is not complete yet.
 
         Raises:
-            InvalidMessage: If it is not a request, or ends too early.
-            HeadTooBig: If it takes more than ``max_head_size`` bytes.
-            TooManyHeaders: If it has more than ``max_headers`` headers.
+            InvalidMessage: If the bytes are not a valid request, or end too early.
+            HeadTooBig: If the request line and the headers have more than ``max_head_size`` bytes.
+            TooManyHeaders: If there are more than ``max_headers`` headers.
         """
         if not data:
             raise InvalidMessage("the connection was closed before the end of the request")
-        self._held += data
-        if not self._hand_on_head():
+        self._buffer += data
+        if not self._pass_head_to_h11():
             return None
         event = self._next_event()
         try:
@@ -137,19 +140,19 @@ class RequestParser(_Parser):
 
 
 class ResponseParser(_Parser):
-    """Reads one response to an opening handshake, fed in pieces of any size.
+    """Parses one response to an opening handshake, fed in chunks of any size.
 
-    Interim responses (1xx other than 101) are passed over (RFC 9110, section 15.2). A body may have a
-    Content-Length, be chunked, or end with the connection.
+    Interim responses (1xx other than 101) are skipped (RFC 9110, section 15.2). A body may have a Content-Length, be
+    chunked, or end with the connection.
 
     Args:
-        max_head_size: Most bytes that status line and headers may take, those of interim responses included.
-        max_headers: Most headers that there may be.
-        max_body_size: Most bytes that the body may have.
+        max_head_size: Maximum size of the status line and the headers, including interim responses, in bytes.
+        max_headers: Maximum number of headers.
+        max_body_size: Maximum size of the body, in bytes.
     """
 
-    # What it is an answer to.
-    _asked = UPGRADE_REQUEST
+    # The request that h11 must see before it reads the response.
+    _request = UPGRADE_REQUEST
 
     def __init__(
         self,
@@ -159,7 +162,7 @@ class ResponseParser(_Parser):
         max_body_size: int = MAX_BODY_SIZE,
     ) -> None:
         super().__init__(h11.CLIENT, max_head_size, max_headers)
-        self._connection.send(self._asked)
+        self._connection.send(self._request)
         self._connection.send(h11.EndOfMessage())
         self._max_body_size = max_body_size
         self._interim_responses = 0
@@ -168,7 +171,7 @@ class ResponseParser(_Parser):
 
     @property
     def partial(self) -> Response | None:
-        """The response as far as it has come, once its head has: for when the rest never comes."""
+        """The response as received so far, in case its body never ends; None before its head is complete."""
         if self._head is None or self._has_no_body(self._head.status_code):
             return self._head
         return attrs.evolve(self._head, body=bytes(self._body))
@@ -177,26 +180,29 @@ class ResponseParser(_Parser):
         return status_code in BODILESS
 
     def feed(self, data: bytes) -> Response | None:
-        """Take what has arrived; return the response once it is whole.
+        """Feed received bytes, and return the response once it is complete.
 
         Args:
-            data: The bytes, in order. Empty means that no more will come.
+            data: The next bytes; empty at the end of the stream.
+
+        Returns:
+            The response, or None if it is not complete yet.
 
         Raises:
-            InvalidMessage: If it is not a response, or ends too early.
-            HeadTooBig: If status line and headers take more than ``max_head_size`` bytes.
-            TooManyHeaders: If it has more than ``max_headers`` headers.
-            BodyTooBig: If the body has more than ``max_body_size`` bytes; :attr:`partial` has the first of
-                them.
+            InvalidMessage: If the bytes are not a valid response, or end too early.
+            HeadTooBig: If the status lines and the headers have more than ``max_head_size`` bytes.
+            TooManyHeaders: If there are more than ``max_headers`` headers.
+            BodyTooBig: If the body has more than ``max_body_size`` bytes; :attr:`partial` has the first
+                ``max_body_size`` bytes of it.
         """
         if data:
-            self._held += data
+            self._buffer += data
         elif self._head is None:
             raise InvalidMessage("the connection was closed before the end of the response")
         else:
             self._connection.receive_data(b"")
         while self._head is None:
-            if not self._hand_on_head():
+            if not self._pass_head_to_h11():
                 return None
             event = self._next_event()
             if isinstance(event, h11.Response):
@@ -218,22 +224,22 @@ class ResponseParser(_Parser):
                 if len(event.data) > room:
                     raise BodyTooBig(self._max_body_size)
             elif isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
-                # Paused is what h11 is where a tunnel begins.
+                # h11 pauses where a tunnel begins.
                 return self.partial
-            elif self._held:
-                # With so many bytes that it cannot use, h11 gives up. It never has more of them, so that it
-                # refuses the same things however they arrive.
+            elif self._buffer:
+                # h11 fails when it holds this many bytes that it cannot use. Feeding it no more than that makes the
+                # limit exact, and independent of the chunks in which the bytes arrived.
                 room = MAX_CHUNK_HEADER_SIZE - len(self._connection.trailing_data[0])
-                self._connection.receive_data(bytes(self._held[:room]))
-                del self._held[:room]
+                self._connection.receive_data(bytes(self._buffer[:room]))
+                del self._buffer[:room]
             else:
                 return None
 
     def _convert_head(self, event: h11.Response | h11.InformationalResponse) -> Response:
         version = event.http_version.decode("ascii")
-        # RFC 9110, section 7.8: there is no Upgrade in HTTP/1.0.
+        # HTTP/1.0 has no Upgrade (RFC 9110, section 7.8).
         if not version.startswith("1.") or (version == "1.0" and event.status_code == 101):
-            raise InvalidMessage(f"HTTP/{version} has no such response")
+            raise InvalidMessage(f"the response must be HTTP/1.1, not HTTP/{version}")
         try:
             return Response(event.status_code, event.reason.decode("iso-8859-1"), self._headers(event))
         except InvalidHeader as exc:
@@ -241,13 +247,13 @@ class ResponseParser(_Parser):
 
 
 class TunnelParser(ResponseParser):
-    """Reads the response of a proxy to a CONNECT request, fed in pieces of any size.
+    """Parses the response of a proxy to a CONNECT request, fed in chunks of any size.
 
-    If it is 2xx, a tunnel begins right behind the headers. There is no body then, even where the headers give it a
-    length (RFC 9110, section 9.3.6). Anything else is read as :class:`ResponseParser` reads it.
+    A 2xx response has no body, even if a header gives it a length: the tunnel begins right after the headers (RFC 9110,
+    section 9.3.6). Other responses are parsed as by :class:`ResponseParser`.
     """
 
-    _asked = _CONNECT_REQUEST
+    _request = _CONNECT_REQUEST
 
     def _has_no_body(self, status_code: int) -> bool:
         return status_code < 300 or super()._has_no_body(status_code)
