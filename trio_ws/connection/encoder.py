@@ -108,14 +108,14 @@ class Encoder:
     def encode_close(self, close: Close) -> list[bytes]:
         """Return the bytes of the Close frame."""
         chunks = self._protocol.encode_close(close)
-        self._observer.note_sent([(FIN | Opcode.CLOSE, close.serialize(), False)], chunks)
+        self._observer.record_sent([(FIN | Opcode.CLOSE, close.serialize(), False)], chunks)
         return chunks
 
     def _note(self, frames: list[OutgoingFrame], chunks: list[bytes]) -> None:
         self.interrupted = False
         if self._cache is not None and any(transform for _, _, transform in frames):
             self._cache.touch(self)
-        self._observer.note_sent(frames, chunks)
+        self._observer.record_sent(frames, chunks)
         if frames and frames[-1][0] & 0x0F < Opcode.CLOSE:
             self._limits.note_sent()
 

@@ -136,7 +136,7 @@ class Keepalive:
             now = trio.current_time()
             for ping in self._pings[:count]:
                 ping.round_trip = self.latency = now - ping.sent_at
-            self._observer.note_pong(now - self._pings[count - 1].sent_at)
+            self._observer.record_pong(now - self._pings[count - 1].sent_at)
             self.end_pings(count)
 
     def end_pings(self, count: int | None = None) -> None:

@@ -105,7 +105,7 @@ async def _wait_for_room(connection: Connection) -> None:
 async def _take_in(connection: Connection, data: bytes | memoryview) -> Close | ProtocolError | None:
     """Take in what was received, in steps. Return what has ended the connection, if something has."""
     connection.keepalive.note_heard()
-    connection.observer.note_received(len(data))
+    connection.observer.record_received(len(data))
     # Not in a thread: those who receive look at the message in progress, and what comes out, which may be a thousand
     # times as much, has to fill the inbox before more is decompressed.
     for _ in connection.protocol.receive_in_steps(data):
@@ -136,7 +136,7 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
             ending = protocol.closing.rcvd
     if items:
         ending = ending or connection.limits.check_received(len(items))
-        connection.observer.note_messages(items)
+        connection.observer.record_messages(items)
     connection.inbox.put(items)
     connection.observer.report()
     return ending

@@ -1,12 +1,13 @@
-"""How are connections observed? The interface, and what calls it.
+"""Observing connections: the interface for instruments, and the observer that calls them.
 
 =====================================  ===========================================================================
-:mod:`~trio_ws.instruments.interface`  ``Instrument``: called with everything that happens on connections
-:mod:`~trio_ws.instruments.observer`   ``Observer``: counts what happens on one connection, and calls instruments
+:mod:`~trio_ws.instruments.interface`  ``Instrument``: callbacks for the events of connections
+:mod:`~trio_ws.instruments.observer`   ``Observer``: counts the traffic of one connection and calls instruments
 =====================================  ===========================================================================
 
-It lies above the options, which name instruments. So it knows a WebSocket by what an instrument may want to know of
-one: :class:`~trio_ws.ObservedWebSocket`. Instruments that come with the package are in :mod:`trio_ws.observe`.
+The options of a connection include its instruments, so :mod:`trio_ws.settings` imports this package, which therefore
+cannot import ``WebSocket``. It has a :class:`~typing.Protocol` instead: :class:`~trio_ws.ObservedWebSocket`. The
+instruments that come with the library are in :mod:`trio_ws.observe`.
 """
 
 from .interface import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket

@@ -1,4 +1,4 @@
-"""The interface for observing connections: ``Instrument``, and what is passed to its methods."""
+"""The interface for observing connections: ``Instrument`` and the arguments of its methods."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ logger: logging.Logger = logging.getLogger("trio_ws.instruments")
 
 @attrs.frozen(kw_only=True)
 class ConnectionSummary:
-    """What there is to say about a connection when it is over.
+    """The outcome and the statistics of a closed connection.
+
+    Byte counts are of the WebSocket frames, headers and control frames included, without the opening handshake and TLS.
 
     Attributes:
-        code: The close code of the peer, 1006 if the connection was lost without one.
-        reason: The close reason of the peer, which may be empty.
-        clean: Whether both ends have closed, and neither said that something is wrong.
-        error: How it ended, both ends considered: what a ``receive()`` raises now. The ``__cause__``, if any, is what
-            went wrong on this side. ``str()`` says it in a line.
-        seconds: For how long it was open.
-        bytes_received: How many bytes came in, after the opening handshake, headers of frames and control frames
-            included. Inside TLS.
-        bytes_sent: How many bytes went out. If the connection was lost, the peer may not have got the last ones.
-        messages_received: How many messages came in, those included that nobody has received. One that was received in
-            parts and left early does not count.
-        messages_sent: How many messages went out.
+        code: The peer's close code, or 1006 if the peer sent no Close frame.
+        reason: The peer's close reason; may be empty.
+        clean: Whether the closing handshake was complete and both close codes were normal.
+        error: The exception that ``receive()`` raises now. Its ``str()`` describes on one line how the connection
+            ended; its ``__cause__``, if any, is the error that this end noticed.
+        seconds: Time for which the connection was open, in seconds.
+        bytes_received: Number of bytes received.
+        bytes_sent: Number of bytes sent. If the connection was lost, the last ones may not have reached the peer.
+        messages_received: Number of messages received from the peer, whether or not ``receive()`` returned them. A
+            message received in parts counts only if it was read to its end.
+        messages_sent: Number of messages sent.
     """
 
     code: int
@@ -49,15 +50,15 @@ class ConnectionSummary:
 
 
 class ObservedWebSocket(Protocol):
-    """A :class:`WebSocket`, as instruments see it."""
+    """The part of a :class:`WebSocket` that instruments can rely on."""
 
     @property
     def id(self) -> int:
-        """A number that no other connection of this process has."""
+        """A number that is unique to this connection within the process."""
 
     @property
     def role(self) -> Role:
-        """Which end this is."""
+        """The role of this end: client or server."""
 
     @property
     def request(self) -> Request:
@@ -65,27 +66,27 @@ class ObservedWebSocket(Protocol):
 
     @property
     def response(self) -> Response:
-        """Its response."""
+        """The response of the opening handshake."""
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was agreed on, or None."""
+        """The negotiated subprotocol, or None."""
 
     @property
     def local_address(self) -> Any:
-        """The address of this end; None without a socket."""
+        """The address of this end; None if the connection has no socket."""
 
     @property
     def remote_address(self) -> Any:
-        """The address of the other end; None without a socket."""
+        """The address of the peer; None if the connection has no socket."""
 
     @property
     def latency(self) -> float | None:
-        """The last round trip of a ping, in seconds; None before the first."""
+        """The round-trip time of the last answered ping, in seconds; None before the first."""
 
 
 class Instrument:
-    """Is told what happens on connections. Override the methods that you want; they do nothing.
+    """Base class for observers of connections. Override methods for the events you need; by default they do nothing.
 
     ::
 
@@ -98,114 +99,113 @@ class Instrument:
 
         await trio_ws.serve(handler, 8765, instruments=[CountText()])
 
-    An instrument can be given to servers and clients, and to several of them. What it does not override costs nothing,
-    and without instruments everything is as fast as if there were none.
+    The same instrument can observe several servers and clients. Methods that are not overridden cost nothing.
 
-    The methods are ordinary functions: they are called at once, one after the other, in the order in which things have
-    happened, and nothing else runs meanwhile. So they should be quick. They should not send anything, nor close.
+    The methods are synchronous and are called in the order of the events. No other task runs meanwhile, so they must be
+    quick. They must not send messages or close connections.
 
-    One that raises is logged to ``trio_ws.instruments``, with its traceback, and that instrument is not called any
-    more, for no connection. Nothing else comes of it.
+    If a method raises an exception, it is logged to ``trio_ws.instruments`` with its traceback, and the instrument is
+    not called again for any connection. The connection itself is not affected.
     """
 
     _is_broken = False
 
     def wants_connection(self) -> bool:
-        """Return whether this instrument is to be told of the next connection. Called once for each."""
+        """Return whether to observe the next connection. Called once per connection, before ``connection_opened``."""
         return True
 
     def connection_opened(self, ws: ObservedWebSocket) -> None:
-        """A connection is open: the opening handshake is over."""
+        """Called when a connection is open, after the opening handshake."""
 
     def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
-        """A connection is over, and its stream is closed. It is the last that is heard of it.
+        """Called when a connection has ended and its stream is closed. This is its last event.
 
         Args:
             ws: The connection.
-            summary: How it ended, and how much there was.
+            summary: The outcome and the statistics of the connection.
         """
 
     def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
-        """A message has come in, and waits to be received.
+        """Called when a message has arrived and can be received.
 
         Args:
             ws: The connection.
             opcode: ``TEXT`` or ``BINARY``.
-            size: Its size in bytes, after it was decompressed.
+            size: Size of the decompressed message in bytes.
         """
 
     def message_sent(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
-        """A message has gone out, all of it.
+        """Called when a whole message has been sent.
 
         Args:
             ws: The connection.
             opcode: ``TEXT`` or ``BINARY``.
-            size: Its size in bytes, before it was compressed.
+            size: Size of the uncompressed message in bytes.
         """
 
     def bytes_received(self, ws: ObservedWebSocket, size: int) -> None:
-        """Bytes have come in. There may be many messages in them, or a part of one.
+        """Called when bytes have arrived: many messages at once, or a part of a message.
 
         Args:
             ws: The connection.
-            size: How many.
+            size: Number of bytes.
         """
 
     def bytes_sent(self, ws: ObservedWebSocket, size: int) -> None:
-        """Bytes have gone out. There may be many messages in them, or a part of one.
+        """Called when bytes have been sent: many messages at once, or a part of a message.
 
         Args:
             ws: The connection.
-            size: How many.
+            size: Number of bytes.
         """
 
     def frame_received(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
-        """A frame has come in: a message, a fragment of one, or a control frame.
+        """Called when a frame has arrived: a whole message, a fragment or a control frame.
 
-        Where this is overridden, receiving takes more time.
+        Overriding this method makes receiving slower.
 
         Args:
             ws: The connection.
-            frame: What there is to say about it.
+            frame: The opcode, the size and the beginning of the payload.
         """
 
     def frame_sent(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
-        """A frame has gone out.
+        """Called when a frame has been sent.
 
         Args:
             ws: The connection.
-            frame: What there is to say about it.
+            frame: The opcode, the size and the beginning of the payload.
         """
 
     def ping_answered(self, ws: ObservedWebSocket, seconds: float) -> None:
-        """A pong has come: for a ``ping()``, or for one of the pings that keep the connection alive.
+        """Called when the pong for a ``ping()`` or a keepalive ping has arrived.
 
         Args:
             ws: The connection.
-            seconds: The round trip.
+            seconds: The round-trip time in seconds.
         """
 
     def queue_changed(self, ws: ObservedWebSocket, inbox: int, outbox: int) -> None:
-        """There is more or less in the buffers of a connection than at the last call.
+        """Called when the size of a connection's buffers has changed since the last call.
 
-        They are looked at when messages have come in or gone out, when ``receive()`` begins to wait for the next
-        message, and when ``send()`` begins to wait for room: not with each message.
+        The sizes are compared after reads and writes, when ``receive()`` starts to wait for a message, and when
+        ``send()`` starts to wait for room, but not for every message.
 
         Args:
             ws: The connection.
-            inbox: Bytes of memory of what has come in and was not received; see ``receive_buffer``.
-            outbox: Bytes of memory of what was sent and has not gone out; see ``send_buffer``.
+            inbox: Memory used by messages that wait to be received, in bytes; see ``receive_buffer``.
+            outbox: Memory used by messages that wait to be written, in bytes; see ``send_buffer``.
         """
 
 
 def call_instrument(instrument: Instrument, name: str, *args: Any) -> Any:
-    """Call a method of an instrument, unless one has failed. Whatever it raises goes no further, as with Trio's own."""
+    """Call a method of an instrument. If it raises, log the exception and never call the instrument again."""
     if instrument._is_broken:
         return None
     try:
         return getattr(instrument, name)(*args)
-    except BaseException:  # as Trio does: nothing that an instrument raises may harm what it observes
-        # It may be frozen.
+    except BaseException:  # like Trio: an instrument must not break what it observes
+        # The class of the instrument may be frozen.
         object.__setattr__(instrument, "_is_broken", True)
-        logger.exception("the instrument %s failed, and is not called any more", type(instrument).__qualname__)
+        logger.exception("instrument %s failed and will not be called again", type(instrument).__qualname__)
         return None

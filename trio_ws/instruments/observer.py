@@ -1,9 +1,8 @@
-"""Observing a connection: what counts, and what calls the instruments.
+"""The observer of a connection: counts traffic and calls instruments.
 
-An :class:`Observer` counts, and takes notes of what happens, which it passes on when the connection says so: where
-everything is in order, so that an instrument never sees a connection between two states. Which events an instrument
-wants is found out once for each connection; of others no notes are taken. A connection that nobody observes has a
-:class:`NullObserver`.
+An :class:`Observer` queues events while they happen. The connection calls :meth:`Observer.report` when its state is
+consistent, and only then the instruments are called. Events that no instrument overrides are not queued; this is
+determined once per connection. A connection without instruments has a :class:`NullObserver`.
 """
 
 from __future__ import annotations
@@ -28,79 +27,83 @@ _EVENTS = [name for name in vars(Instrument) if name[0] != "_" and name != "want
 
 
 class Queue(Protocol):
-    """A queue of the connection, whose size is told to instruments."""
+    """A queue of the connection whose size is reported to instruments."""
 
     @property
     def size(self) -> int:
-        """Bytes of memory that its items use."""
+        """Memory used by the queued items, in bytes."""
 
 
 class NullObserver:
-    """The observer of a connection that nobody observes."""
+    """The observer of a connection without instruments. Does nothing."""
 
-    #: What is to be called with each frame that comes in, if an instrument wants it.
+    #: Called with each received frame; None if no instrument needs frames.
     on_frame: OnFrame | None = None
 
-    def note_received(self, size: int) -> None:
-        """Note bytes that have come in."""
+    def record_received(self, size: int) -> None:
+        """Record that bytes were received."""
 
-    def note_messages(self, messages: Sequence[Message | LastPart]) -> None:
-        """Note messages that have come in."""
+    def record_messages(self, messages: Sequence[Message | LastPart]) -> None:
+        """Record that messages were received."""
 
-    def note_sent(self, frames: Sequence[OutgoingFrame], chunks: Sequence[bytes]) -> None:
-        """Note frames that go out now, and the bytes that they have become."""
+    def record_sent(self, frames: Sequence[OutgoingFrame], chunks: Sequence[bytes]) -> None:
+        """Record that frames are sent. The chunks are their encoded bytes."""
 
-    def note_pong(self, seconds: float) -> None:
-        """Note a ping that was answered."""
+    def record_pong(self, seconds: float) -> None:
+        """Record that a ping was answered."""
 
     def open(self, ws: ObservedWebSocket, inbox: Queue, outbox: Queue) -> None:
-        """Tell that the connection is open."""
+        """Report that the connection is open."""
 
     def report(self) -> None:
-        """Tell what was noted. Everything must be in order here."""
+        """Report the recorded events. The state of the connection must be consistent."""
 
     def close(self, make_error: Callable[[], ConnectionClosed], clean: bool) -> None:
-        """Tell that the connection is over. Nothing is told after that."""
+        """Report that the connection has ended. This is the last report."""
 
 
 class Observer(NullObserver):
-    """Counts what happens on a connection, and calls its instruments.
+    """Counts the traffic of a connection and calls its instruments.
 
     Args:
-        instruments: The instruments.
+        instruments: The instruments that observe the connection.
     """
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
-        # Those that want an event, for each.
+        # The instruments that override the method, by event.
         self._instruments = {
-            name: [each for each in instruments if getattr(type(each), name) is not getattr(Instrument, name)]
+            name: [
+                instrument
+                for instrument in instruments
+                if getattr(type(instrument), name) is not getattr(Instrument, name)
+            ]
             for name in _EVENTS
         }
-        # Events that were noted and not told yet; and whether they are being told.
+        # Events that were not reported yet, and whether report() is running.
         self._events: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._reporting = False
-        # The connection and its queues while it is open, and since when it is.
+        # The connection and its queues while it is open, and the time when it was opened.
         self._ws: ObservedWebSocket | None = None
         self._queues: tuple[Queue, ...] = ()
         self._opened_at = 0.0
         self._bytes_received = self._bytes_sent = 0
         self._messages_received = self._messages_sent = 0
-        # The message that goes out in fragments: its opcode, and its size so far.
+        # The fragmented message that is being sent: its opcode, and its size so far.
         self._outgoing = Opcode.CONT
         self._outgoing_size = 0
-        # The sizes of the queues as they were last told.
+        # The sizes of the queues in the last queue_changed event.
         self._sizes: tuple[int, ...] = (0, 0)
-        self.on_frame: OnFrame | None = self._note_frame if self._instruments["frame_received"] else None
+        self.on_frame: OnFrame | None = self._record_frame if self._instruments["frame_received"] else None
 
-    # -- Taking notes ----------------------------------------------------------------------------------------------
+    # -- Recording -------------------------------------------------------------------------------------------------
 
-    def note_received(self, size: int) -> None:
-        """Note bytes that have come in."""
+    def record_received(self, size: int) -> None:
+        """Record that bytes were received."""
         self._bytes_received += size
-        self._note("bytes_received", size)
+        self._record("bytes_received", size)
 
-    def note_messages(self, messages: Sequence[Message | LastPart]) -> None:
-        """Note messages that have come in."""
+    def record_messages(self, messages: Sequence[Message | LastPart]) -> None:
+        """Record that messages were received."""
         self._messages_received += len(messages)
         if self._instruments["message_received"]:
             for message in messages:
@@ -108,18 +111,18 @@ class Observer(NullObserver):
                     size, data = message.size, message.data
                 else:
                     size, data = size_of(message), message
-                self._note("message_received", Opcode.TEXT if isinstance(data, str) else Opcode.BINARY, size)
+                self._record("message_received", Opcode.TEXT if isinstance(data, str) else Opcode.BINARY, size)
 
-    def note_sent(self, frames: Sequence[OutgoingFrame], chunks: Sequence[bytes]) -> None:
-        """Note frames that go out now, and the bytes that they have become."""
+    def record_sent(self, frames: Sequence[OutgoingFrame], chunks: Sequence[bytes]) -> None:
+        """Record that frames are sent. The chunks are their encoded bytes."""
         size = sum(map(len, chunks))
         if size:
             self._bytes_sent += size
-            self._note("bytes_sent", size)
+            self._record("bytes_sent", size)
         wants_frames = bool(self._instruments["frame_sent"])
         for first_byte, data, _ in frames:
             if wants_frames:
-                self._note("frame_sent", FrameInfo.of(first_byte, data))
+                self._record("frame_sent", FrameInfo.of(first_byte, data))
             opcode = first_byte & 0x0F
             if opcode >= Opcode.CLOSE:
                 continue
@@ -129,37 +132,37 @@ class Observer(NullObserver):
             self._outgoing_size += len(data)
             if first_byte >= FIN:
                 self._messages_sent += 1
-                self._note("message_sent", self._outgoing, self._outgoing_size)
+                self._record("message_sent", self._outgoing, self._outgoing_size)
 
-    def note_pong(self, seconds: float) -> None:
-        """Note a ping that was answered."""
-        self._note("ping_answered", seconds)
+    def record_pong(self, seconds: float) -> None:
+        """Record that a ping was answered."""
+        self._record("ping_answered", seconds)
 
-    def _note_frame(self, frame: FrameInfo) -> None:
-        self._note("frame_received", frame)
+    def _record_frame(self, frame: FrameInfo) -> None:
+        self._record("frame_received", frame)
 
-    def _note(self, event: str, *args: Any) -> None:
+    def _record(self, event: str, *args: Any) -> None:
         if self._instruments[event]:
             self._events.append((event, args))
 
-    # -- Telling ---------------------------------------------------------------------------------------------------
+    # -- Reporting -------------------------------------------------------------------------------------------------
 
     def open(self, ws: ObservedWebSocket, inbox: Queue, outbox: Queue) -> None:
-        """Tell that the connection is open."""
+        """Report that the connection is open."""
         self._ws = ws
         self._queues = inbox, outbox
         self._opened_at = trio.current_time()
-        self._note("connection_opened")
+        self._record("connection_opened")
         self.report()
 
     @trio.lowlevel.enable_ki_protection
     def report(self) -> None:
-        """Tell what was noted, if the connection is open and this is not called in the middle of telling."""
+        """Report the recorded events if the connection is open. Reentrant calls do nothing."""
         if self._queues and self._instruments["queue_changed"]:
             sizes = tuple(queue.size for queue in self._queues)
             if sizes != self._sizes:
                 self._sizes = sizes
-                self._note("queue_changed", *sizes)
+                self._record("queue_changed", *sizes)
         ws = self._ws
         if self._reporting or ws is None:
             return
@@ -169,11 +172,11 @@ class Observer(NullObserver):
             for instrument in self._instruments[event]:
                 call_instrument(instrument, event, ws, *args)
         self._reporting = False
-        if not self._queues:  # it was closed, here or by an instrument
+        if not self._queues:  # closed, perhaps by an instrument
             self._ws = None
 
     def close(self, make_error: Callable[[], ConnectionClosed], clean: bool) -> None:
-        """Tell that the connection is over. Nothing is told after that."""
+        """Report that the connection has ended. This is the last report."""
         self._queues = ()
         error = make_error()
         summary = ConnectionSummary(
@@ -187,14 +190,14 @@ class Observer(NullObserver):
             messages_received=self._messages_received,
             messages_sent=self._messages_sent,
         )
-        self._note("connection_closed", summary)
+        self._record("connection_closed", summary)
         self.report()
 
 
-_NOBODY = NullObserver()
+_NULL_OBSERVER = NullObserver()
 
 
 def make_observer(instruments: Sequence[Instrument]) -> NullObserver:
     """Return the observer of a new connection."""
-    wanted = [each for each in instruments if call_instrument(each, "wants_connection")]
-    return Observer(wanted) if wanted else _NOBODY
+    active = [instrument for instrument in instruments if call_instrument(instrument, "wants_connection")]
+    return Observer(active) if active else _NULL_OBSERVER
