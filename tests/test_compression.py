@@ -27,7 +27,7 @@ from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Message, Role
 from trio_ws.protocol.codec import FIN, RSV1
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
-from trio_ws.protocol.extensions import Shared
+from trio_ws.protocol.extensions import EncodingCache
 from trio_ws.protocol.messages import _STEP as STEP
 from trio_ws.settings import Options
 from trio_ws.testing import memory_websocket_pair
@@ -362,9 +362,11 @@ async def test_the_thread_is_another_one() -> None:
     seen = []
 
     class Watching(PerMessageDeflate):
-        def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
+        def encode(
+            self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
+        ) -> tuple[bytes, bool]:
             seen.append(threading.current_thread())
-            return super().encode(data, first=first, final=final, shared=shared)
+            return super().encode(data, first=first, final=final, cache=cache)
 
     ours, theirs = pipe_pair(10**6)
     extension = Watching(Deflate(), send_bits=12, receive_bits=12)
@@ -463,11 +465,13 @@ async def test_a_thread_that_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> N
     entered, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(PerMessageDeflate):
-        def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
+        def encode(
+            self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
+        ) -> tuple[bytes, bool]:
             entered.set()
             leave.wait(60)
             try:
-                return super().encode(data, first=first, final=final, shared=shared)
+                return super().encode(data, first=first, final=final, cache=cache)
             finally:
                 left.set()
 

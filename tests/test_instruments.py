@@ -758,7 +758,7 @@ async def test_log_of_a_connection_that_fails(
             await ws.receive()
     line = caplog.records[-1].getMessage()
     assert "sent 1002 (protocol error)" in line
-    assert "[0xf is not an opcode]" in line
+    assert "[unknown opcode 0xf]" in line
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from trio_ws.exceptions import MessageTooBig, NegotiationError, ProtocolError
 from trio_ws.protocol import Event, Protocol, Role
 from trio_ws.protocol.codec import RSV2, RSV3
 from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate, transform
-from trio_ws.protocol.extensions import Extension, Params, Shared
+from trio_ws.protocol.extensions import EncodingCache, Extension, Params
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FIN = 0x80
@@ -186,7 +186,9 @@ class Reverse:
         self._receiving: list[bytes] = []
         self._received = 0
 
-    def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
+    def encode(
+        self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
+    ) -> tuple[bytes, bool]:
         if first and final and len(data) == 1:
             return data, False
         if first:
@@ -218,7 +220,9 @@ class Repeat:
         self.limits: list[int | None] = []
         self.rests = 0
 
-    def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
+    def encode(
+        self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
+    ) -> tuple[bytes, bool]:
         return data[:: self.times], True
 
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:

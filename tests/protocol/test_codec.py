@@ -306,7 +306,7 @@ def test_messages_are_taken_where_one_can_begin(role: Role) -> None:
 def test_large_messages_put_together(role: Role, size: int, first_byte: int) -> None:
     payload = bytes(i & 0x7F for i in range(size))
     data = frame_to(role, first_byte, payload)
-    decoder = FrameDecoder(role, whole=True)
+    decoder = FrameDecoder(role, assemble=True)
     pieces = [piece for chunk in cut(data, range(5, len(data), 30_000)) for piece in feed(decoder, chunk)]
     assert pieces[-1][2] == 0
     assert b"".join(piece for _, piece, _ in pieces) == payload
@@ -320,7 +320,7 @@ def test_what_was_put_together_can_be_taken(role: Role) -> None:
     payload = bytes(i & 0xFF for i in range(2 * LARGE))
     data = frame_to(role, FIN | BINARY, payload)
     header_size = len(data) - len(payload)
-    decoder = FrameDecoder(role, whole=True)
+    decoder = FrameDecoder(role, assemble=True)
     assert decoder.take_assembled() == b""
     assert list(feed(decoder, data[: header_size + LARGE])) == [(FIN | BINARY, b"", LARGE)]
     assert decoder.assembled == LARGE
@@ -430,16 +430,16 @@ def test_we_read_what_others_write(frames: list[Frame], role: Role, where: list[
     assert join(pieces) == [((FIN if frame.fin else 0) | frame.opcode, frame.data) for frame in frames]
 
 
-def test_nothing_is_kept_of_what_is_used_up() -> None:
+def test_nothing_is_kept_of_what_release() -> None:
     decoder = FrameDecoder(Role.CLIENT)
     message = serialize(Frame(Opcode.TEXT, b"a"))
     decoder.feed(message + message[:2])
     assert decoder.take_messages(None) == ["a"]
-    assert not decoder.is_used_up()
+    assert not decoder.release()
     assert decoder.next_piece() == (FIN | TEXT, b"", 1)
-    assert decoder.is_used_up()
+    assert decoder.release()
     assert list(feed(decoder, message[2:])) == [(FIN | TEXT, b"a", 0)]
     decoder.feed(message)
     assert decoder.take_messages(None) == ["a"]
-    assert decoder.is_used_up()
+    assert decoder.release()
     assert decoder.next_piece() is None

@@ -20,7 +20,7 @@ from trio_ws.protocol import Event, LastPart, Protocol, Role
 from trio_ws.protocol.closing import ClosingState
 from trio_ws.protocol.codec import RSV1, RSV2, RSV3
 from trio_ws.protocol.connection import OutgoingFrame
-from trio_ws.protocol.extensions import Shared
+from trio_ws.protocol.extensions import EncodingCache
 
 from .strategies import (
     BINARY,
@@ -1035,20 +1035,20 @@ def test_memory_is_borrowed_for_one_step(role: Role, frame: bytes) -> None:
 
 
 def test_a_frame_that_many_get_is_put_together_once() -> None:
-    shared = Shared()
-    frame: OutgoingFrame = (FIN | Opcode.TEXT, b"hello", shared)
+    cache = EncodingCache()
+    frame: OutgoingFrame = (FIN | Opcode.TEXT, b"hello", cache)
     servers = [protocol(Role.SERVER) for _ in range(3)]
     wires = [server.encode_all([frame]) for server in servers]
     assert wires[0] == [b"\x81\x05hello"]
     assert all(wire[0] is wires[0][0] for wire in wires)
-    assert len(shared.frames) == 1
+    assert len(cache.frames) == 1
     # Together with others it is copied, and a client masks it.
     assert servers[0].encode_all([frame, frame]) == [b"\x81\x05hello" * 2]
     clients = [protocol(Role.CLIENT) for _ in range(2)]
     assert [len(client.encode_all([frame])[0]) for client in clients] == [11, 11]
-    assert len(shared.frames) == 1
+    assert len(cache.frames) == 1
     # Another payload is another frame, and so is one that an extension has made of it.
-    assert servers[0].encode_all([(FIN | Opcode.TEXT, b"other", shared)]) == [b"\x81\x05other"]
+    assert servers[0].encode_all([(FIN | Opcode.TEXT, b"other", cache)]) == [b"\x81\x05other"]
     reversing = protocol(Role.SERVER, extensions=[Reverse()])
     assert reversing.encode_all([frame]) == [b"\xa1\x05olleh"]
-    assert len(shared.frames) == 3
+    assert len(cache.frames) == 3

@@ -21,7 +21,7 @@ from trio_ws.http11 import Response
 from trio_ws.protocol import Event, LastPart, Protocol, Role
 from trio_ws.protocol.codec import RSV1, RSV2
 from trio_ws.protocol.deflate import Deflate, DeflateClient, DeflateServer, PerMessageDeflate
-from trio_ws.protocol.extensions import ClientExtension, Extension, ServerExtension, Shared
+from trio_ws.protocol.extensions import ClientExtension, EncodingCache, Extension, ServerExtension
 from trio_ws.protocol.handshake import accept, build_request, check_response
 from trio_ws.uri import parse_uri
 
@@ -84,10 +84,10 @@ def test_integers(name: str, minimum: int, maximum: int | None) -> None:
     for out_of_range in (minimum - 1, maximum and maximum + 1):
         if out_of_range is not None:
             allowed = "at least 0" if maximum is None else f"from {minimum} to {maximum}"
-            with pytest.raises(ValueError, match=f"^{name} is {allowed}, not {out_of_range}$"):
+            with pytest.raises(ValueError, match=f"^{name} must be {allowed}, not {out_of_range}$"):
                 settings_with(name, out_of_range)
     for wrong in (None, True, 6.0, "6"):
-        with pytest.raises(TypeError, match=f"^{name} is an int, not {wrong!r}$"):
+        with pytest.raises(TypeError, match=f"^{name} must be an int, not {wrong!r}$"):
             settings_with(name, wrong)
 
 
@@ -96,7 +96,7 @@ def test_flags(name: str) -> None:
     for value in (True, False):
         settings_with(name, value)
     for wrong in (None, 1, "no"):
-        with pytest.raises(TypeError, match=f"^{name} is True or False, not {wrong!r}$"):
+        with pytest.raises(TypeError, match=f"^{name} must be a bool, not {wrong!r}$"):
             settings_with(name, wrong)
 
 
@@ -997,25 +997,25 @@ def test_we_are_ready_for_the_window_that_was_agreed_on(bits: int) -> None:
 # -- Messages that many get ------------------------------------------------------------------------------------------
 
 
-def encode_shared(sender: PerMessageDeflate, message: bytes, shared: Shared) -> bytes:
-    data, marked = sender.encode(message, first=True, final=True, shared=shared)
+def encode_cached(sender: PerMessageDeflate, message: bytes, cache: EncodingCache) -> bytes:
+    data, marked = sender.encode(message, first=True, final=True, cache=cache)
     assert marked
     return data
 
 
 def test_what_is_shared_is_compressed_once() -> None:
     message = b"".join(MESSAGES)
-    shared = Shared()
+    cache = EncodingCache()
     # Whether the contexts are kept does not matter, nor what was sent before.
     senders = [transform(bits=bits, takeover=takeover) for bits in (9, 12) for takeover in (True, False)]
     senders += [transform(Deflate(level=level, mem_level=1, min_size=0), bits=12) for level in (1, 9, 1, 9)]
     for number, sender in enumerate(senders):
         compress(sender, noise(number, 100))
-    compressed = [encode_shared(sender, message, shared) for sender in senders]
-    assert len(shared.results) == 4
+    compressed = [encode_cached(sender, message, cache) for sender in senders]
+    assert len(cache.payloads) == 4
     for one, same in ((0, 1), (2, 3), (4, 6), (5, 7)):
         assert compressed[one] is compressed[same]
-    assert encode_shared(senders[0], b"another", shared) is not compressed[0]
+    assert encode_cached(senders[0], b"another", cache) is not compressed[0]
     assert all(decompress(transform(), data) == message for data in compressed)
 
 
@@ -1026,7 +1026,7 @@ def test_shared_among_others(client: Deflate, server: Deflate, data: st.DataObje
     ends = [pair for _ in range(3) for pair in itertools.permutations(connect(client, server))]
     expected: list[list[bytes]] = [[] for _ in ends]
 
-    def deliver(index: int, message: bytes, transform: bool | Shared) -> None:
+    def deliver(index: int, message: bytes, transform: bool | EncodingCache) -> None:
         sender, receiver = ends[index]
         expected[index].append(message)
         receiver.receive(b"".join(sender.encode_all([(FIN | Opcode.BINARY, message, transform)])))
@@ -1034,9 +1034,9 @@ def test_shared_among_others(client: Deflate, server: Deflate, data: st.DataObje
     for _ in range(data.draw(st.integers(1, 6))):
         message = data.draw(compressible)
         if data.draw(st.booleans()):
-            shared = Shared()
+            cache = EncodingCache()
             for index in range(len(ends)):
-                deliver(index, message, shared)
+                deliver(index, message, cache)
         else:
             deliver(data.draw(st.integers(0, len(ends) - 1)), message, data.draw(st.booleans()))
         if data.draw(st.booleans()):
@@ -1048,7 +1048,7 @@ def test_what_is_shared_does_not_refer_to_what_was_sent() -> None:
     sender, receiver = transform(), transform()
     message = noise(1, 300)
     before = compress(sender, message)[0]
-    shared = encode_shared(sender, message, Shared())
+    shared = encode_cached(sender, message, EncodingCache())
     assert abs(len(shared) - len(before)) < 10
     # But what comes next may refer to it.
     (after,) = compress(sender, message)
@@ -1058,21 +1058,21 @@ def test_what_is_shared_does_not_refer_to_what_was_sent() -> None:
 
 def test_what_is_shared_and_small_or_large_or_in_parts() -> None:
     receiver, sender = connect(server=Deflate(min_size=100))
-    shared = Shared()
+    cache = EncodingCache()
     for message in (b"a" * 99, b"b" * 100_000):
-        receiver.receive(b"".join(sender.encode(Opcode.BINARY, message, transform=shared)))
-    assert len(shared.results) == 1
+        receiver.receive(b"".join(sender.encode(Opcode.BINARY, message, transform=cache)))
+    assert len(cache.payloads) == 1
     # A part by itself means nothing to others.
-    receiver.receive(b"".join(sender.encode(Opcode.BINARY, b"c" * 100, False, transform=shared)))
-    receiver.receive(b"".join(sender.encode(Opcode.CONT, b"c" * 100, transform=shared)))
+    receiver.receive(b"".join(sender.encode(Opcode.BINARY, b"c" * 100, False, transform=cache)))
+    receiver.receive(b"".join(sender.encode(Opcode.CONT, b"c" * 100, transform=cache)))
     assert drain(receiver) == [b"a" * 99, b"b" * 100_000, b"c" * 200]
-    assert len(shared.results) == 1
+    assert len(cache.payloads) == 1
 
 
 def test_nothing_is_kept_of_what_is_shared_without_context_takeover() -> None:
     sender = transform(takeover=False)
-    encode_shared(sender, noise(1, 10_000), Shared())
-    assert not sender._sent
+    encode_cached(sender, noise(1, 10_000), EncodingCache())
+    assert not sender._sent_history
     assert sender._compressor is None
 
 
@@ -1258,7 +1258,7 @@ def test_what_is_remembered_is_bounded(bits: int) -> None:
     for message in (*one_by_one(noise(0, 300)), noise(1, 2**bits - 1), b"", noise(2, 2**bits), noise(3, 100_000)):
         for _ in range(5):
             assert decompress(end, *compress(end, message)) == message
-            for last in (end._sent, end._received):
+            for last in (end._sent_history, end._received_history):
                 assert len(last) <= 1.25 * 2**bits
                 assert sys.getsizeof(last) <= 1.5 * 2**bits + 100
                 assert bytes(last).endswith(message[-(2**bits) :])

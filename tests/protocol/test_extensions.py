@@ -12,7 +12,7 @@ from trio_ws.exceptions import MessageTooBig, NegotiationError
 from trio_ws.frames import Frame, Opcode
 from trio_ws.protocol import Protocol, Role
 from trio_ws.protocol.codec import RSV2, RSV3
-from trio_ws.protocol.extensions import ClientExtension, Extension, Params, ServerExtension, Shared
+from trio_ws.protocol.extensions import ClientExtension, EncodingCache, Extension, Params, ServerExtension
 from trio_ws.protocol.handshake import Agreement, accept, build_request, check_response
 from trio_ws.uri import parse_uri
 
@@ -178,5 +178,5 @@ def test_limits() -> None:
 
 
 def test_nothing_is_shared_at_first() -> None:
-    shared = Shared()
-    assert (shared.results, shared.frames) == ({}, {})
+    cache = EncodingCache()
+    assert (cache.payloads, cache.frames) == ({}, {})

@@ -14,7 +14,7 @@ from trio_ws.exceptions import InvalidData, MessageTooBig, ProtocolError
 from trio_ws.frames import Frame, Opcode
 from trio_ws.protocol import LastPart, Message, Role
 from trio_ws.protocol.codec import RSV2, RSV3
-from trio_ws.protocol.extensions import Extension, Shared
+from trio_ws.protocol.extensions import EncodingCache, Extension
 from trio_ws.protocol.messages import MessageDecoder
 
 from .strategies import (
@@ -652,7 +652,9 @@ class _Doubling:
 
     rsv = 0x40
 
-    def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
+    def encode(
+        self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
+    ) -> tuple[bytes, bool]:
         return data[::2], True
 
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:

@@ -19,7 +19,7 @@ class Reversing:
 
     rsv = RSV1
 
-    def encode(self, data: bytes, *, first: bool, final: bool, shared: object = None) -> tuple[bytes, bool]:
+    def encode(self, data: bytes, *, first: bool, final: bool, cache: object = None) -> tuple[bytes, bool]:
         raise NotImplementedError
 
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:

@@ -9,7 +9,7 @@ from ..connection.sendable import Sendable, prepare
 from ..connection.websocket import WebSocket, connection_of
 from ..connection.writer import write_at_once
 from ..protocol.codec import FIN
-from ..protocol.extensions import Shared
+from ..protocol.extensions import EncodingCache
 
 __all__ = ["WhenFull", "broadcast"]
 
@@ -68,7 +68,7 @@ def broadcast(
     if when_full not in get_args(WhenFull):
         raise ValueError(f"when_full must be one of {', '.join(map(repr, get_args(WhenFull)))}, not {when_full!r}")
     opcode, data = prepare(message, text)
-    frame = FIN | opcode, data, Shared() if compress else False
+    frame = FIN | opcode, data, EncodingCache() if compress else False
     full = []
     for ws in connections:
         connection = connection_of(ws)

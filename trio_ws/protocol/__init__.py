@@ -1,16 +1,16 @@
-"""The WebSocket protocol without I/O (RFC 6455): bytes in, events out, and the other way round.
+"""The WebSocket protocol without I/O (RFC 6455): received bytes become events, frames become bytes to send.
 
-It can be used by itself: to read a capture, to test a peer, to run WebSocket over something that is no stream.
+It can be used on its own: to decode a capture, to test a peer, or to run WebSocket over any other transport.
 
 ===================================  =====================================================
-:mod:`~trio_ws.protocol.pure`        what all bytes pass through: masking, and frames in bulk
-:mod:`~trio_ws.protocol.hot`         the same, compiled if possible
-:mod:`~trio_ws.protocol.codec`       bytes and frames
-:mod:`~trio_ws.protocol.extensions`  what an extension is
-:mod:`~trio_ws.protocol.messages`    frames and messages: fragments, UTF-8, limits
-:mod:`~trio_ws.protocol.observed`    the same, for somebody who watches
-:mod:`~trio_ws.protocol.grammar`     header values
-:mod:`~trio_ws.protocol.deflate`     compression
+:mod:`~trio_ws.protocol.pure`        performance-critical functions: masking, batches of frames
+:mod:`~trio_ws.protocol.hot`         the same functions, compiled if possible
+:mod:`~trio_ws.protocol.codec`       framing: bytes to frames and back
+:mod:`~trio_ws.protocol.extensions`  the interfaces of extensions
+:mod:`~trio_ws.protocol.messages`    frames to messages: fragments, UTF-8, limits
+:mod:`~trio_ws.protocol.observed`    a message decoder that reports frames
+:mod:`~trio_ws.protocol.grammar`     parsing of header values
+:mod:`~trio_ws.protocol.deflate`     compression (permessage-deflate)
 :mod:`~trio_ws.protocol.handshake`   the opening handshake
 :mod:`~trio_ws.protocol.closing`     the closing handshake
 :mod:`~trio_ws.protocol.connection`  an open connection: :class:`Protocol`

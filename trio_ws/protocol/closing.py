@@ -1,6 +1,6 @@
-"""The closing handshake (RFC 6455, section 7) as data.
+"""The closing handshake (RFC 6455, section 7) as a table of states.
 
-Each side sends one Close frame, in whichever order; then the connection below is closed::
+Each side sends one Close frame, in either order; then the connection below is closed::
 
                           SEND                 RECEIVE
             ┌──────────▶ SENT ──────────────────────▶┐
@@ -8,8 +8,8 @@ Each side sends one Close frame, in whichever order; then the connection below i
             └──────────▶ RECEIVED ──────────────────▶┘
                           RECEIVE              SEND
 
-Losing the connection (LOSE) leads to LOST from anywhere but DONE, where it is how things end. The table below says the
-same, and :class:`Closing` only reads it. What is not in the table is not allowed.
+Losing the connection (LOSE) leads to LOST from every state except DONE, after which the end of the connection is
+expected. :class:`Closing` reads the table below. Transitions that are not in the table are not allowed.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = ["TRANSITIONS", "Closing", "ClosingEvent", "ClosingState"]
 
 
 class ClosingState(enum.Enum):
-    """How far the closing handshake has come."""
+    """The state of the closing handshake."""
 
-    OPEN = "no Close frame yet"
-    SENT = "we have sent one and wait for the peer's"
-    RECEIVED = "the peer has sent one and waits for ours"
-    DONE = "both have sent one"
-    LOST = "the connection ended before both had"
+    OPEN = "no Close frame was sent or received"
+    SENT = "this end has sent a Close frame"
+    RECEIVED = "the peer has sent a Close frame"
+    DONE = "both ends have sent a Close frame"
+    LOST = "the connection was lost"
 
 
 class ClosingEvent(enum.Enum):
-    """What takes it further."""
+    """An event that advances the closing handshake."""
 
-    SEND = "we send a Close frame"
-    RECEIVE = "a Close frame of the peer comes in"
-    LOSE = "the connection below ends"
+    SEND = "send a Close frame"
+    RECEIVE = "receive a Close frame"
+    LOSE = "lose the connection"
 
 
 TRANSITIONS: dict[ClosingState, dict[ClosingEvent, ClosingState]] = {
@@ -65,9 +65,9 @@ TRANSITIONS: dict[ClosingState, dict[ClosingEvent, ClosingState]] = {
     },
 }
 
-#: We may send until we have said that we will not. A peer that has said so itself still gets what was on its way.
+#: We may send until we have sent a Close frame. A peer that has sent one still gets the messages that were queued.
 CAN_SEND = frozenset({ClosingState.OPEN, ClosingState.RECEIVED})
-#: We listen until the peer has said that it will send nothing more.
+#: We receive until the peer has sent a Close frame.
 CAN_RECEIVE = frozenset({ClosingState.OPEN, ClosingState.SENT})
 
 
@@ -75,12 +75,12 @@ class Closing:
     """The closing handshake of one connection.
 
     Attributes:
-        state: How far it has come.
-        rcvd: What the peer's Close frame said, once it has come.
-        sent: What ours said, once it was sent.
-        rcvd_then_sent: Whether the peer's came first; None until there are both.
+        state: The current state.
+        rcvd: The content of the peer's Close frame; None before it was received.
+        sent: The content of our Close frame; None before it was sent.
+        rcvd_then_sent: Whether the peer's Close frame came first; None until both were sent.
         can_send: Whether frames may be sent.
-        can_receive: Whether what is received matters.
+        can_receive: Whether received frames count.
     """
 
     __slots__ = ("can_receive", "can_send", "rcvd", "rcvd_then_sent", "sent", "state")
@@ -90,27 +90,27 @@ class Closing:
         self.rcvd: Close | None = None
         self.sent: Close | None = None
         self.rcvd_then_sent: bool | None = None
-        # They follow from the state, and are asked for all the time.
+        # Derived from the state. These are attributes because they are read for every message.
         self.can_send: bool = True
         self.can_receive: bool = True
 
     @property
     def is_done(self) -> bool:
-        """Whether both have closed."""
+        """Whether both ends have sent a Close frame."""
         return self.state is ClosingState.DONE
 
     @property
     def is_clean(self) -> bool:
-        """Whether both have closed, and neither said that something is wrong."""
+        """Whether both ends have sent a Close frame with a normal code."""
         if self.state is not ClosingState.DONE:
             return False
         return all(close is not None and close.is_normal for close in (self.rcvd, self.sent))
 
     def send(self, close: Close) -> None:
-        """A Close frame is being sent.
+        """Record that a Close frame is sent.
 
         Raises:
-            ProtocolError: If there is no sending any more.
+            ProtocolError: If nothing may be sent any more.
         """
         self._advance(ClosingEvent.SEND)
         self.sent = close
@@ -118,10 +118,10 @@ class Closing:
             self.rcvd_then_sent = True
 
     def receive(self, close: Close) -> None:
-        """A Close frame has been received.
+        """Record that a Close frame was received.
 
         Raises:
-            ProtocolError: If there is no receiving any more.
+            ProtocolError: If nothing may be received any more.
         """
         self._advance(ClosingEvent.RECEIVE)
         self.rcvd = close
@@ -129,13 +129,13 @@ class Closing:
             self.rcvd_then_sent = False
 
     def lose(self) -> None:
-        """The connection below has ended."""
+        """Record that the connection below has ended."""
         self._advance(ClosingEvent.LOSE)
 
     def _advance(self, event: ClosingEvent) -> None:
         try:
             self.state = TRANSITIONS[self.state][event]
         except KeyError:
-            raise ProtocolError(f"{event.value}, but {self.state.value}") from None
+            raise ProtocolError(f"cannot {event.value}: {self.state.value}") from None
         self.can_send = self.state in CAN_SEND
         self.can_receive = self.state in CAN_RECEIVE

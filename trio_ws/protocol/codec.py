@@ -1,4 +1,4 @@
-"""The framing layer: bytes to pieces of frames and back (RFC 6455, section 5.2).
+"""The framing layer (RFC 6455, section 5.2).
 
 ::
 
@@ -11,17 +11,17 @@
     | |1|2|3|       |K|             |                               |
     +-+-+-+-+-------+-+-------------+-------------------------------+
 
-Reading does not wait for the end of a data frame. A :class:`FrameDecoder` returns what has come of it as a *piece*, a
-plain tuple ``(first_byte, data, remaining)``: the first byte of the header as it stands above, some unmasked payload,
-and how many bytes of the payload are still to come. A frame that is there whole is one piece with nothing remaining,
-and so is every control frame. So nothing is looked at twice, and those above can judge a frame by its length before any
-memory is spent on it and its text before it is complete.
+A :class:`FrameDecoder` does not wait for the end of a data frame. It returns the payload in *pieces* as it arrives. A
+piece is a tuple ``(first_byte, data, remaining)``: the first byte of the header as shown above, a part of the payload,
+unmasked, and the number of payload bytes that are yet to arrive. A frame that has arrived completely is a single piece,
+and so is every control frame. So no byte is processed twice, and the message decoder can check the length of a frame
+before memory is allocated for it, and its text before the frame is complete.
 
-Nearly all frames are whole messages. Many of these are taken at once, by :func:`~trio_ws.protocol.pure.take_messages`,
-which leaves whatever is not as simple to what is written here.
+Nearly all frames are whole messages. :func:`~trio_ws.protocol.pure.take_messages` decodes many of those at once, and
+leaves the other frames to this module.
 
-Rules of a frame by itself are checked here: reserved bits, opcodes, masking, lengths, control frames. Those between
-frames are checked in :mod:`trio_ws.protocol.messages`.
+This module checks the rules for single frames: reserved bits, opcodes, masking, lengths, control frames.
+:mod:`trio_ws.protocol.messages` checks the rules for sequences of frames.
 """
 
 from __future__ import annotations
@@ -48,47 +48,48 @@ _OPCODES = frozenset(Opcode)
 
 _MAX_HEADER = 14
 
-#: A binary message in one frame can be put together here if it has at least so many bytes: each piece of it would be
-#: copied once more to join them. Text is judged piece by piece.
+#: Minimum size of a binary message in one frame for the decoder to assemble it, in bytes. This saves copying the pieces
+#: once more to join them. Text is not assembled because it is validated piece by piece.
 LARGE = 64 * 1024
 _BINARY = FIN | Opcode.BINARY
 
-#: How many messages are taken at once at most: each takes more memory than its bytes, and time.
+#: Maximum number of messages to decode at once, because every message costs time and extra memory.
 BATCH = 256
 
-#: ``(first_byte, data, remaining)``: see the top of the module.
+#: ``(first_byte, data, remaining)``; see the docstring of this module.
 Piece: TypeAlias = "tuple[int, bytes, int]"
 
 
 class Role(enum.Enum):
-    """Which end of the connection this is. A client masks what it sends, a server does not (RFC 6455, section 5.1)."""
+    """The role of an endpoint. Clients mask the frames they send, servers do not (RFC 6455, section 5.1)."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
 class FrameDecoder:
-    """Cuts what arrives into pieces of frames.
+    """Decodes received bytes into pieces of frames.
 
     Args:
-        role: Which end *we* are: frames are masked if we are the server.
+        role: The role of this end. A server expects masked frames.
         rsv: The reserved bits that the extensions in use may set on the first frame of a message.
-        whole: Whether a large binary message in one frame is put together here: all of it comes with the last piece.
+        assemble: Whether to assemble a large binary message in one frame: its last piece then has the whole payload,
+            the others are empty.
     """
 
     __slots__ = (
         *("_data", "_first_byte", "_key", "_masked", "_offset", "_payload", "_position", "_remaining", "_rsv", "_size"),
-        "_whole",
+        "_assemble",
     )
 
-    def __init__(self, role: Role, rsv: int = 0, *, whole: bool = False) -> None:
+    def __init__(self, role: Role, rsv: int = 0, *, assemble: bool = False) -> None:
         self._masked = role is Role.SERVER
         self._rsv = rsv
-        self._whole = whole
-        # What has arrived, and how far it was taken.
+        self._assemble = assemble
+        # The received bytes, and the number of them that were decoded.
         self._data: Buffer = b""
         self._position = 0
-        # The frame whose payload is coming in, or the last that did not come whole.
+        # The current frame, or the last one that was not decoded by take_messages().
         self._first_byte = 0
         self._key = b""
         self._size = 0
@@ -97,28 +98,28 @@ class FrameDecoder:
         self._payload: Payload | None = None
 
     def feed(self, data: Buffer) -> None:
-        """Take what has arrived, once :meth:`next_piece` has returned None for what arrived before.
+        """Feed received bytes. Call this only after :meth:`next_piece` has returned None for the bytes before.
 
         Args:
-            data: The bytes, in order. They are only borrowed, until :meth:`next_piece` returns None or :meth:`detach`
-                is called: whatever comes in, what goes out is ``bytes``.
+            data: The next bytes. A mutable buffer must not change until :meth:`next_piece` returns None or
+                :meth:`detach` is called.
         """
         if not self._remaining and len(data) < self._size:
-            self._size = 0  # what comes now is smaller than it was
+            self._size = 0  # the reads have become smaller than the last large frame
         self._data = b"".join((self._data, data)) if self._data else data
 
     def detach(self) -> None:
-        """Copy what is still to be taken: the memory that it came in is needed for something else."""
+        """Copy the bytes that are not decoded yet, so that the buffer they came in can be reused."""
         self._data = bytes(self._data[self._position :])
         self._position = 0
 
     @property
     def assembled(self) -> int:
-        """How many bytes have come of a large frame that is put together here."""
+        """Number of bytes of the frame that is being assembled."""
         return 0 if self._payload is None else self._payload.size
 
     def take_assembled(self) -> bytes:
-        """Return these bytes. What else comes of that frame is not put together."""
+        """Return these bytes, and stop assembling the frame."""
         if self._payload is None:
             return b""
         data = self._payload.take()
@@ -127,26 +128,26 @@ class FrameDecoder:
 
     @property
     def expected(self) -> int:
-        """How many bytes are likely to come soon: the rest of the frame in progress, and another one like it."""
+        """Number of bytes likely to arrive next: the rest of the current frame, and another one of its size."""
         return self._remaining + self._size + _MAX_HEADER
 
     def take_messages(self, limit: int | None) -> list[str | bytes]:
-        """Return the whole messages that come next, each in one frame that no extension has transformed.
+        """Return the next messages that consist of a single frame not transformed by an extension.
 
-        This is the short way, which nearly everything takes. It may be taken where a message can begin.
+        This is the fast path, for nearly all messages. Call it only between two messages.
 
         Args:
-            limit: How large a message may be, in bytes; None for any size.
+            limit: Maximum size of a message in bytes; None for no limit.
 
         Returns:
-            The messages, at most :data:`BATCH` of them. None at all says nothing about what comes next.
+            At most :data:`BATCH` messages. If there are none, :meth:`next_piece` may still return a piece.
         """
         assert not self._remaining
         messages, self._position = take_messages(self._data, self._position, self._masked, limit, BATCH)
         return messages
 
-    def is_used_up(self) -> bool:
-        """Whether everything that has arrived was taken. Then nothing of it is kept."""
+    def release(self) -> bool:
+        """Release the received bytes if all of them were decoded. Return whether they were."""
         if self._position < len(self._data):
             return False
         self._data = b""
@@ -154,22 +155,22 @@ class FrameDecoder:
         return True
 
     def next_piece(self) -> Piece | None:
-        """Return the next piece of what has arrived, or None if there is none until more arrives.
+        """Return the next piece, or None until more bytes are fed.
 
         Raises:
-            ProtocolError: If a frame is not allowed. There is no going on from there.
+            ProtocolError: If the peer violates the protocol. The decoder cannot be used any more then.
         """
         if self._remaining:
             if self._position < len(self._data):
                 return self._take_payload()
         elif self._take_header():
             return self._take_payload()
-        # What is left is the beginning of a header or of a control frame: at most 14 + 125 bytes.
+        # The rest is an incomplete header or control frame: at most 14 + 125 bytes.
         self.detach()
         return None
 
     def _take_header(self) -> bool:
-        """Take the header of a frame, if it is complete. A control frame has to be complete to the end."""
+        """Decode the header of a frame. Return whether it was complete; a control frame must have its payload too."""
         data, start = self._data, self._position
         end = len(data)
         if end - start < 2:
@@ -182,7 +183,7 @@ class FrameDecoder:
         start += 2
         if size >= 126:
             if first_byte & _CONTROL:
-                raise ProtocolError(f"a control frame has at most {MAX_CONTROL_PAYLOAD} bytes")
+                raise ProtocolError(f"a control frame must have at most {MAX_CONTROL_PAYLOAD} bytes of payload")
             length = 2 if size == 126 else 8
             if end < start + length:
                 return False
@@ -198,12 +199,12 @@ class FrameDecoder:
         self._key = bytes(data[start - 4 : start]) if self._masked else b""
         self._offset = 0
         self._size = self._remaining = size
-        self._payload = Payload(size) if self._whole and size >= LARGE and first_byte == _BINARY else None
+        self._payload = Payload(size) if self._assemble and size >= LARGE and first_byte == _BINARY else None
         self._position = start
         return True
 
     def _take_payload(self) -> Piece:
-        """Take what there is of the payload of a frame."""
+        """Decode the payload of the current frame as far as it has arrived."""
         data = memoryview(self._data)[self._position : self._position + self._remaining]
         size = len(data)
         self._position += size
@@ -221,11 +222,11 @@ class FrameDecoder:
     def _check_header(self, first_byte: int, second_byte: int) -> None:
         opcode = first_byte & 0x0F
         if opcode not in _OPCODES:
-            raise ProtocolError(f"{opcode:#x} is not an opcode")
-        # An extension says with its bit how a whole message is to be read: on the first frame, and only there.
+            raise ProtocolError(f"unknown opcode {opcode:#x}")
+        # An extension marks a message with its bit on the first frame only.
         allowed = self._rsv if opcode in (Opcode.TEXT, Opcode.BINARY) else 0
         if first_byte & _RSV & ~allowed:
-            raise ProtocolError(f"reserved bits are set in a {Opcode(opcode).name} frame")
+            raise ProtocolError(f"reserved bits must not be set in this {Opcode(opcode).name} frame")
         if self._masked and not second_byte & _MASK:
             raise ProtocolError("a frame from a client must be masked")
         if not self._masked and second_byte & _MASK:
@@ -235,9 +236,9 @@ class FrameDecoder:
 def _extended_size(data: Buffer) -> int:
     size = int.from_bytes(data, "big")
     if size >> 63:
-        raise ProtocolError("the most significant bit of a payload length is set")
+        raise ProtocolError("the most significant bit of the payload length must not be set")
     if size < (126 if len(data) == 2 else 0x10000):
-        raise ProtocolError(f"the payload length {size} is not encoded in the fewest bytes")
+        raise ProtocolError(f"the payload length {size} must be encoded in the fewest bytes")
     return size
 
 
@@ -246,7 +247,7 @@ def serialize(frame: Frame, key: bytes | None = None) -> bytes:
 
     Args:
         frame: The frame.
-        key: The masking key, four bytes; None from a server.
+        key: The masking key, four bytes; None on a server.
     """
     first_byte = (FIN if frame.fin else 0) | frame.opcode
     for is_set, bit in ((frame.rsv1, RSV1), (frame.rsv2, RSV2), (frame.rsv3, RSV3)):

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The functions that all bytes pass through, compiled. What they do is said in pure.py, where they are in Python."""
+"""The functions that process every byte, compiled. pure.py has the same functions in Python, with documentation."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pyport cimport PY_SSIZE_T_MAX
@@ -11,7 +11,8 @@ from libc.string cimport memcpy
 __all__ = ["Payload", "apply_mask", "pack", "take_messages"]
 
 cdef extern from "Python.h":
-    # With pointers, because these objects are not finished. Nobody else may have them.
+    # These take raw pointers because Payload resizes its bytes object, which is allowed only while nothing else refers
+    # to the object.
     PyObject *new_bytes "PyBytes_FromStringAndSize" (const char *data, Py_ssize_t size) except NULL
     int resize_bytes "_PyBytes_Resize" (PyObject **data, Py_ssize_t size) except -1
     char *memory_of "PyBytes_AS_STRING" (PyObject *data)
@@ -20,12 +21,12 @@ cdef enum:
     TEXT = 0x81
     BINARY = 0x82
     MASK = 0x80
-    # Text of up to so many bytes is unmasked on the stack.
+    # Maximum size of text that is unmasked on the stack, in bytes.
     SCRATCH = 4096
 
 
 cdef void xor(uint8_t *out, const uint8_t *data, Py_ssize_t size, const uint8_t *key, Py_ssize_t offset) noexcept nogil:
-    # Whole words are copied in and out with memcpy(), which compilers make loads and stores of, wherever they lie.
+    # Compilers turn memcpy() of a word into an unaligned load or store.
     cdef uint8_t pad[8]
     cdef uint64_t pad_word, word
     cdef Py_ssize_t i
@@ -51,9 +52,9 @@ cdef inline uint64_t big_endian(const uint8_t *data, Py_ssize_t size) noexcept n
 
 def apply_mask(const uint8_t[::1] data not None, bytes key not None, offset=0):
     if PyBytes_GET_SIZE(key) != 4:
-        raise ValueError("a masking key has four bytes")
+        raise ValueError("key must have four bytes")
     cdef Py_ssize_t size = data.shape[0]
-    # Again in C: what an object makes of `&` may be any number.
+    # The second & is in C: the operator of an arbitrary object may return any number.
     cdef Py_ssize_t start = <Py_ssize_t>(offset & 3) & 3
     cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
     if size:
@@ -64,7 +65,7 @@ def apply_mask(const uint8_t[::1] data not None, bytes key not None, offset=0):
 
 
 cdef object make_text(const uint8_t *data, Py_ssize_t size, const uint8_t *key):
-    """Return None if it is not UTF-8."""
+    """Return the text, or None if it is not UTF-8."""
     cdef uint8_t scratch[SCRATCH]
     cdef bytes large
     try:
@@ -90,7 +91,7 @@ cdef bytes make_bytes(const uint8_t *data, Py_ssize_t size, const uint8_t *key):
 def take_messages(const uint8_t[::1] data not None, Py_ssize_t position, bint masked, limit, Py_ssize_t count):
     cdef Py_ssize_t end = data.shape[0]
     cdef const uint8_t *bytes_in = &data[0] if end else NULL
-    # Nothing that is larger is there.
+    # No message can be larger than the data.
     cdef uint64_t most = end if limit is None or limit > end else limit
     cdef Py_ssize_t header = 6 if masked else 2
     cdef uint8_t mask = MASK if masked else 0
@@ -100,7 +101,7 @@ def take_messages(const uint8_t[::1] data not None, Py_ssize_t position, bint ma
     cdef list messages = []
     cdef object message
     if position < 0:
-        raise ValueError("a position is not negative")
+        raise ValueError("position must not be negative")
     while count > 0:
         if end - position < header:
             break
@@ -147,14 +148,14 @@ def pack(list frames not None, bytes keys=None):
     for frame in frames:
         payload = frame[1]
         size = len(payload)
-        # The same payload may be there so often that the sum is more than fits.
+        # The same payload may occur so often that the sum would overflow.
         if size > PY_SSIZE_T_MAX - 14 - total:
             raise OverflowError("the frames are too large")
         total += header_size(size) + key_size + size
     cdef const uint8_t *key = NULL
     if keys is not None:
         if PyBytes_GET_SIZE(keys) < 4 * count:
-            raise ValueError("each frame needs a masking key")
+            raise ValueError("keys must have four bytes for each frame")
         key = <const uint8_t *>PyBytes_AS_STRING(keys)
     cdef bytes result = PyBytes_FromStringAndSize(NULL, total)
     cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(result)
@@ -162,12 +163,12 @@ def pack(list frames not None, bytes keys=None):
         first_byte = frame[0]
         payload = frame[1]
         size = len(payload)
-        # Reading an integer may run code that changes the list. Never write more than there is room for, and never use
-        # more keys than there are.
+        # Converting first_byte may run Python code that changes the list. These checks make sure that writes stay within
+        # the result, and reads within the keys.
         total -= header_size(size) + key_size + size
         count -= 1
         if total < 0 or count < 0:
-            raise RuntimeError("the frames have changed meanwhile")
+            raise RuntimeError("frames must not change while they are packed")
         out[0] = first_byte
         if size < 126:
             out[1] = mask | <uint8_t>size
@@ -191,12 +192,12 @@ def pack(list frames not None, bytes keys=None):
             key += 4
         out += size
     if total:
-        raise RuntimeError("the frames have changed meanwhile")
+        raise RuntimeError("frames must not change while they are packed")
     return result
 
 
 cdef class Payload:
-    # Of a bytes object in the making, which nobody else has, until take() lets it go.
+    # A bytes object of the size `room`, of which `size` bytes are used. Only take() gives it away.
     cdef PyObject *data
     cdef Py_ssize_t room
     cdef readonly Py_ssize_t size
@@ -204,7 +205,7 @@ cdef class Payload:
 
     def __cinit__(self, Py_ssize_t total):
         if total < 0:
-            raise ValueError("a size is not negative")
+            raise ValueError("total must not be negative")
         self.total = total
 
     def __dealloc__(self):
@@ -214,13 +215,13 @@ cdef class Payload:
         cdef Py_ssize_t size = piece.shape[0]
         cdef Py_ssize_t key_size = PyBytes_GET_SIZE(key)
         if key_size != 0 and key_size != 4:
-            raise ValueError("a masking key has four bytes")
+            raise ValueError("key must have four bytes")
         if size > self.total - self.size:
-            raise ValueError("this is more than was announced")
+            raise ValueError("the payload must not be larger than its total size")
         if not size:
             return
         if size > self.room - self.size:
-            # At most twice as much as has come.
+            # At most twice as much as has arrived.
             self.grow(min(self.total, max(self.size + size, 2 * self.size)))
         cdef uint8_t *out = <uint8_t *>memory_of(self.data) + self.size
         if key_size:

@@ -1,17 +1,17 @@
-"""An open connection as one machine, without I/O.
+"""The protocol of an open connection, without I/O.
 
-A :class:`Protocol` is born open: the opening handshake is over, see :mod:`trio_ws.protocol.handshake`. Bytes go in with
-:meth:`~Protocol.receive`, events come out of :meth:`~Protocol.next_event`; what is to be sent goes through the
-``encode`` methods, which return bytes. It holds no socket, no clock and no source of randomness of its own.
+A :class:`Protocol` starts after the opening handshake, which is in :mod:`trio_ws.protocol.handshake`. Feed it received
+bytes with :meth:`~Protocol.receive`, and get events from :meth:`~Protocol.next_event`. The ``encode`` methods return
+the bytes to send. It has no socket, no clock and no source of randomness of its own.
 
-Events come in the order of the wire:
+Events have the order of the wire:
 
-* a ``str`` or ``bytes`` is a whole message, text or binary;
-* a :class:`LastPart` ends a message that was claimed early (see :mod:`trio_ws.protocol.messages`);
-* a :class:`Frame` is a control frame. A ping wants :meth:`~Protocol.encode` to be called for a pong, a Close frame
-  wants :meth:`~Protocol.encode_close`: nothing is answered behind the caller's back;
-* a :exc:`ProtocolError` is a violation by the peer, in its place: everything before it was good, and nothing comes
-  after it. Whoever reads it closes with its ``code``.
+* a ``str`` or ``bytes`` is a whole text or binary message;
+* a :class:`LastPart` ends a message that was received in parts (see :mod:`trio_ws.protocol.messages`);
+* a :class:`Frame` is a control frame. Nothing is answered automatically: the caller must answer a ping with
+  :meth:`~Protocol.encode`, and a Close frame with :meth:`~Protocol.encode_close`;
+* a :exc:`ProtocolError` is a violation by the peer. Everything before it was valid, and no event follows. The caller
+  should close the connection with its ``code``.
 
 After a Close frame or a violation, further input is ignored (RFC 6455, sections 1.4 and 7.1.7).
 """
@@ -27,7 +27,7 @@ from ..exceptions import ProtocolError
 from ..frames import Close, Frame, Opcode
 from .closing import Closing
 from .codec import BATCH, FIN, Role
-from .extensions import Shared
+from .extensions import EncodingCache
 from .hot import pack
 from .messages import LastPart, Message, MessageDecoder
 from .observed import ObservedDecoder, OnFrame
@@ -40,27 +40,28 @@ __all__ = ["LARGE", "Event", "OutgoingFrame", "Protocol"]
 
 Event: TypeAlias = Message | LastPart | Frame | ProtocolError
 
-# Masking keys are drawn so many at a time: asking the operating system for each would cost more than the masking.
+# Number of masking keys to generate at a time. A system call for each would cost more than the masking.
 _KEYS = 256
 
-#: A payload that is smaller is copied to join its header. A larger one stays where it is, unless it is masked.
+#: Payloads smaller than this are copied to follow their header in one chunk, in bytes. Larger ones are not copied,
+#: unless they are masked.
 LARGE = 16 * 1024
 
-#: A frame to send, as :meth:`Protocol.encode_all` takes it: the first byte of its header, with FIN and the opcode; its
-#: payload; and whether the extensions may transform it, or what they have made of it for other connections.
-OutgoingFrame: TypeAlias = "tuple[int, bytes, bool | Shared]"
+#: A frame for :meth:`Protocol.encode_all`: the first byte of its header, with FIN and the opcode; its payload; and
+#: whether the extensions may transform it, or a cache of its encoded forms.
+OutgoingFrame: TypeAlias = "tuple[int, bytes, bool | EncodingCache]"
 
 
 class Protocol:
-    """One open WebSocket connection, seen from one end.
+    """One end of an open WebSocket connection.
 
     Args:
-        role: Which end this is.
-        random: Returns as many unpredictable bytes as it is asked for; a client masks with them (RFC 6455, section
-            10.3). ``os.urandom`` is meant.
-        max_message_size: How large a message from the peer may be, in bytes; None for any size.
+        role: The role of this end.
+        random: A function that returns the requested number of unpredictable bytes, for the masking keys of a client
+            (RFC 6455, section 10.3). Use ``os.urandom``.
+        max_message_size: Maximum size of a received message in bytes, after decompression; None for no limit.
         extensions: The extensions in use, in the order in which they were negotiated.
-        on_frame: What is told of each frame that comes in; None for nobody.
+        on_frame: A function to call with each received frame. It makes receiving slower.
 
     Attributes:
         closing: The state of the closing handshake.
@@ -94,22 +95,23 @@ class Protocol:
             if on_frame is None
             else ObservedDecoder(role, max_message_size, extensions, on_frame)
         )
-        # What has come in: whole messages, and then everything else.
+        # Received events: whole messages, and then all events since the first of another kind. Most of the time, there
+        # are only whole messages.
         self._whole: list[Message] = []
         self._events: deque[Event] | None = None
         self._failed = False
         self._extensions = extensions
-        # Whether a fragmented message is being sent; and what transforms it.
+        # Whether a fragmented message is being sent, and the extensions that transform it.
         self._sending = False
         self._transforms: Sequence[Extension] = ()
         self._random = random if role is Role.CLIENT else None
         self._keys: Iterator[tuple[bytes]] = iter(())
 
     def rest(self) -> None:
-        """Give back memory that is not worth having while nothing comes and goes; compression can have a lot of it.
+        """Free memory that is not needed while the connection is idle. Compression can use a lot of it.
 
-        Everything goes on after it as if it had not been called, only that the next message each way takes a little
-        longer. It may be called at any time, but not while another thread encodes.
+        The connection goes on as before, but the next message in each direction takes slightly longer. This may be
+        called at any time, except while another thread is encoding.
         """
         for extension in self._extensions:
             extension.rest()
@@ -118,23 +120,23 @@ class Protocol:
     # -- Receiving -------------------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer) -> None:
-        """Take bytes from the peer.
+        """Feed bytes received from the peer.
 
         Args:
-            data: The bytes, in order, in portions of any size.
+            data: The next bytes, in chunks of any size.
         """
         for _ in self.receive_in_steps(data):
             pass
 
     def receive_in_steps(self, data: Buffer) -> Iterator[None]:
-        """Take bytes from the peer, and yield each time that a millisecond or two may have passed, or much has come.
+        """Feed bytes received from the peer, and yield about every millisecond or two.
 
-        Compressed bytes can take long and become many, and so can small messages. Between two steps there is time for
-        something else: for other connections, for the events so far, or to wait until there is room for more. Iterate
-        to the end before more is received.
+        Decompression, or decoding many small messages, can take long and use much memory. Between two steps, the caller
+        can let other tasks run, handle the events so far, or wait for room in its buffers. The iterator must be
+        exhausted before more bytes are fed.
 
         Args:
-            data: The bytes, in order, in portions of any size. They are only borrowed for the first step.
+            data: The next bytes, in chunks of any size. A mutable buffer must not change during the first step.
         """
         if self._failed or not self.closing.can_receive:
             return
@@ -171,105 +173,114 @@ class Protocol:
         self._events.append(event)
 
     def receive_eof(self) -> None:
-        """Take note that the connection below has ended."""
+        """Record that the connection below has ended."""
         self.closing.lose()
 
     def next_event(self) -> Event | None:
-        """Return the next event, or None if there is none until more is received."""
+        """Return the next event, or None until more bytes are fed."""
         if self._whole:
             self._events = deque([*self.next_messages(), *(self._events or ())])
         if not self._events:
-            self._events = None  # most of the time there are none, and even an empty one takes 760 bytes
+            self._events = None  # an empty deque would take 760 bytes
             return None
         return self._events.popleft()
 
     def next_messages(self) -> list[Message]:
-        """Return whole messages that come before the next event. There may be none, even if that is one too.
+        """Return the whole messages at the front of the queue; faster than :meth:`next_event` for each.
 
-        This is for speed: it has nearly all messages when many of them are received at once.
+        The list may be empty even if the next event is a message: :meth:`next_event` returns that one.
         """
         whole, self._whole = self._whole, []
         return whole
 
     @property
     def message_in_progress(self) -> Opcode | None:
-        """TEXT or BINARY while there is a part of a message but not all of it; None otherwise."""
+        """TEXT or BINARY while a message is incomplete; None otherwise."""
         return self._messages.in_progress
 
     @property
     def held(self) -> int:
-        """How many bytes of the message in progress are kept in memory."""
+        """Memory used by the parts of the incomplete message, in bytes."""
         return self._messages.held
 
     @property
     def expected(self) -> int:
-        """How many bytes are likely to come soon, as far as that can be told: it is worth asking for so many."""
+        """Number of bytes likely to arrive next: a good size for the next read."""
         return self._messages.expected
 
     def take_part(self) -> Message:
-        """Return what has come of the message in progress since the last call; it may be empty.
+        """Return the part of the incomplete message that arrived since the last call. It may be empty.
 
-        The message is claimed with that: its end will come as a :class:`LastPart`.
+        The end of the message will be a :class:`LastPart` event.
+
+        Raises:
+            ProtocolError: If there is no incomplete message.
         """
         return self._messages.take_part()
 
     def skip_message(self) -> None:
-        """Drop the message in progress: neither what has come of it nor what will come is delivered."""
+        """Discard the incomplete message. Its remaining frames are still validated.
+
+        Raises:
+            ProtocolError: If there is no incomplete message.
+        """
         self._messages.skip()
 
     # -- Sending ---------------------------------------------------------------------------------------------------
 
-    def encode(self, opcode: Opcode, data: bytes, fin: bool = True, *, transform: bool | Shared = True) -> list[bytes]:
-        """Return the bytes of a frame to send, in order, in chunks. A large payload is not copied to join its header.
+    def encode(
+        self, opcode: Opcode, data: bytes, fin: bool = True, *, transform: bool | EncodingCache = True
+    ) -> list[bytes]:
+        """Return the bytes of a frame to send, as a list of chunks. This avoids copying large payloads.
 
         Args:
-            opcode: TEXT or BINARY for a message, CONT to continue one, PING or PONG.
-            data: The payload. Text is UTF-8 already.
-            fin: Whether the message ends with this.
-            transform: Whether the extensions may transform the message that begins with this. For a message in one
-                frame, it can be what they have made of it for other connections.
+            opcode: TEXT or BINARY to start a message, CONT to continue it, PING or PONG.
+            data: The payload. Text must be encoded as UTF-8.
+            fin: Whether this is the last frame of the message.
+            transform: Whether the extensions may transform the message that starts here. For a message in one frame
+                that is sent to many connections, pass a cache of its encoded forms.
 
         Raises:
-            ProtocolError: If no such frame may be sent now.
+            ProtocolError: If this frame may not be sent now.
         """
         if not self.closing.can_send:
-            raise ProtocolError("nothing may be sent after a Close frame")
+            raise ProtocolError("nothing may be sent after a Close frame or the end of the connection")
         first_byte = int(opcode)
         if opcode < Opcode.CLOSE:
             if (opcode is Opcode.CONT) is not self._sending:
-                raise ProtocolError(f"a {opcode.name} frame {'within' if self._sending else 'without'} a message")
+                raise ProtocolError(
+                    f"{opcode.name} frame {'within' if self._sending else 'without'} a fragmented message"
+                )
             if not self._sending:
                 self._transforms = self._extensions if transform else ()
-            shared = transform if isinstance(transform, Shared) else None
+            cache = transform if isinstance(transform, EncodingCache) else None
             for extension in self._transforms:
-                data, marked = extension.encode(data, first=not self._sending, final=fin, shared=shared)
+                data, marked = extension.encode(data, first=not self._sending, final=fin, cache=cache)
                 if marked and not self._sending:
                     first_byte |= extension.rsv
             self._sending = not fin
         elif opcode is Opcode.CLOSE:
-            raise ProtocolError("a Close frame is sent with encode_close()")
+            raise ProtocolError("use encode_close() to send a Close frame")
         else:
-            Frame(opcode, data, fin)  # raises if there is no such control frame
+            Frame(opcode, data, fin)  # validates the control frame
         return self._frame(first_byte | FIN if fin else first_byte, data)
 
     def encode_all(self, frames: Sequence[OutgoingFrame]) -> list[bytes]:
-        """Return the bytes of several frames to send, in order, in chunks.
-
-        It does what :meth:`encode` does for each of them, only faster.
+        """Return the bytes of several frames to send, as a list of chunks; faster than :meth:`encode` for each.
 
         Args:
             frames: The frames.
 
         Raises:
-            ProtocolError: If one of them may not be sent now. Then it is not known how far it has come.
+            ProtocolError: If one of the frames may not be sent now. Some of the others may have been encoded then.
         """
         if frames and self.closing.can_send and not self._sending:
             small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < LARGE]
             if len(small) == len(frames):
                 if self._extensions:
                     small = [self._transform_whole(frame) if frame[2] else frame for frame in small]
-                if len(frames) == 1 and self._random is None and isinstance(shared := frames[0][2], Shared):
-                    return [self._pack_shared(*small[0][:2], shared)]
+                if len(frames) == 1 and self._random is None and isinstance(cache := frames[0][2], EncodingCache):
+                    return [self._pack_cached(*small[0][:2], cache)]
                 return [pack(small, None if self._random is None else self._random(4 * len(small)))]
         chunks: list[bytes] = []
         for first_byte, data, transform in frames:
@@ -278,27 +289,27 @@ class Protocol:
 
     def _transform_whole(self, frame: OutgoingFrame) -> OutgoingFrame:
         first_byte, data, transform = frame
-        shared = transform if isinstance(transform, Shared) else None
+        cache = transform if isinstance(transform, EncodingCache) else None
         for extension in self._extensions:
-            data, marked = extension.encode(data, first=True, final=True, shared=shared)
+            data, marked = extension.encode(data, first=True, final=True, cache=cache)
             if marked:
                 first_byte |= extension.rsv
         return first_byte, data, False
 
-    def _pack_shared(self, first_byte: int, data: bytes, shared: Shared) -> bytes:
-        frame = shared.frames.get((first_byte, data))
+    def _pack_cached(self, first_byte: int, data: bytes, cache: EncodingCache) -> bytes:
+        frame = cache.frames.get((first_byte, data))
         if frame is None:
-            frame = shared.frames[first_byte, data] = pack([(first_byte, data, True)])
+            frame = cache.frames[first_byte, data] = pack([(first_byte, data, True)])
         return frame
 
     def encode_close(self, close: Close) -> list[bytes]:
-        """Return the bytes of a Close frame to send. Nothing can be sent after it.
+        """Return the bytes of a Close frame to send, as a list of chunks. Nothing can be sent after it.
 
         Args:
-            close: What it says.
+            close: The close code and reason.
 
         Raises:
-            ProtocolError: If one has been sent already, or the connection is lost.
+            ProtocolError: If a Close frame was sent before, or the connection is lost.
         """
         self.closing.send(close)
         return self._frame(FIN | Opcode.CLOSE, close.serialize())
@@ -311,7 +322,7 @@ class Protocol:
         return [header(first_byte, len(data)), data]
 
     def _next_key(self, random: Callable[[int], bytes]) -> bytes:
-        # Right even while another thread is in here: each step of the iterator is atomic.
+        # This is thread-safe because each step of the iterator is atomic.
         for (key,) in self._keys:
             return key
         self._keys = iter_unpack("4s", random(4 * _KEYS))

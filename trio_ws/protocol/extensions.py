@@ -1,8 +1,8 @@
-"""What an extension is to the rest of the protocol (RFC 6455, section 9).
+"""The interfaces of extensions (RFC 6455, section 9).
 
-Three small interfaces, for the three moments of an extension's life: what a client offers, what a server answers, and
-what then transforms the messages of one connection. An extension transforms whole messages and says so with one of the
-reserved bits on the first frame; control frames are not its business.
+There are three: one makes the offers of a client, one makes the answers of a server, and one transforms the messages of
+a connection. An extension transforms whole messages, and marks them with one of the reserved bits in the first frame.
+It never sees control frames.
 """
 
 from __future__ import annotations
@@ -10,95 +10,104 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeAlias
 
-__all__ = ["ClientExtension", "Extension", "Params", "ServerExtension", "Shared"]
+__all__ = ["ClientExtension", "EncodingCache", "Extension", "Params", "ServerExtension"]
 
-#: The parameters of an extension, in order: names with their values, None where there is no value.
+#: The parameters of an extension, in order: pairs of a name and a value, or None without a value.
 Params: TypeAlias = "tuple[tuple[str, str | None], ...]"
 
 
-class Shared:
-    """What has been made of one message that goes to many connections.
+class EncodingCache:
+    """Encoded forms of one message that is sent to many connections.
 
-    It is made once for all connections that agreed on the same, and kept as long as the message is.
+    The message is encoded once for all connections that negotiated the same parameters.
 
     Attributes:
-        results: The payloads that extensions have made. The keys have the old payload in them, and whatever else the
-            new one depends on.
-        frames: Whole frames, unmasked, by their first byte and payload.
+        payloads: Payloads produced by extensions. The keys contain the original payload and everything else that the
+            result depends on.
+        frames: Unmasked frames, by their first byte and payload.
     """
 
-    __slots__ = ("frames", "results")
+    __slots__ = ("frames", "payloads")
 
     def __init__(self) -> None:
-        self.results: dict[Hashable, bytes] = {}
+        self.payloads: dict[Hashable, bytes] = {}
         self.frames: dict[tuple[int, bytes], bytes] = {}
 
 
 class Extension(Protocol):
-    """An extension in use on one connection, with what has been agreed on."""
+    """An extension in use on one connection, with its negotiated parameters."""
 
     @property
     def rsv(self) -> int:
         """The reserved bit that marks a message as transformed: ``RSV1``, ``RSV2`` or ``RSV3`` of the codec."""
 
-    def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
-        """Transform what is about to be sent.
+    def encode(
+        self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
+    ) -> tuple[bytes, bool]:
+        """Transform the payload of a frame to send.
 
         Args:
             data: The payload of the next frame of a message.
-            first: Whether it is the first frame.
-            final: Whether it is the last.
-            shared: For a message in one frame that other connections get too: what is there already can be used, and
-                what is not can be added.
+            first: Whether it is the first frame of the message.
+            final: Whether it is the last frame of the message.
+            cache: The cache of a message that is sent to many connections in a single frame: read the result from it,
+                or add it.
 
         Returns:
-            The new payload, and whether the message is marked. Only the answer for the first frame counts.
+            The new payload, and whether to mark the message as transformed. The mark matters only for the first frame.
         """
 
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
-        """Transform back what has been received. Called for marked messages only.
+        """Undo the transformation of a received message. Called only for marked messages.
 
         Args:
-            data: The next piece of the message.
-            final: Whether it is the last.
-            limit: How many bytes the message may still have; None for any number. When more would come out, one more is
-                enough: the message is refused then.
+            data: The next part of the message.
+            final: Whether it is the last part.
+            limit: Remaining size that the message may have, in bytes; None for no limit. An output of one byte more is
+                enough to make the message fail.
 
         Raises:
-            ProtocolError: If the data are not what a peer may send.
+            ProtocolError: If the data is invalid.
         """
 
     def rest(self) -> None:
-        """Give back memory that is not worth having while no messages come and go.
+        """Free memory that is not needed while the connection is idle.
 
-        What is encoded and decoded after it must be the same to the peer as if it had not been called.
+        The peer must not notice: messages encoded and decoded afterwards must be compatible with it as before.
         """
 
 
 class ClientExtension(Protocol):
-    """What a client needs to offer an extension and understand the answer."""
+    """An extension that a client offers."""
 
     @property
     def name(self) -> str:
-        """The registered name."""
+        """The registered name of the extension."""
 
     def offers(self) -> Sequence[Params]:
-        """The parameters to offer it with: once for each alternative, the preferred one first."""
+        """Return the parameters of each offer, in order of preference."""
 
     def accept(self, params: Params) -> Extension:
-        """Take the server's answer.
+        """Return the extension for the server's answer.
+
+        Args:
+            params: The parameters in the server's response.
 
         Raises:
-            NegotiationError: If it is no answer to what was offered.
+            NegotiationError: If the answer does not match an offer.
         """
 
 
 class ServerExtension(Protocol):
-    """What a server needs to answer an offer."""
+    """An extension that a server supports."""
 
     @property
     def name(self) -> str:
-        """The registered name."""
+        """The registered name of the extension."""
 
     def answer(self, params: Params) -> tuple[Params, Extension] | None:
-        """Return what to answer to one offer and the extension to use; None to decline."""
+        """Return the parameters of the response and the extension to use, or None to decline the offer.
+
+        Args:
+            params: The parameters of one offer.
+        """

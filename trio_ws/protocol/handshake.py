@@ -1,9 +1,9 @@
 """The opening handshake (RFC 6455, section 4), as pure functions on requests and responses.
 
-A client makes a request with :func:`build_request` and reads the answer with :func:`check_response`; a server answers
-with :func:`accept`, or with :func:`reject` when that raised. What they agreed on is an :class:`Agreement`, and the open
-connection begins with it. Every failure is an :exc:`InvalidHandshake`; which status a server answers with follows from
-its type, in :func:`reject` alone.
+A client makes its request with :func:`build_request` and checks the response with :func:`check_response`. A server
+makes its response with :func:`accept`, or with :func:`reject` if that raised an exception. The result is an
+:class:`Agreement`, the parameters of the open connection. All failures are subclasses of :exc:`InvalidHandshake`, which
+:func:`reject` maps to status codes.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ __all__ = ["Agreement", "accept", "build_request", "check_response", "is_upgrade
 
 VERSION = "13"
 
-# What the accept key is derived with (RFC 6455, section 1.3).
+# The GUID for the Sec-WebSocket-Accept header (RFC 6455, section 1.3).
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-# Most characters of an explanation of what is wrong with a request.
+# Maximum number of characters in the body of a rejection.
 _MAX_EXPLANATION = 500
 
-# Sixteen bytes in base64.
+# Exactly 16 bytes, encoded as base64.
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
-# The headers that make the handshake: a caller that sets them asks for something else than a WebSocket connection.
-_OURS = frozenset(
+# Headers that belong to the handshake itself. Callers cannot set them.
+_HANDSHAKE_HEADERS = frozenset(
     {
         "connection",
         "content-length",
@@ -65,11 +65,11 @@ _OURS = frozenset(
 
 @attrs.frozen
 class Agreement:
-    """What client and server have agreed on.
+    """The negotiated parameters of a connection.
 
     Attributes:
         subprotocol: The subprotocol in use, or None.
-        extensions: The extensions in use, in the order in which the server named them.
+        extensions: The extensions in use, in the order of the server's response.
     """
 
     subprotocol: str | None = None
@@ -77,36 +77,36 @@ class Agreement:
 
 
 def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
-    """Return the subprotocols as a tuple, after a look at each (RFC 6455, section 4.1, item 10).
+    """Validate subprotocols, and return them as a tuple (RFC 6455, section 4.1, item 10).
 
     Raises:
-        TypeError: If it is a string instead of a sequence of them.
-        ValueError: If one is not a token, or occurs twice.
+        TypeError: If ``subprotocols`` is not a sequence of strings.
+        ValueError: If a subprotocol is not a token, or occurs twice.
     """
-    if isinstance(subprotocols, (str, bytes)):
-        raise TypeError(f"subprotocols is a sequence of strings, not the string {subprotocols!r}")
+    if isinstance(subprotocols, (str, bytes)) or not hasattr(subprotocols, "__iter__"):
+        raise TypeError(f"subprotocols must be a sequence of strings, not {subprotocols!r}")
     checked = tuple(subprotocols)
     for subprotocol in checked:
         if not isinstance(subprotocol, str):
-            raise TypeError(f"a subprotocol is a str, not {subprotocol!r}")
+            raise TypeError(f"subprotocols must be a sequence of strings, but one of them is {subprotocol!r}")
         if not is_token(subprotocol):
-            raise ValueError(f"the subprotocol {subprotocol!r} is not a token")
+            raise ValueError(f"subprotocols must be tokens (RFC 9110, section 5.6.2), unlike {subprotocol!r}")
     if len(set(checked)) < len(checked):
-        raise ValueError(f"a subprotocol occurs twice in {checked!r}")
+        raise ValueError(f"subprotocols must be unique, not {checked!r}")
     return checked
 
 
 def check_headers(headers: HeadersLike) -> Headers:
-    """Return a copy of the headers of a caller.
+    """Validate additional headers, and return a copy of them.
 
     Raises:
-        InvalidHeader: If one is not valid, or is one of those that make the handshake.
+        InvalidHeader: If a header is not valid, or belongs to the handshake itself.
     """
-    more = Headers(headers)
-    for name, value in more.raw_items():
-        if name.lower() in _OURS:
-            raise InvalidHeader(name, value, "the opening handshake sets this header itself")
-    return more
+    extra_headers = Headers(headers)
+    for name, value in extra_headers.raw_items():
+        if name.lower() in _HANDSHAKE_HEADERS:
+            raise InvalidHeader(name, value, "it must not be set: the opening handshake sets this header itself")
+    return extra_headers
 
 
 # -- Client --------------------------------------------------------------------------------------------------------
@@ -124,40 +124,39 @@ def build_request(
     """Return the request of a client (RFC 6455, section 4.1).
 
     Args:
-        uri: What to connect to. User information becomes Basic credentials.
-        random: Returns as many unpredictable bytes as it is asked for.
-        subprotocols: What to offer, in order of preference.
-        extensions: What to offer, in order of preference.
+        uri: The URI to connect to. Its user information becomes Basic credentials.
+        random: A function that returns the requested number of unpredictable bytes, such as ``os.urandom``.
+        subprotocols: The subprotocols to offer, in order of preference.
+        extensions: The extensions to offer, in order of preference.
         user_agent: The User-Agent header; None for none.
-        headers: More headers. They replace the Host, Authorization and User-Agent headers that would be there
-            otherwise.
+        headers: Additional headers. They replace the default Host, Authorization and User-Agent headers.
 
     Raises:
-        InvalidHeader: If one of ``headers`` is not valid, or is one that makes the handshake.
+        InvalidHeader: If one of ``headers`` is not valid, or belongs to the handshake itself.
     """
-    more = check_headers(headers)
-    ours = Headers()
-    ours["Host"] = uri.host_header
-    # Some servers compare the whole value, so it is this one token.
-    ours["Upgrade"] = "websocket"
-    ours["Connection"] = "Upgrade"
-    ours["Sec-WebSocket-Key"] = base64.b64encode(random(16)).decode()
-    ours["Sec-WebSocket-Version"] = VERSION
+    extra_headers = check_headers(headers)
+    request_headers = Headers()
+    request_headers["Host"] = uri.host_header
+    # Some servers compare the whole value of Connection, so it must be this single token.
+    request_headers["Upgrade"] = "websocket"
+    request_headers["Connection"] = "Upgrade"
+    request_headers["Sec-WebSocket-Key"] = base64.b64encode(random(16)).decode()
+    request_headers["Sec-WebSocket-Version"] = VERSION
     if subprotocols:
-        ours["Sec-WebSocket-Protocol"] = build_list(subprotocols)
+        request_headers["Sec-WebSocket-Protocol"] = build_list(subprotocols)
     offers = [(extension.name, params) for extension in extensions for params in extension.offers()]
     if offers:
-        ours["Sec-WebSocket-Extensions"] = build_extensions(offers)
+        request_headers["Sec-WebSocket-Extensions"] = build_extensions(offers)
     if uri.user_info is not None:
         credentials = ":".join(uri.user_info).encode()
-        ours["Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
+        request_headers["Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
     if user_agent is not None:
-        ours["User-Agent"] = user_agent
-    for name in more:
-        if name in ours:
-            del ours[name]
-    ours.update(more)
-    return Request(uri.resource_name, ours)
+        request_headers["User-Agent"] = user_agent
+    for name in extra_headers:
+        if name in request_headers:
+            del request_headers[name]
+    request_headers.update(extra_headers)
+    return Request(uri.resource_name, request_headers)
 
 
 def check_response(
@@ -167,30 +166,35 @@ def check_response(
     subprotocols: Sequence[str] = (),
     extensions: Sequence[ClientExtension] = (),
 ) -> Agreement:
-    """Read the answer of a server (RFC 6455, section 4.1, last part).
+    """Check the response of a server (RFC 6455, section 4.1, last part).
 
     Args:
-        request: What was asked.
-        response: What was answered.
-        subprotocols: What was offered.
-        extensions: What was offered.
+        request: The client's request.
+        response: The server's response.
+        subprotocols: The offered subprotocols.
+        extensions: The offered extensions.
+
+    Returns:
+        The negotiated parameters.
 
     Raises:
         InvalidStatus: If the status is not 101.
-        InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade.
-        NegotiationError: If the server chose what was not offered.
+        InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` for Connection and Upgrade.
+        NegotiationError: If the server chose something that was not offered.
     """
     if response.status_code != 101:
         raise InvalidStatus(response)
     headers = response.headers
     _check_upgrade(headers)
-    upgrade = _get(headers, "Upgrade")
+    upgrade = _get_single(headers, "Upgrade")
     if upgrade.lower() != "websocket":
-        # A client lists what it would like; what a server lists, it has switched to, one on top of the other.
-        raise InvalidUpgrade("Upgrade", upgrade, "'websocket' alone is expected")
-    accept_key = _get(headers, "Sec-WebSocket-Accept")
+        # Several protocols in a response would be layered on top of each other.
+        raise InvalidUpgrade("Upgrade", upgrade, "it must be 'websocket'")
+    accept_key = _get_single(headers, "Sec-WebSocket-Accept")
     if accept_key != _accept_key(request.headers["Sec-WebSocket-Key"]):
-        raise InvalidHeader("Sec-WebSocket-Accept", accept_key, "it does not follow from the key that was sent")
+        raise InvalidHeader(
+            "Sec-WebSocket-Accept", accept_key, "it must match the Sec-WebSocket-Key header of the request"
+        )
     return Agreement(_accepted_subprotocol(headers, subprotocols), _accepted_extensions(headers, extensions))
 
 
@@ -200,7 +204,7 @@ def _accepted_subprotocol(headers: Headers, offered: Sequence[str]) -> str | Non
         return None
     subprotocols = parse_tokens("Sec-WebSocket-Protocol", values)
     if len(subprotocols) > 1:
-        raise InvalidHeader("Sec-WebSocket-Protocol", build_list(values), "a server chooses one subprotocol")
+        raise InvalidHeader("Sec-WebSocket-Protocol", build_list(values), "it must be a single subprotocol")
     if subprotocols[0] not in offered:
         raise NegotiationError(f"the server chose the subprotocol {subprotocols[0]!r}, which was not offered")
     return subprotocols[0]
@@ -216,10 +220,12 @@ def _accepted_extensions(headers: Headers, offered: Sequence[ClientExtension]) -
         offer = by_name.pop(name, None)
         if offer is None:
             known = any(extension.name == name for extension in offered)
-            raise NegotiationError(f"the server chose the extension {name!r}{' twice' if known else ', not offered'}")
+            raise NegotiationError(
+                f"the server chose the extension {name!r}{' twice' if known else ', which was not offered'}"
+            )
         extension = offer.accept(params)
         if _conflicts(extension, accepted):
-            raise NegotiationError(f"the extension {name!r} uses a reserved bit that another one uses")
+            raise NegotiationError(f"the extension {name!r} uses the reserved bit of another extension")
         accepted.append(extension)
     return tuple(accepted)
 
@@ -236,54 +242,60 @@ def accept(
     headers: HeadersLike = (),
     select_subprotocol: Callable[[Sequence[str]], str | None] | None = None,
 ) -> tuple[Response, Agreement]:
-    """Return the answer of a server to a request that is in order (RFC 6455, section 4.2).
+    """Check a request, and return the server's response to it (RFC 6455, section 4.2).
 
     Args:
-        request: What is asked.
-        subprotocols: What the server speaks, in order of preference. Without one in common there is none.
-        extensions: What the server supports. Among the client's offers the first that is understood wins.
+        request: The client's request.
+        subprotocols: The supported subprotocols, in order of preference. If the client offers none of them, the
+            connection has no subprotocol.
+        extensions: The supported extensions. For each, the client's first acceptable offer is accepted.
         server: The Server header; None for none.
-        headers: More headers for the answer.
-        select_subprotocol: Called with what the client speaks, in its order of preference, which may be nothing;
-            returns one of these or None. Then ``subprotocols`` does not count.
+        headers: Additional headers for the response.
+        select_subprotocol: A function that chooses the subprotocol instead. It is called with the possibly empty list
+            of subprotocols that the client offers, and returns one of them or None. ``subprotocols`` is ignored then.
+
+    Returns:
+        The response, and the negotiated parameters.
 
     Raises:
         InvalidMessage: If the version of HTTP is not 1.1, or the request has a body.
         InvalidMethod: If the method is not GET.
-        InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if it is no upgrade to a
-            version of WebSocket that we speak.
+        InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if the request does not ask to
+            upgrade to version 13 of WebSocket.
+        ValueError: If ``select_subprotocol`` returned a subprotocol that the client does not offer.
     """
     if request.http_version != "1.1":
-        raise InvalidMessage(f"HTTP/{request.http_version} cannot be upgraded, HTTP/1.1 can", 505)
+        raise InvalidMessage(f"the request must be HTTP/1.1, not HTTP/{request.http_version}", 505)
     if request.method != "GET":
         raise InvalidMethod(request.method)
-    asked = request.headers
-    # A body would be read as frames: that is how requests are smuggled.
-    if "Transfer-Encoding" in asked or any(value != "0" for value in asked.get_all("Content-Length")):
-        raise InvalidMessage("an opening handshake has no body")
-    _get(asked, "Host")
-    _check_upgrade(asked)
-    key = _get(asked, "Sec-WebSocket-Key")
+    request_headers = request.headers
+    # The server would read a body as frames, which allows request smuggling.
+    content_lengths = request_headers.get_all("Content-Length")
+    if "Transfer-Encoding" in request_headers or any(length != "0" for length in content_lengths):
+        raise InvalidMessage("the request must not have a body")
+    _get_single(request_headers, "Host")
+    _check_upgrade(request_headers)
+    key = _get_single(request_headers, "Sec-WebSocket-Key")
     if not _KEY.fullmatch(key):
-        raise InvalidHeader("Sec-WebSocket-Key", key, "it is not sixteen bytes in base64")
-    version = _get(asked, "Sec-WebSocket-Version")
+        raise InvalidHeader("Sec-WebSocket-Key", key, "it must be 16 bytes in base64")
+    version = _get_single(request_headers, "Sec-WebSocket-Version")
     if version != VERSION:
-        raise InvalidUpgrade("Sec-WebSocket-Version", version, f"the version that we speak is {VERSION}")
+        raise InvalidUpgrade("Sec-WebSocket-Version", version, f"it must be {VERSION}")
 
-    subprotocol = _choose_subprotocol(asked, subprotocols, select_subprotocol)
-    answers = _answer_extensions(asked, extensions)
+    subprotocol = _choose_subprotocol(request_headers, subprotocols, select_subprotocol)
+    answers = _answer_extensions(request_headers, extensions)
 
-    ours = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", _accept_key(key))]
+    response_headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", _accept_key(key))]
     if subprotocol is not None:
-        ours.append(("Sec-WebSocket-Protocol", subprotocol))
+        response_headers.append(("Sec-WebSocket-Protocol", subprotocol))
     if answers:
         chosen = [(name, params) for name, params, _ in answers]
-        ours.append(("Sec-WebSocket-Extensions", build_extensions(chosen)))
+        response_headers.append(("Sec-WebSocket-Extensions", build_extensions(chosen)))
     if server is not None:
-        ours.append(("Server", server))
+        response_headers.append(("Server", server))
     if headers:
-        ours.extend(check_headers(headers).raw_items())
-    response = Response(101, reason_phrase(101), ours)
+        response_headers.extend(check_headers(headers).raw_items())
+    response = Response(101, reason_phrase(101), response_headers)
     return response, Agreement(subprotocol, tuple(extension for _, _, extension in answers))
 
 
@@ -295,7 +307,7 @@ def _choose_subprotocol(
     if select is not None:
         chosen = select(offered)
         if chosen is not None and chosen not in offered:
-            raise ValueError(f"select_subprotocol() chose {chosen!r}, which the client does not speak: {offered!r}")
+            raise ValueError(f"select_subprotocol must return one of {offered!r} or None, not {chosen!r}")
         return chosen
     return next((subprotocol for subprotocol in supported if subprotocol in offered), None)
 
@@ -311,17 +323,17 @@ def _answer_extensions(headers: Headers, supported: Sequence[ServerExtension]) -
         if answer is None:
             continue
         params, extension = answer
-        if not _conflicts(extension, [each for _, _, each in answers]):
+        if not _conflicts(extension, [other for _, _, other in answers]):
             answers.append((name, params, extension))
             del by_name[name]
     return answers
 
 
 def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
-    """Return the answer of a server to a request that failed.
+    """Return the response of a server to an invalid request.
 
     Args:
-        exc: Why it failed.
+        exc: The reason for the rejection.
         server: The Server header; None for none.
     """
     headers = Headers()
@@ -340,12 +352,12 @@ def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
         headers["Sec-WebSocket-Version"] = VERSION
     else:
         status = 400
-    # RFC 9110, section 7.8: what names an Upgrade must name it in Connection too.
+    # A message with an Upgrade header must list it in Connection (RFC 9110, section 7.8).
     headers["Connection"] = "Upgrade, close" if status == 426 else "close"
     headers["Content-Type"] = "text/plain; charset=utf-8"
     if server is not None:
         headers["Server"] = server
-    # What the peer sent may be quoted in it, and need not come back in full. No body answers HEAD (RFC 9110, 9.3.2).
+    # The text may quote what the peer sent, at any length. A response to HEAD has no body (RFC 9110, section 9.3.2).
     text = None if isinstance(exc, InvalidMethod) and exc.method == "HEAD" else f"{str(exc)[:_MAX_EXPLANATION]}\n"
     return Response(
         status, reason_phrase(status), headers, None if text is None else text.encode(errors="replace"), exc
@@ -353,7 +365,7 @@ def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
 
 
 def is_upgrade(request: Request) -> bool:
-    """Whether a request wants to become a WebSocket, whatever else may be wrong with it."""
+    """Return whether a request asks for an upgrade to WebSocket, even if it is invalid otherwise."""
     return any(
         token.partition("/")[0].strip(" \t").lower() == "websocket"
         for value in request.headers.get_all("Upgrade")
@@ -365,35 +377,35 @@ def is_upgrade(request: Request) -> bool:
 
 
 def _accept_key(key: str) -> str:
-    """RFC 6455, section 4.2.2, item 5.4."""
+    """Return the value of Sec-WebSocket-Accept (RFC 6455, section 4.2.2, item 5.4)."""
     digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
     return binascii.b2a_base64(digest, newline=False).decode()
 
 
-def _get(headers: Headers, name: str) -> str:
-    """Return the value of a header of which there must be exactly one."""
+def _get_single(headers: Headers, name: str) -> str:
+    """Return the value of a header that must occur exactly once."""
     values = headers.get_all(name)
     if not values:
-        raise InvalidHeader(name, None, "it is missing")
+        raise InvalidHeader(name, None, "it is required")
     if len(values) > 1:
-        raise InvalidHeader(name, build_list(values), "there is more than one")
+        raise InvalidHeader(name, build_list(values), "it must occur only once")
     return values[0].strip(" \t")
 
 
 def _check_upgrade(headers: Headers) -> None:
-    """Check what both messages must have to be an upgrade (RFC 6455, sections 4.1 and 4.2.1)."""
+    """Check the Connection and Upgrade headers of either message (RFC 6455, sections 4.1 and 4.2.1)."""
     for name, token in (("Connection", "upgrade"), ("Upgrade", "websocket")):
         values = headers.get_all(name)
         if not values:
-            raise InvalidUpgrade(name, None, f"it is missing, {token!r} is expected")
-        if token not in (each.lower() for each in _upgrade_tokens(name, values)):
-            raise InvalidUpgrade(name, build_list(values), f"{token!r} is expected")
+            raise InvalidUpgrade(name, None, f"it is required and must contain {token!r}")
+        if token not in (value.lower() for value in _upgrade_tokens(name, values)):
+            raise InvalidUpgrade(name, build_list(values), f"it must contain {token!r}")
 
 
 def _upgrade_tokens(name: str, values: Sequence[str]) -> list[str]:
     if name == "Upgrade":
-        # protocol ["/" version]: the slash is all that a list of tokens would not let pass.
-        return [each.strip(" \t") for each in build_list(values).split(",")]
+        # An element may be a protocol with a version, such as "HTTP/2.0", and the slash is not allowed in a token.
+        return [element.strip(" \t") for element in build_list(values).split(",")]
     return parse_tokens(name, values)
 
 

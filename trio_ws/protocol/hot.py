@@ -1,7 +1,7 @@
-"""The functions that all bytes pass through: compiled ones if there are, otherwise those in Python.
+"""The functions that process every byte: compiled if available, otherwise in Python.
 
-There are none where the package was installed without a C compiler. The environment variable ``TRIO_WS_PURE``, with
-anything but 0, is the way not to use them when they are there. Nothing else depends on which it is.
+The compiled module is missing if the package was installed from source without a C compiler. Setting the environment
+variable ``TRIO_WS_PURE`` to anything but 0 disables it. Both versions behave the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .pure import Payload, apply_mask, pack, take_messages
 
 __all__ = ["COMPILED", "Payload", "apply_mask", "pack", "take_messages"]
 
-#: Whether it is the compiled ones.
+#: Whether the compiled functions are used.
 COMPILED: bool = False
 
 if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):

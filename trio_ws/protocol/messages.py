@@ -1,18 +1,17 @@
-"""The messages in the frames (RFC 6455, sections 5.4, 5.6 and 8.1).
+"""Decoding of messages from frames (RFC 6455, sections 5.4, 5.6 and 8.1).
 
-A message *is* a ``str`` or ``bytes``. One that comes in a single piece, as nearly all do, passes straight through. Any
-other is put together here, and is judged as it comes in: a frame is refused by the length in its header when the
-message would become too large, or where an extension transforms it, at the first byte too many; and text fails at the
-first byte that cannot be UTF-8.
+A message is a ``str`` or ``bytes``. Nearly all messages arrive in one piece and need no assembling. The others are
+assembled and validated as they arrive: a message that exceeds the size limit fails at the header of the frame that
+makes it too large or, if an extension transforms it, at the first byte above the limit; text fails at the first byte
+that is not valid UTF-8.
 
-What an extension transforms back is handled in small steps, and :meth:`MessageDecoder.feed` pauses between them by
-yielding None, because a few bytes may become a thousand times as many: whoever iterates can do something else, hand out
-what there is, or wait until there is room. A whole message that takes no more than one such step, as nearly all do,
-needs nothing of what the others need, and takes a short way.
+An extension may expand a few bytes a thousandfold. Therefore its input is processed in small steps, between which
+:meth:`MessageDecoder.feed` yields None for a pause: the caller can let other tasks run, deliver the messages so far, or
+wait for room in its buffers. Most compressed messages take a single step and have a fast path.
 
-A message in progress can be handed out before it is complete. :meth:`MessageDecoder.take_part` returns what there is so
-far and *claims* the message: its end then comes out as a :class:`LastPart` instead of as a message.
-:meth:`MessageDecoder.skip` claims it too, and drops the rest.
+A message can be received in parts before it is complete. :meth:`MessageDecoder.take_part` returns the current part and
+*claims* the message: the decoder then yields its end as a :class:`LastPart` instead of a whole message.
+:meth:`MessageDecoder.skip` claims the message too, and discards the rest of it.
 """
 
 from __future__ import annotations
@@ -37,28 +36,28 @@ __all__ = ["LastPart", "Message", "MessageDecoder"]
 Message: TypeAlias = str | bytes
 
 _CONTROL = 0x08
-# Among the opcodes of messages only that of text has this bit.
+# Set in the opcode TEXT, but not in BINARY.
 _TEXT = 0x01
 
-# Pieces smaller than this are put together in batches as they come, so that a message in a million fragments costs
-# about as much memory as in one.
+# Parts smaller than this are joined in batches as they arrive. A message in a million fragments then uses about as much
+# memory as in one.
 _SMALL = 4096
-_BATCH = 256
+_SMALL_BATCH = 256
 
-# An extension gets at most so many bytes at a time: a KiB can become a MiB, which takes 2 or 3 milliseconds.
+# Number of bytes that an extension gets in one step. 1 KiB can expand to 1 MiB, which takes 2 or 3 milliseconds.
 _STEP = 1024
-# It is time for a pause after so many bytes have come out, where each that went in counts for 16 more: what takes the
-# longest may not come to anything.
+# Number of output bytes between two pauses. Each input byte counts for 16 output bytes, because the slowest input may
+# produce no output.
 _PAUSE = 64 * 1024
 
 
 @attrs.frozen
 class LastPart:
-    """The end of a message that was claimed while it was coming in.
+    """The last part of a message that was received in parts.
 
     Attributes:
-        data: What came after the last part that was taken.
-        size: The size of the whole message in bytes.
+        data: The rest of the message, after the parts taken before.
+        size: Size of the whole message in bytes.
     """
 
     data: Message
@@ -69,22 +68,22 @@ class LastPart:
 
 
 class MessageDecoder:
-    """Turns what arrives into messages and control frames.
+    """Decodes received bytes into messages and control frames.
 
     Args:
-        role: Which end we are.
-        max_message_size: How large a message may be, in bytes, after the extensions; None for any size.
+        role: The role of this end.
+        max_message_size: Maximum size of a message in bytes, after decompression; None for no limit.
         extensions: The extensions in use, in the order in which they were negotiated.
     """
 
     __slots__ = (
         "_announced",
         "_claimed",
+        "_extension_by_first_byte",
         "_extensions",
         "_frames",
         "_in_frame",
         "_limit",
-        "_marks",
         "_opcode",
         "_parts",
         "_parts_size",
@@ -101,21 +100,26 @@ class MessageDecoder:
         rsv = 0
         for extension in extensions:
             rsv |= extension.rsv
-        self._frames = FrameDecoder(role, rsv, whole=True)
+        self._frames = FrameDecoder(role, rsv, assemble=True)
         self._limit = max_message_size
         self._extensions = extensions
-        # How a frame begins that is a whole message, transformed by one extension; and which that is.
-        self._marks = {FIN | each.rsv | opcode: each for each in extensions for opcode in (Opcode.TEXT, Opcode.BINARY)}
-        # The message in progress: its opcode, or CONT if there is none; whether one of its frames is in progress; ...
+        # The extension that transformed a message, by the first byte of its frame, for messages in one frame.
+        self._extension_by_first_byte = {
+            FIN | extension.rsv | opcode: extension
+            for extension in extensions
+            for opcode in (Opcode.TEXT, Opcode.BINARY)
+        }
+        # The current message. Its opcode, CONT if there is none; and whether one of its frames is incomplete.
         self._opcode = Opcode.CONT
         self._in_frame = False
-        # ... its size so far in bytes, announced in the headers of its frames and come; ...
+        # Its size in bytes: according to the frame headers received so far, and of the payload received so far.
         self._announced = 0
         self._size = 0
-        # ... what transforms it; and how it is delivered.
+        # The extensions that transformed it, in the order in which to undo that.
         self._transforms: list[Extension] = []
         self._since_pause = 0
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        # Its parts, and the small parts that are not joined yet.
         self._parts: list[Message] = []
         self._parts_size = 0
         self._small: list[Message] = []
@@ -125,72 +129,74 @@ class MessageDecoder:
 
     @property
     def in_progress(self) -> Opcode | None:
-        """The opcode of the message of which there is a part but not all; None if there is none."""
+        """The opcode of the current incomplete message; None if there is none."""
         return self._opcode or None
 
     @property
     def held(self) -> int:
-        """How many bytes of memory the message in progress takes, as far as it waits here to be delivered."""
+        """Memory used by the parts of the current message, in bytes."""
         return self._small_size + self._parts_size + self._frames.assembled
 
     def detach(self) -> None:
-        """Copy what :meth:`feed` has not come to: the memory that it came in is needed for something else."""
+        """Copy the bytes that :meth:`feed` has not decoded yet, so that the buffer they came in can be reused."""
         self._frames.detach()
 
     @property
     def expected(self) -> int:
-        """How many bytes are likely to come soon, as far as that can be told from the last frame."""
+        """Number of bytes likely to arrive next, judging by the last frame."""
         return self._frames.expected
 
     def take_part(self) -> Message:
-        """Return what has come of the message in progress since the last call; it may be empty. Claims the message.
+        """Return the part of the current message that arrived since the last call. Claims the message.
+
+        The part may be empty.
 
         Raises:
             ProtocolError: If no message is in progress.
         """
         self._check_in_progress()
         self._claimed = True
-        return self._join()
+        return self._take_parts()
 
     def skip(self) -> None:
-        """Drop the message in progress, what there is and what comes. Still judged, it will not be delivered.
+        """Discard the current message. Its remaining frames are still validated.
 
         Raises:
             ProtocolError: If no message is in progress.
         """
         self._check_in_progress()
         self._claimed = self._skipped = True
-        self._join()
+        self._take_parts()
 
     def _check_in_progress(self) -> None:
         if not self._opcode:
-            raise ProtocolError("no message is in progress")
+            raise ProtocolError("there is no incomplete message")
 
     def feed(self, data: Buffer) -> Iterator[list[Message] | Message | LastPart | Frame | None]:
-        """Yield the messages, several in a list or one, and the control frames between them; and None for a pause.
+        """Yield messages, lists of messages, and control frames, in the order of arrival; and None for a pause.
 
-        Iterate to the end before feeding more.
+        The iterator must be exhausted before this is called again.
 
         Args:
-            data: The bytes, in order.
+            data: The next bytes.
 
         Raises:
-            ProtocolError: while iterating, if the peer violates the protocol, after all that came before was yielded.
-                There is no going on from there.
+            ProtocolError: While iterating, if the peer violates the protocol, after everything that arrived before was
+                yielded. The decoder cannot be used any more then.
         """
         frames = self._frames
         frames.feed(data)
         while True:
             if not self._opcode and (messages := frames.take_messages(self._limit)):
                 yield messages
-                if frames.is_used_up():  # as most that arrives is whole messages
+                if frames.release():  # most reads end at the end of a message
                     return
                 continue
             piece = frames.next_piece()
             if piece is None:
                 return
             first_byte, payload, remaining = piece
-            extension = self._marks.get(first_byte)
+            extension = self._extension_by_first_byte.get(first_byte)
             if extension is not None and not remaining and not self._opcode and len(payload) <= _STEP:
                 whole = self._transform_whole(first_byte, payload, extension)
                 if self._since_pause >= _PAUSE:
@@ -216,22 +222,22 @@ class MessageDecoder:
         opcode = Opcode(first_byte & 0x0F)
         if self._opcode:
             if opcode is not Opcode.CONT:
-                raise ProtocolError(f"a {opcode.name} frame within a fragmented message")
+                raise ProtocolError(f"{opcode.name} frame within a fragmented message")
         else:
             if opcode is Opcode.CONT:
-                raise ProtocolError("a CONT frame without a message to continue")
+                raise ProtocolError("CONT frame without a message to continue")
             self._opcode = opcode
             self._announced = self._size = 0
-            # Received messages go back through the extensions the other way round.
+            # Received messages pass the extensions in reverse order.
             self._transforms = [each for each in reversed(self._extensions) if first_byte & each.rsv]
         if self._transforms:
-            return  # how large it is on the wire says nothing: what comes out is judged as it comes
+            return  # the size limit applies to the output of the extensions, see _add()
         self._announced += size
         if self._limit is not None and self._announced > self._limit:
             raise MessageTooBig(self._announced, self._limit)
 
     def _transform_whole(self, first_byte: int, data: bytes, extension: Extension) -> Message:
-        """Return a whole message that takes one step: what :meth:`_transform` and :meth:`_add` would make of it."""
+        """Return a message that takes one step: the fast path for :meth:`_transform` and :meth:`_add`."""
         limit = self._limit
         message = extension.decode(data, final=True, limit=limit)
         self._since_pause += 16 * len(data) + len(message)
@@ -245,7 +251,7 @@ class MessageDecoder:
             raise _not_utf8(exc) from exc
 
     def _transform(self, data: bytes, final: bool) -> Iterator[None]:
-        """Add what extensions have to transform back. Yield when it is time for a pause."""
+        """Decode a part with the extensions, and add the output to the message. Yield for pauses."""
         for start in range(0, len(data) or 1, _STEP):
             piece = data[start : start + _STEP]
             last = final and start + _STEP >= len(data)
@@ -267,21 +273,21 @@ class MessageDecoder:
         if self._opcode is Opcode.TEXT:
             try:
                 part = self._utf8.decode(data, final)
-                # Python's decoder waits for the third byte of a surrogate before it refuses the second: give it one.
+                # Python's decoder rejects a surrogate only at its third byte. Feeding one makes it fail at the second.
                 if b"\xed\xa0" <= self._utf8.getstate()[0] < b"\xee":
                     self._utf8.decode(b"\x80")
             except UnicodeDecodeError as exc:
                 raise _not_utf8(exc) from exc
         if part and not self._skipped:
-            self._keep(part)
+            self._append(part)
 
-    def _keep(self, part: Message) -> None:
-        # In text, a single character makes all those that are put together with it take four bytes each.
+    def _append(self, part: Message) -> None:
+        # This is the size in memory: one character may make every character of its string take four bytes.
         size = getsizeof(part)
         if size < _SMALL:
             self._small.append(part)
             self._small_size += size
-            if len(self._small) == _BATCH:
+            if len(self._small) == _SMALL_BATCH:
                 self._flush_small()
         else:
             self._flush_small()
@@ -290,27 +296,27 @@ class MessageDecoder:
 
     def _flush_small(self) -> None:
         if self._small:
-            part = self._put_together(self._small)
+            part = self._concatenate(self._small)
             self._small.clear()
             self._small_size = 0
             self._parts.append(part)
             self._parts_size += getsizeof(part)
 
-    def _join(self) -> Message:
+    def _take_parts(self) -> Message:
         if assembled := self._frames.take_assembled():
-            self._keep(assembled)
+            self._append(assembled)
         self._flush_small()
         parts, self._parts = self._parts, []
         self._parts_size = 0
-        return parts[0] if len(parts) == 1 else self._put_together(parts)
+        return parts[0] if len(parts) == 1 else self._concatenate(parts)
 
-    def _put_together(self, parts: list[Message]) -> Message:
+    def _concatenate(self, parts: list[Message]) -> Message:
         if self._opcode is Opcode.TEXT:
             return "".join(parts)  # type: ignore[arg-type]  # all are str
         return b"".join(parts)  # type: ignore[arg-type]  # all are bytes
 
     def _finish(self) -> Message | LastPart | None:
-        data = self._join()
+        data = self._take_parts()
         claimed, skipped = self._claimed, self._skipped
         self._opcode = Opcode.CONT
         self._claimed = self._skipped = False

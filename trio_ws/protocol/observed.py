@@ -1,8 +1,7 @@
-"""Frames as they come in, for somebody who watches.
+"""A message decoder that reports every received frame.
 
-What nearly all frames go through, :mod:`trio_ws.protocol.messages`, does not stop at each of them, and has nobody to
-tell. :class:`ObservedDecoder` does the same and tells of every frame; it is used where somebody wants to know, and
-takes more time.
+:class:`~trio_ws.protocol.messages.MessageDecoder` decodes most frames in batches, and reports none of them.
+:class:`ObservedDecoder` is slower, and used only if an instrument observes frames.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameInfo", "ObservedDecoder", "OnFrame", "size_of"]
 
-#: So much of a payload is kept: all of a control frame, and of other frames what a line of a log has room for.
+#: Maximum size of ``FrameInfo.start``, in bytes: enough for a whole control frame and for a line of a log.
 START = max(MAX_CONTROL_PAYLOAD, 4 * MAX_SHOWN)
 
 
 @attrs.frozen
 class FrameInfo:
-    """What there is to say about a frame. ``str()`` makes a line for a log of it.
+    """A summary of a frame. ``str()`` returns a line for a log.
 
     Attributes:
-        opcode: What it is.
-        size: The size of its payload in bytes; where messages are compressed, without that.
-        start: The beginning of the payload: 256 bytes or less.
-        fin: Whether it is the last frame of its message.
+        opcode: The opcode.
+        size: Size of the uncompressed payload in bytes.
+        start: The beginning of the uncompressed payload, at most 256 bytes.
+        fin: Whether this is the last frame of its message.
     """
 
     opcode: Opcode
@@ -44,7 +43,12 @@ class FrameInfo:
 
     @classmethod
     def of(cls, first_byte: int, data: bytes) -> FrameInfo:
-        """Return what there is to say about a frame with this first byte of its header, and this payload."""
+        """Return the summary of a frame.
+
+        Args:
+            first_byte: The first byte of its header.
+            data: Its payload, uncompressed.
+        """
         return cls(Opcode(first_byte & 0x0F), len(data), data[:START], first_byte >= FIN)
 
     def __str__(self) -> str:
@@ -53,7 +57,7 @@ class FrameInfo:
         return f"{self.opcode.name} {shown} [{size}{'' if self.fin else ', continued'}]"
 
 
-#: What is told of each frame, when all of it has come.
+#: A callback for frames that were received completely.
 OnFrame: TypeAlias = Callable[[FrameInfo], object]
 
 
@@ -63,13 +67,13 @@ def size_of(message: Message) -> int:
 
 
 class ObservedDecoder(MessageDecoder):
-    """A decoder that tells of each frame. A frame that is refused is not told of.
+    """A message decoder that calls a function with each received frame, except invalid ones.
 
     Args:
-        role: As for :class:`MessageDecoder`, like all that follows.
-        max_message_size: How large a message may be.
-        extensions: The extensions in use.
-        on_frame: What is told.
+        role: See :class:`MessageDecoder`.
+        max_message_size: See :class:`MessageDecoder`.
+        extensions: See :class:`MessageDecoder`.
+        on_frame: The function to call.
     """
 
     __slots__ = ("_first_byte", "_frame_size", "_frame_start", "_on_frame")
@@ -81,20 +85,20 @@ class ObservedDecoder(MessageDecoder):
         rsv = 0
         for extension in extensions:
             rsv |= extension.rsv
-        # Payloads are to come through _add(), and nothing is to be put together below it.
+        # The frame decoder must not assemble messages: _add() needs to see the pieces.
         self._frames = FrameDecoder(role, rsv)
         self._on_frame = on_frame
-        # The data frame in progress: how it began, and what has come of its payload.
+        # The current data frame: its first byte, the size of its payload so far, and the beginning of its payload.
         self._first_byte = 0
         self._frame_size = 0
         self._frame_start = b""
 
     def feed(self, data: Buffer) -> Iterator[list[Message] | Message | LastPart | Frame | None]:
-        """Do what :meth:`MessageDecoder.feed` does, and tell of the frames."""
+        """Do the same as :meth:`MessageDecoder.feed`, and report the frames."""
         for event in super().feed(data):
             if isinstance(event, list):
                 for message in event:
-                    self._tell_whole(message)
+                    self._report_message(message)
             elif isinstance(event, Frame):
                 self._on_frame(FrameInfo.of(FIN | event.opcode, event.data))
             yield event
@@ -107,28 +111,28 @@ class ObservedDecoder(MessageDecoder):
 
     def _transform_whole(self, first_byte: int, data: bytes, extension: Extension) -> Message:
         message = super()._transform_whole(first_byte, data, extension)
-        self._tell_whole(message)
+        self._report_message(message)
         return message
 
     def _transform(self, data: bytes, final: bool) -> Iterator[None]:
         yield from super()._transform(data, final)
         if not self._in_frame:
-            self._tell()
+            self._report_frame()
 
     def _add(self, data: bytes, final: bool) -> None:
         super()._add(data, final)
         self._frame_size += len(data)
         self._frame_start += data[: START - len(self._frame_start)]
         if not self._transforms and not self._in_frame:
-            self._tell()
+            self._report_frame()
 
-    def _tell(self) -> None:
+    def _report_frame(self) -> None:
         opcode = Opcode(self._first_byte & 0x0F)
         self._on_frame(FrameInfo(opcode, self._frame_size, self._frame_start, self._first_byte >= FIN))
 
-    def _tell_whole(self, message: Message) -> None:
+    def _report_message(self, message: Message) -> None:
         if isinstance(message, str):
-            # A character takes a byte or more.
+            # Every character takes at least one byte, so START characters are enough.
             start = message[:START].encode()[:START]
             self._on_frame(FrameInfo(Opcode.TEXT, size_of(message), start))
         else:

@@ -1,7 +1,7 @@
-"""The functions that all bytes pass through, in Python; :mod:`trio_ws.protocol.hot` says when these are used.
+"""The functions that process every byte, in Python. :mod:`trio_ws.protocol.hot` chooses between these and Cython.
 
-``compiled.pyx`` has the same again in Cython. What is said here holds for both, and ``tests/protocol/test_pure.py``
-compares them.
+``compiled.pyx`` has the same functions in Cython. The documentation here applies to both, and
+``tests/protocol/test_pure.py`` compares them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 __all__ = ["Buffer", "Payload", "apply_mask", "header", "pack", "take_messages"]
 
-#: So much is masked at once: it takes five times as much memory while it is done.
+#: Number of bytes to mask at a time: masking temporarily needs five times as much memory.
 _BLOCK = 64 * 1024
 
-#: Bytes that come in.
+#: Types of received data.
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _TEXT = 0x81
@@ -26,9 +26,9 @@ def apply_mask(data: Buffer, key: bytes, offset: int = 0) -> bytes:
     """Mask or unmask a payload (RFC 6455, section 5.3): the operation is its own inverse.
 
     Args:
-        data: The payload, or a piece of one.
+        data: The payload, or a part of it.
         key: The masking key, four bytes.
-        offset: How many bytes of the payload came before this piece.
+        offset: Offset of this part in the payload, in bytes.
     """
     size = len(data)
     if size > _BLOCK:
@@ -37,7 +37,7 @@ def apply_mask(data: Buffer, key: bytes, offset: int = 0) -> bytes:
     offset &= 3
     if offset:
         key = key[offset:] + key[:offset]
-    # One XOR of two very long integers: what pure Python has that comes nearest to a loop in C.
+    # XOR of two very long integers is the fastest way in pure Python.
     repeated = (key * ((size + 3) >> 2))[:size]
     return (int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
 
@@ -45,20 +45,20 @@ def apply_mask(data: Buffer, key: bytes, offset: int = 0) -> bytes:
 def take_messages(
     data: Buffer, position: int, masked: bool, limit: int | None, count: int
 ) -> tuple[list[str | bytes], int]:
-    """Take the whole messages that come next: those in one frame that no extension has transformed.
+    """Decode consecutive messages that consist of a single frame not transformed by an extension.
 
-    It stops in front of anything else, be it a control frame, a fragment, something incomplete, or something wrong.
-    That is for others to judge.
+    Decoding stops before anything else: a control frame, a fragment, an incomplete frame, or an error. The caller
+    handles those.
 
     Args:
-        data: What has come in.
-        position: Where a frame begins in it.
-        masked: Whether frames have to be masked.
-        limit: How large a message may be, in bytes; None for any size.
-        count: How many messages to take at most.
+        data: The received bytes.
+        position: Position of the first frame in ``data``.
+        masked: Whether frames must be masked.
+        limit: Maximum size of a message in bytes; None for no limit.
+        count: Maximum number of messages.
 
     Returns:
-        The messages, and where what follows them begins.
+        The messages, and the position after the last of them.
     """
     messages: list[str | bytes] = []
     end = len(data)
@@ -97,11 +97,11 @@ def take_messages(
 
 
 def pack(frames: Sequence[tuple[int, bytes, object]], keys: bytes | None = None) -> bytes:
-    """Return frames as bytes, one after the other.
+    """Return the concatenated bytes of several frames.
 
     Args:
-        frames: The first byte of each, and its payload. What else is there of them does not matter here.
-        keys: The masking keys, four bytes for each frame; None from a server.
+        frames: The first byte and the payload of each frame. The third item is ignored.
+        keys: The concatenated masking keys, four bytes per frame; None on a server.
     """
     chunks = []
     for index, (first_byte, data, _) in enumerate(frames):
@@ -114,11 +114,11 @@ def pack(frames: Sequence[tuple[int, bytes, object]], keys: bytes | None = None)
 
 
 def header(first_byte: int, size: int, mask: int = 0) -> bytes:
-    """Return the header of a frame, but for the masking key.
+    """Return the header of a frame, without the masking key.
 
     Args:
         first_byte: FIN, reserved bits and opcode.
-        size: The length of the payload, in bytes.
+        size: Size of the payload in bytes.
         mask: 0x80 if a masking key follows, otherwise 0.
     """
     if size < 126:
@@ -129,43 +129,43 @@ def header(first_byte: int, size: int, mask: int = 0) -> bytes:
 
 
 class Payload:
-    """The payload of a large frame, which is put together in one piece of memory as it comes in.
+    """A buffer in which the payload of a large frame is assembled as it arrives.
 
-    That is at most twice as large as what has come.
+    It uses at most twice as much memory as the bytes that have arrived.
 
     Args:
-        total: How many bytes it will have at most.
+        total: Maximum size of the payload in bytes.
     """
 
     __slots__ = ("_data", "_total")
 
     def __init__(self, total: int) -> None:
         if total < 0:
-            raise ValueError("a size is not negative")
+            raise ValueError("total must not be negative")
         self._total = total
         self._data = bytearray()
 
     @property
     def size(self) -> int:
-        """How many bytes have come."""
+        """Number of bytes added so far."""
         return len(self._data)
 
     def add(self, piece: Buffer, key: bytes) -> None:
-        """Add what has come.
+        """Append received bytes, and unmask them.
 
         Args:
-            piece: The next bytes, as they are on the wire.
-            key: The masking key, four bytes; empty if they are not masked.
+            piece: The next bytes, as received.
+            key: The masking key, four bytes; empty if the payload is not masked.
 
         Raises:
-            ValueError: If that would be more than all.
+            ValueError: If the payload would become larger than ``total``.
         """
         if len(piece) > self._total - self.size:
-            raise ValueError("this is more than was announced")
+            raise ValueError("the payload must not be larger than its total size")
         self._data += apply_mask(piece, key, self.size) if key else piece
 
     def take(self) -> bytes:
-        """Return what has come. It is over then: nothing can be added any more."""
+        """Return the bytes added so far. Nothing can be added afterwards."""
         data = bytes(self._data)
         self._data.clear()
         self._total = 0

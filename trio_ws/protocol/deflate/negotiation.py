@@ -1,4 +1,4 @@
-"""The negotiation of compression in the opening handshake: ``DeflateClient``, ``DeflateServer``."""
+"""Negotiation of compression in the opening handshake: ``DeflateClient``, ``DeflateServer``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _WINDOW_BITS_VALUE = re.compile(r"[89]|1[0-5]")
 
 @attrs.frozen(kw_only=True)
 class _Parameters:
-    """The four parameters (RFC 7692, section 7.1). Without window bits the window is the largest.
+    """The four parameters (RFC 7692, section 7.1). Window bits of None mean the largest window.
 
-    ``client_max_window_bits`` is True when it is there without a value, which only an offer may have.
+    ``client_max_window_bits`` is True if it has no value, which is allowed only in offers.
     """
 
     server_no_context_takeover: bool = False
@@ -36,16 +36,16 @@ class _Parameters:
         values: dict[str, Any] = {}
         for name, value in params:
             if name in values:
-                raise NegotiationError(f"the parameter {name!r} of {NAME} occurs twice")
+                raise NegotiationError(f"the parameter {name!r} of {NAME} must not occur twice")
             if name in ("server_no_context_takeover", "client_no_context_takeover"):
                 if value is not None:
-                    raise NegotiationError(f"the parameter {name!r} of {NAME} has no value")
+                    raise NegotiationError(f"the parameter {name!r} of {NAME} must not have a value, not {value!r}")
                 values[name] = True
             elif name in ("server_max_window_bits", "client_max_window_bits"):
                 if value is None and offer and name == "client_max_window_bits":
                     values[name] = True
                 elif value is None or not _WINDOW_BITS_VALUE.fullmatch(value):
-                    raise NegotiationError(f"the parameter {name!r} of {NAME} is from 8 to 15, not {value!r}")
+                    raise NegotiationError(f"the parameter {name!r} of {NAME} must be from 8 to 15, not {value!r}")
                 else:
                     values[name] = int(value)
             else:
@@ -71,7 +71,7 @@ class DeflateClient:
     name: str = attrs.field(default=NAME, init=False)
 
     def offers(self) -> list[Params]:
-        """Offer it once (RFC 7692, section 7.1)."""
+        """Return the parameters of the only offer (RFC 7692, section 7.1)."""
         settings = self.settings
         return [
             _Parameters(
@@ -83,19 +83,19 @@ class DeflateClient:
         ]
 
     def accept(self, params: Params) -> PerMessageDeflate:
-        """Take the server's answer.
+        """Return the transform for the server's answer.
 
         Raises:
-            NegotiationError: If it is malformed, or not what was asked for.
+            NegotiationError: If the answer is malformed, or the server did not agree to a required parameter.
         """
         settings = self.settings
         answer = _Parameters.parse(params, offer=False)
         if settings.server_no_context_takeover and not answer.server_no_context_takeover:
-            raise NegotiationError(f"the server does not agree to 'server_no_context_takeover' of {NAME}")
-        # Some servers leave out what is the largest anyway.
+            raise NegotiationError(f"the server did not agree to 'server_no_context_takeover' of {NAME}")
+        # Some servers omit the parameter when it has the largest value.
         wanted, answered = settings.server_max_window_bits, answer.server_max_window_bits or MAX_WINDOW_BITS
         if wanted is not None and answered > wanted:
-            raise NegotiationError(f"the server does not agree to 'server_max_window_bits={wanted}' of {NAME}")
+            raise NegotiationError(f"the server did not agree to 'server_max_window_bits={wanted}' of {NAME}")
         return PerMessageDeflate(
             settings,
             send_bits=min(
@@ -115,14 +115,14 @@ class DeflateServer:
     name: str = attrs.field(default=NAME, init=False)
 
     def answer(self, params: Params) -> tuple[Params, PerMessageDeflate] | None:
-        """Answer one offer; decline it if it is malformed (RFC 7692, section 7)."""
+        """Return the answer to one offer, or None if it is malformed (RFC 7692, section 7)."""
         settings = self.settings
         try:
             offer = _Parameters.parse(params, offer=True)
         except NegotiationError:
             return None
         send_bits = min(offer.server_max_window_bits or MAX_WINDOW_BITS, settings.server_max_window_bits or WINDOW_BITS)
-        # True stands for any size, and for the number 15 here. Without it we must not ask for less.
+        # True allows any window. Without the parameter the answer must not ask for a smaller window than the largest.
         receive_bits = None
         if offer.client_max_window_bits:
             offered = MAX_WINDOW_BITS if offer.client_max_window_bits is True else offer.client_max_window_bits

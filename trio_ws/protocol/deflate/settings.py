@@ -1,4 +1,4 @@
-"""How to compress messages: ``Deflate``."""
+"""Options of compression: ``Deflate``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 __all__ = ["MAX_WINDOW_BITS", "WINDOW_BITS", "Deflate"]
 
-#: How large our window is where nobody asks for another: it has most of the benefit, and an eighth of the memory.
+#: The default window: 4 KiB has most of the benefit of 32 KiB for an eighth of the memory.
 WINDOW_BITS: int = 12
 MAX_WINDOW_BITS: int = 15
 
@@ -21,9 +21,9 @@ def _integer(minimum: int, maximum: int | None = None, *, optional: bool = False
         if value is None and optional:
             return
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{attribute.name} is {kind}, not {value!r}")
+            raise TypeError(f"{attribute.name} must be {kind}, not {value!r}")
         if value < minimum or (maximum is not None and value > maximum):
-            raise ValueError(f"{attribute.name} is {allowed}, not {value}")
+            raise ValueError(f"{attribute.name} must be {allowed}, not {value}")
 
     return check
 
@@ -33,31 +33,32 @@ _bits = _integer(8, MAX_WINDOW_BITS, optional=True)
 
 def _flag(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{attribute.name} is True or False, not {value!r}")
+        raise TypeError(f"{attribute.name} must be a bool, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
 class Deflate:
-    """How to compress messages.
+    """Options for compressing messages with permessage-deflate (RFC 7692).
 
-    Where the two ends differ, the smaller window is agreed on, and no context takeover if either wants none.
+    If the two ends have different options, they use the smaller window, and no context takeover if either wants none.
 
     Attributes:
-        level: How hard to try, from 1, the fastest, to 9, the smallest.
-        mem_level: Memory for the compressor besides its window, from 1, the least, to 9. With zlib each step doubles
-            it; zlib-ng takes more, and hardly minds this.
-        server_max_window_bits: The window of what the server sends, from 8 to 15. A client that sets it refuses a
-            server that compresses without agreeing to it.
-        client_max_window_bits: The window of what the client sends, from 8 to 15. A server can only ask for it when the
-            client says that it understands.
-        server_no_context_takeover: Whether the server compresses each message by itself: less memory, less compression.
-            A client that sets it refuses a server that does not agree to it.
-        client_no_context_takeover: The same for the client, which can do so by itself.
-        min_size: Messages of fewer bytes are not compressed.
+        level: Compression level, from 1 (fastest) to 9 (smallest).
+        mem_level: Memory of the compressor besides its window, from 1 (least) to 9. With zlib each step doubles it;
+            zlib-ng uses more memory, and the level makes little difference.
+        server_max_window_bits: Window size for messages from the server, as a power of two, from 8 to 15. None: 12 for
+            servers; clients accept any. If a client sets it, connecting fails if the server compresses without
+            agreeing.
+        client_max_window_bits: Window size for messages from the client, as a power of two, from 8 to 15. None: 12. A
+            server's setting takes effect only if the client supports it.
+        server_no_context_takeover: Whether the server compresses each message independently: less memory, but larger
+            messages. If a client sets it, connecting fails if the server compresses without agreeing.
+        client_no_context_takeover: The same for the client. It needs no agreement when the client sets it.
+        min_size: Minimum size of messages to compress, in bytes.
 
     Raises:
-        TypeError: If a value is of the wrong type.
-        ValueError: If it is out of range.
+        TypeError: If a value has the wrong type.
+        ValueError: If a value is out of range.
     """
 
     level: int = attrs.field(default=4, validator=_integer(1, 9))

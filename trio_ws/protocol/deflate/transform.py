@@ -1,4 +1,4 @@
-"""Compressing and decompressing messages: ``PerMessageDeflate``."""
+"""Compression and decompression of messages: ``PerMessageDeflate``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...exceptions import InvalidData
 from ..codec import RSV1
-from ..extensions import Shared
+from ..extensions import EncodingCache
 from .settings import Deflate
 
 if TYPE_CHECKING:
@@ -20,31 +20,32 @@ else:
 
 __all__ = ["BACK_END", "PerMessageDeflate"]
 
-#: The library that compresses: ``zlib`` or ``zlib_ng``.
+#: The compression library in use: ``zlib`` or ``zlib_ng``.
 BACK_END: str = zlib.__name__.partition(".")[0]
 
-#: What ends each message and does not travel (RFC 7692, section 7.2.1).
+#: The end of each compressed message, which is not sent (RFC 7692, section 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
-#: An empty last block.
+#: An empty block with the BFINAL bit.
 _LAST_BLOCK = b"\x01\x00\x00\xff\xff"
 _TAIL_AND_LAST_BLOCK = _TAIL + _LAST_BLOCK
 
-#: How much is decompressed at a time once the peer has ended a run of blocks. A run may take two bytes, and at its end
-#: zlib copies all that follows: in a message made of such runs, that would be the whole rest each time.
+#: Number of bytes to decompress at a time after the peer has ended a DEFLATE stream within a message. A stream can be
+#: as short as two bytes, and at its end zlib copies the rest of its input: for a message of many streams, that would
+#: take quadratic time.
 _CHUNK = 4 * 1024
-#: The largest limit that zlib can be given, less the one byte more that we ask for.
+#: The largest limit for which limit + 1 is a valid argument for zlib.
 _MAX_LIMIT = sys.maxsize - 1
 
 
 class PerMessageDeflate:
-    """The transform that was agreed on: an :class:`~trio_ws.protocol.extensions.Extension`.
+    """The negotiated transform: an :class:`~trio_ws.protocol.extensions.Extension`.
 
     Args:
-        settings: Level, memory and smallest message.
-        send_bits: The window of what we send.
-        receive_bits: The window of what we receive.
-        send_takeover: Whether our compressor keeps its window from message to message.
-        receive_takeover: Whether the peer's does.
+        settings: The options. Only ``level``, ``mem_level`` and ``min_size`` are used.
+        send_bits: Window bits for sent messages.
+        receive_bits: Window bits for received messages.
+        send_takeover: Whether our compressor keeps its window between messages.
+        receive_takeover: Whether the peer's compressor keeps its window between messages.
     """
 
     __slots__ = (
@@ -52,8 +53,8 @@ class PerMessageDeflate:
         "_compressor",
         "_decompressor",
         "_min_size",
-        "_received",
-        "_sent",
+        "_received_history",
+        "_sent_history",
         "_settings",
         "receive_bits",
         "receive_takeover",
@@ -78,12 +79,13 @@ class PerMessageDeflate:
         self.receive_takeover: bool = receive_takeover
         self._settings = settings
         self._min_size = settings.min_size
-        # Made when they are needed; and with context takeover, the last bytes that have passed.
+        # Both are created on demand. With context takeover, the history is the last uncompressed bytes of each
+        # direction; it may be a quarter larger than the window.
         self._compressor: Any = None
         self._decompressor: Any = None
-        self._sent = bytearray()
-        self._received = bytearray()
-        # Whether a message is being sent that is compressed.
+        self._sent_history = bytearray()
+        self._received_history = bytearray()
+        # Whether a compressed message is being sent.
         self._compressing = False
 
     def __repr__(self) -> str:
@@ -93,21 +95,26 @@ class PerMessageDeflate:
 
     # -- Sending ---------------------------------------------------------------------------------------------------
 
-    def encode(self, data: bytes, *, first: bool, final: bool, shared: Shared | None = None) -> tuple[bytes, bool]:
-        """Compress a message, or a part of one (RFC 7692, section 7.2.1). Each part can be read when it has arrived."""
+    def encode(
+        self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
+    ) -> tuple[bytes, bool]:
+        """Compress a message or a part of it (RFC 7692, section 7.2.1).
+
+        Each part is flushed, so that the peer can decompress it as soon as it has arrived.
+        """
         if first:
             self._compressing = not final or len(data) >= self._min_size
         if not self._compressing:
             return data, False
-        if shared is not None and first and final:
+        if cache is not None and first and final:
             self._compressing = False
-            return self._encode_shared(data, shared), True
+            return self._encode_cached(data, cache), True
         compressor = self._compressor
         if compressor is None:
-            compressor = self._compressor = self._new_compressor(self._sent)
+            compressor = self._compressor = self._new_compressor(self._sent_history)
         compressed = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
         if self.send_takeover:
-            _remember(self._sent, data, self.send_bits)
+            _append_history(self._sent_history, data, self.send_bits)
         if final:
             self._compressing = False
             compressed = _cut_tail(compressed)
@@ -115,42 +122,41 @@ class PerMessageDeflate:
                 self._compressor = None
         return compressed, True
 
-    def _encode_shared(self, data: bytes, shared: Shared) -> bytes:
-        """Compress a message that other connections get too, once for all with the same parameters.
+    def _encode_cached(self, data: bytes, cache: EncodingCache) -> bytes:
+        """Compress a message for many connections: once for all that have the same parameters.
 
-        What was sent before is not the same to all, so the message does not refer to it, although it may: it is larger
-        by that.
+        These connections have different histories, so the compressed message cannot refer to any, and gets larger.
         """
         settings = self._settings
         key = data, settings.level, settings.mem_level, self.send_bits
-        compressed = shared.results.get(key)
+        compressed = cache.payloads.get(key)
         if compressed is None:
             compressor = self._new_compressor(b"")
             compressed = _cut_tail(compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))
-            shared.results[key] = compressed
+            cache.payloads[key] = compressed
         if self.send_takeover:
-            _remember(self._sent, data, self.send_bits)
-            self._compressor = None  # it knows nothing of this message; the next one begins with what was sent
+            _append_history(self._sent_history, data, self.send_bits)
+            self._compressor = None  # it has not seen this message; a new one gets it from the history
         return compressed
 
-    def _new_compressor(self, sent: bytes | bytearray) -> Any:
+    def _new_compressor(self, history: bytes | bytearray) -> Any:
         settings = self._settings
         bits = self.send_bits
         more: list[Any] = []
         if bits == 8:
-            # zlib cannot compress with so small a window. With this strategy it never looks back further than one byte.
+            # zlib has no compressor for this window. With this strategy, matches reach back only one byte.
             bits, more = 9, [zlib.Z_RLE]
-        elif sent:
-            more = [zlib.Z_DEFAULT_STRATEGY, sent]
+        elif history:
+            more = [zlib.Z_DEFAULT_STRATEGY, history]
         return zlib.compressobj(settings.level, zlib.DEFLATED, -bits, settings.mem_level, *more)
 
     # -- Receiving -------------------------------------------------------------------------------------------------
 
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
-        """Decompress a piece of a message (RFC 7692, section 7.2.2).
+        """Decompress a part of a message (RFC 7692, section 7.2.2).
 
         Raises:
-            InvalidData: If it is not DEFLATE, or if the message is not complete at its end.
+            InvalidData: If the data is not valid DEFLATE, or the last block of the message is incomplete.
         """
         try:
             decompressed, size = self._decompress(data, limit)
@@ -160,26 +166,26 @@ class PerMessageDeflate:
         except zlib.error as exc:
             raise InvalidData(f"a compressed message is corrupt: {exc}") from exc
         if not complete:
-            raise InvalidData("a compressed message ends too early")
+            raise InvalidData("a compressed message is incomplete")
         return decompressed
 
     def _decompress(self, data: bytes, limit: int | None) -> tuple[bytes, int]:
-        """Decompress a run of blocks. Return what comes out, and where the run ends, or the data."""
+        """Decompress up to the end of the DEFLATE stream or of the data. Return the output and the position."""
         decompressor = self._decompressor
         if decompressor is None:
             decompressor = self._decompressor = self._new_decompressor()
-        # 0 is "no limit" to zlib. The one byte more tells whether the limit was passed.
+        # 0 means "no limit" to zlib. An output of limit + 1 bytes shows that the message is too big.
         decompressed = decompressor.decompress(data, 0 if limit is None else min(limit, _MAX_LIMIT) + 1)
         if decompressor.eof:
-            # The peer has ended the run (section 7.2.3.4): what follows is a new one, with nothing before it.
-            self._end_run()
+            # The peer has ended the stream (section 7.2.3.4). A new one starts here, without history.
+            self._end_stream()
             return decompressed, len(data) - len(decompressor.unused_data)
         if self.receive_takeover:
-            _remember(self._received, decompressed, self.receive_bits)
+            _append_history(self._received_history, decompressed, self.receive_bits)
         return decompressed, len(data)
 
     def _decompress_more(self, data: bytes, position: int, limit: int | None) -> bytes:
-        """Decompress the runs of blocks that begin here."""
+        """Decompress the following DEFLATE streams of the message."""
         parts: list[bytes] = []
         while position < len(data) and (limit is None or limit >= 0):
             part, size = self._decompress(data[position : position + _CHUNK], limit)
@@ -189,58 +195,58 @@ class PerMessageDeflate:
                 limit -= len(part)
         return b"".join(parts)
 
-    def _end_run(self) -> None:
+    def _end_stream(self) -> None:
         self._decompressor = None
-        self._received.clear()
+        self._received_history.clear()
 
     def _new_decompressor(self) -> Any:
-        if self._received:
-            return zlib.decompressobj(-self.receive_bits, self._received)
+        if self._received_history:
+            return zlib.decompressobj(-self.receive_bits, self._received_history)
         return zlib.decompressobj(-self.receive_bits)
 
     def _end_message(self) -> bool:
-        """Put back what did not travel, and return whether the message ended with it.
+        """Append the omitted tail, and return whether the message is complete with it.
 
-        That is so if nothing more comes out, and if we are between two blocks then: there, and only there, an empty
-        last block can be read.
+        It is complete if the tail produces no output and ends a block. An additional empty last block checks the
+        latter: zlib reaches the end of the stream only if the block starts where another one has ended.
         """
         decompressor, self._decompressor = self._decompressor, None
-        # Without one, the message ended with a run of blocks, and lacks the empty block behind it.
+        # Without a decompressor, the message ended with a stream, and lacks the empty block after it.
         if decompressor is None or decompressor.decompress(_TAIL_AND_LAST_BLOCK, 1) or not decompressor.eof:
             return False
         if decompressor.unused_data != _LAST_BLOCK:
             return not decompressor.unused_data
-        # The peer's own block was the last of a run already, which is as good.
-        self._received.clear()
+        # The peer's empty block itself ended the stream, which is valid too.
+        self._received_history.clear()
         return True
 
     # -- Both ------------------------------------------------------------------------------------------------------
 
     def rest(self) -> None:
-        """Keep no more than the next messages need: of each direction, as many bytes as the window has.
+        """Free the compressor, and cut each history to the size of its window.
 
-        In the middle of a message, what it needs is left as it is.
+        The compressor is kept in the middle of a message.
         """
         if not self._compressing:
             self._compressor = None
-        self._sent = self._sent[-(1 << self.send_bits) :]
-        self._received = self._received[-(1 << self.receive_bits) :]
+        self._sent_history = self._sent_history[-(1 << self.send_bits) :]
+        self._received_history = self._received_history[-(1 << self.receive_bits) :]
 
 
 def _cut_tail(compressed: bytes) -> bytes:
-    """Cut off what does not travel of the last part of a message."""
-    # Nothing comes out where a part ended just before: that is an empty block, too.
+    """Remove the tail that is not sent from the last part of a message."""
+    # If the part before was flushed and this one is empty, zlib outputs nothing. b"\0" stands for an empty block then.
     return compressed[: -len(_TAIL)] or b"\x00"
 
 
-def _remember(last: bytearray, data: bytes, bits: int) -> None:
-    """Add data to the last bytes that have passed. Kept are as many as the window has, and up to a quarter more.
+def _append_history(history: bytearray, data: bytes, bits: int) -> None:
+    """Append data to a history. Keep the size of the window, and up to a quarter more.
 
-    Because of the quarter they do not have to be moved for each message.
+    Thanks to the extra quarter, the history need not be moved for every message.
     """
     size = 1 << bits
     data = data[-size:]
-    excess = len(last) + len(data) - size
+    excess = len(history) + len(data) - size
     if excess > size >> 2:
-        del last[:excess]
-    last += data
+        del history[:excess]
+    history += data
