@@ -1,7 +1,7 @@
-"""Every check of the project, behind one door: tests, lint, types, docs, build, sanitizers.
+"""All checks of the project: tests, lint, types, docs, build, sanitizers, conformance, benchmarks.
 
-``nox`` runs all of them, ``nox -s tests-3.12 -- -k handshake`` one of them in part; what follows ``--``
-goes to pytest. CONTRIBUTING.md says more.
+``nox`` runs the default checks, ``nox -s tests-3.12 -- -k handshake`` some tests on one Python. Arguments after ``--``
+are passed to pytest. See CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -21,26 +21,24 @@ import nox
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["tests", "lint", "types", "docs", "build"]
-# An environment is made once and brought up to date by each run's `pip install`. Locally that saves most of
-# the time; a clean clone has nothing to reuse. `nox -R` skips the installs too, `nox --reuse-venv=never`
-# starts afresh.
+# Environments are reused, and updated by `pip install` in each run, which saves most of the time. `nox -R` skips the
+# installs too, `nox --reuse-venv=never` creates new environments.
 nox.options.reuse_venv = "yes"
-# CI turns this on. Testing with the interpreters that are there is what we want in CI too.
+# Nox turns this on in CI, but CI too should test with the interpreters that it has.
 nox.options.error_on_missing_interpreters = False
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
 def group(*names: str) -> tuple[str, ...]:
-    """Return the requirements of the dependency groups of these names."""
+    """Return the requirements of dependency groups."""
     return nox.project.dependency_groups(PYPROJECT, *names)
 
 
 def run_interpreter(*command: str) -> tuple[str, Path] | None:
-    """Run a Python interpreter and return its version ("3.12") and its own path; None if it does not run.
+    """Run a Python interpreter, and return its version ("3.12") and its path; None if it does not run.
 
-    Looking for a file is not enough: pyenv puts a ``python3.12`` on PATH that fails unless that version is
-    selected.
+    Looking for the file is not enough: pyenv puts a ``python3.12`` on PATH that fails unless that version is selected.
     """
     code = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
     try:
@@ -59,10 +57,9 @@ def run_interpreter(*command: str) -> tuple[str, Path] | None:
 
 
 def find_interpreters() -> list[str]:
-    """Return the versions to test with, ascending: those supported that run here, and the one that runs nox.
+    """Return the Python versions to test with, ascending: the supported ones that are installed, and nox's own.
 
-    Nox looks for ``pythonX.Y`` on PATH. Where it could not find an interpreter that is there, its folder is
-    put in front of PATH.
+    Nox looks for ``pythonX.Y`` on PATH. The folders of interpreters that are installed elsewhere are added to PATH.
     """
     current = "{}.{}".format(*sys.version_info)
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
@@ -88,7 +85,7 @@ def find_interpreters() -> list[str]:
 
 
 def find_python27() -> Path | None:
-    """Return the path of a Python 2.7 that runs here; None if there is none."""
+    """Return the path of a working Python 2.7; None if there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     for command in ("python2.7", *map(str, sorted(pyenv.glob("versions/2.7*/bin/python2.7")))):
         try:
@@ -102,7 +99,7 @@ def find_python27() -> Path | None:
 
 
 def find_sanitizers() -> list[str]:
-    """Return the libraries of GCC for AddressSanitizer and UndefinedBehaviorSanitizer; none without GCC."""
+    """Return the paths of GCC's AddressSanitizer and UndefinedBehaviorSanitizer libraries; none without GCC."""
     libraries = []
     for name in ("libasan.so", "libubsan.so"):
         try:
@@ -110,7 +107,7 @@ def find_sanitizers() -> list[str]:
         except (OSError, subprocess.SubprocessError):
             return []
         library = Path(done.stdout.strip())
-        # What is not there is printed as it was asked for, also by a Clang that calls itself gcc.
+        # GCC, and a Clang that is called gcc, print the bare name of a library that does not exist.
         if not library.is_absolute():
             return []
         libraries.append(str(library))
@@ -119,17 +116,18 @@ def find_sanitizers() -> list[str]:
 
 @contextmanager
 def installed_elsewhere(session: nox.Session, env: dict[str, str]) -> Iterator[Path]:
-    """Build the sdist, and the wheel from it in this environment; install it and change to a folder with the tests.
+    """Build sdist and wheel, install the wheel, and change to a temporary folder with a copy of the tests.
 
-    The package is not in that folder, so the tests find the installed one. It yields where the wheel is. Built in the
-    checkout, the compiled module would stay in build/, and get into the next wheel from there.
+    The package is not in that folder, so the tests import the installed one. Yields the path of the wheel, which is
+    built from the sdist: a build in the checkout would leave the compiled module in build/, from where the next wheel
+    would take it.
     """
-    # Not a folder of the session, which pytest would use too: paths there may be too long for Unix sockets.
+    # The temporary folder of the session is no alternative: paths in it may be too long for Unix sockets.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         session.run("pyproject-build", "--outdir", str(folder / "dist"), env=env, silent=True)
         (wheel,) = (folder / "dist").glob("*.whl")
-        # Pip would take another wheel of the same version for the one that is installed.
+        # Pip would not replace an installed wheel of the same version.
         session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "trio-ws", silent=True)
         session.run("python", "-m", "pip", "install", "--quiet", str(wheel))
         shutil.copytree("tests", folder / "tests", ignore=shutil.ignore_patterns("node_modules"))
@@ -140,26 +138,26 @@ def installed_elsewhere(session: nox.Session, env: dict[str, str]) -> Iterator[P
 
 INTERPRETERS = find_interpreters()
 
-#: What takes as long as all other tests together, and depends least on the version of Python. Without arguments for
-#: pytest they run on the newest only.
+#: Tests that take as long as all the others together, and depend least on the version of Python. They run only on the
+#: newest Python, unless there are arguments for pytest.
 HARNESSES = ("cancellation", "faults", "memory", "state_machine")
 
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run pytest; on the newest Python, and without arguments for pytest, check the coverage too.
+    """Run pytest. Without arguments for pytest, check the coverage on the newest Python.
 
-    On the other Pythons, some tests are left out that take long; with any argument they are not.
+    Without arguments, the other Pythons skip some slow tests.
     """
-    # Editable, because that is what runs anyway: the checkout comes before site-packages in sys.path. The
-    # `types` session installs the package as users do and sees whether all of it arrives.
+    # Editable, because the checkout comes first in sys.path anyway. The `types` and `build` sessions test the package
+    # as users install it.
     session.install("-e", ".", *group("test"))
     if not os.environ.get("TRIO_WS_PURE"):
-        # A build that fails is no error (`optional` in pyproject.toml), and then many tests would be skipped. Those who
-        # have no C compiler: `TRIO_WS_PURE=1 nox -s tests`.
+        # Without a C compiler the build does not fail (`optional` in pyproject.toml), but tests would be skipped. Use
+        # `TRIO_WS_PURE=1 nox -s tests` in that case.
         session.run("python", "-c", "import trio_ws.protocol.compiled")
     if session.python == "3.10":
-        # So all tests run with both libraries that compress, and with the compiled functions and those in Python.
+        # All tests should run with both compression libraries, and with both the compiled and the Python functions.
         session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "zlib-ng")
         session.env["TRIO_WS_PURE"] = "1"
     if session.posargs:
@@ -174,20 +172,20 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def random_order(session: nox.Session) -> None:
-    """Run all tests ten times in a row, each time in another order and with other examples. After ``--``: how often.
+    """Run all tests repeatedly, in random order and with new random examples. After ``--``: the number of runs (10).
 
-    The seed of each run is in its command line: with the same one, pytest does the same again.
+    The command line of each run shows its seeds, which reproduce the run.
     """
     session.install("-e", ".", *group("test"), "pytest-randomly")
     for _ in range(int(session.posargs[0]) if session.posargs else 10):
         seed = random.randrange(2**32)
-        # Of pytest-randomly and of Hypothesis.
+        # pytest-randomly and Hypothesis have separate seeds.
         session.run("pytest", "--numprocesses=auto", f"--randomly-seed={seed}", f"--hypothesis-seed={seed}")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the format and the rules of ruff, which repairs most itself: `ruff format; ruff check --fix`."""
+    """Check formatting and lint rules with ruff. `ruff format; ruff check --fix` repairs most problems."""
     session.install(*group("lint"))
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
@@ -195,25 +193,25 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check all types with mypy, and with pyright that everything public has one."""
-    # Setuptools would pack what an earlier build left in build/, even modules that are gone since.
+    """Check types with mypy, and with pyright that everything public has a type."""
+    # Setuptools packs everything in build/, including modules that have been deleted since the last build.
     shutil.rmtree("build", ignore_errors=True)
     session.install(".", *group("test", "types"))
     session.run("mypy")
-    # Away from the checkout, pyright sees the installed package only.
+    # Outside the checkout, pyright finds only the installed package.
     session.chdir(session.create_tmp())
     session.run(
         "pyright",
         "--verifytypes=trio_ws",
         "--ignoreexternal",
-        # Otherwise it asks the network for a newer pyright.
+        # This stops pyright from looking for a newer version on the network.
         env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
     )
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build the sdist and the wheel, with a C compiler and with one that fails, and test what they install."""
+    """Build and test the sdist and the wheel, with a C compiler and without."""
     session.install("build", *group("test"))
     files = str(session.run("git", "ls-files", "trio_ws", external=True, silent=True)).split()
     for env, compiled in (({}, True), ({"CC": "false"}, False)):
@@ -229,12 +227,12 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """Run the tests of what passes data through compiled code that stops where its behaviour is undefined. GCC only."""
+    """Run the tests that use compiled code, with AddressSanitizer and UndefinedBehaviorSanitizer. GCC only."""
     libraries = find_sanitizers()
     if not libraries:
-        session.skip("There is no GCC with AddressSanitizer and UndefinedBehaviorSanitizer.")
+        session.skip("This needs GCC with AddressSanitizer and UndefinedBehaviorSanitizer.")
     session.install("build", *group("test"))
-    # -O3 is added as in pyproject.toml, so that what is checked is what users get.
+    # pyproject.toml adds -O3, so the tests run the same code that users get.
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
     protocol = ["pure", "hot", "codec", "connection", "messages", "extensions"]
     connection = ["stream", "reader", "writer", "core", "websocket", "websocket_closing"]
@@ -245,12 +243,12 @@ def sanitize(session: nox.Session) -> None:
         *(f"tests/server/test_{name}.py" for name in ("serve", "accept", "server")),
     ]
     env = {
-        # They must be loaded before a Python that knows nothing of them.
+        # Python itself is not built with sanitizers, so their libraries must be loaded first.
         "LD_PRELOAD": ":".join(libraries),
-        # Python's own allocator hides from them where an object ends.
+        # Python's own allocator would hide the boundaries of objects.
         "PYTHONMALLOC": "malloc",
-        # What Python does not free when it ends is no leak of ours. To keep less of what was freed, and of who had
-        # allocated it, halves the time.
+        # Memory that Python does not free on exit is not our leak. A small quarantine and short stack traces halve the
+        # run time.
         "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=8:malloc_context_size=3",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
@@ -260,13 +258,13 @@ def sanitize(session: nox.Session) -> None:
         if b"__asan_report_load" not in code or b"__ubsan_handle" not in code:
             session.error(f"{wheel.name} has no compiled code with sanitizers in it")
         session.run("python", "-c", "from trio_ws.protocol import hot; assert hot.COMPILED", env=env)
-        # They write what they found, and the process ends. It is not to be lost with what pytest has captured.
+        # A sanitizer writes its report and ends the process, so pytest must not capture file descriptors.
         session.run("pytest", "--numprocesses=auto", "--capture=sys", *(session.posargs or tests), env=env)
 
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Build and test the wheels for this platform, as pyproject.toml says, with cibuildwheel (on Linux with Docker)."""
+    """Build and test the wheels for this platform with cibuildwheel; on Linux this needs Docker."""
     session.install("cibuildwheel>=3.1")
     session.run("cibuildwheel", "--output-dir", "dist", *session.posargs)
 
@@ -274,15 +272,15 @@ def wheels(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("back_end", ["zlib", "zlib-ng"])
 def conformance(session: nox.Session, back_end: str) -> None:
-    """Run the Autobahn test suite, with each library that compresses. After ``--`` follow its cases: ``all``, ``7.*``.
+    """Run the Autobahn test suite, with each compression library. After ``--``: its cases, such as ``all`` or ``7.*``.
 
-    The suite needs Python 2.7, for itself only.
+    The suite itself runs on Python 2.7.
     """
     python = find_python27()
     if python is None:
-        # Nobody has to install an interpreter that is out of support to work on this. CI has one.
-        session.skip("The Autobahn test suite runs on Python 2.7, and there is none: try `pyenv install 2.7.18`.")
-    # The last virtualenv that can make an environment for Python 2.7.
+        # Contributors need not install an unsupported interpreter. CI has one.
+        session.skip("The Autobahn test suite needs Python 2.7. Try `pyenv install 2.7.18`.")
+    # The last versions of virtualenv that support Python 2.7.
     session.install("virtualenv<20.22")
     suite = session.cache_dir.resolve() / "autobahn"
     scripts = suite / ("Scripts" if sys.platform == "win32" else "bin")
@@ -295,17 +293,18 @@ def conformance(session: nox.Session, back_end: str) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation into docs/_build/html; a warning is an error."""
+    """Build the documentation in docs/_build/html. Warnings are errors."""
     session.install("-e", ".", *group("docs"))
-    # -E: pages that are read from a cache do not repeat their warnings.
+    # -E disables the cache: cached pages do not repeat their warnings.
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the library next to others, and write docs/benchmarks.md. After ``--``: ``--quick``, ``echo-32``.
+    """Compare the library with others, and write docs/benchmarks.md. After ``--``: arguments such as ``--quick``.
 
-    ``-- instructions`` counts the instructions of servers only. That needs Valgrind, and is skipped without it.
+    ``-- echo-32`` runs one benchmark. ``-- instructions`` only counts the instructions of the servers, which needs
+    Valgrind and is skipped without it.
     """
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
