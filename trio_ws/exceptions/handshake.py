@@ -129,7 +129,7 @@ class InvalidHeader(InvalidHandshake, ValueError):
 
 
 class InvalidUpgrade(InvalidHeader):
-    """The message does not upgrade to WebSocket, or to another version of it than 13.
+    """The message is not an upgrade to version 13 of WebSocket.
 
     Attributes:
         name: Name of the header: ``Connection``, ``Upgrade`` or ``Sec-WebSocket-Version``.

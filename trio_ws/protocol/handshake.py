@@ -137,7 +137,7 @@ def build_request(
     extra_headers = check_headers(headers)
     request_headers = Headers()
     request_headers["Host"] = uri.host_header
-    # Some servers compare the whole value of Connection, so it must be this single token.
+    # Some servers compare the whole values of these two headers, so each is a single token.
     request_headers["Upgrade"] = "websocket"
     request_headers["Connection"] = "Upgrade"
     request_headers["Sec-WebSocket-Key"] = base64.b64encode(random(16)).decode()
