@@ -10,7 +10,7 @@ from .strategies import BACK_ENDS, back_end, compressing_with
 
 @pytest.fixture(params=BACK_ENDS)
 def zlib_module(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """What transform.py compresses with: the test runs with each."""
+    """The compression library of transform.py. The test runs with each."""
     module = back_end(request.param)
     with compressing_with(module):
         yield module

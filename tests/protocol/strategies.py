@@ -1,4 +1,4 @@
-"""What the tests of the protocol share: frames made by hand, text that is not UTF-8, small extensions, compression."""
+"""Helpers for the tests of the protocol: hand-made frames, invalid UTF-8, small extensions, compression."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY = b"\x37\xfa\x21\x3d"
 
 
 def xor(data: bytes, key: bytes) -> bytes:
-    """Mask the way the RFC words it: octet i of the payload with octet i modulo 4 of the key."""
+    """Mask as described in the RFC: octet i of the payload with octet i modulo 4 of the key."""
     return bytes(octet ^ key[i % 4] for i, octet in enumerate(data))
 
 
@@ -41,7 +41,7 @@ def frame_to(
     mask: bool | None = None,
     key: bytes = KEY,
 ) -> bytes:
-    """Return a frame as the peer of ``role`` sends it, or one that is wrong on purpose.
+    """Return a frame as the peer of ``role`` sends it, or a deliberately invalid one.
 
     Args:
         width: How many bytes an extended length has: 0, 2 or 8.
@@ -78,7 +78,7 @@ def no_random(size: int) -> bytes:
 
 
 class Counting:
-    """A source of "randomness" that is not random, and says how often it was asked."""
+    """A deterministic replacement for a source of randomness, which counts its calls."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -101,7 +101,7 @@ def drain(protocol: Protocol) -> list[Event]:
 
 
 def comparable(event: Event) -> Any:
-    """What makes two events the same. Exceptions compare by identity."""
+    """Return a value to compare events with, because exceptions compare by identity."""
     if isinstance(event, ProtocolError):
         return type(event), event.code, vars(event)
     return type(event), event
@@ -114,7 +114,7 @@ def events_of(
     max_message_size: int | None = None,
     extensions: Sequence[Extension] = (),
 ) -> list[Any]:
-    """Return what a new Protocol makes of these pieces, ready to compare."""
+    """Return the events of a new Protocol that is fed these pieces, ready to compare."""
     receiver = protocol(role, max_message_size=max_message_size, extensions=extensions)
     for piece in pieces:
         receiver.receive(piece)
@@ -130,12 +130,12 @@ VALID_TEXTS = [
     "κόσμε",
     # The first and the last character of each length, and those next to the surrogates.
     "\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff",
-    # Noncharacters are characters enough, and a byte order mark is text.
+    # Noncharacters and a byte order mark are valid text.
     "\ufffe\uffff\U0001fffe\U0010fffe",
     "\ufeffmark",
 ]
 
-#: Bytes that are not UTF-8, and at which of them that is certain (RFC 3629, sections 3 and 4).
+#: Invalid UTF-8, and the index of the first byte that makes it invalid (RFC 3629, sections 3 and 4).
 NOT_UTF8 = [
     (b"\x80", 0),
     (b"\xbf", 0),
@@ -159,7 +159,7 @@ NOT_UTF8 = [
     (b"\xfc\x84\x80\x80\x80\x80", 0),
     (b"\xfe", 0),
     (b"\xff", 0),
-    # A character broken off by another one.
+    # A character interrupted by another one.
     (b"\xc2A", 1),
     (b"\xe2A", 1),
     (b"\xe2\x82A", 2),
@@ -169,7 +169,7 @@ NOT_UTF8 = [
     (b"\xf0\x9f\x98\xc3\xa4", 3),
 ]
 
-#: Bytes that are the beginning of a character.
+#: Incomplete characters.
 BROKEN_OFF = [b"\xc2", b"\xe2", b"\xe2\x82", b"\xf0", b"\xf0\x9f", b"\xf0\x9f\x98"]
 
 
@@ -177,7 +177,7 @@ BROKEN_OFF = [b"\xc2", b"\xe2", b"\xe2\x82", b"\xf0", b"\xf0\x9f", b"\xf0\x9f\x9
 
 
 class Reverse:
-    """An extension in use: whole messages travel backwards. A message of one byte is not marked."""
+    """An extension in use that reverses messages. It does not mark messages of one byte."""
 
     rsv = RSV2
 
@@ -211,7 +211,7 @@ class Reverse:
 
 
 class Repeat:
-    """An extension in use: every byte stands for so many, as in a decompression bomb."""
+    """An extension in use that repeats every byte on decoding, like a decompression bomb."""
 
     rsv = RSV3
 
@@ -236,7 +236,7 @@ class Repeat:
 
 
 class OfferReverse:
-    """Offers :class:`Reverse`, and understands the answer."""
+    """Offers :class:`Reverse`, and checks the answer."""
 
     name = "x-reverse"
 
@@ -291,7 +291,7 @@ deterministic = settings(derandomize=True, deadline=None)
 
 masking_keys = st.binary(min_size=4, max_size=4)
 
-#: Sizes of payloads around which the encoding of a length, or the way they are kept, changes.
+#: Payload sizes at which the encoding of the length, or the way of storing the payload, changes.
 BOUNDARIES = [0, 1, 2, 125, 126, 127, 128, 4095, 4096, 65535, 65536]
 
 payloads = st.one_of(st.binary(max_size=200), st.sampled_from([b"\xa5" * size for size in BOUNDARIES]))
@@ -314,23 +314,23 @@ BACK_ENDS = ["zlib", "zlib-ng"]
 
 
 def back_end(name: str) -> Any:
-    """Return a library that compresses. Not every environment has zlib-ng: without it, the test is skipped."""
+    """Return a compression library. Skip the test if zlib-ng is not installed."""
     if name == "zlib":
         return zlib
-    # It is an extra that users may go without, and so do the tests on one Python: see noxfile.py.
+    # zlib-ng is optional, and the tests on one Python run without it; see noxfile.py.
     return pytest.importorskip("zlib_ng.zlib_ng", reason="zlib-ng is not installed")
 
 
 @contextmanager
 def compressing_with(module: Any) -> Iterator[None]:
-    """What transform.py does meanwhile, it does with this library."""
+    """Make transform.py use this library."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transform, "zlib", module)
         yield
 
 
 def agree(client: Deflate, server: Deflate) -> tuple[PerMessageDeflate, PerMessageDeflate]:
-    """Return what a client and a server use that negotiate with these settings."""
+    """Negotiate these settings, and return the transforms of client and server."""
     (offer,) = DeflateClient(client).offers()
     answer = DeflateServer(server).answer(offer)
     assert answer is not None
@@ -339,7 +339,7 @@ def agree(client: Deflate, server: Deflate) -> tuple[PerMessageDeflate, PerMessa
 
 
 def noise(seed: int, size: int) -> bytes:
-    """Return bytes that cannot be compressed."""
+    """Return incompressible bytes."""
     return random.Random(seed).randbytes(size)
 
 
@@ -356,7 +356,7 @@ deflates = st.builds(
 )
 
 _WORDS = [b'{"id": ', b"null, ", b'"price": 3.14', b"}\r\n", b"\x00" * 40, bytes(range(256)), noise(1, 100)]
-#: Messages that are long, short, empty, and worth compressing or not.
+#: Messages of all sizes, compressible or not.
 compressible = st.one_of(
     st.lists(st.sampled_from(_WORDS), max_size=100).map(b"".join),
     st.builds(bytes.__mul__, st.binary(min_size=1, max_size=30), st.sampled_from([1, 10, 1000])),

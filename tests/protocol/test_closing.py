@@ -17,7 +17,7 @@ OPEN, SENT, RECEIVED, DONE, LOST = (
 )
 SEND, RECEIVE, LOSE = ClosingEvent.SEND, ClosingEvent.RECEIVE, ClosingEvent.LOSE
 
-# What RFC 6455 allows, in this test's own words.
+# The transitions that RFC 6455 allows, independently of the table under test.
 ALLOWED = {
     (OPEN, SEND): SENT,
     (OPEN, RECEIVE): RECEIVED,
@@ -30,7 +30,7 @@ ALLOWED = {
     (LOST, LOSE): LOST,
 }
 
-# Every way there is to come to a state.
+# All sequences of events that lead to each state.
 WAYS: dict[ClosingState, list[list[ClosingEvent]]] = {
     OPEN: [[]],
     SENT: [[SEND]],
@@ -72,7 +72,7 @@ def test_the_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize("state, event", list(itertools.product(ClosingState, ClosingEvent)))
-def test_what_is_in_the_table_is_allowed_and_nothing_else(state: ClosingState, event: ClosingEvent) -> None:
+def test_only_transitions_in_the_table_are_allowed(state: ClosingState, event: ClosingEvent) -> None:
     for way in WAYS[state]:
         closing = closing_after(*way)
         assert closing.state is state
@@ -97,7 +97,7 @@ def test_what_is_in_the_table_is_allowed_and_nothing_else(state: ClosingState, e
         (LOST, False, False),
     ],
 )
-def test_what_a_state_permits(state: ClosingState, can_send: bool, can_receive: bool) -> None:
+def test_permissions_of_each_state(state: ClosingState, can_send: bool, can_receive: bool) -> None:
     for way in WAYS[state]:
         closing = closing_after(*way)
         assert closing.can_send is can_send
@@ -117,7 +117,7 @@ def test_what_a_state_permits(state: ClosingState, can_send: bool, can_receive: 
         ([LOSE], None, None, None),
     ],
 )
-def test_what_is_remembered(
+def test_attributes(
     events: list[ClosingEvent], rcvd: Close | None, sent: Close | None, rcvd_then_sent: bool | None
 ) -> None:
     closing = closing_after(*events)
@@ -126,7 +126,7 @@ def test_what_is_remembered(
 
 @pytest.mark.parametrize("ours", [1000, 1001, 1005, 1002, 1011, 3000, 4999])
 @pytest.mark.parametrize("theirs", [1000, 1001, 1005, 1002, 1011, 3000, 4999])
-def test_clean_when_both_say_that_nothing_is_wrong(ours: int, theirs: int) -> None:
+def test_clean_if_both_codes_are_normal(ours: int, theirs: int) -> None:
     normal = {1000, 1001, 1005}
     for events in itertools.permutations([("send", ours), ("receive", theirs)]):
         closing = Closing()
@@ -144,7 +144,7 @@ def test_half_a_closing_handshake_is_not_clean() -> None:
             assert not closing_after(*way).is_clean
 
 
-def test_it_is_done_when_both_have_closed() -> None:
+def test_done_after_both_close_frames() -> None:
     for state, ways in WAYS.items():
         for way in ways:
             assert closing_after(*way).is_done is (state is DONE)

@@ -44,20 +44,20 @@ def feed(decoder: FrameDecoder, data: bytes | bytearray) -> Iterator[Piece]:
 
 
 def pieces_of(role: Role, chunks: Iterable[bytes], rsv: int = 0) -> tuple[list[Piece], ProtocolError | None]:
-    """Return the pieces in some chunks, and what is wrong with them."""
+    """Return the pieces in the chunks, and the error if there is one."""
     decoder = FrameDecoder(role, rsv)
     pieces = []
     for chunk in chunks:
         try:
             for piece in feed(decoder, chunk):
-                pieces.append(piece)  # those before the error count
+                pieces.append(piece)  # keep the pieces before the error
         except ProtocolError as exc:
             return pieces, exc
     return pieces, None
 
 
 def join(pieces: Iterable[Piece]) -> list[tuple[int, bytes]]:
-    """Put the pieces of each frame together again, and check that they fit."""
+    """Join the pieces of each frame, and check that they fit."""
     frames = []
     begun: list[bytes] = []
     expected: tuple[int, int] | None = None
@@ -74,7 +74,7 @@ def join(pieces: Iterable[Piece]) -> list[tuple[int, bytes]]:
 
 
 def frames_of(role: Role, data: bytes, rsv: int = 0) -> list[tuple[int, bytes]]:
-    """Return the frames in ``data``, which are the same however it is fed."""
+    """Return the frames in ``data``, and check that they do not depend on how it is fed."""
     pieces, error = pieces_of(role, [data], rsv)
     assert error is None
     frames = join(pieces)
@@ -85,7 +85,7 @@ def frames_of(role: Role, data: bytes, rsv: int = 0) -> list[tuple[int, bytes]]:
 
 
 def error_of(role: Role, data: bytes, rsv: int = 0) -> ProtocolError:
-    """Return what is wrong at the beginning of ``data``, which is the same however it is fed."""
+    """Return the error at the beginning of ``data``, and check that it does not depend on how it is fed."""
     pieces, error = pieces_of(role, [data], rsv)
     assert pieces == []
     assert type(error) is ProtocolError
@@ -135,7 +135,7 @@ def test_whole_frames_are_one_piece_each(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_pieces_are_bytes_whatever_comes_in(role: Role) -> None:
+def test_pieces_are_bytes_for_every_type_of_buffer(role: Role) -> None:
     decoder = FrameDecoder(role)
     data = bytearray(frame_to(role, FIN | PING, b"p") + frame_to(role, FIN | BINARY, b"abcd"))
     pieces = list(feed(decoder, data[:-1])) + list(feed(decoder, data[-1:]))
@@ -144,12 +144,12 @@ def test_pieces_are_bytes_whatever_comes_in(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_data_frame_comes_as_it_comes_in(role: Role) -> None:
+def test_data_frames_are_returned_as_they_arrive(role: Role) -> None:
     decoder = FrameDecoder(role)
     data = frame_to(role, FIN | BINARY, b"0123456789")
     header_size = len(data) - 10
     assert list(feed(decoder, data[: header_size - 1])) == []
-    # The header alone tells how much there will be.
+    # The header alone is enough to know the size.
     assert list(feed(decoder, data[header_size - 1 : header_size])) == [(FIN | BINARY, b"", 10)]
     assert list(feed(decoder, b"")) == []
     assert list(feed(decoder, data[header_size : header_size + 3])) == [(FIN | BINARY, b"012", 7)]
@@ -160,7 +160,7 @@ def test_data_frame_comes_as_it_comes_in(role: Role) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("opcode", [CLOSE, PING, PONG])
-def test_control_frame_comes_whole(role: Role, opcode: int) -> None:
+def test_control_frames_are_returned_whole(role: Role, opcode: int) -> None:
     decoder = FrameDecoder(role)
     payload = bytes(range(125))
     *most, last = one_by_one(frame_to(role, FIN | opcode, payload))
@@ -182,7 +182,7 @@ def test_largest_length(role: Role) -> None:
     masking_keys,
     positions,
 )
-def test_same_frames_however_cut(
+def test_chunks_do_not_matter(
     role: Role,
     data_frames: list[tuple[int, bytes]],
     control_frames: list[tuple[int, bytes]],
@@ -196,7 +196,7 @@ def test_same_frames_however_cut(
     assert join(pieces) == frames
 
 
-# -- What is refused -------------------------------------------------------------------------------------------------
+# -- Violations -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -210,7 +210,7 @@ def test_unknown_opcodes(role: Role, opcode: int, fin: int) -> None:
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("opcode", [CONT, TEXT, BINARY, CLOSE, PING, PONG])
 @pytest.mark.parametrize("rsv", range(RSV3, RSV1 + RSV2 + RSV3 + 1, RSV3))
-def test_reserved_bits_that_nobody_uses(role: Role, opcode: int, rsv: int) -> None:
+def test_reserved_bits_without_an_extension(role: Role, opcode: int, rsv: int) -> None:
     error_of(role, frame_to(role, FIN | rsv | opcode, b"x"))
 
 
@@ -222,10 +222,10 @@ def test_reserved_bits_in_use(role: Role, opcode: int, rsv: int) -> None:
         data = frame_to(role, fin | rsv | opcode, b"x") + frame_to(role, FIN | PING) + frame_to(role, fin | opcode)
         expected = [(fin | rsv | opcode, b"x"), (FIN | PING, b""), (fin | opcode, b"")]
         assert frames_of(role, data, rsv) == expected
-    # One that is not in use is refused all the same, ...
+    # The other bits are still rejected, ...
     for other in {RSV1, RSV2, RSV3} - {bit for bit in (RSV1, RSV2, RSV3) if bit & rsv}:
         error_of(role, frame_to(role, FIN | rsv | other | opcode, b"x"), rsv)
-    # ... and anywhere but at the beginning of a message.
+    # ... and so is this one, except at the beginning of a message.
     for elsewhere in (CONT, CLOSE, PING, PONG):
         error_of(role, frame_to(role, FIN | rsv | elsewhere, b"x"), rsv)
 
@@ -233,9 +233,9 @@ def test_reserved_bits_in_use(role: Role, opcode: int, rsv: int) -> None:
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("opcode", [CONT, TEXT, BINARY, CLOSE, PING, PONG])
 @pytest.mark.parametrize("payload", [b"", b"x" * 125])
-def test_masking_the_wrong_way(role: Role, opcode: int, payload: bytes) -> None:
+def test_wrong_masking(role: Role, opcode: int, payload: bytes) -> None:
     error_of(role, frame_to(role, FIN | opcode, payload, mask=role is Role.CLIENT))
-    # Neither the payload nor the key is waited for.
+    # The decoder waits for neither the payload nor the key.
     error_of(role, frame_to(role, FIN | opcode, payload, mask=role is Role.CLIENT)[:2])
 
 
@@ -266,11 +266,11 @@ def test_control_frames_that_are_fragmented(role: Role, opcode: int) -> None:
 @pytest.mark.parametrize("fin", [0, FIN])
 @pytest.mark.parametrize("width, size", [(2, 0), (2, 126), (8, 1), (8, 65536), (8, 2**64 - 1)])
 def test_control_frames_that_are_too_long(role: Role, opcode: int, fin: int, width: int, size: int) -> None:
-    # Two bytes are enough to know.
+    # The first two bytes are enough to fail.
     error_of(role, frame_to(role, fin | opcode, b"", width=width, size=size)[:2])
 
 
-def test_what_comes_before_a_violation_is_yielded() -> None:
+def test_frames_before_a_violation_are_returned() -> None:
     good = frame_to(Role.CLIENT, TEXT, b"good") + frame_to(Role.CLIENT, FIN | PING)
     begun = frame_to(Role.CLIENT, FIN | CONT, b"more")
     data = good + begun + frame_to(Role.CLIENT, FIN | RSV1 | BINARY) + good
@@ -282,12 +282,12 @@ def test_what_comes_before_a_violation_is_yielded() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_messages_are_taken_where_one_can_begin(role: Role) -> None:
+def test_take_messages_between_messages(role: Role) -> None:
     decoder = FrameDecoder(role)
     good = frame_to(role, FIN | TEXT, b"a") + frame_to(role, FIN | BINARY, b"bc")
     decoder.feed(good + frame_to(role, FIN | PING, b"p") + good * BATCH)
     assert decoder.take_messages(None) == ["a", b"bc"]
-    # The rest is for the other way.
+    # next_piece() returns the rest.
     assert decoder.take_messages(None) == []
     assert decoder.next_piece() == (FIN | PING, b"p", 0)
     assert decoder.take_messages(1) == ["a"]
@@ -297,13 +297,13 @@ def test_messages_are_taken_where_one_can_begin(role: Role) -> None:
     assert decoder.next_piece() is None
 
 
-# -- Large frames, borrowed memory -----------------------------------------------------------------------------------
+# -- Large frames, reused buffers ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 3 * LARGE])
 @pytest.mark.parametrize("first_byte", [FIN | BINARY, BINARY, FIN | TEXT, FIN | CONT])
-def test_large_messages_put_together(role: Role, size: int, first_byte: int) -> None:
+def test_large_messages_are_assembled(role: Role, size: int, first_byte: int) -> None:
     payload = bytes(i & 0x7F for i in range(size))
     data = frame_to(role, first_byte, payload)
     decoder = FrameDecoder(role, assemble=True)
@@ -316,7 +316,7 @@ def test_large_messages_put_together(role: Role, size: int, first_byte: int) -> 
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_what_was_put_together_can_be_taken(role: Role) -> None:
+def test_take_assembled(role: Role) -> None:
     payload = bytes(i & 0xFF for i in range(2 * LARGE))
     data = frame_to(role, FIN | BINARY, payload)
     header_size = len(data) - len(payload)
@@ -330,24 +330,24 @@ def test_what_was_put_together_can_be_taken(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_what_is_expected(role: Role) -> None:
+def test_expected(role: Role) -> None:
     decoder = FrameDecoder(role)
     at_rest = decoder.expected
     data = frame_to(role, FIN | BINARY, bytes(100_000))
     list(feed(decoder, data[:50_000]))
-    # The rest of this one, and another one.
+    # The rest of this frame, and another one.
     assert decoder.expected == len(data) - 50_000 + 100_000 + at_rest
     list(feed(decoder, data[50_000:] + data[:10]))
     assert decoder.expected >= 100_000
     list(feed(decoder, data[10:]))
-    # What comes now is small.
+    # The reads have become small.
     assert list(feed(decoder, frame_to(role, FIN | TEXT, b"a"))) == [(FIN | TEXT, b"a", 0)]
     assert decoder.expected <= at_rest + 1
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("at", [1, 7, 20, 50])
-def test_borrowed_memory(role: Role, at: int) -> None:
+def test_detach(role: Role, at: int) -> None:
     data = b"".join(frame_to(role, FIN | BINARY, bytes([size]) * size) for size in range(1, 20))
     decoder = FrameDecoder(role)
     pieces = []
@@ -376,7 +376,7 @@ def test_serialize(key: bytes | None, rsv: tuple[int, ...], fin: bool) -> None:
     assert frames_of(role, serialize(frame, key), RSV1 | RSV2 | RSV3) == [(first_byte, b"text")]
 
 
-# -- Against an implementation that is not ours ----------------------------------------------------------------------
+# -- Against another implementation -----------------------------------------------------------------------------------
 
 any_frames = st.one_of(
     st.builds(
@@ -391,7 +391,7 @@ any_frames = st.one_of(
 
 
 def run(generator: Generator[None, None, T]) -> T:
-    """Return what a generator returns, when all that it waits for is there already."""
+    """Run a generator that never has to wait, and return its result."""
     with pytest.raises(StopIteration) as caught:
         next(generator)
     value: T = caught.value.value
@@ -411,14 +411,14 @@ def parse_with_websockets(data: bytes, mask: bool) -> list[Frame]:
 
 @deterministic
 @given(st.lists(any_frames, max_size=5), st.one_of(st.none(), masking_keys))
-def test_others_read_what_we_write(frames: list[Frame], key: bytes | None) -> None:
+def test_websockets_reads_our_frames(frames: list[Frame], key: bytes | None) -> None:
     data = b"".join(serialize(frame, key) for frame in frames)
     assert parse_with_websockets(data, mask=key is not None) == frames
 
 
 @deterministic
 @given(st.lists(any_frames, max_size=5), roles, positions)
-def test_we_read_what_others_write(frames: list[Frame], role: Role, where: list[int]) -> None:
+def test_we_read_frames_of_websockets(frames: list[Frame], role: Role, where: list[int]) -> None:
     data = b"".join(
         websockets.frames.Frame(websockets.frames.Opcode(frame.opcode), frame.data, frame.fin).serialize(
             mask=role is Role.SERVER
@@ -430,7 +430,7 @@ def test_we_read_what_others_write(frames: list[Frame], role: Role, where: list[
     assert join(pieces) == [((FIN if frame.fin else 0) | frame.opcode, frame.data) for frame in frames]
 
 
-def test_nothing_is_kept_of_what_release() -> None:
+def test_decoded_bytes_are_released() -> None:
     decoder = FrameDecoder(Role.CLIENT)
     message = serialize(Frame(Opcode.TEXT, b"a"))
     decoder.feed(message + message[:2])

@@ -69,7 +69,7 @@ def frames_for(role: Role) -> Maker:
 
 
 def check(role: Role, data: bytes, *expected: Event | type[ProtocolError], limit: int | None = None) -> None:
-    """Check that these are the events, however the bytes come in."""
+    """Check the events, and that they do not depend on how the bytes are fed."""
     for pieces in ([data], one_by_one(data), cut(data, range(0, len(data), 3)), cut(data, range(1, len(data), 1000))):
         receiver = protocol(role, max_message_size=limit)
         for piece in pieces:
@@ -92,13 +92,13 @@ def close(data: bytes = b"") -> Frame:
     return Frame(Opcode.CLOSE, data)
 
 
-# -- The cases that any implementation is tried with -----------------------------------------------------------------
+# -- Basic conformance -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("size", [0, 125, 126, 127, 128, 65535, 65536])
 def test_echo(role: Role, size: int) -> None:
-    """Each end sends what the other then receives, whole and in fragments."""
+    """Messages arrive as they were sent, whole and in fragments."""
     sender, receiver = protocol(OTHER[role]), protocol(role)
     for opcode, payload in ((Opcode.TEXT, b"*" * size), (Opcode.BINARY, b"\xfe" * size)):
         receiver.receive(b"".join(sender.encode(opcode, payload)))
@@ -118,7 +118,7 @@ def test_pings_and_pongs(role: Role) -> None:
     check(role, frame_to(role, FIN | PING, b"x" * 126, width=2), ProtocolError)
     check(role, to(FIN | PONG, b"unsolicited"), pong(b"unsolicited"))
     check(role, to(FIN | PONG, b"unsolicited") + to(FIN | PING, b"a"), pong(b"unsolicited"), ping(b"a"))
-    # Each of ten wants an answer.
+    # Each of ten pings needs an answer.
     ten = [b"ping %d" % i for i in range(10)]
     check(role, b"".join(to(FIN | PING, each) for each in ten), *map(ping, ten))
 
@@ -181,7 +181,7 @@ def test_utf8(role: Role) -> None:
         check(role, to(TEXT, data[:3]) + to(CONT, b"") + to(FIN | PING, b"") + to(FIN | CONT, data[3:]), ping(), text)
     kosme = "κόσμε".encode()
     check(role, to(FIN | TEXT, kosme + b"\xed\xa0\x80edited"), InvalidData)
-    # It fails before the message ends, even before the frame does.
+    # It fails before the end of the message, and even before the end of the frame.
     check(role, to(TEXT, kosme + b"\xf4\x90"), InvalidData)
     check(role, to(TEXT, kosme + b"\xf4") + to(CONT, b"\x90"), InvalidData)
     check(role, to(FIN | TEXT, kosme + b"\xed\xa0\x80edited" + bytes(100))[:30], InvalidData)
@@ -195,7 +195,7 @@ def test_nothing_matters_after_a_close_frame(role: Role) -> None:
     check(role, to(FIN | TEXT, b"a") + normal, "a", expected)
     for after in (normal, to(FIN | PING, b""), to(FIN | TEXT, b"late"), b"\xff" * 20, b"\x00"):
         check(role, normal + after, expected)
-    # Not even the rest of a message.
+    # The rest of a message does not count either.
     check(role, to(TEXT, b"frag") + normal + to(FIN | CONT, b"ment"), expected)
 
 
@@ -232,14 +232,14 @@ def test_close_codes(role: Role, code: int) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
-def test_close_codes_that_nobody_may_send(role: Role, code: int) -> None:
+def test_close_codes_that_must_not_be_sent(role: Role, code: int) -> None:
     for reason in (b"", b"why"):
         check(role, frame_to(role, FIN | CLOSE, code.to_bytes(2, "big") + reason), ProtocolError)
     receiver = protocol(role)
     receiver.receive(frame_to(role, FIN | CLOSE, code.to_bytes(2, "big")))
     assert receiver.closing.state is ClosingState.OPEN
     assert receiver.closing.rcvd is None
-    # So there is still a Close frame to send.
+    # We can still send a Close frame.
     receiver.encode_close(Close(1002, ""))
     assert receiver.closing.sent == Close(1002, "")
 
@@ -259,7 +259,7 @@ def test_limits(role: Role) -> None:
         )
         check(role, to(FIN | opcode, payload), MessageTooBig, limit=299)
         check(role, to(opcode, payload[:150]) + to(CONT, payload[150:]), MessageTooBig, limit=299)
-        # Before any of its payload is there.
+        # It fails before any of its payload arrives.
         check(role, frame_to(role, FIN | opcode, b"", size=300), MessageTooBig, limit=299)
         check(role, frame_to(role, FIN | opcode, b"", size=2**63 - 1), MessageTooBig, limit=299)
 
@@ -279,7 +279,7 @@ def test_events_carry_the_close_code() -> None:
 
 
 @pytest.mark.parametrize("type_", [bytes, bytearray])
-def test_messages_are_bytes_whatever_comes_in(type_: type[bytes | bytearray]) -> None:
+def test_messages_are_bytes_for_every_type_of_buffer(type_: type[bytes | bytearray]) -> None:
     for role in ROLES:
         receiver = protocol(role)
         data = frame_to(role, FIN | BINARY, b"one") + frame_to(role, BINARY, b"t") + frame_to(role, FIN | CONT, b"wo")
@@ -295,12 +295,12 @@ def test_messages_are_bytes_whatever_comes_in(type_: type[bytes | bytearray]) ->
         assert (type(part), part) == (bytes, b"par")
 
 
-# -- The same events however the bytes are cut -----------------------------------------------------------------------
+# -- Events do not depend on the chunks -----------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Script:
-    """Some frames, and what they are expected to give."""
+    """A sequence of frames, and the expected events."""
 
     wire: bytes
     expected: list[Any]
@@ -385,7 +385,7 @@ def scripts(draw: st.DrawFn, role: Role) -> Script:
 
 
 def without_details(event: Any) -> Any:
-    """Of an error, its type."""
+    """Return the type of an error, and other events unchanged."""
     return event[0] if issubclass(event[0], ProtocolError) else event
 
 
@@ -402,7 +402,7 @@ def test_random_scripts(data: st.DataObject, role: Role, where: list[int]) -> No
 
 @st.composite
 def soups(draw: st.DrawFn, role: Role) -> bytes:
-    """Frames with every field at random, most of them likely."""
+    """Draw frames with random fields. Common values are more likely."""
     wire = b""
     for _ in range(draw(st.integers(min_value=1, max_value=8))):
         first_byte = draw(
@@ -441,7 +441,7 @@ def test_random_frames(data: st.DataObject, role: Role, where: list[int], limit:
         events = events_of(role, pieces, max_message_size=limit, extensions=[Reverse()] if extended else [])
         if expected is None:
             expected = events
-        # How large a message is at least depends on how much of it has come out of an extension.
+        # The size in the error depends on how much output the extension has produced.
         if extended:
             assert list(map(without_details, events)) == list(map(without_details, expected))
         else:
@@ -480,12 +480,12 @@ def test_many_fragments_take_little_memory(payload: bytes) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("size", [2**20, 2**62])
-def test_claims_cost_nothing(role: Role, size: int) -> None:
+def test_huge_sizes_in_headers_cost_nothing(role: Role, size: int) -> None:
     receiver = protocol(role)
     tracemalloc.start()
     try:
         receiver.receive(frame_to(role, FIN | BINARY, b"abc", size=size))
-        # Not even for a moment.
+        # No memory is allocated for it, not even temporarily.
         _, memory = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -493,7 +493,7 @@ def test_claims_cost_nothing(role: Role, size: int) -> None:
     assert receiver.take_part() == b"abc"
 
 
-def test_what_is_ignored_is_not_kept() -> None:
+def test_ignored_input_is_not_kept() -> None:
     for end in (b"\x88\x00", b"\xff\xff"):
         receiver = protocol(Role.CLIENT)
         receiver.receive(end)
@@ -508,7 +508,7 @@ def test_what_is_ignored_is_not_kept() -> None:
         assert len(drain(receiver)) == 1
 
 
-# -- Messages that are claimed ---------------------------------------------------------------------------------------
+# -- Messages in parts ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -519,7 +519,7 @@ def test_take_parts(role: Role) -> None:
     receiver.receive(to(TEXT, "aé".encode()[:2]))
     assert receiver.message_in_progress is Opcode.TEXT
     assert receiver.next_event() is None
-    # Half a character is not handed out.
+    # An incomplete character is held back.
     assert receiver.take_part() == "a"
     assert receiver.held == 0
     receiver.receive(to(FIN | PING, b"p") + to(CONT, "é".encode()[1:] + b"b"))
@@ -590,7 +590,7 @@ def test_a_client_masks_each_frame_with_a_fresh_key() -> None:
         assert data[:2] == (b"\x82\x87" if i % 2 else b"\x89\x87")
         if not keys:
             keys = random(1024)
-        # Every four bytes are used once, in order.
+        # The random bytes are used once, in order.
         key, keys = keys[:4], keys[4:]
         assert data[2:6] == key
         assert data[6:] == xor(b"payload", key)
@@ -600,7 +600,7 @@ def test_a_client_masks_each_frame_with_a_fresh_key() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[7] * 1000, [7, 20_000, 7] * 100], ids=["small", "large too"])
-def test_frames_that_are_encoded_together_have_different_keys(sizes: list[int]) -> None:
+def test_frames_encoded_together_have_different_keys(sizes: list[int]) -> None:
     client = Protocol(Role.CLIENT, random=Random(1).randbytes)
     frames = [(FIN | Opcode.BINARY, bytes(size), False) for size in sizes]
     keys = set()
@@ -608,7 +608,7 @@ def test_frames_that_are_encoded_together_have_different_keys(sizes: list[int]) 
         data = b"".join(client.encode_all(frames))
         for size in sizes:
             start = 6 if size < 126 else 8
-            # What masks nothing is the key, again and again.
+            # The mask of a zero payload is the repeated key.
             key = data[start - 4 : start]
             assert data[start : start + size] == (key * (size // 4 + 1))[:size]
             keys.add(key)
@@ -617,7 +617,7 @@ def test_frames_that_are_encoded_together_have_different_keys(sizes: list[int]) 
     assert len(keys) == 2 * len(sizes)
 
 
-def test_keys_are_drawn_when_they_are_needed() -> None:
+def test_keys_are_generated_on_demand() -> None:
     random = Counting()
     client = Protocol(Role.CLIENT, random=random)
     assert random.sizes == []
@@ -659,7 +659,7 @@ def test_control_frames_to_send(role: Role) -> None:
             sender.encode(opcode, b"", False)
     with pytest.raises(ProtocolError):
         sender.encode(Opcode.CLOSE, b"")
-    # None of this has done any harm.
+    # The connection still works.
     assert sender.closing.state is ClosingState.OPEN
     sender.encode(Opcode.TEXT, b"")
 
@@ -702,11 +702,11 @@ def test_several_frames_at_once(role: Role, extended: bool, large: bool, fragmen
         frames[3:3] = [(FIN | BINARY, b"cd" * 50_000, True)]
     if fragmented:
         frames[2:2] = [(TEXT, b"1", True), (FIN | PING, b"ping", False), (CONT, b"2", True), (FIN | CONT, b"3", True)]
-    # All keys are the same: they are not drawn in the same portions.
+    # The two methods draw keys in different portions, so all keys must be the same.
     at_once, singly = (
         Protocol(role, random=bytes, extensions=[Reverse(), Repeat(1)] if extended else []) for _ in range(2)
     )
-    # What is begun in one call can be continued in the next.
+    # A message may continue in the next call.
     for batch in (frames, [], frames[:3], frames[3:]):
         expected = b""
         for first_byte, data, transform in batch:
@@ -714,7 +714,7 @@ def test_several_frames_at_once(role: Role, extended: bool, large: bool, fragmen
             expected += b"".join(singly.encode(opcode, data, fin, transform=transform))
         chunks = at_once.encode_all(batch)
         assert b"".join(chunks) == expected
-        # Small ones make one chunk.
+        # Small frames are joined to one chunk.
         assert large or fragmented or len(chunks) == (1 if batch else 0)
 
 
@@ -750,12 +750,12 @@ def test_rest() -> None:
     client.encode(Opcode.PING, b"")
     client.rest()
     assert [extension.rests for extension in extensions] == [1, 1]
-    # The keys that are left are not used any more.
+    # Unused keys are discarded.
     client.encode(Opcode.PING, b"")
     assert len(random.sizes) == 2
 
 
-# -- Receiving in bulk -----------------------------------------------------------------------------------------------
+# -- Receiving in batches----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -770,7 +770,7 @@ def test_whole_messages_before_the_next_event(role: Role) -> None:
     receiver.receive(plain(b"1") + plain(b"2") + marked(b"3") + marked(b"4") + plain(b"5"))
     assert receiver.next_messages() == ["1", "2", "3", "4", "5"]
     assert receiver.next_event() is None
-    # A control frame stays where it is; after it they are events.
+    # Messages after a control frame are events, in order.
     receiver.receive(marked(b"6") + plain(b"7") + frame_to(role, FIN | PING, b"p") + plain(b"8") + marked(b"9"))
     assert receiver.next_messages() == ["6", "7"]
     assert receiver.next_messages() == []
@@ -786,7 +786,7 @@ def test_receive_in_steps(role: Role) -> None:
     wire = frame_to(role, FIN | BINARY, b"before") + frame_to(role, FIN | RSV3 | BINARY, b"abc" * 1000)
     steps = receiver.receive_in_steps(wire + frame_to(role, FIN | PING))
     next(steps)
-    # What there is so far can be had between two steps.
+    # Events are available between two steps.
     assert drain(receiver) == [b"before"]
     assert receiver.held >= 64 * 1024
     assert receiver.take_part() == b"".join(bytes([octet]) * 1000 for octet in (b"abc" * 1000)[:1024])
@@ -832,7 +832,7 @@ def test_closing_handshake(role: Role, code: int, reason: str) -> None:
     second.receive(b"".join(first.encode(Opcode.TEXT, b"last")))
     second.receive(b"".join(first.encode_close(said)))
     assert first.closing.state is ClosingState.SENT
-    # What was on its way to the one that closes is still good; it can send nothing more itself.
+    # The closing end still receives messages that were on their way, but cannot send any.
     first.receive(b"".join(second.encode(Opcode.TEXT, b"crossing")))
     for opcode in (Opcode.TEXT, Opcode.PING, Opcode.PONG):
         with pytest.raises(ProtocolError):
@@ -841,7 +841,7 @@ def test_closing_handshake(role: Role, code: int, reason: str) -> None:
         first.encode_close(said)
     assert drain(second) == ["last", close(said.serialize())]
     assert second.closing.state is ClosingState.RECEIVED
-    # The other one may finish what it has to say, and closes too.
+    # The other end may finish its messages before it closes too.
     first.receive(b"".join(second.encode(Opcode.BINARY, b"bye")))
     first.receive(b"".join(second.encode_close(said)))
     with pytest.raises(ProtocolError):
@@ -902,7 +902,7 @@ def test_lost(role: Role, sent: bool, received: bytes) -> None:
     end.receive_eof()
     assert end.closing.state is ClosingState.LOST
     assert not end.closing.is_clean
-    # Nothing comes in any more, and nothing goes out.
+    # Nothing can be received or sent any more.
     end.receive(frame_to(role, FIN | TEXT, b"late"))
     assert drain(end) == []
     with pytest.raises(ProtocolError):
@@ -914,7 +914,7 @@ def test_lost(role: Role, sent: bool, received: bytes) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_events_are_there_after_the_end(role: Role) -> None:
+def test_events_remain_after_the_end(role: Role) -> None:
     end = protocol(role)
     end.receive(frame_to(role, FIN | TEXT, b"a") + frame_to(role, FIN | CLOSE, b"\x03\xe9"))
     end.receive_eof()
@@ -930,7 +930,7 @@ def test_failing_the_connection(role: Role) -> None:
     assert isinstance(violation, ProtocolError)
     peer.receive(b"".join(end.encode_close(Close(violation.code, "why"))))
     assert peer.closing.rcvd == Close(1002, "why")
-    # RFC 6455, section 7.1.7: not even the peer's Close frame is looked at.
+    # RFC 6455, section 7.1.7: even the peer's Close frame is ignored.
     end.receive(b"".join(peer.encode_close(Close(1002, ""))))
     assert drain(end) == []
     assert end.closing.rcvd is None
@@ -938,7 +938,7 @@ def test_failing_the_connection(role: Role) -> None:
     assert end.closing.state is ClosingState.LOST
 
 
-# -- Against an implementation that is not ours ----------------------------------------------------------------------
+# -- Against another implementation -----------------------------------------------------------------------------------
 
 Step = tuple[Opcode, bytes, bool]
 
@@ -963,7 +963,7 @@ SIDES = {Role.CLIENT: Side.CLIENT, Role.SERVER: Side.SERVER}
 
 @deterministic
 @given(roles, conversations(), positions)
-def test_others_understand_us(role: Role, steps: list[Step], where: list[int]) -> None:
+def test_another_implementation_understands_us(role: Role, steps: list[Step], where: list[int]) -> None:
     sender = protocol(role)
     peer = Peer(SIDES[OTHER[role]])
     wire = b"".join(b"".join(sender.encode(*step)) for step in steps)
@@ -982,7 +982,7 @@ def test_others_understand_us(role: Role, steps: list[Step], where: list[int]) -
 
 @deterministic
 @given(roles, conversations(), positions)
-def test_we_understand_others(role: Role, steps: list[Step], where: list[int]) -> None:
+def test_we_understand_another_implementation(role: Role, steps: list[Step], where: list[int]) -> None:
     peer = Peer(SIDES[OTHER[role]])
     expected: list[Any] = []
     message = b""
@@ -1010,11 +1010,11 @@ def test_we_understand_others(role: Role, steps: list[Step], where: list[int]) -
     assert events_of(role, cut(wire, where)) == [comparable(event) for event in expected]
 
 
-# -- What is expected, and what is borrowed --------------------------------------------------------------------------
+# -- Size hints and reused buffers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_more_of_a_large_frame_is_expected(role: Role) -> None:
+def test_expected_size_of_a_large_frame(role: Role) -> None:
     receiver = protocol(role)
     at_rest = receiver.expected
     receiver.receive(frame_to(role, FIN | BINARY, bytes(100_000))[:1000])
@@ -1023,7 +1023,7 @@ def test_more_of_a_large_frame_is_expected(role: Role) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("frame", [b"", b"a"])
-def test_memory_is_borrowed_for_one_step(role: Role, frame: bytes) -> None:
+def test_the_buffer_is_used_for_one_step_only(role: Role, frame: bytes) -> None:
     one = frame_to(role, FIN | BINARY, frame)
     borrowed = bytearray(one * 1000)
     receiver = protocol(role)
@@ -1034,7 +1034,7 @@ def test_memory_is_borrowed_for_one_step(role: Role, frame: bytes) -> None:
     assert messages + drain(receiver) == [frame] * 1000
 
 
-def test_a_frame_that_many_get_is_put_together_once() -> None:
+def test_a_frame_for_many_connections_is_serialized_once() -> None:
     cache = EncodingCache()
     frame: OutgoingFrame = (FIN | Opcode.TEXT, b"hello", cache)
     servers = [protocol(Role.SERVER) for _ in range(3)]
@@ -1042,12 +1042,12 @@ def test_a_frame_that_many_get_is_put_together_once() -> None:
     assert wires[0] == [b"\x81\x05hello"]
     assert all(wire[0] is wires[0][0] for wire in wires)
     assert len(cache.frames) == 1
-    # Together with others it is copied, and a client masks it.
+    # Among other frames it is copied, and a client masks it.
     assert servers[0].encode_all([frame, frame]) == [b"\x81\x05hello" * 2]
     clients = [protocol(Role.CLIENT) for _ in range(2)]
     assert [len(client.encode_all([frame])[0]) for client in clients] == [11, 11]
     assert len(cache.frames) == 1
-    # Another payload is another frame, and so is one that an extension has made of it.
+    # A different payload is a different frame, and so is one transformed by an extension.
     assert servers[0].encode_all([(FIN | Opcode.TEXT, b"other", cache)]) == [b"\x81\x05other"]
     reversing = protocol(Role.SERVER, extensions=[Reverse()])
     assert reversing.encode_all([frame]) == [b"\xa1\x05olleh"]

@@ -54,11 +54,11 @@ from .strategies import (
     split,
 )
 
-# Each test runs with each library that compresses; there is nothing to set up again between two examples.
+# Each test runs with each compression library. The fixture needs no reset between two examples.
 pytestmark = pytest.mark.usefixtures("zlib_module")
 deterministic = settings(deterministic, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-# These lines are for mypy.
+# mypy checks these lines.
 _extension: type[Extension] = PerMessageDeflate
 _client: ClientExtension = DeflateClient(Deflate())
 _server: ServerExtension = DeflateServer(Deflate())
@@ -125,7 +125,7 @@ def test_settings_are_values() -> None:
 
 
 class Agreed(NamedTuple):
-    """What a transform does."""
+    """The negotiated parameters of a transform."""
 
     send_bits: int
     receive_bits: int
@@ -140,7 +140,7 @@ def agreed(transform: Extension) -> Agreed:
 
 
 def ask(offers: Sequence[str], server: Deflate | None = None) -> tuple[str | None, Agreed | None]:
-    """Return what a server answers to these headers, and what it then does."""
+    """Return the server's answer to the offers, and its parameters."""
     request = build_request(parse_uri("ws://example.org/"), random=Counting())
     headers = request.headers.copy()
     for offer in offers:
@@ -153,7 +153,7 @@ def ask(offers: Sequence[str], server: Deflate | None = None) -> tuple[str | Non
 
 
 def tell(answers: Sequence[str], client: Deflate | None = None) -> Agreed | None:
-    """Return what a client does that gets these headers for an answer."""
+    """Return the parameters of a client that gets these answers."""
     extensions = [DeflateClient(client or Deflate())]
     request = build_request(parse_uri("ws://example.org/"), random=Counting(), extensions=extensions)
     response, _ = accept(request)
@@ -186,7 +186,7 @@ def tell(answers: Sequence[str], client: Deflate | None = None) -> Agreed | None
         ),
     ],
 )
-def test_what_a_client_offers(settings: Deflate, offer: str) -> None:
+def test_offers_of_a_client(settings: Deflate, offer: str) -> None:
     request = build_request(parse_uri("ws://example.org/"), random=Counting(), extensions=[DeflateClient(settings)])
     assert request.headers[EXTENSIONS] == offer
 
@@ -198,16 +198,16 @@ CLIENT_BITS = "permessage-deflate; client_max_window_bits"
 @pytest.mark.parametrize(
     "offer, settings, answer, expected",
     [
-        # No parameters: we must not ask for a smaller window of the client's.
+        # No parameters: the server must not ask for a smaller client window.
         ("permessage-deflate", Deflate(), f"{SERVER_BITS}=12", Agreed(12, 15)),
         ("permessage-deflate", Deflate(client_max_window_bits=9), f"{SERVER_BITS}=12", Agreed(12, 15)),
         ("permessage-deflate", Deflate(server_max_window_bits=15), f"{SERVER_BITS}=15", Agreed(15, 15)),
-        # The smaller window of ours.
+        # The smaller server window wins.
         (f"{SERVER_BITS}=15", Deflate(), f"{SERVER_BITS}=12", Agreed(12, 15)),
         (f"{SERVER_BITS}=8", Deflate(), f"{SERVER_BITS}=8", Agreed(8, 15)),
         (f"{SERVER_BITS}=9", Deflate(server_max_window_bits=10), f"{SERVER_BITS}=9", Agreed(9, 15)),
         (f"{SERVER_BITS}=11", Deflate(server_max_window_bits=10), f"{SERVER_BITS}=10", Agreed(10, 15)),
-        # The smaller window of the client's.
+        # The smaller client window wins.
         (CLIENT_BITS, Deflate(), f"{SERVER_BITS}=12; client_max_window_bits=12", Agreed(12, 12)),
         (f"{CLIENT_BITS}=15", Deflate(), f"{SERVER_BITS}=12; client_max_window_bits=12", Agreed(12, 12)),
         (f"{CLIENT_BITS}=8", Deflate(), f"{SERVER_BITS}=12; client_max_window_bits=8", Agreed(12, 8)),
@@ -223,7 +223,7 @@ CLIENT_BITS = "permessage-deflate; client_max_window_bits"
             f"{SERVER_BITS}=12; client_max_window_bits=9",
             Agreed(12, 9),
         ),
-        # No context takeover if either wants none.
+        # No context takeover if either end wants none.
         (
             "permessage-deflate; server_no_context_takeover",
             Deflate(),
@@ -248,7 +248,7 @@ CLIENT_BITS = "permessage-deflate; client_max_window_bits"
             "permessage-deflate; client_no_context_takeover; server_max_window_bits=12",
             Agreed(12, 15, receive_takeover=False),
         ),
-        # All four, in any order, with spaces and quotes.
+        # All four parameters, in any order, with spaces and quotes.
         (
             'permessage-deflate ;client_max_window_bits = "13" ; server_no_context_takeover;server_max_window_bits="9";'
             "client_no_context_takeover",
@@ -259,19 +259,19 @@ CLIENT_BITS = "permessage-deflate; client_max_window_bits"
         ),
     ],
 )
-def test_what_a_server_answers(offer: str, settings: Deflate, answer: str, expected: Agreed) -> None:
+def test_answers_of_a_server(offer: str, settings: Deflate, answer: str, expected: Agreed) -> None:
     assert ask([offer], settings) == (answer, expected)
 
 
-# Of a parameter by itself, wherever it occurs.
+# Errors in a single parameter, in offers and answers.
 BAD_PARAMETERS = [
-    # Values that there are none of ...
+    # Values for parameters without one, ...
     *(
         f"{side}_max_window_bits={value}"
         for side in ("server", "client")
         for value in ("7", "16", "0", "1", "150", "-9", "+9", "8.0", "abc", "08", "0x9", '"7"', '"16"', "1e1")
     ),
-    # ... and where there is none.
+    # ... and missing values.
     "server_max_window_bits",
     "server_no_context_takeover=true",
     "server_no_context_takeover=1",
@@ -281,7 +281,7 @@ BAD_PARAMETERS = [
     "client_no_context_takeover; server_no_context_takeover; client_no_context_takeover",
     "server_max_window_bits=10; server_max_window_bits=10",
     "client_max_window_bits=10; client_max_window_bits=11",
-    # Unknown ones, some of which are nearly right.
+    # Unknown parameters, some of them misspelled.
     "unknown",
     "unknown=1",
     "Server_No_Context_Takeover",
@@ -291,18 +291,18 @@ BAD_PARAMETERS = [
 
 
 @pytest.mark.parametrize("parameters", [*BAD_PARAMETERS, "client_max_window_bits; client_max_window_bits=10"])
-def test_a_server_declines_what_is_malformed(parameters: str) -> None:
+def test_a_server_declines_malformed_offers(parameters: str) -> None:
     bad = f"permessage-deflate; {parameters}"
     assert ask([bad]) == (None, None)
-    # It goes on to the next.
+    # The server goes on to the next offer.
     expected = (f"{SERVER_BITS}=11; client_max_window_bits=12", Agreed(11, 12))
     assert ask([f"{bad}, {SERVER_BITS}=11; client_max_window_bits"]) == expected
     assert ask([bad, f"{SERVER_BITS}=11; client_max_window_bits", f"{SERVER_BITS}=9"]) == expected
-    # One that is in order is enough.
+    # One valid offer is enough.
     assert ask([f"{SERVER_BITS}=11; client_max_window_bits, {bad}"]) == expected
 
 
-def test_a_server_answers_the_first_offer_that_is_in_order() -> None:
+def test_a_server_answers_the_first_valid_offer() -> None:
     assert ask([f"{SERVER_BITS}=10, {SERVER_BITS}=9"]) == (f"{SERVER_BITS}=10", Agreed(10, 15))
     assert ask([f"x-other, {SERVER_BITS}=9, permessage-deflate"]) == (f"{SERVER_BITS}=9", Agreed(9, 15))
     assert ask(["Permessage-Deflate, permessage-bzip2"]) == (None, None)
@@ -321,7 +321,7 @@ def test_a_server_answers_the_first_offer_that_is_in_order() -> None:
         ",",
     ],
 )
-def test_a_header_that_is_none(header: str) -> None:
+def test_malformed_headers(header: str) -> None:
     with pytest.raises(InvalidHeader):
         ask([header])
     with pytest.raises(InvalidHeader):
@@ -331,11 +331,11 @@ def test_a_header_that_is_none(header: str) -> None:
 @pytest.mark.parametrize(
     "answer, settings, expected",
     [
-        # What is not mentioned has the largest window. Ours may be smaller.
+        # Without a parameter the window is the largest. Our own may be smaller.
         ("permessage-deflate", Deflate(), Agreed(12, 15)),
         ("permessage-deflate", Deflate(client_max_window_bits=15), Agreed(15, 15)),
         ("permessage-deflate", Deflate(client_max_window_bits=9), Agreed(9, 15)),
-        # What the server tells of itself, asked or not.
+        # Parameters of the server, requested or not.
         (f"{SERVER_BITS}=8", Deflate(), Agreed(12, 8)),
         (f'{SERVER_BITS}="15"', Deflate(), Agreed(12, 15)),
         (f"{SERVER_BITS}=10", Deflate(server_max_window_bits=10), Agreed(12, 10)),
@@ -346,15 +346,15 @@ def test_a_header_that_is_none(header: str) -> None:
             Deflate(server_no_context_takeover=True),
             Agreed(12, 15, receive_takeover=False),
         ),
-        # What the server asks for. When it asks for more than we said, it gets what we said.
+        # Requests of the server. Our own settings limit the window further.
         (f"{CLIENT_BITS}=8", Deflate(), Agreed(8, 15)),
         (f"{CLIENT_BITS}=15", Deflate(), Agreed(12, 15)),
         (f"{CLIENT_BITS}=10", Deflate(client_max_window_bits=15), Agreed(10, 15)),
         (f"{CLIENT_BITS}=10", Deflate(client_max_window_bits=9), Agreed(9, 15)),
         ("permessage-deflate; client_no_context_takeover", Deflate(), Agreed(12, 15, send_takeover=False)),
-        # What we do though the server did not ask for it.
+        # Our own settings, without a request of the server.
         ("permessage-deflate", Deflate(client_no_context_takeover=True), Agreed(12, 15, send_takeover=False)),
-        # All four.
+        # All four parameters.
         (
             "permessage-deflate; client_max_window_bits=9; server_max_window_bits=10; "
             "client_no_context_takeover; server_no_context_takeover",
@@ -363,12 +363,12 @@ def test_a_header_that_is_none(header: str) -> None:
         ),
     ],
 )
-def test_what_a_client_accepts(answer: str, settings: Deflate, expected: Agreed) -> None:
+def test_answers_that_a_client_accepts(answer: str, settings: Deflate, expected: Agreed) -> None:
     assert tell([answer], settings) == expected
 
 
 @pytest.mark.parametrize("parameters", [*BAD_PARAMETERS, "client_max_window_bits"])
-def test_a_client_refuses_what_is_malformed(parameters: str) -> None:
+def test_a_client_rejects_malformed_answers(parameters: str) -> None:
     with pytest.raises(NegotiationError):
         tell([f"permessage-deflate; {parameters}"])
 
@@ -381,19 +381,19 @@ def test_a_client_refuses_what_is_malformed(parameters: str) -> None:
         ("permessage-deflate", Deflate(server_max_window_bits=14)),
         (f"{SERVER_BITS}=11", Deflate(server_max_window_bits=10)),
         (f"{CLIENT_BITS}=10", Deflate(server_max_window_bits=10)),
-        # Twice, and something else.
+        # Duplicates, and another extension.
         ("permessage-deflate, permessage-deflate", Deflate()),
         ("permessage-deflate, x-other", Deflate()),
         ("permessage-bzip2", Deflate()),
         ("Permessage-Deflate", Deflate()),
     ],
 )
-def test_a_client_refuses_what_it_did_not_ask_for(answer: str, settings: Deflate) -> None:
+def test_a_client_rejects_answers_that_do_not_match(answer: str, settings: Deflate) -> None:
     with pytest.raises(NegotiationError):
         tell([answer], settings)
 
 
-def test_a_client_goes_without() -> None:
+def test_a_client_accepts_no_compression() -> None:
     assert tell([], Deflate(server_max_window_bits=10, server_no_context_takeover=True)) is None
 
 
@@ -401,12 +401,12 @@ def test_a_client_goes_without() -> None:
 @given(deflates, deflates)
 def test_both_ends_agree(client: Deflate, server: Deflate) -> None:
     for_client, for_server = (agreed(transform) for transform in agree(client, server))
-    # Nobody uses a larger window than the other is ready for, and contexts are kept and dropped together.
+    # No sender uses a larger window than the receiver has, and both ends agree on context takeover.
     assert for_client.send_bits <= for_server.receive_bits
     assert for_server.send_bits <= for_client.receive_bits
     assert for_client.send_takeover == for_server.receive_takeover
     assert for_server.send_takeover == for_client.receive_takeover
-    # Each gets at most what it asked for.
+    # Windows are at most as large as requested.
     for end in (client, server):
         assert for_server.send_bits <= (end.server_max_window_bits or 15)
         assert for_client.send_bits <= (end.client_max_window_bits or 15)
@@ -414,11 +414,11 @@ def test_both_ends_agree(client: Deflate, server: Deflate) -> None:
         assert not (end.client_no_context_takeover and for_client.send_takeover)
 
 
-# -- The library that compresses -------------------------------------------------------------------------------------
+# -- The compression library ------------------------------------------------------------------------------------------
 
 
 def fresh_module() -> Any:
-    """Return transform.py as it is when it is imported now."""
+    """Import transform.py again as a new module."""
     spec = importlib.util.find_spec("trio_ws.protocol.deflate.transform")
     assert spec is not None
     assert spec.loader is not None
@@ -427,7 +427,7 @@ def fresh_module() -> Any:
     return module
 
 
-def test_zlib_ng_is_used_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zlib_ng_is_used_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     package = types.ModuleType("zlib_ng")
     package.zlib_ng = types.ModuleType("zlib_ng.zlib_ng")  # type: ignore[attr-defined]  # ModuleType has any
     monkeypatch.setitem(sys.modules, "zlib_ng", package)
@@ -436,7 +436,7 @@ def test_zlib_ng_is_used_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert module.BACK_END == "zlib_ng"
 
 
-def test_zlib_is_used_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zlib_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zlib_ng", None)
     module = fresh_module()
     assert module.zlib is zlib
@@ -461,7 +461,7 @@ def test_back_ends_understand_each_other(sender: str, receiver: str, bits: int) 
 
 
 def transform(settings: Deflate = EVERYTHING, *, bits: int = 15, takeover: bool = True) -> PerMessageDeflate:
-    """Return a transform that is the same both ways."""
+    """Return a transform with the same parameters in both directions."""
     return PerMessageDeflate(
         settings, send_bits=bits, receive_bits=bits, send_takeover=takeover, receive_takeover=takeover
     )
@@ -478,7 +478,7 @@ def compress(sender: PerMessageDeflate, *fragments: bytes) -> list[bytes]:
 
 
 def decompress(receiver: PerMessageDeflate, *pieces: bytes, limit: int | None = None) -> bytes:
-    """Return a message, from its pieces."""
+    """Return the message in these pieces."""
     parts = []
     for index, piece in enumerate(pieces):
         parts.append(receiver.decode(piece, final=index == len(pieces) - 1, limit=limit))
@@ -499,12 +499,12 @@ def connect(
 
 
 def compressed_frame(payload: bytes, first_byte: int = FIN | BINARY) -> bytes:
-    """Return a message as a server sends it."""
+    """Return a frame with a compressed payload, as a server sends it."""
     return frame_to(Role.CLIENT, first_byte | RSV1, payload)
 
 
 def receive(*wire: bytes, limit: int | None = None, transforms: PerMessageDeflate | None = None) -> list[Event]:
-    """Return what a client makes of what a server sends."""
+    """Return the events of a client that receives these bytes."""
     receiver = protocol(Role.CLIENT, max_message_size=limit, extensions=[transforms or transform()])
     for data in wire:
         receiver.receive(data)
@@ -539,7 +539,7 @@ def test_one_block_in_two_fragments() -> None:
 def test_sharing_the_window() -> None:
     again = bytes.fromhex("f2 00 11 00 00")
     assert receive(compressed_frame(HELLO), compressed_frame(again)) == [b"Hello", b"Hello"]
-    # It is the window that is referred to.
+    # The second message refers to the first one in the window.
     for alone in ([again], [HELLO, again]):
         *_, error = receive(*map(compressed_frame, alone), transforms=transform(takeover=False))
         assert type(error) is InvalidData
@@ -567,13 +567,13 @@ def test_two_blocks() -> None:
 def test_an_empty_fragment() -> None:
     wire = [compressed_frame(HELLO + TAIL, BINARY), frame_to(Role.CLIENT, FIN | CONT, b"\x00")]
     assert receive(*wire) == [b"Hello"]
-    # An empty message, and one that also has an empty block of another type.
+    # An empty message, and one with another type of empty block.
     assert receive(compressed_frame(b"\x00"), compressed_frame(b"\x02\x00")) == [b"", b""]
 
 
-# Some systems have a zlib that is zlib-ng. It compresses to other bytes, which are as good, and not those of the RFC.
+# On some systems zlib is zlib-ng, whose output differs from the examples in the RFC.
 @pytest.mark.skipif("ng" in zlib.ZLIB_RUNTIME_VERSION, reason="zlib-ng may choose other blocks")
-def test_what_zlib_makes_of_the_examples() -> None:
+def test_zlib_produces_the_examples() -> None:
     with compressing_with(zlib):
         sender = transform()
         assert compress(sender, b"Hello") == [HELLO]
@@ -639,7 +639,7 @@ def test_text(text: str, where: list[int]) -> None:
     assert drain(receiver) == [text]
 
 
-def test_text_is_judged_when_it_is_decompressed() -> None:
+def test_text_is_validated_after_decompression() -> None:
     sender, receiver = connect()
     for chunk in sender.encode(Opcode.TEXT, b"\xff" * 100):
         receiver.receive(chunk)
@@ -653,10 +653,10 @@ def test_claimed_messages() -> None:
     for claim in (receiver.take_part, receiver.skip_message):
         receiver.receive(b"".join(sender.encode(Opcode.BINARY, message[:500], False)))
         assert receiver.message_in_progress is Opcode.BINARY
-        # Each part can be read when it has arrived.
+        # Each part can be decompressed as soon as it has arrived.
         assert claim() in (message[:500], None)
         receiver.receive(b"".join(sender.encode(Opcode.CONT, message[500:])))
-    # What was skipped belongs to the context.
+    # Skipped messages are part of the context.
     receiver.receive(b"".join(sender.encode(Opcode.BINARY, message)))
     assert drain(receiver) == [LastPart(message[500:]), message]
 
@@ -672,7 +672,7 @@ def test_empty_messages(fragments: int, takeover: bool) -> None:
     assert decompress(receiver, *compress(sender, b"Hello")) == b"Hello"
 
 
-def test_a_library_that_has_nothing_to_flush() -> None:
+def test_a_library_without_output_for_an_empty_flush() -> None:
     """RFC 7692, section 7.2.3.6: "If the compression library doesn't generate any data when its buffer is empty"."""
 
     class Quiet:
@@ -713,19 +713,19 @@ def test_small_messages_are_not_compressed(min_size: int) -> None:
         first_byte, payload = from_server(*sender.encode(Opcode.BINARY, bytes(size)))
         assert bool(first_byte & RSV1) is (size >= min_size)
         assert (payload == bytes(size)) is (size < min_size)
-    # What a message will become is not known when its first fragment is sent.
+    # The final size is not known when the first fragment is sent.
     assert sender.encode(Opcode.TEXT, b"", False)[0][0] == TEXT | RSV1
     assert sender.encode(Opcode.CONT, b"", False)[0][0] == CONT
     assert sender.encode(Opcode.CONT, b"")[0][0] == FIN | CONT
 
 
-def test_messages_that_are_not_to_be_compressed() -> None:
+def test_compression_can_be_turned_off_for_a_message() -> None:
     receiver, sender = connect()
     wire = [
         *sender.encode(Opcode.TEXT, b"a" * 100, transform=False),
         *sender.encode(Opcode.TEXT, b"b" * 100),
         *sender.encode(Opcode.TEXT, b"c" * 100, False, transform=False),
-        # It is the first fragment that decides.
+        # The first fragment decides.
         *sender.encode(Opcode.CONT, b"d" * 100, transform=True),
         *sender.encode(Opcode.TEXT, b"e" * 100, False),
         *sender.encode(Opcode.CONT, b"f" * 100, transform=False),
@@ -749,7 +749,7 @@ def test_uncompressed_messages_leave_the_context_alone() -> None:
         wire += sender.encode(Opcode.BINARY, noise(5, 40_000), transform=False)
         receiver.receive(b"".join(wire))
         assert drain(receiver) == [message, noise(4, 199), b"", noise(5, 40_000)]
-    # It was remembered, and what came in between was not.
+    # The context has the compressed message, but not the uncompressed ones.
     assert sizes[0] >= 300
     assert max(sizes[1:]) < 30
 
@@ -759,13 +759,13 @@ def test_context_takeover() -> None:
     with_takeover, without = transform(), transform(takeover=False)
     assert len(compress(with_takeover, message)[0]) > 300 > 10 * len(compress(with_takeover, message)[0])
     assert compress(without, message) == compress(without, message)
-    # Fragments of one message have one context anyway.
+    # Fragments of one message share their context in any case.
     first, second = compress(without, message, message)
     assert len(first) > 300 > 10 * len(second)
 
 
 class Watched:
-    """zlib, writing down what is made."""
+    """A zlib module that records the objects it creates."""
 
     def __init__(self) -> None:
         self.made: list[tuple[Any, ...]] = []
@@ -782,7 +782,7 @@ class Watched:
         return getattr(zlib, name)
 
 
-def test_nothing_is_made_before_it_is_needed() -> None:
+def test_zlib_objects_are_created_on_demand() -> None:
     library = Watched()
     with compressing_with(library):
         client, server = connect(Deflate(), Deflate(level=9, mem_level=7, client_max_window_bits=10))
@@ -793,7 +793,7 @@ def test_nothing_is_made_before_it_is_needed() -> None:
         server.receive(b"".join(client.encode(Opcode.TEXT, b"l" * 100)))
         assert library.made == [("compressobj", 4, zlib.DEFLATED, -10, 5), ("decompressobj", -10)]
         del library.made[:]
-        # A compressor goes on; a decompressor is for one message, and is told what was in the others.
+        # The compressor is kept. Each message gets a new decompressor, with the history as its dictionary.
         server.receive(b"".join(client.encode(Opcode.TEXT, b"l" * 100)))
         assert library.made == [("decompressobj", -10, b"l" * 200)]
         del library.made[:]
@@ -812,7 +812,7 @@ def test_nothing_is_kept_without_context_takeover() -> None:
     kept = {}
     for takeover in (True, False):
         ends = [transform(takeover=takeover) for _ in range(10)]
-        transfer(ends[:1])  # what is made once
+        transfer(ends[:1])  # allocates objects that are created only once
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()
@@ -835,7 +835,7 @@ ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15]
 
 
 class Reader:
-    """Reads DEFLATE the way RFC 1951 words it, to know what zlib does not tell: how far back a match was."""
+    """A DEFLATE decoder, written after RFC 1951, that records how far back matches reach; zlib does not tell."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -923,7 +923,7 @@ class Reader:
 
 
 def far_apart(bits: int) -> list[bytes]:
-    """Return messages in which there is much to find, at all distances up to twice such a window and more."""
+    """Return messages with many repetitions, at all distances up to more than twice the window."""
     count = max(2**bits // 32, 4)
     phrases = [noise(number, 32) for number in range(count)]
     order = noise(bits, 2 * count) + noise(0, 100)
@@ -940,19 +940,19 @@ def test_the_window_is_not_exceeded(bits: int, level: int) -> None:
     reader = Reader(b"".join(wire))
     assert reader.decode() == b"".join(messages)
     assert reader.farthest <= 2**bits
-    # It is used, too. With the smallest, only repetitions of one byte are found.
+    # The window is also used. With the smallest one, zlib finds only repetitions of one byte.
     assert reader.farthest > 2 ** (bits - 2) if bits > 8 else reader.farthest <= 1
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("decompressor", BACK_ENDS)
 @pytest.mark.parametrize("bits", range(8, 16))
-def test_a_decompressor_with_that_window_is_enough(bits: int, decompressor: str, level: int) -> None:
+def test_a_decompressor_with_this_window_is_enough(bits: int, decompressor: str, level: int) -> None:
     messages = [message[:5000] for message in far_apart(bits)] + MESSAGES
     sender = transform(Deflate(level=level, min_size=0), bits=bits)
     receiver = back_end(decompressor).decompressobj(-bits)
     for message in messages:
-        # In small pieces: what comes out at once can be referred to at any distance.
+        # In small pieces, because zlib allows any distance within the output of one call.
         data = compress(sender, message)[0] + TAIL
         assert b"".join(receiver.decompress(piece) for piece in cut(data, range(0, len(data), 16))) == message
 
@@ -963,7 +963,7 @@ def test_repetitions_are_found_with_the_smallest_window() -> None:
 
 
 def stored(data: bytes) -> bytes:
-    """Return blocks that are not compressed."""
+    """Return uncompressed DEFLATE blocks."""
     blocks = b""
     for part in cut(data, range(0, len(data), 0xFFFF)):
         blocks += b"\x00" + len(part).to_bytes(2, "little") + (0xFFFF ^ len(part)).to_bytes(2, "little") + part
@@ -971,7 +971,7 @@ def stored(data: bytes) -> bytes:
 
 
 def far_match(bits: int) -> tuple[bytes, bytes]:
-    """Return what fills a window, and, compressed by hand, its first three bytes: zlib never looks back so far."""
+    """Return data that fills a window, and its first three bytes as a match, encoded by hand as zlib never does."""
     filling = noise(9, 2**bits)
     number, (least, extra) = next(
         (number, code) for number, code in reversed(list(enumerate(DISTANCES))) if code[0] <= 2**bits
@@ -984,17 +984,18 @@ def far_match(bits: int) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("bits", range(8, 16))
-def test_we_are_ready_for_the_window_that_was_agreed_on(bits: int) -> None:
+def test_the_negotiated_window_can_be_decompressed(bits: int) -> None:
     filling, match = far_match(bits)
     for pieces in ((stored(filling) + match,), one_by_one(stored(filling) + match)):
         assert decompress(transform(bits=bits), *pieces) == filling + filling[:3]
-    # The context has it as well.
+    # This also works across messages.
     receiver = transform(bits=bits)
     assert decompress(receiver, stored(filling) + b"\x00") == filling
     assert decompress(receiver, match) == filling[:3]
 
 
-# -- Messages that many get ------------------------------------------------------------------------------------------
+# -- Messages for many
+# connections-----------------------------------------------------------------------------------------
 
 
 def encode_cached(sender: PerMessageDeflate, message: bytes, cache: EncodingCache) -> bytes:
@@ -1003,10 +1004,10 @@ def encode_cached(sender: PerMessageDeflate, message: bytes, cache: EncodingCach
     return data
 
 
-def test_what_is_shared_is_compressed_once() -> None:
+def test_a_message_for_many_is_compressed_once() -> None:
     message = b"".join(MESSAGES)
     cache = EncodingCache()
-    # Whether the contexts are kept does not matter, nor what was sent before.
+    # Context takeover and earlier messages do not matter.
     senders = [transform(bits=bits, takeover=takeover) for bits in (9, 12) for takeover in (True, False)]
     senders += [transform(Deflate(level=level, mem_level=1, min_size=0), bits=12) for level in (1, 9, 1, 9)]
     for number, sender in enumerate(senders):
@@ -1021,8 +1022,8 @@ def test_what_is_shared_is_compressed_once() -> None:
 
 @settings(deterministic, max_examples=50)
 @given(deflates, deflates, st.data())
-def test_shared_among_others(client: Deflate, server: Deflate, data: st.DataObject) -> None:
-    """Whatever is sent before and after to one connection only."""
+def test_shared_messages_between_other_messages(client: Deflate, server: Deflate, data: st.DataObject) -> None:
+    """Shared messages between other messages that are sent to one connection only."""
     ends = [pair for _ in range(3) for pair in itertools.permutations(connect(client, server))]
     expected: list[list[bytes]] = [[] for _ in ends]
 
@@ -1044,32 +1045,32 @@ def test_shared_among_others(client: Deflate, server: Deflate, data: st.DataObje
     assert [drain(receiver) for _, receiver in ends] == expected
 
 
-def test_what_is_shared_does_not_refer_to_what_was_sent() -> None:
+def test_a_shared_message_does_not_refer_to_earlier_ones() -> None:
     sender, receiver = transform(), transform()
     message = noise(1, 300)
     before = compress(sender, message)[0]
     shared = encode_cached(sender, message, EncodingCache())
     assert abs(len(shared) - len(before)) < 10
-    # But what comes next may refer to it.
+    # But the next message may refer to it.
     (after,) = compress(sender, message)
     assert len(after) < 30
     assert [decompress(receiver, data) for data in (before, shared, after)] == [message] * 3
 
 
-def test_what_is_shared_and_small_or_large_or_in_parts() -> None:
+def test_shared_messages_of_any_size_and_in_parts() -> None:
     receiver, sender = connect(server=Deflate(min_size=100))
     cache = EncodingCache()
     for message in (b"a" * 99, b"b" * 100_000):
         receiver.receive(b"".join(sender.encode(Opcode.BINARY, message, transform=cache)))
     assert len(cache.payloads) == 1
-    # A part by itself means nothing to others.
+    # A single part is not useful for other connections.
     receiver.receive(b"".join(sender.encode(Opcode.BINARY, b"c" * 100, False, transform=cache)))
     receiver.receive(b"".join(sender.encode(Opcode.CONT, b"c" * 100, transform=cache)))
     assert drain(receiver) == [b"a" * 99, b"b" * 100_000, b"c" * 200]
     assert len(cache.payloads) == 1
 
 
-def test_nothing_is_kept_of_what_is_shared_without_context_takeover() -> None:
+def test_no_history_of_shared_messages_without_context_takeover() -> None:
     sender = transform(takeover=False)
     encode_cached(sender, noise(1, 10_000), EncodingCache())
     assert not sender._sent_history
@@ -1097,7 +1098,7 @@ def test_rest_in_every_window(bits: int, takeover: bool, resting: str) -> None:
 @settings(deterministic, max_examples=50)
 @given(deflates, deflates, st.data())
 def test_rest_at_any_time(client: Deflate, server: Deflate, data: st.DataObject) -> None:
-    """Also in the middle of messages, in fragments that are compressed or not, and in pieces of them."""
+    """Also within messages and within frames, compressed or not."""
 
     rests = itertools.cycle(data.draw(st.lists(st.booleans(), min_size=1, max_size=10)))
 
@@ -1130,7 +1131,7 @@ def test_the_window_is_not_exceeded_after_a_rest(bits: int, level: int) -> None:
     reader = Reader(b"")
     for message in messages:
         sender.rest()
-        # For others it is one stream, as if there had been no rest.
+        # For another decoder it is one stream, as without rest().
         reader.data += compress(sender, message)[0] + TAIL
     assert reader.decode() == b"".join(messages)
     assert reader.farthest <= 2**bits
@@ -1138,22 +1139,22 @@ def test_the_window_is_not_exceeded_after_a_rest(bits: int, level: int) -> None:
 
 
 @pytest.mark.parametrize("bits", range(9, 16))
-def test_what_was_sent_before_a_rest_is_remembered(bits: int) -> None:
+def test_rest_keeps_the_history_of_sent_messages(bits: int) -> None:
     busy, resting = (transform(bits=bits) for _ in range(2))
     phrases = [noise(number, 100) for number in range(2**bits // 500)]
     sizes = []
     for message in (*phrases, b"".join(phrases), *phrases, noise(0, 2**bits // 2), noise(0, 2**bits // 2)):
         resting.rest()
         sizes.append([len(compress(each, message)[0]) for each in (busy, resting)])
-    # The first time it is all new; whatever comes again is short, and as short as without a rest.
+    # Only the first occurrence is long. Repetitions are as short as without rest().
     assert all(min(pair) > 95 for pair in sizes[: len(phrases)])
     assert all(max(pair) < 50 for pair in sizes[len(phrases) + 1 : -2])
     assert sum(resting for _, resting in sizes) <= 1.01 * sum(busy for busy, _ in sizes) + 10
 
 
 @pytest.mark.parametrize("bits", range(8, 16))
-def test_what_was_received_before_a_rest_is_remembered(bits: int) -> None:
-    """To the far end of the window, in a message that is larger and in many that are smaller."""
+def test_rest_keeps_the_history_of_received_messages(bits: int) -> None:
+    """Matches reach the far end of the window, in one larger message and in many smaller ones."""
     filling, match = far_match(bits)
     for messages in ([stored(filling)], [stored(b"more") + stored(filling)], list(map(stored, one_by_one(filling)))):
         receiver = transform(bits=bits)
@@ -1164,7 +1165,7 @@ def test_what_was_received_before_a_rest_is_remembered(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [9, 15])
-def test_nothing_from_before_a_last_block_is_remembered(bits: int) -> None:
+def test_the_history_ends_at_a_last_block(bits: int) -> None:
     again = bytes.fromhex("f2 00 11 00 00")
     hello = stored(b"Hello")
     for before, passes in (([hello + b"\x00"], True), ([HELLO, BFINAL], False), ([hello + b"\x01"], False)):
@@ -1179,7 +1180,7 @@ def test_nothing_from_before_a_last_block_is_remembered(bits: int) -> None:
                 decompress(receiver, again)
 
 
-def test_a_message_in_the_middle_is_not_disturbed() -> None:
+def test_rest_within_a_message() -> None:
     sender, receiver = transform(takeover=False), transform(takeover=False)
     message = b"".join(MESSAGES)
     wire = []
@@ -1208,7 +1209,7 @@ def test_back_ends_understand_each_other_after_a_rest(sender: str, receiver: str
                 there.rest()
 
 
-def test_a_rest_makes_nothing() -> None:
+def test_rest_creates_nothing() -> None:
     library = Watched()
     with compressing_with(library):
         sender, receiver = transform(Deflate(), bits=12), transform(bits=12)
@@ -1232,14 +1233,14 @@ def test_a_rest_makes_nothing() -> None:
 
 
 @pytest.mark.parametrize("bits, takeover", [(9, True), (12, True), (15, True), (15, False)])
-def test_what_a_rest_leaves(bits: int, takeover: bool) -> None:
+def test_memory_after_a_rest(bits: int, takeover: bool) -> None:
     def transfer(ends: Sequence[PerMessageDeflate]) -> None:
         for end in ends:
             for message in (*MESSAGES, noise(bits, 100_000), *one_by_one(noise(bits, 300))):
                 assert decompress(end, *compress(end, message)) == message
             end.rest()
 
-    transfer([transform()])  # what is made once
+    transfer([transform()])  # allocates objects that are created only once
     ends = [transform(bits=bits, takeover=takeover) for _ in range(10)]
     tracemalloc.start()
     try:
@@ -1248,12 +1249,12 @@ def test_what_a_rest_leaves(bits: int, takeover: bool) -> None:
         kept = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    # A window for each direction.
+    # One window for each direction.
     assert kept < len(ends) * (2 * 2**bits * takeover + 300)
 
 
 @pytest.mark.parametrize("bits", [9, 15])
-def test_what_is_remembered_is_bounded(bits: int) -> None:
+def test_the_history_is_bounded(bits: int) -> None:
     end = transform(bits=bits)
     for message in (*one_by_one(noise(0, 300)), noise(1, 2**bits - 1), b"", noise(2, 2**bits), noise(3, 100_000)):
         for _ in range(5):
@@ -1272,15 +1273,15 @@ MIB = 2**20
 
 @functools.cache
 def bomb(mebibytes: int) -> bytes:
-    """Return a compressed message of zeros: about a thousandth of its size."""
+    """Return a compressed message of zeros, at about a thousandth of its size."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    # The first has nothing to refer to, all others are the same.
+    # The first block has no history. All others are the same.
     first, other = (compressor.compress(bytes(MIB)) + compressor.flush(zlib.Z_SYNC_FLUSH) for _ in range(2))
     return first + other * (mebibytes - 1) + b"\x00"
 
 
 def too_big(events: Sequence[Event], limit: int) -> bool:
-    """Whether the last event, and no other, is that a message is larger than this."""
+    """Whether the last event is MessageTooBig with this limit, and no other event is an error."""
     *before, error = events
     return (
         isinstance(error, MessageTooBig)
@@ -1333,7 +1334,7 @@ def test_a_small_limit(limit: int) -> None:
 
 
 def test_the_limit_is_not_for_the_compressed_size() -> None:
-    # A peer that flushes after each byte sends several times as much as it had to say.
+    # A peer that flushes after each byte sends several times the size of the message.
     compressor = zlib.compressobj(wbits=-15)
     pieces = [compressor.compress(b"%c" % i) + compressor.flush(zlib.Z_SYNC_FLUSH) for i in range(100)]
     pieces[-1] = pieces[-1].removesuffix(b"\x00\x00\xff\xff")
@@ -1354,7 +1355,7 @@ def test_every_message_has_the_whole_limit() -> None:
 
 
 @pytest.mark.parametrize("runs", [1, 2, 50])
-def test_runs_of_blocks_share_the_limit(runs: int) -> None:
+def test_streams_of_one_message_share_the_limit(runs: int) -> None:
     data = BFINAL[:-1] * runs + b"\x00"
     for pieces in ([data], one_by_one(data)):
         assert decompress(transform(), *pieces, limit=5 * runs) == b"Hello" * runs
@@ -1368,7 +1369,7 @@ def test_a_limit_larger_than_memory(limit: int) -> None:
 
 
 def peak_of(function: Any, *args: Any) -> int:
-    """Return how many bytes are allocated at most meanwhile."""
+    """Return the peak of allocated memory during a call, in bytes."""
     tracemalloc.start()
     try:
         function(*args)
@@ -1383,7 +1384,7 @@ def test_a_bomb_takes_no_more_memory_than_the_limit(at_once: bool) -> None:
     assert len(data) < 2**17
     wire = [data] if at_once else cut(data, range(0, len(data), 1000))
     events: list[Event] = []
-    # What comes out exists twice for a moment, when it is put together.
+    # The output exists twice while its parts are joined.
     assert peak_of(lambda: events.extend(receive(*wire, limit=MIB))) < 3 * MIB
     assert too_big(events, MIB)
 
@@ -1398,7 +1399,7 @@ def test_a_bomb_in_fragments_takes_no_more_memory_than_the_limit() -> None:
 
 def test_a_gibibyte() -> None:
     data = bomb(1024)
-    # Of the message itself zlib makes a copy, of what it has not looked at.
+    # zlib also copies the input that it has not processed.
     assert peak_of(lambda: transform().decode(data, final=True, limit=1000)) < len(data) + MIB
 
 
@@ -1407,8 +1408,8 @@ def test_no_limit() -> None:
     assert receive(*one_by_one(compressed_frame(bomb(1)))) == [bytes(MIB)]
 
 
-def test_runs_of_blocks_are_not_copied_again_and_again() -> None:
-    """What follows a run is copied at its end. A run may have two bytes."""
+def test_many_streams_are_not_copied_repeatedly() -> None:
+    """zlib copies the rest of its input at the end of each stream, and a stream can be as short as two bytes."""
     sizes: list[int] = []
 
     class Decompressor:
@@ -1432,11 +1433,11 @@ def test_runs_of_blocks_are_not_copied_again_and_again() -> None:
     assert sum(sizes) < 20_000 * 5000
 
 
-# -- What is wrong ---------------------------------------------------------------------------------------------------
+# -- Corrupt input ---------------------------------------------------------------------------------------------------
 
 
 def outcome(*pieces: bytes, limit: int | None = MIB) -> bytes | type[Exception]:
-    """Return the message in these pieces, or InvalidData; anything else that is raised passes through."""
+    """Return the message in these pieces, or InvalidData. Other exceptions propagate."""
     try:
         return decompress(transform(), *pieces, limit=limit)
     except InvalidData:
@@ -1448,7 +1449,7 @@ def test_every_prefix_of_a_message() -> None:
         (data,) = compress(transform(), message)
         for size in range(len(data)):
             for pieces in ((data[:size],), one_by_one(data[:size]) or [b""]):
-                # zlib may begin a block at any place. A message that ends there is one.
+                # zlib may start a block anywhere. A message that ends at a block boundary is valid.
                 result = outcome(*pieces)
                 assert result is InvalidData or (size > 0 and isinstance(result, bytes) and message.startswith(result))
                 assert result != message or not data[size:].strip(b"\x00")
@@ -1458,11 +1459,11 @@ def test_every_prefix_of_a_message() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        # In the middle of the tables of a block, which take no notice of what is put back.
+        # Within the tables of a block, where the appended tail is read as data.
         b"\x04\x00",
-        # The same, and an empty last block ends this one before it is all read.
+        # The same, and the appended empty last block ends the stream too early.
         bytes.fromhex("1d8ec1154431080269498e74a36df0523bcbdf4b"),
-        # In the middle of the content, and before the beginning.
+        # Within the content, and before its start.
         HELLO[:2],
         b"",
     ],
@@ -1482,15 +1483,15 @@ def test_every_prefix_of_a_message_in_one_block(data: bytes, takeover: bool) -> 
             assert error.code == 1007
 
 
-def test_what_did_not_travel_is_no_content() -> None:
-    """A block that lacks four bytes at its end: it would find them in what is put back there."""
+def test_the_appended_tail_is_not_content() -> None:
+    """A block that lacks its last four bytes must not get them from the appended tail."""
     stored = bytes.fromhex("000500faff") + b"Hello\x00"
     assert zlib.decompressobj(-15).decompress(stored[:6] + TAIL) == b"H" + TAIL
     assert outcome(stored) == b"Hello"
     for size in range(2, len(stored)):
         assert outcome(stored[:size]) is InvalidData
         assert outcome(*one_by_one(stored[:size])) is InvalidData
-    # The first byte alone is an empty message.
+    # The first byte alone is a valid empty message.
     assert outcome(stored[:1]) == b""
 
 
@@ -1502,7 +1503,7 @@ def test_every_bit_flipped() -> None:
                 flipped[position // 8] ^= 1 << position % 8
                 result = outcome(bytes(flipped))
                 assert result is InvalidData or isinstance(result, bytes)
-                # And as a whole.
+                # And in one piece.
                 for opcode in (TEXT, BINARY):
                     (event,) = receive(compressed_frame(bytes(flipped), FIN | opcode), limit=5000)
                     assert isinstance(event, (str, bytes)) or type(event) in (InvalidData, MessageTooBig)
@@ -1519,13 +1520,13 @@ def test_any_bytes(first: bytes, second: bytes, limit: int | None, takeover: boo
                 message = decompress(receiver, *pieces, limit=limit)
             except InvalidData:
                 message = None
-            # What is too large and corrupt behind that may be called either.
+            # If a message is both too large and corrupt after that, either error is fine.
             found.append(message if limit is None or message is None or len(message) <= limit else None)
             if found[-1] is None:
                 break
         return found
 
-    # The same, in whatever pieces it comes.
+    # The result does not depend on the pieces.
     at_once = results([first], [second])
     assert at_once == results(one_by_one(first) or [b""], one_by_one(second) or [b""])
     assert at_once == results([first[:20], first[20:]], [second[:3], b"", second[3:]])
@@ -1539,7 +1540,7 @@ def test_trailing_data(message: bytes, rest: bytes, final: bool) -> None:
     result = outcome(start + rest)
     expected = b"Hello" if final else message
     assert isinstance(result, type) or result.startswith(expected)
-    # What follows a last block is read as if it came by itself.
+    # Data after a last block is decompressed like a message of its own.
     alone = outcome(rest)
     if final:
         assert result == (alone if isinstance(alone, type) else expected + alone)
@@ -1552,35 +1553,35 @@ def test_trailing_data(message: bytes, rest: bytes, final: bool) -> None:
         (b"", InvalidData),
         (b"\x00", b"Hello"),
         (b"\x02\x00", b"Hello"),
-        # Two more runs, one empty.
+        # Two more streams, one of them empty.
         (b"\x03\x00\x00", b"Hello"),
         (b"\x03\x00" + BFINAL, b"HelloHello"),
-        # The empty block at the end may be the last of its run.
+        # The empty block at the end may be a last block.
         (b"\x01", b"Hello"),
-        # What is not DEFLATE: a block of type 3, a length that is not its complement, a match with nothing before it.
+        # Invalid DEFLATE: a block of type 3, a length that does not match its complement, a match without history.
         (b"\x07", InvalidData),
         (b"\x00" + TAIL[::-1], InvalidData),
         (bytes.fromhex("f2 00 11 00 00"), InvalidData),
         (TAIL, InvalidData),
     ],
 )
-def test_what_follows_a_last_block(rest: bytes, expected: bytes | type[Exception]) -> None:
+def test_data_after_a_last_block(rest: bytes, expected: bytes | type[Exception]) -> None:
     data = BFINAL[:-1] + rest
     assert outcome(data) == expected
     assert outcome(*one_by_one(data)) == expected
     if expected is not InvalidData:
-        # The next message starts with a new context, or with that of the last run.
+        # The next message starts with a new context, or with that of the last stream.
         receiver = transform()
         assert decompress(receiver, data) == expected
         assert decompress(receiver, HELLO) == b"Hello"
 
 
-def test_what_did_not_travel_must_not_travel() -> None:
+def test_the_tail_must_not_be_sent() -> None:
     assert outcome(HELLO + TAIL) is InvalidData
     assert outcome(TAIL) is InvalidData
 
 
-def test_nothing_comes_after_what_is_wrong() -> None:
+def test_no_events_after_corrupt_data() -> None:
     for wrong in (b"\x07", HELLO[:3]):
         receiver = protocol(Role.CLIENT, extensions=[transform()])
         for data in (compressed_frame(HELLO), compressed_frame(wrong), compressed_frame(HELLO)):
@@ -1588,7 +1589,7 @@ def test_nothing_comes_after_what_is_wrong() -> None:
         assert [type(event) for event in drain(receiver)] == [bytes, InvalidData]
 
 
-# -- The bit that marks a message ------------------------------------------------------------------------------------
+# -- The reserved bit -------------------------------------------------------------------------------------------------
 
 
 def test_the_bit_is_on_the_first_frame_only() -> None:
@@ -1598,13 +1599,13 @@ def test_the_bit_is_on_the_first_frame_only() -> None:
     frames.append(sender.encode(Opcode.CONT, b"d" * 100))
     frames.append(sender.encode(Opcode.PONG, b"e"))
     assert [first_bytes(wire) for wire in frames] == [TEXT | RSV1, CONT, FIN | PING, FIN | CONT, FIN | PONG]
-    # Nothing is done to control frames.
+    # Control frames are not compressed.
     assert from_server(*frames[2]) == (FIN | PING, b"c")
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("first_byte", [FIN | TEXT, FIN | BINARY, TEXT, BINARY])
-def test_the_bit_is_refused_when_nothing_was_agreed_on(role: Role, first_byte: int) -> None:
+def test_the_bit_is_rejected_without_an_agreement(role: Role, first_byte: int) -> None:
     wire = frame_to(role, first_byte | RSV1, HELLO)
     for pieces in ([wire], one_by_one(wire)):
         assert [event[0] for event in events_of(role, pieces)] == [ProtocolError]
@@ -1617,12 +1618,12 @@ def violations() -> Iterator[list[tuple[int, bytes]]]:
         for opcode in (PING, PONG, 0x8):
             yield [(FIN | opcode | rsv, b"")]
             yield [begun, (FIN | opcode | rsv, b"")]
-        # On continuations, of a message that is compressed, and of one that is not.
+        # On continuations of a compressed and an uncompressed message.
         for fin in (FIN, 0):
             yield [begun, (fin | CONT | rsv, HELLO[3:])]
             yield [(TEXT, b"plain"), (fin | CONT | rsv, HELLO)]
             yield [(fin | CONT | rsv, HELLO)]
-        # On a message within another.
+        # On a message within another message.
         yield [begun, (FIN | TEXT | rsv, HELLO)]
     # A bit that was not negotiated.
     yield [(FIN | TEXT | RSV2, HELLO)]
@@ -1631,7 +1632,7 @@ def violations() -> Iterator[list[tuple[int, bytes]]]:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("frames", list(violations()))
-def test_the_bit_is_refused_elsewhere(role: Role, frames: list[tuple[int, bytes]]) -> None:
+def test_the_bit_is_rejected_elsewhere(role: Role, frames: list[tuple[int, bytes]]) -> None:
     wire = b"".join(frame_to(role, first_byte, payload) for first_byte, payload in frames)
     for pieces in ([wire], one_by_one(wire)):
         events = events_of(role, pieces, extensions=[transform()])

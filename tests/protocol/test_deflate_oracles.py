@@ -1,6 +1,6 @@
-"""Two other libraries as peers: what one compresses the other decompresses, and both agree on how.
+"""Interoperability of compression and its negotiation with two other libraries.
 
-Neither can compress with a window of 8 bits, because zlib cannot: that is the one thing that we do not ask them for.
+The tests never ask these libraries to compress with a window of 8 bits, because zlib cannot do that.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from trio_ws.protocol.grammar import build_extensions, parse_extensions
 
 from .strategies import OTHER, compressible, deflates, deterministic, drain, positions, protocol, split
 
-# Each test runs with each library that compresses; there is nothing to set up again between two examples.
+# Each test runs with each compression library. The fixture needs no reset between two examples.
 pytestmark = pytest.mark.usefixtures("zlib_module")
 deterministic = settings(deterministic, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-#: The fragments of a message: all are str, or all are bytes.
+#: The fragments of a message: all str, or all bytes.
 Fragments: TypeAlias = Sequence[Message]
 
 
@@ -124,7 +124,7 @@ def _fields(frame: Any) -> tuple[TheirOpcode, bytes, bool]:
 
 
 class Wsproto:
-    """wsproto. Pings between fragments are not tried: it would lose track of whether they are compressed."""
+    """wsproto. Without pings between fragments, because it would forget whether the message is compressed."""
 
     def __init__(self, role: Role, transform: WsprotoDeflate) -> None:
         assert transform.enabled()
@@ -157,7 +157,7 @@ class Wsproto:
 
 
 def talk(ours: Ours, theirs: Websockets | Wsproto, conversation: Sequence[Fragments]) -> None:
-    """Let both send all these messages, in turns."""
+    """Let both ends send all messages in turn."""
     for fragments in conversation:
         assert theirs.receive(ours.send(fragments)) == [join(fragments)]
         assert ours.receive(theirs.send(fragments)) == [join(fragments)]
@@ -200,7 +200,7 @@ websockets_clients = st.builds(
 
 
 def check_agreement(ours: PerMessageDeflate, send_at_most: int, theirs: TheirDeflate) -> None:
-    """That both do the same, except that we may use a smaller window than they are ready for."""
+    """Check that both have the same parameters. We may use a smaller window than negotiated."""
     assert ours.send_bits == min(theirs.remote_max_window_bits, send_at_most)
     assert ours.receive_bits >= theirs.local_max_window_bits
     assert ours.send_takeover is not theirs.remote_no_context_takeover
@@ -254,7 +254,7 @@ def test_websockets_offers(
     ).map(tuple),
     st.builds(Deflate, server_max_window_bits=st.none() | st.just(10), server_no_context_takeover=st.booleans()),
 )
-def test_websockets_refuses_the_same(params: Any, client: Deflate) -> None:
+def test_websockets_rejects_the_same_answers(params: Any, client: Deflate) -> None:
     def accepts(function: Any, *args: Any) -> bool:
         try:
             return function(*args) is not None
@@ -298,7 +298,7 @@ def test_wsproto_answers(client: Deflate, theirs: WsprotoDeflate, conversation: 
     ((_, params),) = parse_extensions("", ["; ".join(filter(None, ["permessage-deflate", answer]))])
     ours = DeflateClient(client).accept(params)
     assert ours.send_bits == min(theirs.client_max_window_bits, client.client_max_window_bits or 12)
-    # What it has for itself without having said so, it does not use.
+    # wsproto does not use settings of its own that it did not send.
     assert ours.receive_bits >= theirs.server_max_window_bits
     assert ours.send_takeover is not theirs.client_no_context_takeover
     assert ours.receive_takeover is not theirs.server_no_context_takeover
@@ -327,7 +327,7 @@ def test_wsproto_offers(theirs: WsprotoDeflate, server: Deflate, conversation: S
 def test_the_transform_alone(
     settings: Deflate, bits: int, takeover: bool, role: Role, conversation: Sequence[Fragments]
 ) -> None:
-    """Every window in both directions, however it was agreed on."""
+    """Test every window in both directions, without the negotiation."""
 
     def ours() -> Ours:
         transform = PerMessageDeflate(

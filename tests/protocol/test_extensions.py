@@ -1,4 +1,4 @@
-"""That the three interfaces are enough: small extensions go through the handshake and then transform messages."""
+"""The interfaces of extensions, with small extensions that are negotiated and then transform messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .strategies import (
     split,
 )
 
-# These lines are for mypy.
+# mypy checks these lines.
 _reverse: Extension = Reverse()
 _repeat: Extension = Repeat(2)
 _offers: list[ClientExtension] = [OfferReverse(), Repeats()]
@@ -41,7 +41,7 @@ _answers: list[ServerExtension] = [AnswerReverse(), Repeats()]
 def negotiate(
     client: Sequence[ClientExtension], server: Sequence[ServerExtension]
 ) -> tuple[Agreement, Agreement, str | None]:
-    """Return what client and server have agreed on, and the server's header."""
+    """Return the agreements of client and server, and the server's header."""
     request = build_request(parse_uri("ws://example.org/"), random=Counting(), extensions=client)
     response, agreed_by_server = accept(request, extensions=server)
     agreed_by_client = check_response(request, response, extensions=client)
@@ -78,7 +78,7 @@ def connect(
         ([OfferReverse()], [], [], None),
         ([], [AnswerReverse()], [], None),
         ([OfferReverse()], [AnswerReverse()], [RSV2], "x-reverse"),
-        # The first alternative that the server understands.
+        # The first alternative that the server supports.
         (
             [OfferReverse((("level", "9"),), (("level", "1"), ("fast", None)), ())],
             [AnswerReverse((("level", "1"), ("fast", None)))],
@@ -86,10 +86,10 @@ def connect(
             "x-reverse; level=1; fast",
         ),
         ([OfferReverse((("level", "9"),))], [AnswerReverse()], [], None),
-        # Two, in the order of the client.
+        # Two extensions, in the client's order.
         ([OfferReverse(), Repeats()], [Repeats(), AnswerReverse()], [RSV2, RSV3], "x-reverse, x-repeat; times=2"),
         ([Repeats(), OfferReverse()], [Repeats(), AnswerReverse()], [RSV3, RSV2], "x-repeat; times=2, x-reverse"),
-        # Two that would use the same bit: the first offered.
+        # Two extensions with the same bit: the first offer wins.
         ([OfferReverse(), Repeats(2, RSV2)], [AnswerReverse(), Repeats(2, RSV2)], [RSV2], "x-reverse"),
         ([Repeats(2, RSV2), OfferReverse()], [AnswerReverse(), Repeats(2, RSV2)], [RSV2], "x-repeat; times=2"),
     ],
@@ -104,7 +104,7 @@ def test_negotiation(
     assert answer == header
 
 
-def test_the_client_looks_at_the_answer() -> None:
+def test_the_client_checks_the_answer() -> None:
     class Liar(AnswerReverse):
         def answer(self, params: Params) -> tuple[Params, Extension] | None:
             return (("level", "10"),), Reverse()
@@ -137,16 +137,16 @@ def test_messages_both_ways(where: list[int], payload: bytes) -> None:
             assert len(events) == len(where) + 2
 
 
-def test_what_travels() -> None:
+def test_wire_format() -> None:
     client, server = connect([OfferReverse()], [AnswerReverse()])
     assert b"".join(server.encode(Opcode.TEXT, b"hello")) == b"\xa1\x05olleh"
-    # Only whether the first frame is marked counts, ...
+    # Only the first frame is marked, ...
     assert b"".join(server.encode(Opcode.BINARY, b"ab", False)) == b"\x22\x00"
     assert b"".join(server.encode(Opcode.CONT, b"cd", False)) == b"\x00\x00"
-    # ... control frames are left alone, ...
+    # ... control frames are unchanged, ...
     assert b"".join(server.encode(Opcode.PING, b"ping")) == b"\x89\x04ping"
     assert b"".join(server.encode(Opcode.CONT, b"ef", True)) == b"\x80\x06fedcba"
-    # ... and not every message is marked.
+    # ... and an extension need not mark every message.
     assert b"".join(server.encode(Opcode.TEXT, b"x")) == b"\x81\x01x"
     client.receive(b"\xa1\x05olleh\x22\x00\x00\x00\x89\x04ping\x80\x06fedcba\x81\x01x")
     assert drain(client) == ["hello", Frame(Opcode.PING, b"ping"), b"abcdef", "x"]
@@ -161,7 +161,7 @@ def test_the_order_of_two() -> None:
 
 
 @pytest.mark.parametrize("marks", [RSV2, RSV3, RSV2 | RSV3])
-def test_without_an_agreement_there_are_no_marks(marks: int) -> None:
+def test_marks_are_rejected_without_an_agreement(marks: int) -> None:
     client, _ = connect([], [])
     client.receive(bytes([0x82 | marks, 0x00]))
     (event,) = drain(client)
@@ -177,6 +177,6 @@ def test_limits() -> None:
     assert isinstance(event, MessageTooBig)
 
 
-def test_nothing_is_shared_at_first() -> None:
+def test_a_new_cache_is_empty() -> None:
     cache = EncodingCache()
     assert (cache.payloads, cache.frames) == ({}, {})

@@ -22,7 +22,7 @@ spaces = st.text(alphabet=" \t", max_size=3)
 params = st.lists(st.tuples(tokens, st.one_of(st.none(), tokens)), max_size=3).map(tuple)
 extensions = st.lists(st.tuples(tokens, params), min_size=1, max_size=4)
 
-# Values in which something like a list is not too rare.
+# Random values that often resemble a list.
 soup = st.lists(st.text(alphabet='ab=;,"\\ \t\xe9', max_size=10), min_size=1, max_size=3)
 
 
@@ -46,7 +46,7 @@ def test_tokens() -> None:
         (["chat,superchat"], ["chat", "superchat"]),
         (["chat", "superchat"], ["chat", "superchat"]),
         (["\t chat \t, \t superchat\t "], ["chat", "superchat"]),
-        # RFC 9110, section 5.6.1.2: empty elements are passed over.
+        # RFC 9110, section 5.6.1.2: empty elements are ignored.
         ([",chat,, ,superchat,"], ["chat", "superchat"]),
         (["", "chat", ""], ["chat"]),
         (["chat, chat"], ["chat", "chat"]),
@@ -78,7 +78,7 @@ def test_lists_of_tokens(values: list[str], expected: list[str]) -> None:
         ["=a"],
     ],
 )
-def test_what_is_not_a_list_of_tokens(values: list[str]) -> None:
+def test_malformed_lists_of_tokens(values: list[str]) -> None:
     with pytest.raises(InvalidHeader) as caught:
         parse_tokens("X-Name", values)
     assert caught.value.name == "X-Name"
@@ -124,11 +124,11 @@ def test_built_lists_can_be_parsed(items: list[str], before: str, after: str) ->
                 ("permessage-deflate", ()),
             ],
         ),
-        # White space wherever it may be, and nowhere.
+        # Optional whitespace everywhere, and none.
         (["a;b=1;c,d"], [("a", (("b", "1"), ("c", None))), ("d", ())]),
         (["\ta \t;\tb\t=\t1 ; c , d "], [("a", (("b", "1"), ("c", None))), ("d", ())]),
         ([", a,, b;c ,"], [("a", ()), ("b", (("c", None),))]),
-        # A parameter that occurs twice is for the extension to judge.
+        # The extension decides about duplicate parameters.
         (["a; b=1; b=2; B"], [("a", (("b", "1"), ("b", "2"), ("B", None)))]),
         # Quotes change nothing.
         (['a; b="10"'], [("a", (("b", "10"),))]),
@@ -186,19 +186,19 @@ def test_extensions(values: list[str], expected: list[tuple[str, Params]]) -> No
         "a; b='1,0'x y",
     ],
 )
-def test_what_is_not_a_list_of_extensions(value: str) -> None:
+def test_malformed_lists_of_extensions(value: str) -> None:
     with pytest.raises(InvalidHeader) as caught:
         parse_extensions("X-Name", [value])
     assert caught.value.name == "X-Name"
     assert caught.value.value == value
-    # The same next to one that is in order; unless there is just nothing, which a list may have in it.
+    # The same next to a valid element, unless the value is empty, which is a valid element.
     if value.strip(" ,"):
         for values in (["good; x=1", value], [value, "good"]):
             with pytest.raises(InvalidHeader):
                 parse_extensions("X-Name", values)
 
 
-def test_quotes_do_not_reach_over_values() -> None:
+def test_quoted_strings_end_within_a_value() -> None:
     with pytest.raises(InvalidHeader):
         parse_extensions("X", ['a; b="x', 'y"'])
 
@@ -224,7 +224,7 @@ def test_built_extensions_can_be_parsed(items: list[tuple[str, Params]]) -> None
 
 @deterministic
 @given(extensions)
-def test_others_read_what_we_write(items: list[tuple[str, Params]]) -> None:
+def test_websockets_parses_our_headers(items: list[tuple[str, Params]]) -> None:
     theirs = websockets.headers.parse_extension(build_extensions(items))
     assert [(name, tuple(values)) for name, values in theirs] == items
 
@@ -241,8 +241,8 @@ def test_quoted_values(items: list[tuple[str, Params]]) -> None:
 
 @deterministic
 @given(soup)
-def test_any_value_is_parsed_or_refused(values: list[str]) -> None:
-    """And what is parsed says the same when it is written again."""
+def test_any_value_is_parsed_or_rejected(values: list[str]) -> None:
+    """A parsed value stays the same when it is built and parsed again."""
     try:
         items = parse_extensions("X", values)
     except InvalidHeader:
@@ -261,8 +261,8 @@ def test_any_value_is_parsed_or_refused(values: list[str]) -> None:
 
 @deterministic
 @given(soup)
-def test_same_verdict_as_others(values: list[str]) -> None:
-    # Theirs expects no white space around the list, where HTTP has removed it.
+def test_same_result_as_websockets(values: list[str]) -> None:
+    # websockets expects that HTTP has removed the whitespace around the list.
     value = ", ".join(values).strip(" \t")
     try:
         theirs = [(name, tuple(values)) for name, values in websockets.headers.parse_extension(value)]
@@ -304,15 +304,15 @@ BIG = 200_000
         )
     ],
 )
-def test_large_values_that_are_refused(value: str) -> None:
-    # Finishing at all is the test: anything but linear time would take minutes.
+def test_large_malformed_values(value: str) -> None:
+    # The test is that this finishes: more than linear time would take minutes.
     with pytest.raises(InvalidHeader):
         parse_extensions("X", [value])
     with pytest.raises(InvalidHeader):
         parse_tokens("X", [value])
 
 
-def test_large_values_that_are_in_order() -> None:
+def test_large_valid_values() -> None:
     assert parse_tokens("X", ["a" * 1_000_000]) == ["a" * 1_000_000]
     assert parse_tokens("X", [" ," * BIG + "a" + ", " * BIG]) == ["a"]
     assert parse_tokens("X", ["a" + " " * 1_000_000]) == ["a"]

@@ -61,7 +61,7 @@ RESPONSE: Pairs = [
 
 
 def replace(pairs: Pairs, name: str, *values: str) -> Pairs:
-    """Return the headers with other values for one of them: none, one or several."""
+    """Return the headers with new values for one of them: none, one or several."""
     return [pair for pair in pairs if pair[0].lower() != name.lower()] + [(name, value) for value in values]
 
 
@@ -74,7 +74,7 @@ def response(pairs: Pairs = RESPONSE, status: int = 101) -> Response:
 
 
 def answer_to(data: bytes, **kwargs: Any) -> tuple[Response, InvalidHandshake | None]:
-    """Return what a server answers to these bytes, as a client reads it, and why."""
+    """Return the server's response to these bytes, as a client parses it, and the error if any."""
     failure = None
     try:
         parsed = RequestParser().feed(data)
@@ -99,7 +99,7 @@ def to_bytes(pairs: Pairs, start: str = "GET /chat HTTP/1.1") -> bytes:
 def test_check_subprotocols() -> None:
     assert check_subprotocols([]) == ()
     assert check_subprotocols(["chat", "v10.stomp"]) == ("chat", "v10.stomp")
-    # Case counts.
+    # Subprotocols are case-sensitive.
     assert check_subprotocols(("chat", "Chat")) == ("chat", "Chat")
 
 
@@ -128,7 +128,7 @@ def test_request_of_a_client() -> None:
     headers = dict(made.headers.raw_items())
     key = headers.pop("Sec-WebSocket-Key")
     assert base64.b64decode(key, validate=True) == Counting()(16)
-    # Nothing that was not asked for, and a Connection header of one token.
+    # No optional headers, and a Connection header with a single token.
     assert headers == {
         "Host": "example.org",
         "Upgrade": "websocket",
@@ -153,7 +153,7 @@ def test_host(uri: str, host: str) -> None:
     assert build_request(parse_uri(uri), random=Counting()).headers["Host"] == host
 
 
-def test_everything_a_client_can_ask_for() -> None:
+def test_request_with_all_options() -> None:
     made = build_request(
         parse_uri("ws://user:p%C3%A4ss%3Aword@example.org"),
         random=Counting(),
@@ -174,7 +174,7 @@ def test_everything_a_client_can_ask_for() -> None:
     assert base64.b64decode(credentials).decode() == "user:päss:word"
 
 
-def test_no_offers_no_header() -> None:
+def test_no_header_without_offers() -> None:
     class OffersNothing(OfferReverse):
         def offers(self) -> Sequence[Any]:
             return ()
@@ -184,7 +184,7 @@ def test_no_offers_no_header() -> None:
     accept(made)
 
 
-def test_headers_of_the_caller_replace_ours() -> None:
+def test_additional_headers_replace_defaults() -> None:
     made = build_request(
         parse_uri("ws://user:password@example.org/"),
         random=Counting(),
@@ -211,7 +211,7 @@ def test_headers_of_the_caller_replace_ours() -> None:
         "Upgrade",
     ],
 )
-def test_headers_that_are_not_the_callers(name: str) -> None:
+def test_headers_that_a_client_must_not_set(name: str) -> None:
     for spelled in (name, name.lower(), name.upper()):
         with pytest.raises(InvalidHeader) as caught:
             build_request(parse_uri("ws://example.org/"), random=Counting(), headers={spelled: "x"})
@@ -231,7 +231,7 @@ def test_headers_cannot_be_split(value: str) -> None:
         reject(InvalidMethod("POST"), server=value)
 
 
-# -- The answer of a server: accepted --------------------------------------------------------------------------------
+# -- Responses of a server: accepted ---------------------------------------------------------------------------------
 
 
 def test_example_of_the_rfc() -> None:
@@ -243,14 +243,14 @@ def test_example_of_the_rfc() -> None:
     assert agreement == Agreement(None, ()) == Agreement()
 
 
-def test_more_headers() -> None:
+def test_additional_headers() -> None:
     answer, _ = accept(request(), headers=[("X-A", "1"), ("X-A", "2")])
     assert answer.headers.get_all("X-A") == ["1", "2"]
     assert answer.status_code == 101
 
 
 @pytest.mark.parametrize("name", ["Upgrade", "sec-websocket-accept", "Connection", "Content-Length"])
-def test_headers_that_are_not_the_servers(name: str) -> None:
+def test_headers_that_a_server_must_not_set(name: str) -> None:
     with pytest.raises(InvalidHeader, match="sets this header itself"):
         accept(request(), headers={name: "x"})
     with pytest.raises(InvalidHeader):
@@ -287,7 +287,7 @@ def test_no_subprotocol_is_selected() -> None:
 
 
 @pytest.mark.parametrize("offered", [[], ["news"]])
-def test_a_subprotocol_that_was_not_offered_is_not_selected(offered: list[str]) -> None:
+def test_selecting_a_subprotocol_that_was_not_offered(offered: list[str]) -> None:
     asked = request([*REQUEST, *(("Sec-WebSocket-Protocol", value) for value in offered)])
     with pytest.raises(ValueError, match=r"select_subprotocol must return one of .* not 'chat'"):
         accept(asked, select_subprotocol=lambda _: "chat")
@@ -307,7 +307,7 @@ def test_a_subprotocol_that_was_not_offered_is_not_selected(offered: list[str]) 
         ([""], False),
     ],
 )
-def test_what_asks_for_an_upgrade(values: list[str], expected: bool) -> None:
+def test_is_upgrade(values: list[str], expected: bool) -> None:
     assert is_upgrade(request(replace(REQUEST, "Upgrade", *values))) is expected
 
 
@@ -328,7 +328,7 @@ def test_server_header() -> None:
         ("Connection", ["Upgrade", "Upgrade"]),
         ("Upgrade", ["WebSocket"]),
         ("UPGRADE", ["WEBSOCKET"]),
-        # A client may list what it would like as well (RFC 9110, section 7.8).
+        # A client may list other protocols as well (RFC 9110, section 7.8).
         ("Upgrade", ["h2c, websocket"]),
         ("Upgrade", ["HTTP/2.0, websocket"]),
         ("Upgrade", ["h2c", "websocket"]),
@@ -341,7 +341,7 @@ def test_server_header() -> None:
         ("Origin", ["https://example.org"]),
     ],
 )
-def test_requests_that_are_in_order(name: str, values: list[str]) -> None:
+def test_valid_requests(name: str, values: list[str]) -> None:
     pairs = replace(REQUEST, name, *values)
     answer, agreement = accept(request(pairs))
     assert answer.headers["Sec-WebSocket-Accept"] == ACCEPT
@@ -359,7 +359,7 @@ def test_requests_that_are_in_order(name: str, values: list[str]) -> None:
         # In the server's order of preference.
         (["a, b, c"], ["c", "b"], "c"),
         (["a", "b, c"], ["b", "a"], "b"),
-        # Without one in common there is none. Case counts.
+        # None in common. Subprotocols are case-sensitive.
         (["a, b"], ["c"], None),
         (["Chat"], ["chat"], None),
         (["a, a"], ["a"], "a"),
@@ -379,7 +379,7 @@ def test_subprotocols(offered: list[str], supported: list[str], chosen: str | No
         (["x-reverse"], "x-reverse"),
         (["x-unknown, x-reverse; bad, x-reverse"], "x-reverse"),
         (["x-unknown; x=1", "x-reverse"], "x-reverse"),
-        # Once is enough.
+        # Each extension is accepted once.
         (["x-reverse, x-reverse"], "x-reverse"),
         (['x-repeat; times="7", x-reverse'], "x-repeat; times=7, x-reverse"),
     ],
@@ -394,7 +394,7 @@ def test_extensions(offered: list[str], accepted: str | None) -> None:
 
 
 def test_no_extension_twice() -> None:
-    # Of one that used a bit, the second would be refused for that.
+    # This extension uses no reserved bit: with one, the second offer would be declined for that reason.
     twice = ("Sec-WebSocket-Extensions", "x-repeat; times=2, x-repeat; times=2")
     answer, agreement = accept(request([*REQUEST, twice]), extensions=[Repeats(2, rsv=0)])
     assert answer.headers["Sec-WebSocket-Extensions"] == "x-repeat; times=2"
@@ -408,12 +408,12 @@ def test_extensions_that_use_the_same_bit() -> None:
         request([*REQUEST, ("Sec-WebSocket-Extensions", "x-reverse, x-repeat; times=2")]),
         extensions=[Repeats(2, Reverse.rsv), AnswerReverse()],
     )
-    # The client's preference counts.
+    # The client's order of preference decides.
     assert answer.headers["Sec-WebSocket-Extensions"] == "x-reverse"
     assert [type(extension) for extension in agreement.extensions] == [Reverse]
 
 
-# -- The answer of a server: rejected --------------------------------------------------------------------------------
+# -- Responses of a server: rejected ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_extensions_that_use_the_same_bit() -> None:
         ("Sec-WebSocket-Extensions", [""], InvalidHeader, 400),
         ("Sec-WebSocket-Extensions", ["a; b=ä"], InvalidHeader, 400),
         ("Sec-WebSocket-Extensions", ['a; b="1'], InvalidHeader, 400),
-        # Whatever would follow the request is no frame.
+        # A body is not allowed.
         ("Content-Length", ["1"], InvalidMessage, 400),
         ("Content-Length", ["-0"], InvalidMessage, 400),
         ("Content-Length", ["0", "1"], InvalidMessage, 400),
@@ -475,7 +475,7 @@ def test_extensions_that_use_the_same_bit() -> None:
     ],
 )
 @pytest.mark.parametrize("spelled", [str, str.lower, str.upper])
-def test_requests_that_are_not_in_order(
+def test_invalid_requests(
     name: str, values: list[str], type_: type[InvalidHandshake], status: int, spelled: Any
 ) -> None:
     pairs = replace(REQUEST, spelled(name), *values)
@@ -490,7 +490,7 @@ def test_requests_that_are_not_in_order(
     assert answer.status_code == status
     assert answer._exception is exc
     assert answer.body
-    # The same in bytes, where the grammar of HTTP may already be offended.
+    # The same in bytes: the HTTP parser may reject the request first.
     read, failure = answer_to(to_bytes(pairs), subprotocols=["a"], extensions=[AnswerReverse()])
     assert read.status_code == status
     assert isinstance(failure, (type_, InvalidMessage))
@@ -540,7 +540,7 @@ def test_versions_of_http(version: str) -> None:
         (to_bytes([*REQUEST, ("Transfer-Encoding", "gzip")]), 501),
     ],
 )
-def test_what_is_not_even_a_request(data: bytes, status: int) -> None:
+def test_bytes_that_are_not_a_request(data: bytes, status: int) -> None:
     read, failure = answer_to(data)
     assert read.status_code == status
     assert isinstance(failure, InvalidMessage)
@@ -579,7 +579,7 @@ def test_reject(exc: InvalidHandshake, status: int) -> None:
     st.sampled_from([name for name, _ in REQUEST] + ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"]),
     st.lists(st.text(alphabet=st.characters(max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=8), max_size=3),
 )
-def test_any_value_has_an_answer(name: str, values: list[str]) -> None:
+def test_any_value_gets_a_response(name: str, values: list[str]) -> None:
     answer, failure = answer_to(to_bytes(replace(REQUEST, name, *values)))
     if failure is None:
         assert answer.status_code == 101
@@ -593,7 +593,7 @@ def test_any_value_has_an_answer(name: str, values: list[str]) -> None:
     [name for name, _ in REQUEST if name != "Host"] + ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"],
 )
 def test_large_values(name: str, value: str) -> None:
-    # Finishing at all is the test: anything but linear time would take minutes.
+    # The test is that this finishes: more than linear time would take minutes.
     with pytest.raises(InvalidHeader) as caught:
         accept(request(replace(REQUEST, name, value)), extensions=[AnswerReverse()])
     assert reject(caught.value).status_code in (400, 426)
@@ -605,7 +605,7 @@ def test_many_offers() -> None:
     assert accept(request(pairs), subprotocols=["b"], extensions=[AnswerReverse()])[1] == Agreement()
 
 
-# -- What a client makes of the answer -------------------------------------------------------------------------------
+# -- Checks of a client ----------------------------------------------------------------------------------------------
 
 
 def check(pairs: Pairs = RESPONSE, status: int = 101, **kwargs: Any) -> Agreement:
@@ -629,7 +629,7 @@ def test_good_response() -> None:
         ("sec-websocket-accept", [f" {ACCEPT}\t"]),
     ],
 )
-def test_responses_that_are_in_order(name: str, values: list[str]) -> None:
+def test_valid_responses(name: str, values: list[str]) -> None:
     assert check(replace(RESPONSE, name, *values)) == Agreement()
 
 
@@ -645,8 +645,8 @@ def test_responses_that_are_in_order(name: str, values: list[str]) -> None:
         ("Upgrade", [""], InvalidUpgrade),
         ("Upgrade", ["h2c"], InvalidUpgrade),
         ("Upgrade", ["notwebsocket"], InvalidUpgrade),
-        # A server that names two has put one on top of the other (RFC 9110, section 7.8). RFC 6455, section 4.1: the
-        # value is "websocket", not a list in which it occurs.
+        # Two protocols in a response are layered on top of each other (RFC 9110, section 7.8). RFC 6455, section 4.1:
+        # the value is "websocket", not a list in which it occurs.
         ("Upgrade", ["TLS/1.0, websocket"], InvalidUpgrade),
         ("Upgrade", ["websocket, h2c"], InvalidUpgrade),
         ("Upgrade", ["websocket", "h2c"], InvalidHeader),
@@ -672,12 +672,12 @@ def test_responses_that_are_in_order(name: str, values: list[str]) -> None:
         ("Sec-WebSocket-Extensions", ["x-reverse;"], InvalidHeader),
     ],
 )
-def test_responses_that_are_not_in_order(name: str, values: list[str], type_: type[InvalidHandshake]) -> None:
+def test_invalid_responses(name: str, values: list[str], type_: type[InvalidHandshake]) -> None:
     with pytest.raises(InvalidHandshake) as caught:
         check(
             replace(RESPONSE, name, *values),
             subprotocols=["a", "b"],
-            # Two that use the same bit.
+            # Two extensions with the same bit.
             extensions=[OfferReverse(), Repeats(2, Reverse.rsv)],
         )
     assert type(caught.value) is type_
@@ -685,7 +685,7 @@ def test_responses_that_are_not_in_order(name: str, values: list[str], type_: ty
         assert caught.value.name == name
 
 
-def test_what_was_not_offered_is_not_accepted() -> None:
+def test_extensions_that_were_not_offered() -> None:
     with pytest.raises(NegotiationError):
         check(replace(RESPONSE, "Sec-WebSocket-Protocol", "a"))
     with pytest.raises(NegotiationError):
@@ -711,7 +711,7 @@ def test_other_statuses(status: int) -> None:
     assert caught.value.response is answer
 
 
-# -- Against an implementation that is not ours ----------------------------------------------------------------------
+# -- Against another implementation -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("subprotocols, chosen", [([], None), (["x", "chat"], "chat"), (["x"], None)])
@@ -751,7 +751,7 @@ def test_with_another_client(subprotocols: list[str] | None, chosen: str | None)
     assert client.subprotocol == chosen
 
 
-def test_reject_does_not_send_back_all_that_came() -> None:
+def test_rejections_are_short() -> None:
     response = reject(InvalidHeader("Name", "x" * 10_000, "reason"))
     assert response.body is not None
     assert len(response.body) < 1000
@@ -762,7 +762,7 @@ def test_reject_has_no_body_for_head(method: str, has_body: bool) -> None:
     assert (reject(InvalidMethod(method)).body is not None) is has_body
 
 
-def test_another_client_reads_our_refusal() -> None:
+def test_another_client_parses_our_rejection() -> None:
     client = ClientProtocol(their_parse_uri("ws://example.org/"))
     client.send_request(client.connect())
     client.receive_data(reject(InvalidHeader("Name", "value", "reason")).serialize())
@@ -771,7 +771,7 @@ def test_another_client_reads_our_refusal() -> None:
 
 @deterministic
 @given(st.binary(min_size=16, max_size=16))
-def test_both_ends_are_ours(key: bytes) -> None:
+def test_our_client_with_our_server(key: bytes) -> None:
     asked = build_request(
         parse_uri("ws://example.org/"),
         random=lambda size: key[:size],
@@ -786,7 +786,7 @@ def test_both_ends_are_ours(key: bytes) -> None:
     ours = check_response(asked, answered, subprotocols=["a", "b"], extensions=[Repeats(), OfferReverse()])
     assert ours.subprotocol == theirs.subprotocol == "b"
     assert list(map(type, ours.extensions)) == list(map(type, theirs.extensions))
-    # An answer to somebody else's key is none to ours.
+    # The response to a different key is rejected.
     other = build_request(parse_uri("ws://example.org/"), random=Counting())
     with pytest.raises(InvalidHeader):
         check_response(other, answered, subprotocols=["b"])

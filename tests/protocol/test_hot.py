@@ -1,4 +1,4 @@
-"""Which functions are used, the compiled ones or those in Python."""
+"""The choice between the compiled functions and those in Python."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NAME = "trio_ws.protocol.compiled"
 
 
 def load(monkeypatch: pytest.MonkeyPatch, setting: str | None, compiled: ModuleType | None) -> ModuleType:
-    """Return hot.py as it is where TRIO_WS_PURE has this value, and with these compiled functions, or none."""
+    """Import hot.py again, with this value of TRIO_WS_PURE, and with this compiled module or none."""
     if setting is None:
         monkeypatch.delenv("TRIO_WS_PURE", raising=False)
     else:
         monkeypatch.setenv("TRIO_WS_PURE", setting)
-    # What is None there cannot be imported.
+    # A module that is None in sys.modules cannot be imported.
     monkeypatch.setitem(sys.modules, NAME, compiled)
     monkeypatch.delattr(trio_ws.protocol, "compiled", raising=False)
     spec = importlib.util.find_spec(hot.__name__)
@@ -35,32 +35,32 @@ def load(monkeypatch: pytest.MonkeyPatch, setting: str | None, compiled: ModuleT
 
 
 def stand_in() -> ModuleType:
-    """Return something else with these names, so that nobody needs a C compiler."""
+    """Return a fake compiled module, so that the test needs no C compiler."""
     module = ModuleType(NAME)
     for name in FUNCTIONS:
         setattr(module, name, object())
     return module
 
 
-def test_one_and_the_same_for_all() -> None:
+def test_all_modules_use_the_same_functions() -> None:
     assert {getattr(hot, name) is getattr(pure, name) for name in FUNCTIONS} == {not hot.COMPILED}
 
 
 @pytest.mark.parametrize("setting", ["1", "yes"])
-def test_the_way_to_do_without(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+def test_disabled_by_the_environment_variable(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
     module = load(monkeypatch, setting, stand_in())
     assert module.COMPILED is False
     assert all(getattr(module, name) is getattr(pure, name) for name in FUNCTIONS)
 
 
-def test_without_the_compiled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_compiled_module(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load(monkeypatch, None, None)
     assert module.COMPILED is False
     assert all(getattr(module, name) is getattr(pure, name) for name in FUNCTIONS)
 
 
 @pytest.mark.parametrize("setting", [None, "", "0"])
-def test_used_if_they_are_there(monkeypatch: pytest.MonkeyPatch, setting: str | None) -> None:
+def test_used_if_available(monkeypatch: pytest.MonkeyPatch, setting: str | None) -> None:
     compiled = stand_in()
     module = load(monkeypatch, setting, compiled)
     assert module.COMPILED is True

@@ -46,7 +46,7 @@ Item = Message | LastPart | Frame | None
 
 
 def feed_to(decoder: MessageDecoder, data: bytes) -> Iterator[Message | LastPart | Frame | None]:
-    """Yield what comes of some bytes, one by one."""
+    """Feed some bytes, and yield the results one by one."""
     for item in decoder.feed(data):
         if isinstance(item, list):
             yield from item
@@ -55,12 +55,12 @@ def feed_to(decoder: MessageDecoder, data: bytes) -> Iterator[Message | LastPart
 
 
 def read(decoder: MessageDecoder, chunks: Iterable[bytes]) -> tuple[list[Item], ProtocolError | None]:
-    """Return what a decoder makes of some chunks, and what is wrong with them."""
+    """Return the results of decoding some chunks, and the error if there is one."""
     items: list[Item] = []
     for chunk in chunks:
         try:
             for item in feed_to(decoder, chunk):
-                items.append(item)  # those before the error count
+                items.append(item)  # keep the results before the error
         except ProtocolError as exc:
             return items, exc
     return items, None
@@ -69,7 +69,7 @@ def read(decoder: MessageDecoder, chunks: Iterable[bytes]) -> tuple[list[Item], 
 def decode(
     role: Role, data: bytes, limit: int | None = None, extensions: Sequence[Extension] = ()
 ) -> tuple[list[Item], ProtocolError | None]:
-    """Return what is in ``data``, which is the same however it is fed."""
+    """Return the contents of ``data``, and check that they do not depend on how it is fed."""
     items, error = read(MessageDecoder(role, limit, extensions), [data])
     for chunks in (one_by_one(data), cut(data, range(0, len(data), 7))):
         again, error_again = read(MessageDecoder(role, limit, extensions), chunks)
@@ -159,7 +159,7 @@ def test_violations_of_the_framing_pass_through() -> None:
     assert type(error) is ProtocolError
 
 
-def test_close_frames_are_judged() -> None:
+def test_close_frames_are_validated() -> None:
     for payload, type_ in ((b"\x00", ProtocolError), (b"\x03\xe7", ProtocolError), (b"\x03\xe8\xff", InvalidData)):
         items, error = bad(Role.CLIENT, frame_to(Role.CLIENT, FIN | CLOSE, payload))
         assert items == []
@@ -168,7 +168,7 @@ def test_close_frames_are_judged() -> None:
 
 @deterministic
 @given(roles, st.lists(st.tuples(st.one_of(texts, payloads), positions), max_size=4), positions)
-def test_same_messages_however_fragmented_and_cut(
+def test_fragments_and_chunks_do_not_matter(
     role: Role, messages: list[tuple[str | bytes, list[int]]], where: list[int]
 ) -> None:
     data = b""
@@ -185,7 +185,7 @@ def test_same_messages_however_fragmented_and_cut(
 
 
 @pytest.mark.parametrize("text", VALID_TEXTS)
-def test_text_is_utf8_wherever_it_is_cut(text: str) -> None:
+def test_text_can_be_cut_anywhere(text: str) -> None:
     data = text.encode()
     for at in range(len(data) + 1):
         wire = frame_to(Role.CLIENT, TEXT, data[:at]) + frame_to(Role.CLIENT, FIN | CONT, data[at:])
@@ -216,7 +216,7 @@ def test_text_fails_at_the_first_byte_that_cannot_be_utf8(
     for at in range(len(payload)):
         first, second = frame_to(role, TEXT, payload[:at]), frame_to(role, CONT, payload[at:])
         assert type(bad(role, first + second)[1]) is InvalidData
-        # Not a byte too early or too late, and before the message ends.
+        # It fails at exactly this byte, before the end of the message.
         items, error = read(MessageDecoder(role), [first])
         assert items == []
         assert type(error) is (InvalidData if wrong < at else type(None))
@@ -278,12 +278,12 @@ def test_exactly_the_limit_passes(role: Role, opcode: int, limit: int) -> None:
 def test_one_byte_more_fails_at_the_header(role: Role, opcode: int, limit: int) -> None:
     payload = b"x" * (limit + 1)
     whole = frame_to(role, FIN | opcode, payload)
-    # Before any payload has come, ...
+    # Before any payload arrives, ...
     items, error = read(MessageDecoder(role, limit), one_by_one(whole[: len(whole) - len(payload)]))
     assert items == []
     assert isinstance(error, MessageTooBig)
     assert (error.code, error.size, error.limit) == (1009, limit + 1, limit)
-    # ... when it comes with it, ...
+    # ... together with its payload, ...
     items, error = bad(role, whole, limit)
     assert (items, type(error)) == ([], MessageTooBig)
     # ... and in the last of several fragments.
@@ -295,12 +295,12 @@ def test_one_byte_more_fails_at_the_header(role: Role, opcode: int, limit: int) 
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_huge_claims_cost_nothing(role: Role) -> None:
+def test_huge_sizes_in_headers_cost_nothing(role: Role) -> None:
     for first_byte in (TEXT, FIN | TEXT, BINARY, FIN | BINARY):
         error = bad(role, frame_to(role, first_byte, b"", size=2**63 - 1), 2**20)[1]
         assert isinstance(error, MessageTooBig)
         assert error.size == 2**63 - 1
-    # Two that are too large only together.
+    # Two fragments that exceed the limit only together.
     error = bad(role, frame_to(role, BINARY, b"a") + frame_to(role, CONT, b"", size=2**63 - 1), 2**63 - 1)[1]
     assert isinstance(error, MessageTooBig)
 
@@ -333,7 +333,7 @@ def test_the_limit_holds_for_claimed_messages(claim: str | None) -> None:
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("payload", [b"", b"ab"])
 def test_many_fragments_take_little_memory(opcode: int, payload: bytes) -> None:
-    # 20,000 objects of two bytes would take more than 800,000.
+    # 20,000 objects of two bytes would take more than 800,000 bytes.
     decoder = MessageDecoder(Role.CLIENT)
     list(feed_to(decoder, frame_to(Role.CLIENT, opcode)))
     chunk = frame_to(Role.CLIENT, CONT, payload) * 100
@@ -367,7 +367,7 @@ def test_small_and_large_pieces_keep_their_order(opcode: int) -> None:
 
 
 def test_one_wide_character_makes_many_wide() -> None:
-    # Put together with it, each character takes four bytes instead of one. So does each piece that is put together.
+    # In a string with it, each character takes four bytes instead of one.
     fragments = [*["a" * 3000] * 255, "\N{GRINNING FACE}"] * 3
     data = frame_to(Role.CLIENT, TEXT) + b"".join(frame_to(Role.CLIENT, CONT, each.encode()) for each in fragments)
     decoder = MessageDecoder(Role.CLIENT)
@@ -376,10 +376,10 @@ def test_one_wide_character_makes_many_wide() -> None:
     assert decoder.take_part() == "".join(fragments)
 
 
-# -- Messages that are claimed before they are complete --------------------------------------------------------------
+# -- Messages in parts -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_in_progress() -> None:
+def test_no_incomplete_message() -> None:
     decoder = MessageDecoder(Role.CLIENT)
     whole = frame_to(Role.CLIENT, FIN | TEXT, b"whole")
     fragmented = frame_to(Role.CLIENT, TEXT, b"a") + frame_to(Role.CLIENT, FIN | CONT)
@@ -395,7 +395,7 @@ def test_nothing_in_progress() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("first_byte", [TEXT, FIN | TEXT, BINARY, FIN | BINARY])
-def test_in_progress_from_the_header_on(role: Role, first_byte: int) -> None:
+def test_incomplete_from_the_header_on(role: Role, first_byte: int) -> None:
     decoder = MessageDecoder(role)
     data = frame_to(role, first_byte, b"12")
     assert list(feed_to(decoder, data[:-2])) == []
@@ -468,7 +468,7 @@ def test_skip_at_every_point(role: Role, opcode: int, take_first: bool) -> None:
         assert items == [Frame(Opcode.PONG, b""), "next", "ab"]
 
 
-def test_skipped_messages_are_still_judged() -> None:
+def test_skipped_messages_are_still_validated() -> None:
     for rest, type_ in (
         (frame_to(Role.CLIENT, CONT, b"\xff"), InvalidData),
         (frame_to(Role.CLIENT, FIN | CONT), InvalidData),
@@ -504,7 +504,7 @@ def test_marked_messages_are_transformed(role: Role) -> None:
     assert good(role, data, None, [Reverse()]) == expected
 
 
-def test_text_is_judged_after_the_transformation() -> None:
+def test_text_is_validated_after_the_transformation() -> None:
     backwards = "aé".encode()[::-1]
     assert good(Role.CLIENT, frame_to(Role.CLIENT, FIN | RSV2 | TEXT, backwards), None, [Reverse()]) == ["aé"]
     decoder = MessageDecoder(Role.CLIENT, None, [Reverse()])
@@ -514,7 +514,7 @@ def test_text_is_judged_after_the_transformation() -> None:
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("sequence", [*(sequence for sequence, _ in NOT_UTF8), *BROKEN_OFF])
 def test_transformed_text_that_is_not_utf8(role: Role, sequence: bytes) -> None:
-    # The short way and the others say the same about it; fragments do not come at once.
+    # The fast path and the slow path raise the same error. Fragments do not take the fast path.
     payload = ("κόσμε ".encode() + sequence)[::-1]
     begun = frame_to(role, RSV2 | TEXT, payload) + frame_to(role, FIN | CONT)
     _, error = decode(role, frame_to(role, FIN | RSV2 | TEXT, payload), None, [Reverse()])
@@ -525,8 +525,8 @@ def test_transformed_text_that_is_not_utf8(role: Role, sequence: bytes) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 5000])
-def test_the_short_way_leads_to_the_same(role: Role, size: int) -> None:
-    # Whole frames of up to a KiB take it; what comes in pieces, or is larger, does not.
+def test_the_fast_path_has_the_same_result(role: Role, size: int) -> None:
+    # Whole frames of up to 1 KiB take the fast path; larger ones, and those that arrive in pieces, do not.
     wire = frame_to(role, FIN | RSV3 | TEXT, b"x" * size) + frame_to(role, FIN | RSV3 | BINARY, b"x" * size)
     wire += frame_to(role, RSV3 | BINARY, b"x" * size) + frame_to(role, FIN | CONT, b"x" * size)
     wire += frame_to(role, FIN | PING) + frame_to(role, FIN | TEXT, b"x" * size)
@@ -541,8 +541,8 @@ def test_the_short_way_leads_to_the_same(role: Role, size: int) -> None:
 
 @pytest.mark.parametrize("times", [0, 16])
 @pytest.mark.parametrize("size", [100, 1024])
-def test_pauses_on_the_short_way(size: int, times: int) -> None:
-    # What goes in counts 16 times here too, and what comes out as much again, or not at all.
+def test_pauses_on_the_fast_path(size: int, times: int) -> None:
+    # Input counts 16 times here too. The output is as large as that, or nothing.
     extensions = [Repeat(times)]
     whole = frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"x" * size)
     fragments = frame_to(Role.CLIENT, RSV3 | BINARY, b"x" * size) + frame_to(Role.CLIENT, FIN | CONT)
@@ -551,7 +551,7 @@ def test_pauses_on_the_short_way(size: int, times: int) -> None:
         assert items.count(None) == 100 * size * (16 + times) // (64 * 1024)
 
 
-def test_extensions_are_undone_the_other_way_round() -> None:
+def test_extensions_are_undone_in_reverse_order() -> None:
     class Suffix(Repeat):
         def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
             assert data.endswith(b"!")
@@ -560,12 +560,12 @@ def test_extensions_are_undone_the_other_way_round() -> None:
     extensions: list[Extension] = [Reverse(), Suffix(1)]
     wire = frame_to(Role.CLIENT, FIN | RSV2 | RSV3 | TEXT, b"cba!")
     assert list(MessageDecoder(Role.CLIENT, None, extensions).feed(wire)) == ["abc"]
-    # A message that only one of them has transformed.
+    # A message that only one extension has transformed.
     wire = frame_to(Role.CLIENT, FIN | RSV3 | TEXT, b"cba!")
     assert list(MessageDecoder(Role.CLIENT, None, extensions).feed(wire)) == ["cba"]
 
 
-def test_extensions_are_told_how_much_may_come_out() -> None:
+def test_extensions_get_the_remaining_limit() -> None:
     extension = Repeat(10)
     decoder = MessageDecoder(Role.CLIENT, 50, [extension])
     list(feed_to(decoder, frame_to(Role.CLIENT, RSV3 | BINARY, b"ab")))
@@ -574,7 +574,7 @@ def test_extensions_are_told_how_much_may_come_out() -> None:
         b"".join(bytes([octet]) * 10 for octet in b"abcde")
     ]
     assert extension.limits == [50, 30, 20, 20]
-    # The next message has a budget of its own.
+    # The next message has its own limit.
     list(feed_to(decoder, frame_to(Role.CLIENT, RSV3 | BINARY, b"abcde")))
     with pytest.raises(MessageTooBig) as caught:
         list(feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT, b"f")))
@@ -587,7 +587,7 @@ def test_extensions_without_a_limit() -> None:
     assert extension.limits == [None]
 
 
-def test_what_is_transformed_may_be_larger_on_the_wire() -> None:
+def test_transformed_messages_may_be_larger_on_the_wire() -> None:
     class Half(Reverse):
         def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
             return data[::2]
@@ -596,14 +596,14 @@ def test_what_is_transformed_may_be_larger_on_the_wire() -> None:
     assert list(feed_to(decoder, frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"abcd"))) == [b"ac"]
     wire = frame_to(Role.CLIENT, RSV2 | BINARY, b"ab") + frame_to(Role.CLIENT, FIN | CONT, b"cd")
     assert list(feed_to(decoder, wire)) == [b"ac"]
-    # The header of one that is not transformed is enough to refuse it, before and after.
+    # A message that is not transformed fails at its header, before and after that.
     with pytest.raises(MessageTooBig):
         list(feed_to(decoder, frame_to(Role.CLIENT, FIN | BINARY, b"abc")[:2]))
 
 
 @pytest.mark.parametrize("count", [1, 7, 100])
 def test_pauses(count: int) -> None:
-    # What becomes a hundred times as large is handled a KiB at a time, however it comes in.
+    # Input that grows a hundredfold is processed 1 KiB at a time, however it is fed.
     payload = random.Random(1).randbytes(10_000)
     extension = Repeat(100)
     wire = frame_to(Role.CLIENT, FIN | RSV3 | BINARY, payload)
@@ -611,14 +611,14 @@ def test_pauses(count: int) -> None:
     parts: list[Message] = []
     for chunk in cut(wire, range(0, len(wire), -(-len(wire) // count))):
         for item in feed_to(decoder, chunk):
-            # In a pause the message can be claimed.
+            # The message can be claimed during a pause.
             parts.append(decoder.take_part() if item is None else item.data if isinstance(item, LastPart) else b"?")
     expected = Repeat(100).decode(payload, final=True, limit=None)
     assert b"".join(part for part in parts if isinstance(part, bytes)) == expected
     assert max(map(len, parts)) < 64 * 1024 + 2 * 1024 * 100
 
 
-def test_pauses_when_nothing_comes_out() -> None:
+def test_pauses_without_output() -> None:
     def items_of(extension: Extension, rsv: int) -> list[Item]:
         decoder = MessageDecoder(Role.CLIENT, None, [extension])
         return list(feed_to(decoder, frame_to(Role.CLIENT, FIN | rsv | BINARY, bytes(20_480))))
@@ -626,7 +626,7 @@ def test_pauses_when_nothing_comes_out() -> None:
     *pauses, message = items_of(Repeat(0), RSV3)
     assert pauses == [None] * 5
     assert message == b""
-    # Nothing takes long here.
+    # This is fast.
     assert items_of(Repeat(0), 0) == [bytes(20_480)]
 
 
@@ -634,7 +634,7 @@ def test_no_pauses_for_little() -> None:
     extension = Repeat(3)
     decoder = MessageDecoder(Role.CLIENT, None, [extension])
     items = list(feed_to(decoder, frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"a" * 1000) * 30))
-    # 3000 bytes come out of each, and 16000 count for what went in.
+    # Each produces 3000 bytes, and its input counts for 16000.
     assert items == 3 * [b"a" * 3000] + ([None] + 4 * [b"a" * 3000]) * 6 + [None] + 3 * [b"a" * 3000]
 
 
@@ -648,7 +648,7 @@ def test_transformed_messages_can_be_claimed(rsv: int) -> None:
 
 
 class _Doubling:
-    """An extension whose messages become twice as large."""
+    """An extension that doubles the size of messages on decoding."""
 
     rsv = 0x40
 
@@ -690,7 +690,7 @@ def test_limit_after_decoding_fragments() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_large_message_counts_as_it_comes(role: Role) -> None:
+def test_the_memory_of_a_large_message(role: Role) -> None:
     payload = bytes(i & 0xFF for i in range(200_000))
     data = frame_to(role, FIN | BINARY, payload)
     decoder = MessageDecoder(role)
@@ -705,7 +705,7 @@ def test_a_large_message_counts_as_it_comes(role: Role) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("claim", ["take_part", "skip"])
-def test_a_large_message_is_claimed_while_it_comes(role: Role, claim: str) -> None:
+def test_claiming_a_large_message(role: Role, claim: str) -> None:
     payload = bytes(i & 0xFF for i in range(200_000))
     data = frame_to(role, FIN | BINARY, payload)
     decoder = MessageDecoder(role)
@@ -721,7 +721,7 @@ def test_a_large_message_is_claimed_while_it_comes(role: Role, claim: str) -> No
         assert taken + last.data == payload
 
 
-def test_memory_is_borrowed_until_a_pause() -> None:
+def test_the_buffer_is_used_until_a_pause() -> None:
     borrowed = bytearray(frame_to(Role.CLIENT, FIN | TEXT, b"ab") + frame_to(Role.CLIENT, FIN | PING, b"c") * 2)
     decoder = MessageDecoder(Role.CLIENT)
     items = decoder.feed(memoryview(borrowed))
@@ -731,5 +731,5 @@ def test_memory_is_borrowed_until_a_pause() -> None:
     assert list(items) == [Frame(Opcode.PING, b"c")] * 2
 
 
-def test_the_end_of_a_message_takes_the_memory_of_its_data() -> None:
+def test_size_of_a_last_part() -> None:
     assert getsizeof(LastPart(b"x" * 1000)) - getsizeof(LastPart(b"")) == 1000

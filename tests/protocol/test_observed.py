@@ -1,4 +1,4 @@
-"""Frames as they come in, for somebody who watches: the same messages as without, and each frame is told of."""
+"""The message decoder that reports frames: same messages as without, and every frame is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = b"\x01\x02\x03\x04"
 
 
 class Reversing:
-    """An extension that sends everything the wrong way round, whole messages only."""
+    """An extension that reverses whole messages."""
 
     rsv = RSV1
 
@@ -32,7 +32,7 @@ class Reversing:
 def decode(
     *frames: Frame, role: Role = Role.CLIENT, step: int | None = None, limit: int | None = None, extended: bool = False
 ) -> tuple[list[object], list[FrameInfo]]:
-    """Return the events, which are those of a decoder that is not observed, and what was told."""
+    """Return the events and the reported frames. Check that the events are those of an ordinary decoder."""
     extensions = [Reversing()] if extended else []
     told: list[FrameInfo] = []
     observed = ObservedDecoder(role, limit, extensions, told.append)
@@ -95,14 +95,14 @@ def test_every_kind_of_frame(role: Role, step: int | None) -> None:
     "opcode, data",
     [(Opcode.TEXT, b"a" * 100_000), (Opcode.TEXT, "é".encode() * 50_000), (Opcode.BINARY, bytes(100_000))],
 )
-def test_large_frames_are_kept_in_part(opcode: Opcode, data: bytes, step: int | None) -> None:
+def test_the_beginning_of_large_frames_is_reported(opcode: Opcode, data: bytes, step: int | None) -> None:
     _, told = decode(Frame(opcode, data), step=step)
     assert told == [FrameInfo(opcode, len(data), data[:START])]
     assert str(told[0]).endswith("[100000 bytes]")
 
 
 @pytest.mark.parametrize("step", [None, 1])
-def test_what_an_extension_has_transformed_is_told_as_it_was(step: int | None) -> None:
+def test_transformed_messages_are_reported_in_their_original_form(step: int | None) -> None:
     events, told = decode(
         Frame(Opcode.TEXT, b"olleh", rsv1=True),
         Frame(Opcode.BINARY, b"abc"),
@@ -128,7 +128,7 @@ def test_what_an_extension_has_transformed_is_told_as_it_was(step: int | None) -
         ]
 
 
-def test_parts_that_are_taken_early() -> None:
+def test_messages_in_parts() -> None:
     told: list[FrameInfo] = []
     decoder = ObservedDecoder(Role.CLIENT, None, [], told.append)
     data = serialize(Frame(Opcode.BINARY, bytes(100_000)))
@@ -141,7 +141,7 @@ def test_parts_that_are_taken_early() -> None:
     assert [each.size for each in told] == [100_000]
 
 
-def test_a_frame_that_is_refused_is_not_told_of() -> None:
+def test_invalid_frames_are_not_reported() -> None:
     events, told = decode(Frame(Opcode.BINARY, b"a"), Frame(Opcode.BINARY, b"abcde", False), limit=4)
     assert len(events) == 2
     assert told == [FrameInfo(Opcode.BINARY, 1, b"a")]
@@ -155,5 +155,5 @@ def test_size_of(message: Message, size: int) -> None:
 
 
 @pytest.mark.parametrize("first_byte, fin", [(0x81, True), (0x01, False)])
-def test_from_what_is_sent(first_byte: int, fin: bool) -> None:
+def test_frame_info_of_a_sent_frame(first_byte: int, fin: bool) -> None:
     assert FrameInfo.of(first_byte, bytes(300)) == FrameInfo(Opcode.TEXT, 300, bytes(START), fin)

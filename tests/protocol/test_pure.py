@@ -1,4 +1,4 @@
-"""What all bytes pass through: the functions in Python, and the same ones compiled, if they are."""
+"""The functions that process every byte: in Python, and compiled if available."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_sizes(hot: Any, size: int) -> None:
     masked = hot.apply_mask(data, b"\x80\x00\xff\x01")
     assert type(masked) is bytes
     assert masked == xor(data, b"\x80\x00\xff\x01")
-    # What is empty, or of one byte, Python has only once: it must not have been written to.
+    # Python shares empty bytes and single bytes, so these objects must not have been modified.
     assert (b"", bytes([0])) == (bytes(0), b"\x00")
 
 
@@ -122,7 +122,7 @@ def test_take_text(hot: Any, role: Role, text: str) -> None:
 
 
 def others(role: Role) -> dict[str, bytes]:
-    """Return what is no whole message, or not a good one."""
+    """Return frames that are not whole valid messages."""
     good = frame_to(role, FIN | BINARY, b"123")
     long, huge = frame_to(role, FIN | BINARY, bytes(200)), frame_to(role, FIN | BINARY, bytes(0x10000))
     return {
@@ -153,7 +153,7 @@ def others(role: Role) -> dict[str, bytes]:
 @each_implementation
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("name", others(Role.CLIENT))
-def test_what_is_left_to_others(hot: Any, role: Role, name: str) -> None:
+def test_frames_that_are_not_taken(hot: Any, role: Role, name: str) -> None:
     good = frame_to(role, FIN | TEXT, b"good")
     data = good + others(role)[name]
     assert hot.take_messages(data, 0, role is Role.SERVER, None, 10) == (["good"], len(good))
@@ -241,14 +241,14 @@ def test_payload(hot: Any, pieces: list[bytes], key: bytes, more: int) -> None:
     taken = payload.take()
     assert type(taken) is bytes
     assert taken == (xor(data, key) if key else data)
-    # It is over.
+    # Nothing can be added now.
     assert (payload.size, payload.take()) == (0, b"")
     with pytest.raises(ValueError):
         payload.add(b"a", b"")
 
 
 @each_implementation
-def test_a_payload_takes_no_more_memory_than_has_come_twice(hot: Any) -> None:
+def test_a_payload_takes_at_most_twice_the_received_memory(hot: Any) -> None:
     def check(most: int) -> None:
         assert tracemalloc.get_traced_memory()[0] - before < most + 10_000
 
@@ -270,15 +270,15 @@ def test_a_payload_takes_no_more_memory_than_has_come_twice(hot: Any) -> None:
 
 @each_implementation
 @pytest.mark.parametrize("total", [-1, -(2**62)])
-def test_a_payload_of_less_than_nothing(hot: Any, total: int) -> None:
+def test_a_payload_of_negative_size(hot: Any, total: int) -> None:
     with pytest.raises(ValueError):
         hot.Payload(total)
 
 
-# -- The compiled ones are the same, and safe ------------------------------------------------------------------------
+# -- The compiled functions are equal and safe-----------------------------------------------------------------------
 
 
-#: What frame_to() is to do wrong: lengths of any size and in any number of bytes, a mask or none.
+#: Errors for frame_to(): lengths of any size in any number of bytes, a mask or none.
 wrong_headers: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"mask": st.booleans()}),
@@ -358,7 +358,7 @@ class TestCompiled:
             (b"a", b"12345"),
         ],
     )
-    def test_apply_mask_to_what_it_is_not_for(self, arguments: Any) -> None:
+    def test_apply_mask_with_wrong_arguments(self, arguments: Any) -> None:
         with pytest.raises((TypeError, ValueError)):
             compiled.apply_mask(*arguments)
 
@@ -367,24 +367,24 @@ class TestCompiled:
             def __and__(self, other: int) -> int:
                 return 2**63 - 1
 
-        # It stays within the key, whatever it takes for the offset.
+        # Reads stay within the key for any offset.
         assert compiled.apply_mask(bytes(8), KEY, Treacherous()) == (KEY[3:] + KEY[:3]) * 2
 
     @pytest.mark.parametrize(
         "arguments", [(None, KEY), ("a", KEY), (b"a", None), (b"a", bytearray(KEY)), (b"a", b"123")]
     )
-    def test_add_to_a_payload_what_it_is_not_for(self, arguments: Any) -> None:
+    def test_add_with_wrong_arguments(self, arguments: Any) -> None:
         payload = compiled.Payload(10)
         with pytest.raises((TypeError, ValueError)):
             payload.add(*arguments)
         assert payload.size == 0
 
     @pytest.mark.parametrize("arguments", [(), (None,), (1.5,), (2**70,)])
-    def test_payloads_of_what_is_no_size(self, arguments: Any) -> None:
+    def test_payload_with_wrong_arguments(self, arguments: Any) -> None:
         with pytest.raises((TypeError, OverflowError)):
             compiled.Payload(*arguments)
 
-    def test_a_huge_payload_is_no_memory_yet(self) -> None:
+    def test_a_huge_payload_allocates_nothing_at_first(self) -> None:
         payload = compiled.Payload(2**62)
         payload.add(b"abc", b"")
         assert payload.take() == b"abc"
@@ -402,7 +402,7 @@ class TestCompiled:
             (b"a", 0, True, None, None),
         ],
     )
-    def test_take_messages_from_what_it_is_not_for(self, arguments: Any) -> None:
+    def test_take_messages_with_wrong_arguments(self, arguments: Any) -> None:
         with pytest.raises((TypeError, ValueError, OverflowError)):
             compiled.take_messages(*arguments)
 
@@ -428,12 +428,12 @@ class TestCompiled:
             ([(0x82, b"a", True)], bytearray(KEY)),
         ],
     )
-    def test_pack_what_it_is_not_for(self, arguments: Any) -> None:
+    def test_pack_with_wrong_arguments(self, arguments: Any) -> None:
         with pytest.raises((TypeError, ValueError, OverflowError, IndexError)):
             compiled.pack(*arguments)
 
     @pytest.mark.parametrize("size", [0, 1, 100, 100_000])
-    def test_pack_what_changes_meanwhile(self, size: int) -> None:
+    def test_pack_frames_that_change_meanwhile(self, size: int) -> None:
         class Treacherous:
             def __int__(self) -> int:
                 frames[1] = (0x82, bytes(size), True)
@@ -443,13 +443,13 @@ class TestCompiled:
         with pytest.raises(RuntimeError):
             compiled.pack(frames)
 
-    def test_pack_when_there_are_more_meanwhile(self) -> None:
+    def test_pack_with_more_frames_meanwhile(self) -> None:
         class Treacherous:
             def __int__(self) -> int:
                 frames[1:] = [(0x82, b"", True)] * 17
                 return 0x82
 
-        # They would fit into the same bytes, but not with these keys.
+        # They would fit into the result, but there are too few keys.
         frames: list[Any] = [(Treacherous(), b"", True), (0x82, bytes(96), True)]
         with pytest.raises(RuntimeError):
             compiled.pack(frames, KEY * 2)
