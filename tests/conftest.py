@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Fixtures and hooks for all tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-# Before anything imports them: their assertions are those of the tests.
+# Rewrite the assertions of these helper modules too. This must come before they are imported.
 pytest.register_assert_rewrite(
     "tests.cli.commands",
     "tests.client.hosts",
@@ -20,17 +20,17 @@ pytest.register_assert_rewrite(
     "tests.interop.peers",
 )
 
-# Whatever a shell starts in the background ignores Ctrl-C, and so would all that is started from here.
+# Background processes of a shell ignore Ctrl-C, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def no_proxies() -> Iterator[None]:
-    """Let no test depend on the proxy that this machine may need. Those about proxies set what they test."""
+    """Remove proxy settings of this machine from the environment. Tests of proxies set their own."""
     before = _take_proxies()
     yield
-    _take_proxies()  # what a sample in the documentation has set
+    _take_proxies()  # a sample in the documentation may have set them
     os.environ.update(before)
 
 
@@ -39,7 +39,7 @@ def _take_proxies() -> dict[str, str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    # How much was cancelled. A test notes it when it is torn down, so it is in the last of its reports.
+    # Show the number of cancellation points. Tests record it during teardown, so it is in their last report.
     counts = [
         int(str(value))
         for reports in terminalreporter.stats.values()

@@ -1,12 +1,11 @@
-"""Check that each sans-I/O module is covered completely, branches too, by its own test file alone.
+"""Check that each sans-I/O module has complete branch coverage from its own test file alone.
 
-``python tests/coverage_per_module.py`` checks all of them, ``... codec uri`` these two. The test file of
-``trio_ws/protocol/codec.py`` is ``tests/protocol/test_codec.py``, that of ``trio_ws/uri.py`` is
+``python tests/coverage_per_module.py`` checks all modules, ``... codec uri`` only these two. The test file of
+``trio_ws/protocol/codec.py`` is ``tests/protocol/test_codec.py``, and that of ``trio_ws/uri.py`` is
 ``tests/test_uri.py``. A folder of modules, such as ``trio_ws/http11/``, has one test file, ``tests/test_http11.py``.
 
-Coverage by accident, from tests that are about something else, goes away when they change; it does not
-count here. Each module has a pytest process to itself, so that nothing counts that another file's tests
-imported, ran or cached.
+Accidental coverage by the tests of other modules is fragile, so it does not count. Each module has its own pytest
+process, because other tests may have imported, run or cached something.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ DATA_STRUCTURES = ["datastructures", "exceptions", "frames", "http11", "uri"]
 
 
 def find_modules() -> dict[Path, Path]:
-    """Return each module, or folder of modules, that is checked, and its test file."""
+    """Return the modules and folders to check, with their test files."""
     modules = {}
     for name in DATA_STRUCTURES:
         folder = PACKAGE / name
@@ -37,7 +36,7 @@ def find_modules() -> dict[Path, Path]:
 
 
 def check(module: Path, test_file: Path, data_file: Path) -> str | None:
-    """Run a module's tests and return what is wrong; None if they pass and cover all of it."""
+    """Run the tests of a module. Return an error message, or None if they pass and cover the module."""
     for file in (module, test_file):
         if not file.exists():
             return f"{file.relative_to(ROOT)} does not exist\n"
@@ -64,7 +63,7 @@ def check(module: Path, test_file: Path, data_file: Path) -> str | None:
             text=True,
             encoding="utf-8",
             errors="replace",
-            # Pytest writes UTF-8 then on every platform.
+            # This makes pytest write UTF-8 on every platform.
             env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         )
         if done.returncode != 0:
@@ -73,7 +72,7 @@ def check(module: Path, test_file: Path, data_file: Path) -> str | None:
 
 
 def main(names: list[str]) -> int:
-    """Check the modules of these names, or all; return the process's exit status."""
+    """Check the named modules, or all of them. Return the exit status of the process."""
     modules = find_modules()
     unknown = set(names) - {module.stem for module in modules}
     if unknown:

@@ -1,8 +1,8 @@
-"""Thousands of connections come and go, in all the ways in which they can end, and leave nothing behind.
+"""Thousands of connections that end in all possible ways, and leave nothing behind.
 
-They leave no objects, no tasks and no open descriptors; and connections that are open afterwards are read as before,
-whatever their handlers are busy with. All of this is over TCP on the local host, and uses nothing but the public
-interface. Most clients are made of bytes: that is cheap, and they can do what is wrong.
+They must not leave objects, tasks or open descriptors. Connections that are opened afterwards must still be read while
+their handlers are busy. The tests use TCP on the local host and the public interface. Most clients send raw bytes,
+which is cheap and allows violations of the protocol.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import trio_ws
 
 from .support import split_frames
 
-#: How many connections have come and gone when objects are counted for the first time, and for the second time. The
-#: first ones fill caches.
+#: Number of connections before objects are counted for the first and for the second time. The first connections fill
+#: caches.
 FEW, MANY = 2_000, 10_000
-#: How many connections there are at a time.
+#: Number of connections at a time.
 AT_A_TIME = 32
 
 # -- Bytes -----------------------------------------------------------------------------------------------------------
@@ -39,12 +39,12 @@ COMPRESSED = 0x40
 #: The payload of a Close frame: a normal closure, and a protocol error.
 NORMAL, WRONG = struct.pack("!H", 1000), struct.pack("!H", 1002)
 
-#: A text, and the same compressed (RFC 7692, section 7.2.3.1).
+#: A text, and its compressed form (RFC 7692, section 7.2.3.1).
 HELLO, HELLO_COMPRESSED = b"Hello", b"\xf2\x48\xcd\xc9\xc9\x07\x00"
 
 
 def frame(first: int, payload: bytes = b"") -> bytes:
-    """Return a frame of a client: its first byte, and at most 125 bytes."""
+    """Return a frame of a client, with a payload of at most 125 bytes."""
     pad = (KEY * 32)[: len(payload)]
     masked = bytes(a ^ b for a, b in zip(payload, pad, strict=True))
     return bytes([first, 0x80 | len(payload)]) + KEY + masked
@@ -52,11 +52,11 @@ def frame(first: int, payload: bytes = b"") -> bytes:
 
 @attrs.frozen(kw_only=True)
 class Peer:
-    """A client made of bytes.
+    """A client that sends raw bytes.
 
     Attributes:
         port: The port of the server.
-        compressed: Whether it asks for compression.
+        compressed: Whether the client offers compression.
     """
 
     port: int
@@ -76,7 +76,7 @@ class Peer:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[trio.socket.SocketType]:
-        """Connect, and hang up at the end of the block."""
+        """Connect, and disconnect at the end of the block."""
         sock = trio.socket.socket()
         try:
             await sock.connect(("127.0.0.1", self.port))
@@ -86,7 +86,7 @@ class Peer:
 
     @asynccontextmanager
     async def open(self, path: str = "/echo") -> AsyncIterator[Frames]:
-        """Connect, do the opening handshake, and hang up at the end of the block."""
+        """Connect, do the opening handshake, and disconnect at the end of the block."""
         async with self.connect() as sock:
             await sock.send(self.request(path))
             data = b""
@@ -101,11 +101,11 @@ class Peer:
 
 
 class Frames:
-    """Sends bytes, and receives frames: their first bytes and payloads.
+    """Sends bytes, and receives frames as pairs of their first byte and payload.
 
     Args:
         sock: The socket.
-        data: What came in after the opening handshake.
+        data: The bytes received after the opening handshake.
     """
 
     def __init__(self, sock: trio.socket.SocketType, data: bytes) -> None:
@@ -149,11 +149,11 @@ async def close(peer: Peer) -> None:
 async def send_and_close_in_one_write(peer: Peer) -> None:
     async with peer.open() as frames:
         await frames.send(peer.hello() + frame(CLOSE, NORMAL))
-        assert await frames.receive_all() == [(TEXT, HELLO), (CLOSE, NORMAL)]  # so short a text is not compressed
+        assert await frames.receive_all() == [(TEXT, HELLO), (CLOSE, NORMAL)]  # such a short text is not compressed
 
 
 async def send_and_close_in_one_write_after_a_ping(peer: Peer) -> None:
-    """End while a handler is receiving that has waited for a pong before."""
+    """Close while a handler receives, after it has waited for a pong."""
     async with peer.open("/ping-and-echo") as frames:
         received = await frames.receive()
         assert received is not None
@@ -182,7 +182,7 @@ async def reset(peer: Peer) -> None:
 
 async def break_the_protocol(peer: Peer) -> None:
     async with peer.open() as frames:
-        await frames.send(frame(0x83))  # there is no such opcode
+        await frames.send(frame(0x83))  # unknown opcode
         [(first, payload)] = await frames.receive_all()
         assert (first, payload[:2]) == (CLOSE, WRONG)
 
@@ -213,7 +213,7 @@ WAYS = [
 
 
 async def churn(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Make calls, some at a time."""
+    """Make calls, a limited number at a time."""
     calls = iter(calls)
 
     async def work() -> None:
@@ -226,7 +226,7 @@ async def churn(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
 
 
 def mixed(calls: Sequence[Callable[[], Awaitable[object]]], count: int) -> Iterable[Callable[[], Awaitable[object]]]:
-    """Return so many calls, of each kind in turn."""
+    """Return this number of calls, of each kind in turn."""
     return islice(cycle(calls), count)
 
 
@@ -234,12 +234,12 @@ def mixed(calls: Sequence[Callable[[], Awaitable[object]]], count: int) -> Itera
 
 
 class Handler:
-    """A handler that does what the path says.
+    """A handler whose behavior depends on the path.
 
     Attributes:
-        busy: For each path, set when the handler does not receive any more, or has never done so.
-        pushes: What the handler of ``/push`` sends.
-        noticed: Set when that has noticed that its connection is closed.
+        busy: For each path, set when the handler is busy and does not receive.
+        pushes: The messages that the handler of ``/push`` sends.
+        noticed: Set when the handler of ``/push`` has noticed that its connection is closed.
         answered: Set when the client has answered a ping and a Close frame of the handler of ``/ping``.
     """
 
@@ -286,7 +286,7 @@ async def serving(handler: Handler) -> AsyncIterator[trio_ws.Server]:
         nursery.cancel_scope.cancel()
 
 
-# -- Nothing is left -------------------------------------------------------------------------------------------------
+# -- Leaks -----------------------------------------------------------------------------------------------------------
 
 
 def tasks_living() -> int:
@@ -294,7 +294,7 @@ def tasks_living() -> int:
 
 
 async def wait_until_over(server: trio_ws.Server, tasks: int) -> None:
-    """Wait until the server has no connections, and there are as few tasks as there were before the first one."""
+    """Wait until the server has no connections, and there are no more tasks than before the first one."""
     with trio.fail_after(10):
         while server.connections or tasks_living() > tasks:
             await trio.lowlevel.checkpoint()
@@ -302,13 +302,13 @@ async def wait_until_over(server: trio_ws.Server, tasks: int) -> None:
 
 @attrs.frozen(kw_only=True)
 class Count:
-    """Counts of what connections could leave behind, while there are none.
+    """Counts of everything that connections could leak, taken while there are none.
 
     Attributes:
         ours: Objects of the package.
-        objects: All objects that the garbage collector knows.
-        blocks: All that Python has allocated.
-        descriptors: Open descriptors.
+        objects: All objects that the garbage collector tracks.
+        blocks: All memory blocks of Python.
+        descriptors: Open file descriptors.
     """
 
     ours: int
@@ -326,10 +326,9 @@ class Count:
         return cls(ours=ours, objects=len(objects), blocks=blocks, descriptors=descriptors)
 
     def check_same(self, before: Count) -> None:
-        """Check that there is no more than before: one object for each connection would be 8,000 more.
+        """Check that the counts have not grown. One object per connection would be 8,000 more.
 
-        The tolerance is for Trio, which keeps up to a thousand deadlines that are over. Each is two objects, and four
-        blocks.
+        The tolerance is for Trio, which keeps up to a thousand expired deadlines: two objects and four blocks each.
         """
         assert self.ours - before.ours < 50
         assert self.objects - before.objects < 3_000
@@ -390,7 +389,7 @@ async def test_clients_leave_nothing_behind() -> None:
                 await handler.answered.wait()
 
 
-# -- Connections are read as before ----------------------------------------------------------------------------------
+# -- Busy connections ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])

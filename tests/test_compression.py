@@ -1,6 +1,6 @@
-"""Compression in clients and servers: when it is used, that it holds up nobody, and that the contexts stay in step.
+"""Compression in clients and servers: when it is used, other tasks meanwhile, and the contexts of both ends.
 
-What goes out is decompressed by ``Inflater``, which knows nothing of the package. The transform by itself is tested in
+``Inflater`` decompresses the output independently of the package. The transform alone is tested in
 tests/protocol/test_deflate.py, and with real peers in tests/interop/.
 """
 
@@ -53,24 +53,24 @@ settle = wait_all_tasks_blocked
 
 KIB = 1024
 TAIL = b"\x00\x00\xff\xff"
-#: Text that compresses well, but not to nothing.
+#: Text that compresses well, but not extremely.
 PROSE = " ".join(random.Random(1).choices(["price", "volume", "bid", "ask", "1.5", "17"], k=100_000))
 
 
 def transform(**options: Any) -> PerMessageDeflate:
-    """Return an end that compresses everything."""
+    """Return a transform that compresses all messages."""
     return PerMessageDeflate(Deflate(**{"min_size": 0, **options}), send_bits=12, receive_bits=15)
 
 
 class Inflater:
-    """Reads what one end of a connection has sent, in any number of calls."""
+    """Decodes the bytes that one end of a connection has sent, fed in any number of calls."""
 
     def __init__(self, *, masked: bool) -> None:
         self._masked = masked
         self._rest = b""
         self._window = zlib.decompressobj(-15)
         self._compressed: bytearray | None = None
-        #: All messages and control frames so far, and for each message whether it was compressed.
+        #: All messages and control frames so far, and whether each message was compressed.
         self.frames: list[Frame] = []
         self.marks: list[bool] = []
 
@@ -89,17 +89,17 @@ class Inflater:
             self.frames.append(Frame(opcode, payload, fin))
 
     def messages(self) -> list[Message]:
-        """Return the whole messages so far. Nothing may follow a Close frame."""
+        """Return the whole messages so far. Check that nothing follows a Close frame."""
         return read_messages(self.frames)[0]
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is no half of a frame."""
+        """Whether the last frame is complete."""
         return not self._rest
 
 
 def sent_over(stream: PipeStream, role: Role) -> Inflater:
-    """Return what was sent over a stream that keeps a log, by an end that was born open."""
+    """Decode the log of a stream on which one end was open from the start."""
     assert stream.outgoing.log is not None
     inflater = Inflater(masked=role is Role.CLIENT)
     inflater.feed(bytes(stream.outgoing.log))
@@ -122,7 +122,7 @@ def frame_of(payload: bytes, first_byte: int) -> bytes:
     return bytes([first_byte, 127]) + size.to_bytes(8, "big") + payload
 
 
-# -- Whether it is used ----------------------------------------------------------------------------------------------
+# -- Negotiation -----------------------------------------------------------------------------------------------------
 
 OFFER = "permessage-deflate; client_max_window_bits"
 ANSWER = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
@@ -131,7 +131,7 @@ ANSWER = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=
 async def negotiate(
     client: Options, server: Options, talk: Callable[[WebSocket], Awaitable[None]]
 ) -> tuple[str | None, str | None, PipeStream, PipeStream]:
-    """Let a client talk to an echo server. Return the offer, the answer, and both streams."""
+    """Let a client talk to an echo server. Return the offer, the answer and both streams."""
     ours, theirs = pipe_pair(logged=True)
 
     async def echo(ws: WebSocket) -> None:
@@ -175,11 +175,11 @@ async def test_negotiation(
     assert (offered, answered) == (offer, answer)
     for stream in (ours, theirs):
         assert stream.outgoing.log is not None
-        # About 4 KiB were said in each direction, over and above the heads.
+        # About 4 KiB were sent in each direction, besides the heads.
         assert (len(stream.outgoing.log) < 2500) is (answer is not None)
 
 
-async def test_a_server_that_answers_what_it_cannot(autojump_clock: MockClock) -> None:
+async def test_a_server_with_an_invalid_answer(autojump_clock: MockClock) -> None:
     class Liar(Faulty):
         async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
             return (await super().receive_some(max_bytes)).replace(b"bits=12", b"bits=16")
@@ -194,7 +194,7 @@ async def test_a_server_that_answers_what_it_cannot(autojump_clock: MockClock) -
 
 
 @each_role
-async def test_what_is_compressed(role: Role) -> None:
+async def test_compressed_messages(role: Role) -> None:
     ours, theirs = pipe_pair(logged=True)
     async with opened(role, (ours, theirs), [transform(min_size=10)]) as (ws, _):
         await ws.send("0123456789")
@@ -235,11 +235,11 @@ async def test_control_frames_between_compressed_fragments() -> None:
         assert sent.messages() == [PROSE[:500] * 2, PROSE[:500]]
 
 
-# -- What a peer may do wrong ----------------------------------------------------------------------------------------
+# -- Violations ------------------------------------------------------------------------------------------------------
 
 
 async def closed_by(data: bytes, *, extensions: bool = True, **options: Any) -> tuple[ProtocolError, list[Message]]:
-    """Let a server send this after a good message. Return what it gets for that, and what was received before."""
+    """Let a server send this after a valid message. Return the error, and the messages received before it."""
     received: list[Message] = []
     async with opened(Role.CLIENT, None, [transform()] if extensions else [], **options) as (ws, peer):
         async with trio.open_nursery() as nursery:
@@ -274,7 +274,7 @@ async def test_violations(data: bytes, error: type[ProtocolError]) -> None:
     assert received == [b"good"]
 
 
-async def test_compressed_though_nothing_was_agreed_on() -> None:
+async def test_compressed_without_an_agreement() -> None:
     cause, received = await closed_by(compressed(b"Hello"), extensions=False)
     assert type(cause) is ProtocolError
     assert cause.code == 1002
@@ -292,8 +292,8 @@ async def test_the_limit(limit: int) -> None:
     assert received == [b"good"]
 
 
-async def test_a_bomb_fills_the_inbox_and_no_more() -> None:
-    # Nobody receives, and there is no limit for messages: the one for the inbox counts.
+async def test_a_bomb_only_fills_the_inbox() -> None:
+    # Nobody receives and messages have no limit, so the limit of the inbox applies.
     bomb = compressed(bytes(64 * KIB * KIB))
     assert len(bomb) < 70 * KIB
     options: Options = {"max_message_size": None, "receive_buffer": 64 * KIB}
@@ -301,7 +301,7 @@ async def test_a_bomb_fills_the_inbox_and_no_more() -> None:
         await peer.send(bomb)
         await settle()
         assert 64 * KIB <= connection_of(ws).protocol.held <= 64 * KIB + 1032 * STEP
-        # It is all there for somebody who does receive, and no part is larger than that.
+        # A receiver gets the whole message, and no part of it is larger than the inbox.
         sizes = []
         async with ws.receive_stream() as parts:
             async for part in parts:
@@ -311,11 +311,11 @@ async def test_a_bomb_fills_the_inbox_and_no_more() -> None:
         assert max(sizes) <= 64 * KIB + 1032 * STEP
 
 
-# -- Other tasks go on -----------------------------------------------------------------------------------------------
+# -- Other tasks ----------------------------------------------------------------------------------------------------
 
 
 class Held:
-    """``trio.to_thread.run_sync``, with the thread's work put off until ``go`` is set. One at a time."""
+    """A ``trio.to_thread.run_sync`` that delays the work of the thread until ``go`` is set. One call at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = trio.Event()
@@ -343,7 +343,7 @@ class Held:
     ],
 )
 @each_role
-async def test_much_is_compressed_in_a_thread(
+async def test_large_messages_are_compressed_in_a_thread(
     role: Role, sizes: list[int], compress: bool, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pipe_pair(10**6, logged=True)
@@ -358,7 +358,7 @@ async def test_much_is_compressed_in_a_thread(
         assert (held.done > 0) is used
 
 
-async def test_the_thread_is_another_one() -> None:
+async def test_compression_runs_in_another_thread() -> None:
     seen = []
 
     class Watching(PerMessageDeflate):
@@ -379,8 +379,8 @@ async def test_the_thread_is_another_one() -> None:
     assert seen[1] is threading.current_thread()
 
 
-async def test_threads_of_the_user_do_not_matter() -> None:
-    # All of them wait for a message to go out: none is left in Trio's own limiter.
+async def test_threads_of_the_application_do_not_matter() -> None:
+    # They all wait for a message to be sent, and use up Trio's default thread limiter.
     limiter = trio.to_thread.current_default_thread_limiter()
     count = int(limiter.total_tokens) + 1
     received = 0
@@ -411,7 +411,7 @@ async def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None
         assert sent_over(ours, Role.CLIENT).messages() == [PROSE]
 
 
-async def test_what_is_sent_while_the_thread_works(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sending_while_the_thread_works(monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(monkeypatch)
     ours, theirs = pipe_pair(10**6, logged=True)
     async with opened(Role.SERVER, (ours, theirs), [transform()], send_buffer=10**6) as (ws, peer):
@@ -455,13 +455,13 @@ async def test_interrupted_while_the_thread_works(
     assert (held.begun, held.done) == (1, 0)
     sent = sent_over(ours, role)
     assert sent.messages() == ["before"]
-    # What the thread was working on is gone, and so is all that would have come after it, but the Close frame.
+    # The message in the thread is lost, and so is everything queued after it, except the Close frame.
     assert [frame.opcode for frame in sent.frames[1:]] == ([] if end == "eof" else [Opcode.CLOSE])
     assert sent.is_whole
 
 
-async def test_a_thread_that_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The real thing: the thread is abandoned in the middle of its work, and finds nobody to give it to.
+async def test_an_abandoned_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With a real thread: it is abandoned while it works, and its result is dropped.
     entered, leave, left = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(PerMessageDeflate):
@@ -491,8 +491,8 @@ async def test_a_thread_that_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert Close.parse(sent.frames[0].data).code == 1000
 
 
-async def test_others_run_while_much_is_decompressed() -> None:
-    # Each few steps, and not only when all is there.
+async def test_other_tasks_run_during_decompression() -> None:
+    # They run every few steps, not only at the end.
     message = random.Random(2).randbytes(40 * STEP)
     turns = 0
 
@@ -512,7 +512,7 @@ async def test_others_run_while_much_is_decompressed() -> None:
 
 
 async def test_a_violation_between_two_steps() -> None:
-    # What came before it is delivered, what comes after it is not.
+    # Messages before it are delivered, messages after it are not.
     messages = [random.Random(seed).randbytes(3 * STEP) for seed in range(2)]
     first, last = map(compressed, messages)
     received = []
@@ -531,12 +531,12 @@ async def test_a_close_frame_between_two_steps(autojump_clock: MockClock) -> Non
         assert [message async for message in ws] == [message]
 
 
-# -- The contexts stay in step ---------------------------------------------------------------------------------------
+# -- Contexts of both ends -------------------------------------------------------------------------------------------
 
 
 @each_role
 async def test_cancelled_sends(role: Role) -> None:
-    """A message that is sent refers to those before it, so each that counts on one side only would show."""
+    """Messages refer to earlier ones, so a message that is in the context of only one end would be noticed."""
     ours, theirs = pipe_pair(10, logged=True)
     expected: list[Message] = []
     async with opened(role, (ours, theirs), [transform()], send_buffer=0) as (ws, _):
@@ -575,7 +575,7 @@ async def test_cancelled_receives(autojump_clock: MockClock) -> None:
 
 
 async def test_messages_that_are_skipped() -> None:
-    # Their content counts all the same: the next ones refer to it.
+    # Skipped messages are part of the context: later messages refer to them.
     ours, theirs = memory_pair()
     async with born_open(theirs, Role.SERVER, [transform()]) as server, born_open(ours, extensions=[transform()]) as ws:
         for _ in range(3):
@@ -586,18 +586,18 @@ async def test_messages_that_are_skipped() -> None:
             assert await ws.receive() == PROSE[:5000]
 
 
-# -- How many compressors there are ----------------------------------------------------------------------------------
+# -- The number of compressors ---------------------------------------------------------------------------------------
 
 
 def compressors_of(*ends: trio_ws.WebSocket) -> list[bool]:
-    """Whether each of them has a compressor."""
+    """Return whether each end has a compressor."""
     extensions = [connection_of(ws).protocol._extensions[0] for ws in ends]
     assert all(isinstance(extension, PerMessageDeflate) for extension in extensions)
     return [extension._compressor is not None for extension in extensions]  # type: ignore[attr-defined]  # they are, as asserted above
 
 
 @pytest.mark.parametrize("sockets", [True, False])
-async def test_only_the_last_that_have_sent_keep_compressors(sockets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_last_senders_keep_compressors(sockets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "MAX_COMPRESSORS", 2)
     async with contextlib.AsyncExitStack() as stack:
         pairs = []
@@ -620,11 +620,11 @@ async def test_only_the_last_that_have_sent_keep_compressors(sockets: bool, monk
         await say(0, "one")
         await say(2, "three")
         assert compressors_of(*ends) == [True, False, True]
-        # Pings and the like need none.
+        # Control frames need no compressor.
         for client, _ in pairs:
             await client.ping()
         assert compressors_of(*ends) == [True, False, True]
-        # Whoever has none makes one; and the context is not lost.
+        # The others create a new compressor, with the same context.
         await say(1, "two")
         assert compressors_of(*ends) == [False, True, True]
         for index in range(3):
@@ -634,11 +634,11 @@ async def test_only_the_last_that_have_sent_keep_compressors(sockets: bool, monk
         encoders = encoding._cache.get()._encoders
         assert set(encoders) < {connection_of(ws).encoder for ws in ends}
         assert len(encoders) == 2
-    # Those that have ended are forgotten.
+    # Closed connections are removed.
     assert not encoders
 
 
-async def test_a_compressor_is_left_alone_while_a_thread_works_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_compressor_in_use_by_a_thread_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "MAX_COMPRESSORS", 1)
     async with (
         memory_websocket_pair(ping_interval=None) as (busy, busy_server),

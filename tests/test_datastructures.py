@@ -1,4 +1,4 @@
-"""Headers: a mapping that ignores case, keeps everything, and never holds what HTTP cannot carry."""
+"""Headers: a case-insensitive mapping that keeps order and spelling, and contains only valid headers."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def raw(headers: Headers) -> list[tuple[str, str]]:
 
 def test_multiple_values_error_is_a_lookup_error() -> None:
     assert issubclass(MultipleValuesError, LookupError)
-    # Otherwise get() would return its default.
+    # With KeyError, get() would return its default.
     assert not issubclass(MultipleValuesError, KeyError)
 
 
-def test_multiple_values_error_says_which() -> None:
+def test_multiple_values_error_names_the_header() -> None:
     assert "'Cookie'" in str(MultipleValuesError("Cookie"))
     assert str(MultipleValuesError()) == ""
     assert "b" in str(MultipleValuesError("a", "b"))
@@ -60,7 +60,7 @@ def test_multiple_values_error_can_be_pickled() -> None:
 
 
 class Alike:
-    """Not a mapping, but with all that ``dict`` asks of one."""
+    """Not a mapping, but with the methods that ``dict()`` uses."""
 
     def keys(self) -> Iterator[str]:
         return iter(["A", "B"])
@@ -70,7 +70,7 @@ class Alike:
 
 
 class Repetitive(UserDict[str, str]):
-    """A mapping that has several values for a key, as those of other libraries."""
+    """A mapping with several values for a key, as in other libraries."""
 
     def items(self) -> Any:
         return [("A", "a"), ("A", "b")]
@@ -134,13 +134,13 @@ def test_construction_from_headers_shares_nothing(headers: Headers) -> None:
 
 
 @pytest.mark.parametrize("args", [({}, {}), (None,), (1,)], ids=["two", "None", "int"])
-def test_construction_from_something_else(args: tuple[Any, ...]) -> None:
+def test_construction_from_wrong_types(args: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
         Headers(*args)
 
 
 @pytest.mark.parametrize("source", [["x"], [("A",)], [("A", "a", "b")]], ids=repr)
-def test_construction_from_what_is_no_pair(source: Any) -> None:
+def test_construction_from_items_that_are_not_pairs(source: Any) -> None:
     with pytest.raises(ValueError):
         Headers(source)
 
@@ -156,7 +156,7 @@ def test_is_slotted() -> None:
         headers.extra = 1
 
 
-# -- Asking for one value ------------------------------------------------------------------------------------
+# -- Single values -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["Host", "host", "HOST", "hOsT"])
@@ -168,7 +168,7 @@ def test_lookup_ignores_case(headers: Headers, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Hos", "Host ", "", "\u212a"], ids=ascii)
-def test_lookup_of_what_is_missing(headers: Headers, name: str) -> None:
+def test_lookup_of_a_missing_name(headers: Headers, name: str) -> None:
     with pytest.raises(KeyError) as caught:
         headers[name]
     assert caught.type is KeyError
@@ -182,7 +182,7 @@ def test_lookup_of_what_is_missing(headers: Headers, name: str) -> None:
 
 @pytest.mark.parametrize("spelling", ["\u212aey", "K\u0117y", "\u017fec"], ids=ascii)
 def test_lookup_folds_ascii_only(spelling: str) -> None:
-    # KELVIN SIGN and LATIN SMALL LETTER LONG S have ASCII letters for a lower or upper case.
+    # The lower case of KELVIN SIGN and the upper case of LATIN SMALL LETTER LONG S are ASCII letters.
     headers = Headers(Key="1", Sec="2")
     assert spelling not in headers
     assert headers.get(spelling) is None
@@ -217,17 +217,17 @@ def test_lookup_of_another_type(headers: Headers, key: Any) -> None:
 def test_one_value_of_several(headers: Headers, ask: Callable[[Headers], object]) -> None:
     with pytest.raises(MultipleValuesError):
         ask(headers)
-    # Nothing has changed.
+    # The headers are unchanged.
     assert raw(headers) == PAIRS
 
 
-def test_one_value_of_several_names_what_was_asked_for(headers: Headers) -> None:
+def test_one_value_of_several_names_the_requested_key(headers: Headers) -> None:
     with pytest.raises(MultipleValuesError) as caught:
         headers["COOKIE"]
     assert caught.value.args == ("COOKIE",)
 
 
-def test_the_name_of_several_values_is_there(headers: Headers) -> None:
+def test_contains_a_name_with_several_values(headers: Headers) -> None:
     assert "COOKIE" in headers
 
 
@@ -248,7 +248,7 @@ def test_like_a_dict_without_repeated_names() -> None:
             assert host == "a"
 
 
-# -- Asking for everything -----------------------------------------------------------------------------------
+# -- All values ----------------------------------------------------------------------------------------------
 
 
 def test_get_all(headers: Headers) -> None:
@@ -271,7 +271,7 @@ def test_raw_items_keeps_order_and_spelling(headers: Headers) -> None:
     assert list(items) == PAIRS
 
 
-def test_values_are_kept_as_they_are() -> None:
+def test_values_are_kept_unchanged() -> None:
     assert raw(Headers(A=" \t a\t ", B="", C="é")) == [("A", " \t a\t "), ("B", ""), ("C", "é")]
 
 
@@ -503,7 +503,7 @@ def test_equality_ignores(other: Headers) -> None:
         pytest.param(None, id="None"),
     ],
 )
-def test_equality_regards(other: object) -> None:
+def test_inequality(other: object) -> None:
     headers = Headers([("Host", "a"), ("Cookie", "1"), ("Cookie", "2")])
     assert headers != other
     assert (headers == other) is False
@@ -556,7 +556,7 @@ def test_any_valid_pairs_are_kept(pairs: list[tuple[str, str]]) -> None:
     assert set(headers) == {name.lower() for name, _ in pairs}
     for name, _ in pairs:
         assert headers.get_all(name.upper()) == [v for n, v in pairs if n.lower() == name.lower()]
-    # Each header is on its line, whatever is in it.
+    # Each header is on one line, whatever its value is.
     lines = headers.serialize().decode("iso-8859-1").split("\r\n")
     assert lines == [f"{name}: {value}" for name, value in pairs] + ["", ""]
 
@@ -564,7 +564,7 @@ def test_any_valid_pairs_are_kept(pairs: list[tuple[str, str]]) -> None:
 @deterministic
 @given(st.text(max_size=4), st.text(max_size=4))
 @example("Name", "a\r\nb")
-def test_any_text_is_on_its_line_or_refused(name: str, value: str) -> None:
+def test_any_text_is_on_one_line_or_rejected(name: str, value: str) -> None:
     try:
         data = Headers([(name, value)]).serialize()
     except InvalidHeader as exc:
@@ -588,7 +588,7 @@ changes = st.one_of(
 
 
 class Model:
-    """The same, as slow and simple as can be: a list of pairs."""
+    """A slow and simple model of Headers: a list of pairs."""
 
     def __init__(self) -> None:
         self.pairs: list[tuple[str, str]] = []

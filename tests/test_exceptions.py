@@ -1,4 +1,4 @@
-"""Exceptions: one tree, plain attributes, a message made from them, and they survive a pickle."""
+"""Exceptions: their tree, their attributes, their messages, and pickling."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ MODULES = [
     importlib.import_module(f"{exceptions.__name__}.{m.name}") for m in pkgutil.iter_modules(exceptions.__path__)
 ]
 
-#: Every class that the folder defines, whether it exports it or not.
+#: All exception classes in the folder, exported or not.
 ALL = list(
     dict.fromkeys(
         cls
@@ -66,7 +66,7 @@ ALL = list(
     )
 )
 
-#: One value for each field that an exception has, by its name.
+#: A value for each field of any exception, by name.
 VALUES: dict[str, Any] = {
     "limit": 10,
     "method": "POST",
@@ -97,7 +97,7 @@ def make(cls: type[BaseException]) -> BaseException:
 
 
 def drawn_tree() -> Iterator[tuple[str, str, list[str]]]:
-    """Yield name, parent, and the bases from elsewhere, as the module's docstring draws them."""
+    """Yield the name, the parent and the other bases of each exception in the docstring's diagram."""
     path = {0: "WebSocketException"}
     for line in (exceptions.__doc__ or "").splitlines():
         match = re.match(r"([ │]*)[├└]── (\w+(?:, \w+)*) *(?:\(([\w., ]+)\))?", line)
@@ -119,12 +119,12 @@ def test_everything_is_exported() -> None:
     assert sorted(cls.__name__ for cls in ALL) == exceptions.__all__
 
 
-def test_the_docstring_draws_every_exception() -> None:
+def test_the_diagram_has_every_exception() -> None:
     assert sorted(["WebSocketException", *(name for name, _, _ in TREE)]) == exceptions.__all__
 
 
 @pytest.mark.parametrize("name, parent, others", TREE, ids=[name for name, _, _ in TREE])
-def test_the_tree_is_as_drawn(name: str, parent: str, others: list[str]) -> None:
+def test_the_tree_matches_the_diagram(name: str, parent: str, others: list[str]) -> None:
     names = {"trio": trio, "ValueError": ValueError, "OSError": OSError, "TimeoutError": TimeoutError}
     bases = [getattr(exceptions, parent)]
     for other in others:
@@ -172,14 +172,14 @@ def test_everything_is_caught_as_the_base_class(cls: type[BaseException]) -> Non
         raise make(cls)
 
 
-def test_ends_of_a_connection_are_told_apart() -> None:
-    # An `async for` ends with EndOfChannel only.
+def test_ends_of_a_connection_differ() -> None:
+    # Only EndOfChannel ends an `async for`.
     assert not issubclass(ConnectionClosedError, trio.EndOfChannel)
     assert not issubclass(ConnectionClosedLocally, trio.EndOfChannel)
     assert not issubclass(ConnectionClosedOK, (trio.BrokenResourceError, trio.ClosedResourceError))
 
 
-# -- What all have in common ---------------------------------------------------------------------------------
+# -- All exceptions ------------------------------------------------------------------------------------------
 
 
 @by_name
@@ -224,7 +224,7 @@ def test_round_trip(cls: type[BaseException], way: Any) -> None:
     [ConnectionClosedError(None, None), InvalidHeader("Upgrade", None, "missing"), InvalidMessage("bad")],
     ids=lambda exc: type(exc).__name__,
 )
-def test_round_trip_of_what_is_missing(exc: BaseException, way: Any) -> None:
+def test_round_trip_of_optional_values(exc: BaseException, way: Any) -> None:
     again = way(exc)
     assert (str(again), vars(again)) == (str(exc), vars(exc))
 
@@ -243,7 +243,7 @@ def test_message_is_one_line_made_from_the_attributes(cls: type[BaseException]) 
     message = str(exc)
     assert message.isprintable()
     assert bool(message) == bool(fields_of(cls))
-    # Not the errno and the strerror of an OSError.
+    # It is not the message that OSError makes of errno and strerror.
     assert "Errno" not in message
     shown = traceback.format_exception_only(type(exc), exc)
     assert message in shown[-1]
@@ -260,7 +260,7 @@ def test_can_be_raised_with_a_cause_and_kept(cls: type[BaseException]) -> None:
     assert caught.value.__notes__ == ["a note"]
 
 
-# -- One by one ----------------------------------------------------------------------------------------------
+# -- Details -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_message_shows(exc: BaseException, shown: list[str]) -> None:
 )
 def test_close_code_to_fail_with(exc: ProtocolError, code: int) -> None:
     assert exc.code == code
-    # One that may be sent, with the reason.
+    # The code and the reason may be sent in a Close frame.
     assert Close(exc.code, exc.reason).code == code
 
 
@@ -358,7 +358,7 @@ def test_invalid_status_without_a_reason_phrase() -> None:
     assert (exc.status_code, exc.reason_phrase, exc.body) == (503, "", b"")
 
 
-def test_invalid_status_tells_all() -> None:
+def test_invalid_status_shows_the_response() -> None:
     exc = InvalidStatus(RESPONSE)
     assert (exc.status_code, exc.reason_phrase, exc.body) == (403, "Forbidden", b"no")
     assert exc.headers is RESPONSE.headers
@@ -375,7 +375,7 @@ def test_invalid_status_tells_all() -> None:
         (b"\n", ""),
     ],
 )
-def test_the_body_in_a_message_is_short_and_can_be_printed(body: bytes, shown: str) -> None:
+def test_the_body_in_a_message_is_short_and_printable(body: bytes, shown: str) -> None:
     message = str(InvalidStatus(Response(403, "No", [], body)))
     assert message.removeprefix("the server refused the WebSocket connection: HTTP status 403 No").strip() == shown
     assert message.isprintable()
@@ -441,5 +441,5 @@ def test_invalid_uri_does_not_show_the_password() -> None:
     assert exc.uri == "http://user:pa@ss:word@example.org/"
 
 
-def test_invalid_uri_that_is_no_string() -> None:
+def test_invalid_uri_that_is_not_a_string() -> None:
     assert "42" in str(InvalidURI(42, "reason"))  # type: ignore[arg-type]  # that is the point

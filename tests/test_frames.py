@@ -1,4 +1,4 @@
-"""Frames and closes: what exists is valid, equal to its like, and readable in a log."""
+"""Frame and Close: validation, comparison, and text for logs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trio_ws.frames import Close, CloseCode, Frame, Opcode
 DATA_OPCODES = [Opcode.CONT, Opcode.TEXT, Opcode.BINARY]
 CONTROL_OPCODES = [Opcode.CLOSE, Opcode.PING, Opcode.PONG]
 
-#: RFC 6455, section 7.4.2, and the IANA registry: everything else is refused.
+#: The valid codes (RFC 6455, section 7.4.2, and the IANA registry).
 CODES = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
 
 deterministic = settings(derandomize=True, deadline=None)
@@ -109,7 +109,7 @@ def test_close_codes_that_may_be_sent() -> None:
 
 
 @pytest.mark.parametrize("code", [-1, -1000, 0x10000 + 1000, 10**30])
-def test_close_codes_that_do_not_fit(code: int) -> None:
+def test_close_codes_that_may_not_be_sent(code: int) -> None:
     with pytest.raises(ProtocolError):
         Close(code, "")
 
@@ -183,14 +183,14 @@ def test_close_parse(kind: Callable[[bytes], bytes]) -> None:
         pytest.param(b"\x03\xe8" + b"x" * 124, id="reason too long"),
     ],
 )
-def test_close_parse_refuses(data: bytes) -> None:
+def test_close_parse_rejects(data: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         Close.parse(data)
     assert caught.value.code == 1002
 
 
 @pytest.mark.parametrize("reason", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\x80"])
-def test_close_parse_refuses_what_is_not_utf_8(reason: bytes) -> None:
+def test_close_parse_rejects_invalid_utf_8(reason: bytes) -> None:
     with pytest.raises(InvalidData) as caught:
         Close.parse(b"\x03\xe8" + reason)
     assert caught.value.code == 1007
@@ -212,7 +212,7 @@ def test_close_parse_is_strict_and_total(data: bytes) -> None:
         close = Close.parse(data)
     except ProtocolError:
         return
-    # There is one way to spell each.
+    # Parsing and serializing is a round trip.
     assert close.serialize() == data
 
 
@@ -221,7 +221,7 @@ def test_close_is_normal(code: int, normal: bool) -> None:
     assert Close(code, "").is_normal is normal
 
 
-# -- Close: a value ------------------------------------------------------------------------------------------
+# -- Close: values -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_close_str(close: Close, shown: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["a\nb", "\x1b[2J", "\u2028", "\u202e", "\x00"], ids=ascii)
-def test_close_str_escapes_what_would_break_a_log(reason: str) -> None:
+def test_close_str_escapes_control_characters(reason: str) -> None:
     assert str(Close(1000, reason)) == f"1000 (normal closure) {reason!r}"
 
 
@@ -286,7 +286,7 @@ def test_values_have_no_order(value: Any, other: Any, name: str) -> None:
         value < other  # noqa: B015
 
 
-def test_evolving_checks_again() -> None:
+def test_evolve_validates_again() -> None:
     with pytest.raises(ProtocolError):
         attrs.evolve(Close(1000, ""), code=1006)
     with pytest.raises(ProtocolError):
@@ -345,14 +345,14 @@ def test_frame_data_is_always_bytes(kind: Callable[[bytes], Any]) -> None:
     assert hash(frame) == hash(Frame(Opcode.TEXT, b"hi"))
 
 
-def test_frame_data_is_a_copy_of_what_may_change() -> None:
+def test_mutable_frame_data_is_copied() -> None:
     data = bytearray(b"hi")
     frame = Frame(Opcode.TEXT, data)
     data[0] = 0
     assert frame.data == b"hi"
 
 
-def test_frame_data_that_is_bytes_is_not_copied() -> None:
+def test_frame_data_of_type_bytes_is_not_copied() -> None:
     data = b"x" * 1000
     assert Frame(Opcode.TEXT, data).data is data
 
@@ -402,7 +402,7 @@ def test_reserved_bits_are_up_to_extensions(opcode: Opcode) -> None:
 
 
 def test_text_need_not_be_whole_characters() -> None:
-    # One frame of several: the message is text, its frames need not be.
+    # The whole message must be UTF-8, but a character may be split between frames.
     assert Frame(Opcode.TEXT, b"\xc3", fin=False).data == b"\xc3"
     assert Frame(Opcode.CONT, b"\xa9").data == b"\xa9"
 
@@ -421,13 +421,13 @@ def test_close_frame_holds_a_close(data: bytes) -> None:
     else:
         with pytest.raises(ProtocolError) as caught:
             Frame(Opcode.CLOSE, data)
-        # Its size comes first.
+        # The size is checked first.
         assert type(caught.value) is (refusal if len(data) <= 125 else ProtocolError)
 
 
 @deterministic
 @given(st.integers(-1, 16), st.binary(max_size=130), st.booleans(), st.booleans())
-def test_frame_exists_only_if_valid(opcode: Any, data: bytes, fin: bool, rsv1: bool) -> None:
+def test_only_valid_frames_can_be_constructed(opcode: Any, data: bytes, fin: bool, rsv1: bool) -> None:
     try:
         frame = Frame(opcode, data, fin, rsv1)
     except ProtocolError:
@@ -437,7 +437,7 @@ def test_frame_exists_only_if_valid(opcode: Any, data: bytes, fin: bool, rsv1: b
     assert frame.opcode in DATA_OPCODES or (frame.fin and len(frame.data) <= 125)
 
 
-# -- Frame: for people ---------------------------------------------------------------------------------------
+# -- Frame: text for logs--------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -475,7 +475,7 @@ def test_long_text_is_shortened(character: str) -> None:
     assert str(Frame(Opcode.TEXT, (character * 64).encode())).startswith(f"TEXT {character * 64!r} [")
     assert str(Frame(Opcode.TEXT, (character * 65).encode())).startswith(f"TEXT {character * 64!r}... [")
     assert str(Frame(Opcode.TEXT, (character * 10_000).encode())).startswith(f"TEXT {character * 64!r}... [")
-    # Cut in the middle of a character.
+    # Cut within a character.
     assert str(Frame(Opcode.TEXT, ("x" + character * 1000).encode())).startswith(f"TEXT {'x' + character * 63!r}... [")
 
 

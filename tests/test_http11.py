@@ -1,4 +1,4 @@
-"""Requests and responses: values that are valid, bytes in any pieces, limits that are exact."""
+"""Requests and responses: validation, serialization, parsing in any chunks, and exact limits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def parse_request(data: bytes, **limits: int) -> Request:
 
 
 def parse_response(data: bytes, **limits: int) -> Response:
-    """Return the response that these bytes are, and then nothing."""
+    """Parse a response that consists of these bytes and the end of the stream."""
     parser = ResponseParser(**limits)
     response = parser.feed(data) or parser.feed(b"")
     assert response is not None
@@ -109,7 +109,7 @@ def test_response_fields_in_order() -> None:
     )
 
 
-def test_what_the_specification_does_not_have_is_keyword_only() -> None:
+def test_additional_fields_are_keyword_only() -> None:
     arguments: tuple[Any, ...] = ("/", [], None, "GET")
     with pytest.raises(TypeError):
         Request(*arguments)
@@ -131,7 +131,7 @@ def test_optional_fields() -> None:
     ],
     ids=["request positional", "request keyword", "response positional", "response keyword"],
 )
-def test_exception_takes_no_part_in_comparison(make: Callable[[Exception | None], Request | Response]) -> None:
+def test_the_exception_is_not_compared(make: Callable[[Exception | None], Request | Response]) -> None:
     error = ValueError("x")
     assert make(error)._exception is error
     assert make(error) == make(None) == make(KeyError("y"))
@@ -258,7 +258,7 @@ def test_response_status_codes(status_code: int) -> None:
 
 
 @pytest.mark.parametrize("status_code", [-1, 0, 99, 600, 1000, True])
-def test_response_status_codes_that_are_none(status_code: int) -> None:
+def test_invalid_response_status_codes(status_code: int) -> None:
     with pytest.raises(InvalidMessage):
         Response(status_code, "", [])
 
@@ -324,7 +324,7 @@ def test_serialize_request() -> None:
     assert request.serialize() == b"GET /chat HTTP/1.1\r\nHost: example.org\r\nCookie: a\r\ncookie: b\r\n\r\n"
 
 
-def test_serialize_response_that_switches() -> None:
+def test_serialize_response_that_upgrades() -> None:
     response = Response(101, "Switching Protocols", {"Upgrade": "websocket", "Connection": "Upgrade"})
     data = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
     assert response.serialize() == data
@@ -362,7 +362,7 @@ def test_serialize_response_that_has_no_body(status_code: int) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"content-length": "0"}, {"Transfer-Encoding": "chunked"}], ids=repr)
-def test_serialize_interim_response_that_says_how_long_it_is(headers: dict[str, str]) -> None:
+def test_serialize_interim_response_with_a_length(headers: dict[str, str]) -> None:
     # RFC 9110, section 8.6, and RFC 9112, section 6.1.
     with pytest.raises(InvalidMessage):
         Response(101, "Switching Protocols", headers).serialize()
@@ -378,7 +378,7 @@ def test_serialize_interim_response_that_says_how_long_it_is(headers: dict[str, 
     ],
     ids=["body too short", "body too long", "no number", "unknown coding"],
 )
-def test_serialize_refuses_a_response(headers: dict[str, str], body: bytes) -> None:
+def test_serialize_rejects_a_response(headers: dict[str, str], body: bytes) -> None:
     response = Response(200, "OK", headers, body)
     with pytest.raises(InvalidMessage) as caught:
         response.serialize()
@@ -391,12 +391,12 @@ def test_serialize_refuses_a_response(headers: dict[str, str], body: bytes) -> N
         Request("/", []),
         Request("/", [("Host", "a"), ("Host", "b")]),
         Request("/", [("Host", "a"), ("Content-Length", "x")]),
-        # We only speak 1.1, whatever someone else spoke.
+        # We only send HTTP/1.1.
         Request("/", [("Host", "a")], http_version="1.0"),
     ],
     ids=["no Host", "two Hosts", "bad Content-Length", "HTTP/1.0"],
 )
-def test_serialize_refuses_a_request(request_: Request) -> None:
+def test_serialize_rejects_a_request(request_: Request) -> None:
     with pytest.raises(InvalidMessage) as caught:
         request_.serialize()
     assert caught.value.__cause__ is not None
@@ -448,7 +448,7 @@ def test_parse_request_one_byte_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("rest", [b"\x81\x85" + bytes(9), b"\r\n", REQUEST], ids=["frame", "CRLF", "request"])
-def test_what_follows_a_request_is_unused(rest: bytes) -> None:
+def test_data_after_a_request_is_unused(rest: bytes) -> None:
     parser = RequestParser()
     assert parser.feed(REQUEST + rest) is not None
     assert parser.unused == rest
@@ -479,7 +479,7 @@ def test_parse_request_with_an_unusual_method() -> None:
 
 @pytest.mark.parametrize("first", [b"\x16", b"\0", b"\r", b"\n", b" "], ids=repr)
 @pytest.mark.parametrize("parser_type", [RequestParser, ResponseParser])
-def test_what_cannot_be_http_is_refused_at_once(
+def test_data_that_is_not_http_is_rejected_at_once(
     parser_type: type[RequestParser | ResponseParser], first: bytes
 ) -> None:
     with pytest.raises(InvalidMessage):
@@ -487,7 +487,7 @@ def test_what_cannot_be_http_is_refused_at_once(
 
 
 def test_parse_request_of_another_version() -> None:
-    # It is for the handshake to answer 505.
+    # The handshake rejects it with 505.
     assert parse_request(b"GET / HTTP/2.0\r\n\r\n").http_version == "2.0"
 
 
@@ -497,7 +497,7 @@ def test_parse_request_values() -> None:
 
 
 def test_parse_request_with_bare_newlines() -> None:
-    # RFC 9112, section 2.2, allows a recipient to take LF alone for a line end.
+    # RFC 9112, section 2.2, allows a recipient to accept LF alone as the end of a line.
     parser = RequestParser()
     request = parser.feed(b"GET / HTTP/1.1\nHost: a\n\nrest")
     assert request == Request("/", {"Host": "a"})
@@ -505,7 +505,7 @@ def test_parse_request_with_bare_newlines() -> None:
 
 
 def test_parse_request_with_folded_lines() -> None:
-    # RFC 9112, section 5.2: refuse it, or take each fold for a space.
+    # RFC 9112, section 5.2: reject it, or replace each fold by a space.
     request = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n  b\r\n\tc\r\n\r\n")
     assert request.headers["X"] == "a b c"
 
@@ -573,7 +573,7 @@ def test_request_that_ends_too_early(size: int) -> None:
     assert type(caught.value) is InvalidMessage
 
 
-def test_reasons_do_not_quote_without_end() -> None:
+def test_reasons_are_short() -> None:
     with pytest.raises(InvalidMessage) as caught:
         parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"x" * 30_000 + b"\r\n\r\n")
     assert len(caught.value.reason) <= 200
@@ -582,7 +582,7 @@ def test_reasons_do_not_quote_without_end() -> None:
 # -- Parsing responses ---------------------------------------------------------------------------------------
 
 
-def test_parse_response_that_switches() -> None:
+def test_parse_response_that_upgrades() -> None:
     parser = ResponseParser()
     response = parser.feed(SWITCH + b"\x81\x05hello")
     assert response == Response(
@@ -644,7 +644,7 @@ def test_parse_response(data: bytes, status_code: int, body: bytes | None, cut: 
 
 
 @pytest.mark.parametrize("name", [name for name in RESPONSES if "EOF" not in name and name != "HTTP/1.0"])
-def test_what_follows_a_response_is_unused(name: str) -> None:
+def test_data_after_a_response_is_unused(name: str) -> None:
     data, status_code, body = RESPONSES[name]
     for rest in [b"\x81\x05hello", b"x" * 10_000]:
         parser = ResponseParser()
@@ -660,7 +660,7 @@ def test_parse_response_headers_and_reason() -> None:
     assert raw(response) == [("Set-Cookie", "a"), ("set-cookie", "\xff")]
 
 
-def test_headers_of_interim_responses_are_not_those_of_the_response() -> None:
+def test_headers_of_interim_responses_are_dropped() -> None:
     assert "Link" not in parse_response(EARLY_HINTS + SWITCH).headers
 
 
@@ -736,12 +736,12 @@ def test_partial() -> None:
     assert parser.partial == Response(403, "Forbidden", {"Content-Length": "5"}, b"hel")
 
 
-def test_partial_is_the_response_in_the_end() -> None:
+def test_partial_becomes_the_response() -> None:
     parser = ResponseParser()
     assert parser.feed(LENGTH) == parser.partial
 
 
-# -- Answers of proxies --------------------------------------------------------------------------------------
+# -- Responses of proxies-------------------------------------------------------------------------------------
 
 TUNNELS = {
     "plain": b"HTTP/1.1 200 Connection established\r\n\r\n",
@@ -756,7 +756,7 @@ TUNNELS = {
 
 @pytest.mark.parametrize("name", TUNNELS)
 @pytest.mark.parametrize("cut", [lambda data: [data], one_by_one], ids=["at once", "one by one"])
-def test_a_tunnel_begins_behind_the_headers(name: str, cut: Callable[[bytes], list[bytes]]) -> None:
+def test_a_tunnel_begins_after_the_headers(name: str, cut: Callable[[bytes], list[bytes]]) -> None:
     parser = TunnelParser()
     *pieces, last = cut(TUNNELS[name])
     for piece in pieces:
@@ -771,7 +771,7 @@ def test_a_tunnel_begins_behind_the_headers(name: str, cut: Callable[[bytes], li
 
 
 @pytest.mark.parametrize("name", [name for name, (_, status_code, _) in RESPONSES.items() if status_code >= 300])
-def test_a_refusal_is_like_any_response(name: str) -> None:
+def test_a_rejection_is_an_ordinary_response(name: str) -> None:
     data, status_code, body = RESPONSES[name]
     parser = TunnelParser()
     response = parser.feed(data) or parser.feed(b"")
@@ -780,11 +780,11 @@ def test_a_refusal_is_like_any_response(name: str) -> None:
 
 
 @pytest.mark.parametrize("data", [SWITCH, *BAD_RESPONSES.values()], ids=["switch", *BAD_RESPONSES])
-def test_bad_answers_of_proxies(data: bytes) -> None:
+def test_bad_responses_of_proxies(data: bytes) -> None:
     with pytest.raises(InvalidMessage):
         parser = TunnelParser()
         if parser.feed(data) is not None and parser.unused:
-            # What is wrong with a body is not with a tunnel.
+            # A tunnel has no body that could be invalid.
             raise InvalidMessage("it is too early for that")
         parser.feed(b"")
 
@@ -799,7 +799,7 @@ def test_default_limits() -> None:
 
 
 def head(first_line: bytes, size: int) -> bytes:
-    """Return a head of so many bytes."""
+    """Return a head of this size."""
     start = first_line + b"\r\nHost: a\r\nX: "
     return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
 
@@ -831,7 +831,7 @@ def test_head_size(
     results = [parser.feed(piece) for piece in cut(longest + body)]
     assert results[-1] is not None
 
-    # What follows does not count, however much it is.
+    # Data after the head does not count.
     parser = parser_type(**limits)
     assert parser.feed(longest + body + rest * limit) == results[-1]
     assert parser.unused == rest * limit
@@ -928,7 +928,7 @@ def test_body_size(framing: Callable[[bytes], bytes], limit: int, piece_size: in
     with pytest.raises(BodyTooBig) as caught:
         feed(parser, framing(body + b"x"))
     assert caught.value.limit == limit
-    # What came first is there to look at.
+    # The beginning of the body is available.
     assert parser.partial is not None
     assert parser.partial.body == body
 
@@ -967,7 +967,7 @@ def test_size_of_trailers(piece_size: int) -> None:
     assert "closed" not in caught.value.reason
 
 
-# Each of these took seconds, or would with a simpler regular expression.
+# Each of these would take seconds with a simpler regular expression.
 SLOW = {
     "spaces and NUL": b"X:" + b" " * 32_000 + b"\0",
     "spaces and vertical tab": b"X:" + b" \t" * 16_000 + b"\x0b",
@@ -986,7 +986,7 @@ SLOW = {
     [(RequestParser, b"GET / HTTP/1.1\r\nHost: a\r\n"), (ResponseParser, b"HTTP/1.1 101 OK\r\n")],
     ids=["request", "response"],
 )
-def test_a_hostile_head_costs_little(
+def test_a_hostile_head_is_cheap(
     parser_type: type[RequestParser | ResponseParser], first_line: bytes, line: bytes
 ) -> None:
     data = first_line + line + b"\r\n\r\n"
@@ -1002,10 +1002,8 @@ def test_a_hostile_head_costs_little(
     [(RequestParser, b"GET / HTTP/1.1\r\nHost: a\r\n"), (ResponseParser, b"HTTP/1.1 101 OK\r\n")],
     ids=["request", "response"],
 )
-def test_a_head_that_trickles_costs_little(
-    parser_type: type[RequestParser | ResponseParser], first_line: bytes
-) -> None:
-    # Each line might be followed by the empty one. To look at all of them with each byte would take many seconds.
+def test_a_head_in_many_chunks_is_cheap(parser_type: type[RequestParser | ResponseParser], first_line: bytes) -> None:
+    # Searching the whole head for an empty line after each byte would take many seconds.
     data = first_line + b"X:\r\n" * 8_000
     assert len(data) <= MAX_HEAD_SIZE
     parser = parser_type()
@@ -1015,7 +1013,7 @@ def test_a_head_that_trickles_costs_little(
     assert time.process_time() - before < 0.5
 
 
-def test_hostile_trailers_cost_little() -> None:
+def test_hostile_trailers_are_cheap() -> None:
     data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX:" + b" " * 32_000 + b"\0\r\n\r\n"
     before = time.process_time()
     with pytest.raises(InvalidMessage):
@@ -1027,7 +1025,7 @@ def test_hostile_trailers_cost_little() -> None:
 
 
 def result_of(parser: RequestParser | ResponseParser, pieces: Iterable[bytes]) -> list[Any]:
-    """Return all there is to say about what becomes of these pieces, and then of nothing."""
+    """Return everything observable after feeding these pieces and the end of the stream."""
     pieces = iter(pieces)
     outcome: list[Any] = ["nothing"]
     try:
@@ -1060,7 +1058,7 @@ ANY_LIMITS: list[dict[str, int]] = [{}, {"max_head_size": 60}, {"max_headers": 1
 
 @settings(deterministic, max_examples=200)
 @given(st.sampled_from([*GOOD_REQUESTS, *BAD_REQUESTS.values()]), st.sampled_from(ANY_LIMITS), positions)
-def test_any_cutting_of_a_request_gives_the_same(data: bytes, limits: dict[str, int], at: list[int]) -> None:
+def test_chunks_of_a_request_do_not_matter(data: bytes, limits: dict[str, int], at: list[int]) -> None:
     expected = result_of(RequestParser(**limits), [data])
     assert result_of(RequestParser(**limits), cut_at(data, at)) == expected
     assert result_of(RequestParser(**limits), one_by_one(data)) == expected
@@ -1072,7 +1070,7 @@ def test_any_cutting_of_a_request_gives_the_same(data: bytes, limits: dict[str, 
     st.sampled_from([*ANY_LIMITS, {"max_body_size": 3}, {"max_body_size": 5}]),
     positions,
 )
-def test_any_cutting_of_a_response_gives_the_same(data: bytes, limits: dict[str, int], at: list[int]) -> None:
+def test_chunks_of_a_response_do_not_matter(data: bytes, limits: dict[str, int], at: list[int]) -> None:
     expected = result_of(ResponseParser(**limits), [data])
     assert result_of(ResponseParser(**limits), cut_at(data, at)) == expected
     assert result_of(ResponseParser(**limits), one_by_one(data)) == expected
@@ -1080,7 +1078,7 @@ def test_any_cutting_of_a_response_gives_the_same(data: bytes, limits: dict[str,
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: list[bytes]) -> bytes:
-    """Messages with a piece that is missing, doubled, or from elsewhere."""
+    """Messages with a part that is missing, repeated or replaced."""
     data = draw(st.sampled_from(whole))
     start = draw(st.integers(0, len(data)))
     end = draw(st.integers(start, min(len(data), start + 20)))
@@ -1156,7 +1154,7 @@ def test_response_round_trip(status_code: int, phrase: str, pairs: list[tuple[st
 
 @deterministic
 @given(st.text(), st.text(), st.text())
-def test_nothing_breaks_out_of_its_line(first: str, name: str, value: str) -> None:
+def test_values_stay_on_their_line(first: str, name: str, value: str) -> None:
     for make in (
         lambda: Request(first, [("Host", "a"), (name, value)]),
         lambda: Request("/", [("Host", "a")], method=first),
@@ -1173,7 +1171,7 @@ def test_nothing_breaks_out_of_its_line(first: str, name: str, value: str) -> No
         assert all(re.fullmatch(rb"[!#-'*+\-.0-9A-Z^-z|~]+: ?[^\r\n\0]*", line) for line in lines)
 
 
-# -- Bodies that are compressed ------------------------------------------------------------------------------
+# -- Compressed bodies ---------------------------------------------------------------------------------------
 
 
 TEXT = b"you are not invited " * 50
@@ -1181,7 +1179,7 @@ NOISE = random.Random(1).randbytes(9000)
 
 
 def gzipped(data: bytes) -> bytes:
-    return gzip.compress(data, mtime=0)  # the same each time, as it is part of the names of tests
+    return gzip.compress(data, mtime=0)  # deterministic, because the names of tests contain it
 
 
 def compressed(data: bytes, wbits: int) -> bytes:
@@ -1228,13 +1226,13 @@ def test_bodies_that_can_be_decompressed(body: bytes, coding: str) -> None:
         (None, ["gzip"]),
     ],
 )
-def test_bodies_that_stay_as_they_are(body: bytes | None, codings: list[str]) -> None:
+def test_bodies_that_are_returned_unchanged(body: bytes | None, codings: list[str]) -> None:
     response = answer(body, *codings)
     assert decode_body(response) is response
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: data[:-30] + bytes(30)])
-def test_what_there_is_of_a_body_is_decompressed(damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_bodies_are_decompressed_as_far_as_possible(damage: Callable[[bytes], bytes]) -> None:
     content = random.Random(1).randbytes(30_000)
     body = decode_body(answer(damage(gzipped(content)), "gzip")).body
     assert body is not None
@@ -1242,7 +1240,7 @@ def test_what_there_is_of_a_body_is_decompressed(damage: Callable[[bytes], bytes
     assert len(body) > 20_000
 
 
-def test_many_small_streams_are_not_copied_again_and_again() -> None:
+def test_many_small_streams_are_not_copied_repeatedly() -> None:
     stream = gzipped(b"x")
     count = MAX_BODY_SIZE // len(stream)
     seen = Counting(stream * count)
@@ -1251,7 +1249,7 @@ def test_many_small_streams_are_not_copied_again_and_again() -> None:
 
 
 class Counting(bytes):
-    """Bytes that count how many of them are copied."""
+    """Bytes that count the number of copied bytes."""
 
     copied = 0
 
@@ -1263,13 +1261,13 @@ class Counting(bytes):
 
 @pytest.mark.parametrize("size", [MAX_BODY_SIZE - 1, MAX_BODY_SIZE, MAX_BODY_SIZE + 1, 100 * MAX_BODY_SIZE])
 @pytest.mark.parametrize("streams", [1, 3])
-def test_what_comes_out_of_a_body_is_bounded(size: int, streams: int) -> None:
+def test_the_size_of_a_decompressed_body_is_bounded(size: int, streams: int) -> None:
     body = decode_body(answer(gzipped(bytes(size)) * streams, "gzip")).body
     assert body is not None
     assert len(body) == min(streams * size, MAX_BODY_SIZE)
 
 
-# -- The rest ------------------------------------------------------------------------------------------------
+# -- Other ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status_code", list(http.HTTPStatus), ids=int)
@@ -1298,7 +1296,7 @@ def test_is_empty() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"hello"])
-def test_what_answers_head_has_no_body(body: bytes) -> None:
+def test_responses_to_head_have_no_body(body: bytes) -> None:
     data = Response(200, "OK", {"X-A": "1"}, body).serialize(head=True)
     assert data.endswith(b"\r\n\r\n")
     assert b"Content-Length: %d\r\n" % len(body) in data
@@ -1314,5 +1312,5 @@ def test_common_names_are_shared(parser: Any, message: bytes) -> None:
     shared = [name for name, same in zip(*names, strict=True) if name is same]
     assert "Host" in shared or "Server" in shared
     assert names[0] == names[1]
-    # Also those that they are found by.
+    # So are the lower-case names.
     assert all(any(name is same for same in other.headers) for name in one.headers if name in ("host", "server"))

@@ -1,4 +1,4 @@
-"""Instruments: what they are told, in which order, and that nothing comes of it when one fails."""
+"""Instruments: their events, the order of events, and instruments that fail."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Event = tuple[Any, ...]
 
 
 class Recorder(Instrument):
-    """Keeps all that it is told, but for what ``ignored`` says."""
+    """Records all events except the ignored ones."""
 
     def __init__(self, *ignored: str) -> None:
         self.events: list[Event] = []
@@ -65,7 +65,7 @@ class Recorder(Instrument):
 
     @property
     def summary(self) -> ConnectionSummary:
-        """That of the one connection, which is the last that was heard."""
+        """The summary of the only connection, from its last event."""
         name, summary = self.events[-1]
         assert name == "connection_closed"
         assert len(self.connections) == 1
@@ -104,12 +104,12 @@ class Recorder(Instrument):
 
 
 def record() -> Recorder:
-    """Return one that ignores bytes, which depend on the stream."""
+    """Return a recorder that ignores the byte counts, which depend on the stream."""
     return Recorder("bytes_received", "bytes_sent", "queue_changed")
 
 
 class Broken(Recorder):
-    """One that fails at some event."""
+    """A recorder that raises at some event."""
 
     def __init__(self, event: str, error: BaseException) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Broken(Recorder):
 EVENTS = [name for name in vars(Recorder) if hasattr(Instrument, name) and not name.startswith("_")]
 
 
-# -- What they are told ----------------------------------------------------------------------------------------------
+# -- Events ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_recorder_knows_all_events() -> None:
@@ -223,7 +223,7 @@ async def test_bytes(role: Role) -> None:
     assert (summary.messages_sent, summary.messages_received) == (1, 1)
 
 
-async def test_bytes_that_came_with_the_handshake() -> None:
+async def test_bytes_after_the_handshake_in_the_same_read() -> None:
     recorder = Recorder()
     ours, theirs = memory_pair()
     peer = Peer(theirs, Role.SERVER)
@@ -247,7 +247,7 @@ async def test_bytes_that_came_with_the_handshake() -> None:
     assert recorder.summary.bytes_received == 7
 
 
-async def test_compressed_messages_are_told_as_they_are() -> None:
+async def test_compressed_messages_have_their_original_size() -> None:
     message = "hello, hello, hello"
     recorder = record()
     for compression in (Deflate(), None):
@@ -296,7 +296,7 @@ async def test_queues(role: Role) -> None:
             assert 100 < inbox < 300
             assert outbox == 0
             await ws.receive()
-            # It does not fit into the pipe; the next one waits for room.
+            # The message does not fit into the pipe. The next one waits for room.
             await ws.send(bytes(8_000))
             nursery.start_soon(ws.send, bytes(9_000))
             await settle()
@@ -420,7 +420,7 @@ async def test_a_write_that_is_cut_off(role: Role, autojump_clock: trio.testing.
 
 
 async def test_on_sockets() -> None:
-    # Where messages are written at once.
+    # On sockets, messages are written without the writer task.
     of_server, of_client = record(), record()
 
     async def echo(ws: WebSocket) -> None:
@@ -475,7 +475,7 @@ async def test_unix(tmp_path: Any) -> None:
     assert recorder.summary.messages_received == 1
 
 
-async def test_a_request_that_is_refused_is_no_connection() -> None:
+async def test_a_rejected_request_is_not_a_connection() -> None:
     recorder = record()
     ours, theirs = memory_pair()
     async with trio.open_nursery() as nursery:
@@ -494,10 +494,10 @@ async def test_a_request_that_is_refused_is_no_connection() -> None:
     assert recorder.events == []
 
 
-# -- Which instruments -----------------------------------------------------------------------------------------------
+# -- Choosing instruments----------------------------------------------------------------------------------------------
 
 
-def test_an_instrument_does_nothing_by_itself() -> None:
+def test_the_base_class_does_nothing() -> None:
     instrument = Instrument()
     ws: Any = None
     assert instrument.wants_connection()
@@ -534,7 +534,7 @@ async def test_without_instruments_there_is_no_observer() -> None:
         assert type(connection_of(ws).observer) is NullObserver
 
 
-async def test_only_who_wants_a_connection_is_told() -> None:
+async def test_wants_connection() -> None:
     class Choosy(Recorder):
         def wants_connection(self) -> bool:
             return False
@@ -548,7 +548,7 @@ async def test_only_who_wants_a_connection_is_told() -> None:
     assert other.events != []
 
 
-async def test_frames_are_only_looked_at_when_somebody_wants_to_know() -> None:
+async def test_frames_are_reported_only_on_demand() -> None:
     class Counter(Instrument):
         def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None: ...
 
@@ -558,7 +558,7 @@ async def test_frames_are_only_looked_at_when_somebody_wants_to_know() -> None:
     assert observer.on_frame is not None
 
 
-async def test_instruments_that_attrs_makes() -> None:
+async def test_attrs_classes_as_instruments() -> None:
     @attrs.frozen
     class Frozen(Instrument):
         seen: list[int]
@@ -573,21 +573,21 @@ async def test_instruments_that_attrs_makes() -> None:
 
 
 @pytest.mark.parametrize("instruments", [Instrument(), [Instrument], [None], None, 1])
-def test_what_is_no_instrument(instruments: Any) -> None:
+def test_instruments_of_wrong_type(instruments: Any) -> None:
     with pytest.raises(TypeError):
         Settings(instruments=instruments)
     with pytest.raises(TypeError):
         trio_ws.connect("ws://localhost", instruments=instruments)
 
 
-async def test_every_connection_has_a_number() -> None:
+async def test_every_connection_has_an_id() -> None:
     async with memory_websocket_pair() as (client, server):
         async with opened() as (third, _):
             assert len({client.id, server.id, third.id}) == 3
             assert all(isinstance(each.id, int) for each in (client, server, third))
 
 
-# -- Instruments that do what they should not ------------------------------------------------------------------------
+# -- Instruments that misbehave --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [ValueError("a mistake"), KeyboardInterrupt(), SystemExit()])
@@ -595,7 +595,7 @@ async def test_every_connection_has_a_number() -> None:
 async def test_an_instrument_that_raises(event: str, error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     broken, other = Broken(event, error), Recorder()
     for _ in range(2):
-        # Nothing is read, so that something is in the buffers.
+        # The peer reads nothing, so the buffers are not empty.
         async with memory_websocket_pair(instruments=[broken, other]) as (client, server):
             await client.send("hello")
             await server.send(b"hello")
@@ -612,7 +612,7 @@ async def test_an_instrument_that_raises(event: str, error: BaseException, caplo
     assert logged.exc_info[1] is error
 
 
-async def test_one_that_raises_when_it_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_instrument_that_raises_in_wants_connection(caplog: pytest.LogCaptureFixture) -> None:
     class Undecided(Recorder):
         def wants_connection(self) -> bool:
             raise ValueError
@@ -625,8 +625,8 @@ async def test_one_that_raises_when_it_is_asked(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("event", ["connection_opened", "message_received", "frame_sent", "queue_changed"])
-async def test_one_that_sends(event: str) -> None:
-    # It should not. But what it sends is in order, and it is not called within a call.
+async def test_an_instrument_that_sends(event: str) -> None:
+    # Instruments must not send. If one does, messages keep their order and there are no nested calls.
     class Sending(Recorder):
         calls = depth = 0
 
@@ -671,7 +671,7 @@ async def test_one_that_sends(event: str) -> None:
     assert not sending._is_broken
 
 
-async def test_one_that_drops_the_connection() -> None:
+async def test_an_instrument_that_aborts_the_connection() -> None:
     class Dropping(Recorder):
         def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
             super().message_received(ws, opcode, size)
@@ -796,7 +796,7 @@ async def test_log_of_frames(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("instrument", [trio_ws.LogConnections(), trio_ws.LogFrames(), trio_ws.LogFrames(5)])
-async def test_a_log_that_nobody_reads_costs_nothing(instrument: Instrument, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disabled_log_costs_nothing(instrument: Instrument, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "trio_ws")
     async with opened(instruments=[instrument]) as (ws, _):
         assert type(connection_of(ws).observer) is NullObserver

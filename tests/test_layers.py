@@ -1,4 +1,4 @@
-"""The table of modules: imports only point up it, no module is long, and the docstrings map it."""
+"""Architecture: imports follow the table of modules, modules are short, docstrings list their modules."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ LEVELS = {module: level for level, row in enumerate(ROWS) for module in row}
 
 MAX_LINES = 420
 
-# What a protocol without I/O has no use for.
+# Packages that a protocol without I/O must not import.
 NO_IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "socket", "ssl", "threading", "time", "trio"}
 
 
 def modules() -> dict[str, Path]:
-    """Return the modules of the package, by what they are called in the table."""
+    """Return the modules of the package, by their names in the table."""
     folder = ROOT / PACKAGE
     return {".".join(path.relative_to(folder).with_suffix("").parts): path for path in sorted(folder.rglob("*.py"))}
 
@@ -137,15 +137,15 @@ MODULES = modules()
 
 
 def imports_of(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Yield the imports, wherever they are: in a function, under a condition or for the type checker too."""
+    """Yield all imports, including those in functions, under conditions and for type checkers."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node
 
 
 def absolute_names(source: str, module: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield what a module imports: where from, in full, and which names; none for a plain ``import``."""
-    # The package that "." stands for: the one that the module is in. An __init__ is in its own.
+    """Yield the full name of each imported module, and the names imported from it; none for ``import``."""
+    # The package that "." refers to. For an __init__ module, that is the module itself.
     package = [PACKAGE, *module.split(".")[:-1]]
     for node in imports_of(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -157,7 +157,7 @@ def absolute_names(source: str, module: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def imported_modules(source: str, module: str) -> set[str]:
-    """Return the modules of the package that a module imports, by what they are called in the table."""
+    """Return the modules of the package that a module imports, by their names in the table."""
     known = set(MODULES) | set(LEVELS)
 
     def resolve(name: str) -> str | None:
@@ -169,7 +169,7 @@ def imported_modules(source: str, module: str) -> set[str]:
     for origin, names in absolute_names(source, module):
         if origin.split(".")[0] != PACKAGE:
             continue
-        # "from .protocol import closing" imports a module, "from .protocol import Role" what the package has.
+        # "from .protocol import closing" imports a module, "from .protocol import Role" the package.
         for name in names or [""]:
             target = (resolve(f"{origin}.{name}") if name else None) or resolve(origin)
             assert target is not None, f"{module} imports {origin}, which is not there"
@@ -178,7 +178,7 @@ def imported_modules(source: str, module: str) -> set[str]:
 
 
 def top_level_packages(module: str) -> set[str]:
-    """Return the first parts of what a module imports from elsewhere."""
+    """Return the top-level packages that a module imports."""
     origins = (origin for origin, _ in absolute_names(MODULES[module].read_text("utf-8"), module))
     return {origin.split(".")[0] for origin in origins} - {PACKAGE}
 
@@ -187,7 +187,7 @@ def test_the_table_names_no_module_twice() -> None:
     assert len(LEVELS) == sum(map(len, ROWS))
 
 
-def test_there_is_something_to_test() -> None:
+def test_the_package_has_modules() -> None:
     assert {"exceptions.__init__", "protocol.connection", "protocol.__init__", "__init__"} <= set(MODULES)
 
 
@@ -213,7 +213,7 @@ FOLDERS = [module.removesuffix(".__init__") for module in MODULES if module.ends
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_has_a_map_of_itself(folder: str) -> None:
+def test_the_docstring_of_a_folder_lists_its_modules(folder: str) -> None:
     docstring = importlib.import_module(f"{PACKAGE}.{folder}").__doc__
     assert docstring is not None
     listed = re.findall(rf"~trio_ws\.({re.escape(folder)}\.\w+)`", docstring)
@@ -223,25 +223,25 @@ def test_a_folder_has_a_map_of_itself(folder: str) -> None:
     assert [levels[module] for module in listed] == sorted(levels[module] for module in listed)
 
 
-def test_the_package_has_a_map_of_itself() -> None:
+def test_the_docstring_of_the_package_lists_its_modules() -> None:
     docstring = importlib.import_module(PACKAGE).__doc__
     assert docstring is not None
     listed = re.findall(r"^:mod:`trio_ws\.(\w+)`", docstring, re.MULTILINE)
-    # All but small ones that nobody looks for.
+    # All but small internal ones.
     assert set(listed) == {module.partition(".")[0] for module in MODULES} - {
         "__init__",
         "__main__",
         "version",
     }
     levels = {module.removesuffix(".__init__"): level for module, level in LEVELS.items()}
-    # Exceptions are among the values, and come first there: some of them are made of other values.
+    # Exceptions come first, although some of them have other values as attributes.
     assert listed[0] == "exceptions"
     assert [levels[module] for module in listed[1:]] == sorted(levels[module] for module in listed[1:])
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("protocol.")])
 def test_the_protocol_does_no_io(module: str) -> None:
-    # An environment variable says whether the compiled functions are used.
+    # hot.py reads an environment variable that disables the compiled functions.
     allowed = {"os"} if module == "protocol.hot" else set()
     assert not top_level_packages(module) & NO_IO - allowed
 
@@ -256,7 +256,7 @@ def test_one_folder_imports_h11() -> None:
     ["version", "frames", "datastructures", "uri", *(module for module in MODULES if module.startswith("http11."))],
 )
 def test_the_data_structures_do_no_io(module: str) -> None:
-    # An environment variable says whether the compiled functions are used.
+    # hot.py reads an environment variable that disables the compiled functions.
     allowed = {"os"} if module == "protocol.hot" else set()
     assert not top_level_packages(module) & NO_IO - allowed
 
@@ -294,15 +294,15 @@ def test_exceptions_imports_trio_for_base_classes_only() -> None:
         ("__init__", "from .frames import Frame", {"frames"}),
     ],
 )
-def test_this_test_sees_imports(module: str, source: str, expected: set[str]) -> None:
+def test_imports_are_found(module: str, source: str, expected: set[str]) -> None:
     assert imported_modules(source, module) == expected
 
 
-# -- Each part of the protocol by itself -----------------------------------------------------------------------------
+# -- Modules of the protocol on their own----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("protocol.")])
-def test_what_a_protocol_module_exports_is_there(module: str) -> None:
+def test_a_protocol_module_defines_its_exports(module: str) -> None:
     imported = importlib.import_module(f"{PACKAGE}.{module.removesuffix('.__init__')}")
     assert imported.__all__
     for name in imported.__all__:

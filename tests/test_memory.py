@@ -1,8 +1,7 @@
-"""What a peer can make a connection keep in memory: what the options say, and a constant.
+"""Memory that a peer can make a connection use: the limits in the options, plus a constant.
 
-A peer that floods us with whatever it likes while nobody receives, and a peer that never reads while we send. The
-inbox, the outbox and single floods are tested with them; here it is the whole connection, and bytes as they are
-allocated.
+One peer floods a connection on which nobody receives, another never reads while we send. The inbox, the outbox and
+single floods have tests of their own; these tests measure the allocated memory of a whole connection.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from .support import KEY, binary, born_open, cont, each_role, ping, pong, text
 
 settle = wait_all_tasks_blocked
 
-#: Memory for receiving beyond what the options say (see ``docs/how-it-works.rst``): a read, its copies while it is
-#: unmasked and decoded, in text with four bytes for each, and the pongs that wait.
+#: Maximum memory for receiving besides the limits in the options, as documented in ``docs/how-it-works.rst``: a read,
+#: its copies during unmasking and decoding, with up to four bytes per character of text, and pending pongs.
 RECEIVING = 6 * RECEIVE_SIZE
-#: What sending may: a few messages that are put together to be written at once, and what keeps them in order.
+#: The same for sending: a few messages joined for one write, and the objects of the queue.
 SENDING = 128 * KIB
-#: A compressor or a decompressor, with the largest window.
+#: Memory of a compressor or a decompressor with the largest window.
 DEFLATE = 300 * KIB
 
 
 async def measure(call: Callable[[], Awaitable[object]]) -> tuple[int, int]:
-    """Return how many bytes more are in use at most while something is called, and how many afterwards."""
+    """Return the additional memory in use during a call at most, and after it, in bytes."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -52,13 +51,13 @@ async def measure(call: Callable[[], Awaitable[object]]) -> tuple[int, int]:
 
 
 class Flooder(trio.abc.Stream):
-    """Where reading brings the same again and again, as often as it is wanted, and writing never ends.
+    """A stream whose reads return the same data repeatedly, and whose writes block.
 
     Args:
-        first: What comes once.
-        data: What comes then.
-        times: How often it comes at most.
-        writes: How many writes get through before one does not.
+        first: The data for the first read.
+        data: The data for the other reads.
+        times: Maximum number of these reads.
+        writes: Number of writes that succeed before one blocks forever.
     """
 
     def __init__(self, first: bytes = b"", data: bytes = b"", times: int = 0, writes: int = 0) -> None:
@@ -96,7 +95,7 @@ class Flooder(trio.abc.Stream):
 
 
 def fill(unit: bytes) -> bytes:
-    """Return as much as one read takes."""
+    """Repeat the unit to the size of one read."""
     return unit * (RECEIVE_SIZE // len(unit))
 
 
@@ -105,15 +104,15 @@ def fill(unit: bytes) -> bytes:
 
 @attrs.frozen
 class Flood:
-    """What a peer sends: frames once, and then one again and again, as often as 64 KiB of it are read."""
+    """The frames of a flooding peer: one first frame, then one that fills reads of 64 KiB."""
 
     frame: Frame
     first: Frame | None = None
-    #: Enough to fill the largest buffer here; less of what fills no buffer, because there is so much of it in 64 KiB.
+    #: Number of reads. The default fills the largest buffer in these tests; small frames that fill no buffer need less.
     times: int = 12
 
 
-#: A single character makes each of them take four bytes in memory.
+#: Text in which one character makes all characters take four bytes in memory.
 WIDE = ("x" * 3000 + "\N{GRINNING FACE}").encode()
 
 FLOODS = {
@@ -138,12 +137,12 @@ FLOODS = {
 async def flooded(
     role: Role, first: bytes, data: bytes, times: int, receive_buffer: int, *, compressed: bool = False
 ) -> int:
-    """Return what it costs at most to be flooded while nobody receives."""
+    """Return the peak of additional memory during a flood while nobody receives."""
     extensions = [PerMessageDeflate(Deflate(), send_bits=15, receive_bits=15)] if compressed else []
     stream = Flooder(first, data, times)
     async with born_open(stream, role, extensions, receive_buffer=receive_buffer, max_message_size=MIB):
         peak, _ = await measure(settle)
-        # So that nothing has to be waited for.
+        # Without a closing handshake, nothing has to wait.
         stream.closed.set()
     return peak
 
@@ -179,7 +178,7 @@ async def test_a_flood_of_tiny_compressed_messages(size: int, receive_buffer: in
     ids=["binary", "text", "wide text", "unfinished"],
 )
 async def test_a_flood_of_bombs(frame: Frame, size: int, receive_buffer: int, autojump_clock: MockClock) -> None:
-    # There is room for one message, whatever it takes in memory. While it is put together it is there twice.
+    # There is always room for one message of any size. It exists twice while it is assembled.
     peak = await flooded(Role.CLIENT, b"", fill(compress(frame)), 24, receive_buffer, compressed=True)
     assert peak <= receive_buffer + 2 * size + RECEIVING + DEFLATE
 
@@ -194,7 +193,7 @@ def compress(frame: Frame) -> bytes:
 
 
 async def send_all_day(ws: WebSocket, size: int) -> None:
-    """Send until nothing moves any more."""
+    """Send until all tasks are blocked."""
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
@@ -210,11 +209,11 @@ async def send_all_day(ws: WebSocket, size: int) -> None:
 
 
 @each_role
-# With the first, all waits in the outbox; with the second, the writer has taken what had come together, and is stuck.
+# Without a write, all messages wait in the outbox. With one, the writer blocks with some of them.
 @pytest.mark.parametrize("writes", [0, 1], ids=["waiting", "being written"])
 @pytest.mark.parametrize("send_buffer", [0, 64 * KIB, MIB])
 @pytest.mark.parametrize("size", [4, 100, 1000, 20_000])
-async def test_sending_what_is_never_read(
+async def test_sending_to_a_peer_that_never_reads(
     size: int, send_buffer: int, writes: int, role: Role, autojump_clock: MockClock
 ) -> None:
     stream = Flooder(writes=writes)
@@ -229,7 +228,7 @@ async def test_sending_what_is_never_read(
         peak, kept = await measure(send)
         stream.closed.set()
     assert kept <= send_buffer + SENDING
-    # While it is encoded, it is there twice.
+    # The message exists twice while it is encoded.
     assert peak <= 2 * send_buffer + SENDING
 
 
@@ -250,11 +249,11 @@ async def test_many_senders_wait(send_buffer: int, autojump_clock: MockClock) ->
         tasks, _ = await measure(lambda: wait(trio.sleep_forever))
         peak, _ = await measure(lambda: wait(lambda: ws.send(message)))
         stream.closed.set()
-    # What waits belongs to those who wait. That they do takes a few coroutines and a place in line.
+    # The waiting messages belong to the senders. Waiting costs a few coroutines and a place in the queue.
     assert peak - tasks <= send_buffer + count * 2 * KIB + SENDING
 
 
-async def test_pings_that_are_given_up(autojump_clock: MockClock) -> None:
+async def test_cancelled_pings(autojump_clock: MockClock) -> None:
     stream = Flooder()
     async with born_open(stream, ping_interval=None, write_timeout=None) as ws:
 

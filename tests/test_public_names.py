@@ -1,4 +1,4 @@
-"""The names that the package exports: they show where users import them from, wherever they are defined."""
+"""Exported names: their ``__module__`` is the package, wherever they are defined."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ EXPORTED = {name: getattr(trio_ws, name) for name in trio_ws.__all__}
 
 def test_classes_and_functions_show_the_package() -> None:
     for name, value in EXPORTED.items():
-        # On Python 3.10 an alias passes for a class.
+        # On Python 3.10, isinstance(alias, type) is true for some type aliases.
         if (inspect.isclass(value) and get_origin(value) is None) or inspect.isfunction(value):
             assert (value.__module__, value.__qualname__) == ("trio_ws", name)
     assert repr(trio_ws.WebSocket) == "<class 'trio_ws.WebSocket'>"
 
 
-def test_type_aliases_are_left_alone() -> None:
-    assert trio_ws.Handler.__module__ != "trio_ws"  # it is a Callable[...] of the standard library
+def test_type_aliases_are_unchanged() -> None:
+    assert trio_ws.Handler.__module__ != "trio_ws"  # Callable[...] belongs to the standard library
 
 
 def test_pickles_show_the_package() -> None:

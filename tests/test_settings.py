@@ -1,4 +1,4 @@
-"""The options: their defaults, and what is refused."""
+"""Options: their defaults and their validation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_defaults() -> None:
 
 
 def test_options_are_the_settings() -> None:
-    # Everything that can be set can be given as a keyword argument, and the other way round.
+    # Settings and Options have the same names.
     assert list(get_type_hints(Options)) == [field.name for field in attrs.fields(Settings)] == list(DEFAULTS)
     assert Options.__total__ is False
 
@@ -92,7 +92,7 @@ def test_negative(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", TIMES)
 @pytest.mark.parametrize("value", [math.nan, -math.inf, -0.001])
-def test_not_a_time(name: str, value: float) -> None:
+def test_values_that_are_not_a_time(name: str, value: float) -> None:
     with pytest.raises(ValueError):
         make(**{name: value})
 
@@ -114,7 +114,7 @@ def test_times(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", TIMES)
 def test_forever(name: str) -> None:
-    # Closing has a deadline, always.
+    # Closing always has a deadline.
     if name == "close_timeout":
         with pytest.raises(ValueError):
             make(**{name: math.inf})
@@ -155,6 +155,6 @@ def test_subprotocols_of_wrong_type(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [[""], ["a b"], ["a", "a"], ["é"]])
-def test_subprotocols_that_are_none(value: object) -> None:
+def test_invalid_subprotocols(value: object) -> None:
     with pytest.raises(ValueError):
         make(subprotocols=value)

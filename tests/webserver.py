@@ -1,6 +1,6 @@
-"""A real web server for tests of the client: aiohttp, in a thread with an event loop of its own.
+"""A web server for tests of the client: aiohttp, in a thread with its own event loop.
 
-It does what servers on the internet do with a WebSocket handshake: accept it, send it elsewhere, or refuse it.
+It accepts, redirects or rejects opening handshakes, like servers on the internet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def headers_seen(request: web.Request) -> web.StreamResponse:
-    """Accept, tell the client what its request had, as JSON, and wait until it closes."""
+    """Accept, send the headers of the request as JSON, and wait until the client closes."""
     ws = web.WebSocketResponse()
     await ws.prepare(request)
     seen = {"path": request.path_qs, "headers": [[name, value] for name, value in request.headers.items()]}
@@ -31,11 +31,11 @@ async def headers_seen(request: web.Request) -> web.StreamResponse:
 
 
 class WebServer:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         port: The TCP port on 127.0.0.1.
-        paths: What it was asked for, in order.
+        paths: The paths of the requests, in order.
     """
 
     def __init__(self, handle: Handle) -> None:
@@ -68,7 +68,7 @@ class WebServer:
 
 @contextmanager
 def web_server(handle: Handle, *, tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
-    """Let a function answer all requests, for as long as a block. It runs in the other thread."""
+    """Run a server within a block. The function handles all requests, in the other thread."""
     with EventLoop() as loop:
         server = WebServer(handle)
         loop.call(server.start(tls))
