@@ -1,17 +1,17 @@
-"""A tool that cancels a scenario at every point, and judges what is left of it.
+"""A tool that cancels a scenario at every point, and checks the results.
 
-A scenario runs again and again: cancelled before it begins, at its first scheduling point, at its second, ... until it
-has come to its end before it was cancelled. The points are those of all tasks, not only of the one that is cancelled:
-so it is cancelled in every state that the tasks behind the connection and the peer can bring about. They are
+A scenario runs repeatedly: cancelled before it begins, at its first scheduling point, at its second, and so on, until
+it ends before the cancellation. The points include those of other tasks, so the scenario is cancelled in every state
+that the tasks of the connection and the peer can reach. The points are
 
-- after each step of a task, so that a wait is interrupted, or the next step meets a cancellation at its checkpoint;
-- before a step that follows on time passing or on the network, which have changed something since the last one.
+- after each step of a task: the cancellation interrupts a wait, or takes effect at the next checkpoint;
+- before a step that follows the passing of time or activity on the network.
 
-(Before any other step nothing has happened since the end of the last one. That would be the same point again.)
+(Before any other step nothing has changed since the step before, so that would be the same point again.)
 
-After each run :func:`at_every_point` looks for what was left behind, and :class:`Witness`, the peer, has a record of
-all that it was sent. It knows nothing of the package: the opening handshake, the frames and the compression are read
-as RFC 6455 and RFC 7692 say.
+After each run, :func:`at_every_point` checks that nothing was left behind. The peer, a :class:`RecordingPeer`, records
+everything it receives. It is independent of the package, and decodes the opening handshake, the frames and the
+compression according to RFC 6455 and RFC 7692.
 
 The scenarios are in test_cancellation.py.
 """
@@ -50,10 +50,10 @@ from trio_ws.server.server import Handler, Server
 from .support import OTHER, PAIRS, URI, Streams, born_open, read_messages
 from .test_compression import TAIL, Inflater
 
-#: Under this name each test notes how many points it has tried. The summary of the test run adds them up.
+#: The property in which each test records its number of points. The summary of the test run adds them up.
 PROPERTY = "cancellation points"
 
-#: What can be cancelled.
+#: A function to cancel.
 Call: TypeAlias = Callable[[], Awaitable[Any]]
 
 
@@ -61,10 +61,10 @@ Call: TypeAlias = Callable[[], Awaitable[Any]]
 
 
 class Canceller(trio.abc.Instrument):
-    """Cancels a scope at its n-th point. The first is now."""
+    """Cancels a scope at its n-th point. The first point is immediately."""
 
     def __init__(self, scope: trio.CancelScope, number: int) -> None:
-        #: When it has done so.
+        #: The time of the cancellation.
         self.fired_at: float | None = None
         self._scope = scope
         self._left = number
@@ -73,7 +73,7 @@ class Canceller(trio.abc.Instrument):
         self._come_to_point()
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-        # Between two steps it is the clock, or the network.
+        # Between two steps, the clock or the network may have changed something.
         self._woken = self._woken or not self._in_step
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -95,13 +95,13 @@ class Canceller(trio.abc.Instrument):
 
 @attrs.define
 class Outcome:
-    """What has become of a call that may have been cancelled.
+    """The outcome of a call that may have been cancelled.
 
     Attributes:
-        cancelled: Whether it has raised ``Cancelled``.
-        result: What it has returned otherwise.
-        fired: Whether it came to the point where it was to be cancelled.
-        took: How many seconds it took from there to its end.
+        cancelled: Whether the call raised ``Cancelled``.
+        result: The return value otherwise.
+        fired: Whether the call reached the point of its cancellation.
+        took: Seconds from that point to the end of the call.
     """
 
     cancelled: bool = True
@@ -128,9 +128,9 @@ async def cancel_at(number: int, call: Call) -> Outcome:
 
 
 class Scheduling(random.Random):
-    """What Trio orders the tasks with that can run: by chance, but the same each time."""
+    """A deterministic source of randomness for the order in which Trio runs tasks."""
 
-    #: How many points were tried with it.
+    #: Number of points tried so far.
     points = 0
 
 
@@ -138,10 +138,10 @@ class Scheduling(random.Random):
 def fixture_scheduling(
     monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> Iterator[Scheduling]:
-    """Let the n-th point be the same one in each run, as far as it is up to Trio; and note how many were tried."""
+    """Make Trio's scheduling deterministic, so that the n-th point is always the same. Record the number of points."""
     scheduling = Scheduling(0)
-    # Trio has this for Hypothesis, and no public way to it. Where there is no such thing any more, nothing is lost but
-    # that a failure comes again.
+    # Trio has this private hook for Hypothesis. If a future version lacks it, the only loss is
+    # that failures may not be reproducible.
     monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True, raising=False)
     monkeypatch.setattr("trio._core._run._r", scheduling, raising=False)
     yield scheduling
@@ -150,14 +150,14 @@ def fixture_scheduling(
 
 @pytest.fixture(name="shortcut", autouse=True)
 def fixture_shortcut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody but the writer task write where a test asks for that kind of stream."""
+    """For the kind of stream that asks for it, let only the writer task write."""
     callspec = getattr(request.node, "callspec", None)
     if callspec is not None and callspec.params.get("kind") == SOCKETS_OF_WRITER:
         monkeypatch.setattr(writer, "WRITE_AT_ONCE", False)
 
 
 def open_files() -> int:
-    """Return how many file descriptors are open, where the system tells it."""
+    """Return the number of open file descriptors, or 0 on systems that do not tell."""
     try:
         return len(os.listdir("/proc/self/fd"))
     except FileNotFoundError:
@@ -165,15 +165,15 @@ def open_files() -> int:
 
 
 async def at_every_point(scheduling: Scheduling, run: Callable[[int], Awaitable[bool]], step: int = 1) -> int:
-    """Run something with 1, 2, ... until it says that there is no such point. Nothing may be left of it each time.
+    """Run something with 1, 2, ... until there is no such point. Check after each run that nothing is left behind.
 
     Args:
         scheduling: The fixture.
         run: What to run.
-        step: Try every so many-th point only.
+        step: Distance between the points to try.
 
     Returns:
-        How many points there were.
+        The number of points.
     """
 
     def left() -> tuple[object, ...]:
@@ -197,9 +197,9 @@ async def at_every_point(scheduling: Scheduling, run: Callable[[int], Awaitable[
 
 
 def socket_pair() -> Streams:
-    """Return the ends of real sockets with the smallest buffers that the system has.
+    """Return both ends of a connection over real sockets, with the smallest buffers that the system allows.
 
-    They are Unix sockets, where what one end writes is there at the other end at once, so that a virtual clock does not
+    Data written to a Unix socket arrives at the other end immediately, so a virtual clock does not
     run ahead of it.
     """
     pair = trio.socket.socketpair(socket.AF_UNIX)
@@ -209,29 +209,29 @@ def socket_pair() -> Streams:
     return trio.SocketStream(pair[0]), trio.SocketStream(pair[1])
 
 
-#: All kinds of streams that a connection has to work over, by name.
+#: The kinds of streams that a connection must support, by name.
 KINDS: dict[str, Callable[[], Streams]] = dict(PAIRS)
 
-#: Sockets are the only streams to which others than the writer task write: so they are there twice.
+#: Only to sockets other tasks than the writer task write, so sockets have two variants.
 SOCKETS = "sockets"
 SOCKETS_OF_WRITER = "sockets, written to by the writer alone"
 if hasattr(socket, "AF_UNIX"):
     KINDS[SOCKETS] = KINDS[SOCKETS_OF_WRITER] = socket_pair
 
-#: The size of a message that takes several writes. No stream in memory but these holds anybody up.
+#: The size of a message that takes several writes, for the kinds of streams whose buffers are limited.
 LARGE = {"pipe": 70_000, "one byte": 6, SOCKETS: 10_000, SOCKETS_OF_WRITER: 10_000}
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def pair_of(kind: str, role: Role) -> Streams:
-    """Return the stream of the end in this role, and that of its peer."""
+    """Return the stream of the end with this role, and the stream of its peer."""
     client, server = KINDS[kind]()
     return (client, server) if role is Role.CLIENT else (server, client)
 
 
 async def start_tls(streams: Streams) -> None:
-    """Do the handshake of TLS, where there is TLS."""
+    """Do the TLS handshake if the stream has TLS."""
     async with trio.open_nursery() as nursery:
         for stream in streams:
             if isinstance(stream, trio.SSLStream):
@@ -239,7 +239,7 @@ async def start_tls(streams: Streams) -> None:
 
 
 async def is_closed(stream: trio.abc.Stream) -> bool:
-    """Return whether this end of a stream was closed by whoever had it."""
+    """Return whether this end of a stream was closed by its owner."""
     try:
         await stream.send_all(b"")
     except trio.ClosedResourceError:
@@ -253,10 +253,10 @@ async def is_closed(stream: trio.abc.Stream) -> bool:
 
 
 class Decoder(Inflater):
-    """Reads all that one end of a connection has sent, to the last byte.
+    """Decodes everything that one end of a connection has sent.
 
     Args:
-        masked: Whether it comes from a client.
+        masked: Whether the bytes are from a client.
         extended: Whether messages may be compressed.
     """
 
@@ -265,10 +265,10 @@ class Decoder(Inflater):
         self._extended = extended
 
     def check(self, expected: Sequence[Message]) -> tuple[list[Message], int | None]:
-        """Check that all was right, but for one frame that may be cut at the very end.
+        """Check that everything is valid, except for one frame that may be truncated at the very end.
 
         Args:
-            expected: The messages that may be there, in order. The last one that is there may be incomplete.
+            expected: The messages that may have been sent, in order. The last one may be incomplete.
 
         Returns:
             The whole messages, and the code of the Close frame.
@@ -287,7 +287,7 @@ class Decoder(Inflater):
                 assert (opcode is Opcode.CONT) is (part is not None)
                 part = (part or b"") + cut
         if part:
-            # Had anything been written after what was cut, it would be taken for the rest of it.
+            # Any bytes after a truncated frame would be decoded as the rest of its payload.
             message = expected[len(messages)]
             assert (message.encode() if isinstance(message, str) else message).startswith(part)
         if closed is None:
@@ -297,7 +297,7 @@ class Decoder(Inflater):
         return messages, int.from_bytes(closed.data[:2], "big")
 
     def _cut(self) -> tuple[Opcode | None, bytes]:
-        """Return the opcode and the payload of the frame that is cut, as far as they go."""
+        """Return the opcode and the payload of the truncated frame, as far as they were sent."""
         data = self._rest
         if not data:
             return None, b""
@@ -315,7 +315,7 @@ class Decoder(Inflater):
         return opcode, payload
 
 
-#: What a peer says: a message, compressed where that was agreed on, or a frame as it is.
+#: Items that a peer sends: a message, compressed if that was negotiated, or a raw frame.
 Says: TypeAlias = Message | Frame
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -323,15 +323,15 @@ MASK = b"\x37\xfa\x21\x3d"
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
 
 
-class Witness:
-    """The peer. It says what it has to say, answers pings and the Close frame, and reads to the end.
+class RecordingPeer:
+    """The peer. It sends its script, answers pings and the Close frame, and reads to the end.
 
     Args:
-        role: Which end it is.
-        script: What it says.
-        compressed: Whether compression is in use; with a handshake, whether it offers it, or agrees to it.
+        role: The role of the peer.
+        script: The items to send.
+        compressed: Whether compression is in use; with a handshake, whether the peer offers or accepts it.
         handshake: Whether there is an opening handshake.
-        answers_close: Whether it answers a Close frame.
+        answers_close: Whether the peer answers a Close frame.
     """
 
     def __init__(
@@ -343,14 +343,14 @@ class Witness:
         self._handshake = handshake
         self._answers_close = answers_close
         self._compressor = zlib.compressobj(9, wbits=-15)
-        # None: there will be no more.
+        # None ends the script.
         self._put, self._get = trio.open_memory_channel[bytes | None](math.inf)
         self._closing = False
         for each in script:
             self.say(each)
 
     def say(self, what: Says) -> None:
-        """Say something, once all is said that was to be said before."""
+        """Send an item after all earlier ones."""
         if isinstance(what, Frame):
             first, data = (0x80 if what.fin else 0) | what.opcode, what.data
             self._closing |= what.opcode is Opcode.CLOSE
@@ -368,7 +368,7 @@ class Witness:
             self._put.send_nowait(bytes([first, 0x80 | len(data)]) + MASK + data)
 
     async def run(self, stream: trio.abc.Stream) -> None:
-        """Be there until the connection ends. The stream is closed then."""
+        """Run until the connection ends, then close the stream."""
         try:
             async with trio.open_nursery() as nursery:
                 await self._read(stream, nursery)
@@ -388,7 +388,7 @@ class Witness:
                 else:
                     await stream.aclose()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # what it was sent counts nevertheless
+            pass  # the data received before still counts
 
     async def _read(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
         try:
@@ -415,7 +415,7 @@ class Witness:
                 self._put.send_nowait(None)  # the server closes the stream first
 
     async def _shake_hands(self, stream: trio.abc.Stream) -> bytes:
-        """Do the opening handshake. Return what has come after it."""
+        """Do the opening handshake. Return the data received after it."""
         extensions = OFFER if self._compressed else b""
         common = b"Upgrade: websocket\r\nConnection: Upgrade\r\n" + extensions
         if self._role is Role.CLIENT:
@@ -437,7 +437,7 @@ class Witness:
         return data
 
     async def _read_refusal(self, stream: trio.abc.Stream, head: bytes, data: bytes) -> None:
-        """Check that what a server says that was interrupted in the opening handshake is whole."""
+        """Check that a server that was interrupted in the opening handshake sent a complete response or nothing."""
         while more := await stream.receive_some():
             data += more
         assert head.endswith(b"\r\nContent-Length: %d\r\n\r\n" % len(data))
@@ -456,7 +456,7 @@ class Witness:
 
 
 def _answer_to(key: bytes) -> bytes:
-    """RFC 6455, section 4.2.2."""
+    """Return the value of Sec-WebSocket-Accept (RFC 6455, section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
 
 
@@ -464,12 +464,12 @@ def _answer_to(key: bytes) -> bytes:
 
 
 class Talk:
-    """A connection, the peer at its other end, and what was said, as far as its user knows.
+    """A connection, its peer, and a record of the messages, as far as the user of the connection knows.
 
     Args:
         kind: The kind of streams.
-        role: The role of the end that is tested.
-        script: What the peer says.
+        role: The role of the tested end.
+        script: The items that the peer sends.
         compressed: Whether compression is in use.
         handshake: Whether there is an opening handshake.
         answers_close: Whether the peer answers a Close frame.
@@ -485,24 +485,24 @@ class Talk:
         handshake: bool = False,
         answers_close: bool = True,
     ) -> None:
-        self.peer = Witness(
+        self.peer = RecordingPeer(
             OTHER[role], script, compressed=compressed, handshake=handshake, answers_close=answers_close
         )
-        #: A message that does not fit into the buffers of the stream.
+        #: A message larger than the buffers of the stream.
         self.large = b"x" * LARGE.get(kind, 1000)
-        #: The messages that were to be sent, and those of which it is known that they were.
+        #: The messages passed to send(), and those whose send() returned.
         self.begun: list[Message] = []
         self.sent: list[Message] = []
-        #: The message that is being sent in parts, as far as it was sent.
+        #: The message in parts that is being sent, as far as it was sent.
         self.unfinished = b""
-        #: The messages of the peer, and how many of them were taken.
+        #: The messages of the peer, and the number of those that were received.
         self.script, closed, _ = read_messages(each if isinstance(each, Frame) else whole(each) for each in script)
         self.taken = 0
-        #: Whether the peer closes it; whether this end has, or one direction of it.
+        #: Whether the peer closes the connection; and whether this end has closed it, or one direction of it.
         self.closed_by_peer = closed is not None
         self.closed = False
         self.half_closed = False
-        #: What the scenario sends and receives bytes with, if it does; and what it has got of the next message.
+        #: The byte stream of the scenario, if any; and the bytes of the next message received so far.
         self.stream: trio_ws.ByteStream | None = None
         self._begun_to_take = b""
 
@@ -528,17 +528,17 @@ class Talk:
         self._begun_to_take = b""
 
     def take(self, message: Message) -> None:
-        """Take note of a message that was received."""
+        """Record that a message was received."""
         self.taken += 1
         assert message == self.script[self.taken - 1]
 
     def check(self, codes: Collection[int | None]) -> None:
-        """Check what the peer was sent, by a connection that was cancelled."""
+        """Check the data that a cancelled connection sent."""
         _, code = self.peer.decoder.check(self.begun)
         assert code in codes
 
     def check_all(self, code: int) -> None:
-        """Check what the peer was sent, by a connection that was not cancelled: nothing may be missing."""
+        """Check the data that a connection sent that was not cancelled: nothing may be missing."""
         assert self.peer.decoder.is_whole
         assert self.peer.decoder.check(self.begun) == (self.sent, code)
 
@@ -547,10 +547,10 @@ def whole(message: Message) -> Frame:
     return Frame(Opcode.TEXT, message.encode()) if isinstance(message, str) else Frame(Opcode.BINARY, message)
 
 
-#: Seconds that the end of a connection takes at most when it is cancelled. With virtual time it is never more.
+#: Maximum duration of the end of a cancelled connection, in seconds of virtual time.
 GOODBYE = 0.2 + 1e-6
 
-#: Seconds after which a run hangs.
+#: Seconds after which a run is considered to hang.
 HANGS = 60
 
 
@@ -559,15 +559,15 @@ HANGS = 60
 
 @attrs.frozen
 class Scenario:
-    """What is done with an open connection.
+    """A scenario for an open connection.
 
     Attributes:
-        act: Does it, with the public calls of a WebSocket, and tells the :class:`Talk`.
-        calls: The public calls that it is about.
-        script: What the peer says.
+        act: Runs the scenario with the public methods of a WebSocket, and updates the :class:`Talk`.
+        calls: The public methods and functions that the scenario tests.
+        script: The items that the peer sends.
         compressed: Whether compression is in use.
         answers_close: Whether the peer answers a Close frame.
-        code: What it is closed with.
+        code: The expected close code.
     """
 
     act: Callable[[WebSocket, Talk], Awaitable[None]]
@@ -579,7 +579,7 @@ class Scenario:
 
 
 async def cancel_session(kind: str, role: Role, scenario: Scenario, number: int) -> bool:
-    """Cancel all of an open connection at one point, its end included. Return whether there was such a point."""
+    """Cancel an open connection at one point, which may be in its closing. Return whether there was such a point."""
     talk = talk_about(kind, role, scenario)
     ours, theirs = await open_pair(kind, role)
 
@@ -592,7 +592,7 @@ async def cancel_session(kind: str, role: Role, scenario: Scenario, number: int)
             nursery.start_soon(talk.peer.run, theirs)
             outcome = await cancel_at(number, call)
             assert await is_closed(ours)
-            # So the peer comes to an end by itself.
+            # This lets the peer end by itself.
     assert outcome.took <= GOODBYE
     if outcome.cancelled:
         talk.check([None, 1011] if talk.unfinished else [None, 1000, 1001, scenario.code])
@@ -604,7 +604,7 @@ async def cancel_session(kind: str, role: Role, scenario: Scenario, number: int)
 
 
 async def cancel_call(kind: str, role: Role, scenario: Scenario, number: int) -> bool:
-    """Cancel what is done with an open connection at one point, and use it on. Return whether there was such a one."""
+    """Cancel a scenario at one point, then use the connection again. Return whether there was such a point."""
     talk = talk_about(kind, role, scenario)
     ours, theirs = await open_pair(kind, role)
     with trio.fail_after(HANGS):
@@ -623,17 +623,17 @@ async def cancel_call(kind: str, role: Role, scenario: Scenario, number: int) ->
                     await use_on(talk, ws)
             assert await is_closed(ours)
     if talk.closed and outcome.cancelled:
-        # It was the closing that was cancelled, perhaps in the middle of a write.
+        # The closing itself was cancelled, perhaps in the middle of a write.
         talk.check([None, scenario.code])
         return outcome.fired
-    # Nothing was sent by what was cancelled, but for the parts of a message.
+    # The cancelled call has sent nothing, except parts of a message.
     talk.begun = [*talk.sent, talk.unfinished]
     talk.check_all(1011 if talk.unfinished else scenario.code if talk.closed or talk.half_closed else 1000)
     return outcome.fired
 
 
 async def use_on(talk: Talk, ws: WebSocket) -> None:
-    """Check that everything works, or that everything says that it is closed."""
+    """Check that all methods work, or that all of them raise an error for a closed connection."""
     while talk.taken < len(talk.script):
         await talk.receive(ws)
     if talk.unfinished or talk.half_closed or talk.closed_by_peer:
@@ -659,14 +659,14 @@ async def open_pair(kind: str, role: Role) -> Streams:
 
 
 def session_over(stream: trio.abc.Stream, role: Role, scenario: Scenario) -> Session:
-    """Return a session on an open connection, that holds back as soon as it can."""
+    """Return a session on an open connection with the smallest buffers."""
     deflate = [PerMessageDeflate(Deflate(min_size=0), send_bits=12, receive_bits=15)] if scenario.compressed else []
     return born_open(stream, role, deflate, send_buffer=0, receive_buffer=0)
 
 
 # -- Openings: how a connection comes into being ---------------------------------------------------------------------
 
-#: Sockets that the functions make that are tested. Time is not virtual then.
+#: Sockets that the tested functions create themselves. Time is not virtual then.
 TCP = "tcp"
 UNIX = "unix"
 
@@ -674,7 +674,7 @@ HOST = "127.0.0.1"
 
 
 class OneStream(trio.abc.Listener[trio.abc.Stream]):
-    """Listens for a single connection, which somebody else makes."""
+    """A listener that accepts a single connection, given to it."""
 
     def __init__(self, accept: Callable[[], Awaitable[trio.abc.Stream]]) -> None:
         self.closed = False
@@ -694,24 +694,24 @@ class OneStream(trio.abc.Listener[trio.abc.Stream]):
 
 
 class Place:
-    """Where one connection can be opened, with a peer that waits for it or comes to it.
+    """An environment in which one connection can be opened, with a peer that accepts it or connects to it.
 
     Args:
         kind: The kind of streams, ``TCP`` or ``UNIX``.
-        role: The role of the end that is tested.
-        path: Where the socket is to be, with ``UNIX``.
+        role: The role of the tested end.
+        path: The path of the socket, for ``UNIX``.
     """
 
     def __init__(self, kind: str, role: Role, path: Path | None = None) -> None:
         self.talk = Talk(kind, role, ["b"], compressed=True, handshake=True)
-        #: Set when what the connection was opened for is done.
+        #: Set when the work on the connection is done.
         self.done = trio.Event()
-        #: Where to listen, for ``serve``; and where to connect to, for ``connect``.
+        #: The argument to listen on for ``serve``, and the URI for ``connect``.
         self.listen: dict[str, Any] = {"path": path} if kind == UNIX else {"port": 0, "host": HOST}
         self.uri = URI
-        #: How to do TLS.
+        #: The TLS contexts.
         self.ssl: ssl.SSLContext | None = None
-        #: The point at which a graceful shutdown is cancelled, instead of everything; and what became of it.
+        #: The point at which only the graceful shutdown is cancelled; and its outcome.
         self.cancel_shutdown_at: int | None = None
         self.outcome: Outcome | None = None
         self._role = role
@@ -729,13 +729,13 @@ class Place:
 
     @property
     def stream(self) -> trio.abc.Stream:
-        """The end that is tested. From now on it belongs to who has asked for it."""
+        """Return the stream of the tested end. The caller owns it."""
         assert self._streams is not None
         self._taken = True
         return self._streams[0]
 
     async def dial(self, *_: object, **__: object) -> trio.abc.Stream:
-        """Return what is below TLS at the end that is tested."""
+        """Return the stream below TLS of the tested end."""
         await trio.lowlevel.checkpoint()
         stream = self.stream
         return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
@@ -755,7 +755,7 @@ class Place:
         await server.aclose()
 
     async def run_peer(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Be the peer, until the connection ends."""
+        """Run the peer until the connection ends."""
         stream: trio.abc.Stream
         if self._streams is not None:
             task_status.started()
@@ -780,7 +780,7 @@ class Place:
         await self.talk.peer.run(stream)
 
     async def leave(self) -> None:
-        """Check that nobody has the stream any more, so that the peer comes to an end by itself."""
+        """Check that the stream was closed, so that the peer ends by itself."""
         assert self._path is None or not self._path.exists()
         if self._streams is None:
             return
@@ -793,13 +793,13 @@ class Place:
 
 @attrs.frozen
 class Opening:
-    """How a connection comes into being, and ends.
+    """A way of opening and closing a connection.
 
     Attributes:
-        act: Does all of it, and tells the :class:`Talk` of the :class:`Place`.
-        role: The role of the end that it opens.
-        calls: The public calls that it is about.
-        code: What it is closed with.
+        act: Opens, uses and closes the connection, and updates the :class:`Talk` of the :class:`Place`.
+        role: The role of the opened end.
+        calls: The public methods and functions that the scenario tests.
+        code: The expected close code.
     """
 
     act: Callable[[Place], Awaitable[None]]
@@ -815,10 +815,10 @@ async def cancel_opening(
 
     Args:
         kind: The kind of streams, ``TCP`` or ``UNIX``.
-        opening: What to cancel.
+        opening: The way of opening to cancel.
         number: The point.
-        shutdown: Cancel nothing but the graceful shutdown, which must go on all the same.
-        path: Where the socket is to be, with ``UNIX``.
+        shutdown: Cancel only the graceful shutdown, which must continue nevertheless.
+        path: The path of the socket, for ``UNIX``.
     """
     place = Place(kind, opening.role, path)
     virtual = kind in KINDS

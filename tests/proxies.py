@@ -1,8 +1,8 @@
-"""Proxies for tests: one of our own, and real ones.
+"""Proxies for tests: our own, and real ones.
 
-Ours does what HTTP (CONNECT) and SOCKS 4, 4a and 5 say, and keeps a record of what it was asked. It knows nothing of
-the package. Those of others are started as processes of their own, on any free port of the local host; where one is not
-installed, the test that wants it is skipped.
+Our own proxy implements HTTP CONNECT and SOCKS 4, 4a and 5 independently of the package, and records its requests. Real
+proxies run in processes of their own, on free ports of the local host. Tests with a proxy that is not installed are
+skipped.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ Dial: TypeAlias = Callable[[str, int], Awaitable[Stream]]
 USERNAME, PASSWORD = "user", "secret"
 
 
-# -- Ours ------------------------------------------------------------------------------------------------------------
+# -- Our own
+# proxy-----------------------------------------------------------------------------------------------------------
 
 
 @attrs.define
 class Asked:
-    """What a proxy was asked for.
+    """A request to a proxy.
 
     Attributes:
         protocol: The protocol.
-        host: The server: its name, or its address.
-        port: Its port.
-        username: What came with it.
-        password: What came with it.
-        head: All of a request in HTTP.
+        host: The name or the address of the server.
+        port: The port of the server.
+        username: The user name sent by the client.
+        password: The password sent by the client.
+        head: The whole request, for HTTP.
     """
 
     protocol: str
@@ -60,11 +61,11 @@ class Proxy:
     """A proxy.
 
     Attributes:
-        credentials: Who may use it; None for everybody.
-        dial: How to reach a server.
-        asked: What it was asked for.
-        carried: All that clients have sent through it.
-        talking: How many clients there are.
+        credentials: The required user name and password; None for none.
+        dial: The function that connects to a server.
+        asked: The requests to the proxy.
+        carried: All bytes that clients have sent through the proxy.
+        talking: The number of connected clients.
     """
 
     credentials: tuple[str, str] | None = None
@@ -172,7 +173,7 @@ class Proxy:
     def _admits(self, asked: Asked) -> bool:
         if self.credentials is None:
             return True
-        if asked.protocol.startswith("socks4"):  # has no passwords
+        if asked.protocol.startswith("socks4"):  # SOCKS 4 has no passwords
             return asked.username == self.credentials[0]
         return (asked.username, asked.password) == self.credentials
 
@@ -209,12 +210,12 @@ async def _read_string(stream: Stream) -> str:
 
 
 async def start_proxy(nursery: trio.Nursery, proxy: Proxy, wrap: Callable[[Stream], Stream] | None = None) -> int:
-    """Let a proxy listen on the local host, and return the port.
+    """Start a proxy on the local host, and return its port.
 
     Args:
-        nursery: Where it runs.
+        nursery: The nursery in which the proxy runs.
         proxy: The proxy.
-        wrap: What to make of the stream of each client, such as one with TLS.
+        wrap: A function that wraps the stream of each client, for example in TLS.
     """
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -224,11 +225,11 @@ async def start_proxy(nursery: trio.Nursery, proxy: Proxy, wrap: Callable[[Strea
     return int(listeners[0].socket.getsockname()[1])
 
 
-# -- Those of others -------------------------------------------------------------------------------------------------
+# -- Real proxies ----------------------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
+    """Return a port that is currently free."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
@@ -236,7 +237,7 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def process(command: list[str], **options: Any) -> AsyncIterator[trio.Process]:
-    """Run a process for as long as a block. What it has to say is in its ``stdout``."""
+    """Run a process within a block. Its ``stdout`` also has its errors."""
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
     )
@@ -251,7 +252,7 @@ async def process(command: list[str], **options: Any) -> AsyncIterator[trio.Proc
 
 
 async def read_until(stream: trio.abc.ReceiveStream, what: bytes) -> bytes:
-    """Return what a process has said until then."""
+    """Return the output of a process up to that point."""
     said = b""
     while what not in said:
         data = await stream.receive_some()
@@ -261,7 +262,7 @@ async def read_until(stream: trio.abc.ReceiveStream, what: bytes) -> bytes:
     return said
 
 
-#: Lets pproxy listen on any free port, and says which. Its command line does not.
+#: A program that runs pproxy on any free port and prints the port. The command line of pproxy cannot do that.
 PPROXY = """
 import asyncio, sys, pproxy
 
@@ -280,12 +281,12 @@ asyncio.run(main())
 
 @contextlib.asynccontextmanager
 async def pproxy(scheme: str, *, credentials: bool = False, certificate: Path | None = None) -> AsyncIterator[int]:
-    """Run pproxy for as long as a block; yield its port.
+    """Run pproxy within a block, and yield its port.
 
     Args:
         scheme: The protocol: ``http``, ``socks4`` or ``socks5``, with ``+ssl`` inside TLS.
-        credentials: Whether it wants them.
-        certificate: A file with a certificate, and the key.
+        credentials: Whether the proxy requires credentials.
+        certificate: A file with a certificate and its key.
     """
     if importlib.util.find_spec("pproxy") is None:
         pytest.skip("pproxy is not installed")
@@ -305,7 +306,7 @@ async def pproxy(scheme: str, *, credentials: bool = False, certificate: Path | 
 
 @contextlib.asynccontextmanager
 async def tinyproxy(folder: Path, *, credentials: bool = False) -> AsyncIterator[int]:
-    """Run tinyproxy for as long as a block; yield its port."""
+    """Run tinyproxy within a block, and yield its port."""
     program = shutil.which("tinyproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if program is None:
         pytest.skip("tinyproxy is not installed")
@@ -323,14 +324,14 @@ async def tinyproxy(folder: Path, *, credentials: bool = False) -> AsyncIterator
             except EOFError as exc:
                 if b"in use" not in exc.args[0]:
                     raise
-                continue  # somebody else has the port by now
+                continue  # another process has taken the port
             yield port
             return
 
 
 @contextlib.asynccontextmanager
 async def microsocks(*, credentials: bool = False) -> AsyncIterator[int]:
-    """Run microsocks for as long as a block; yield its port."""
+    """Run microsocks within a block, and yield its port."""
     program = shutil.which("microsocks")
     if program is None:
         pytest.skip("microsocks is not installed")
@@ -338,7 +339,7 @@ async def microsocks(*, credentials: bool = False) -> AsyncIterator[int]:
     while True:
         port = free_port()
         async with process([program, "-i", "127.0.0.1", "-p", str(port), *options]) as running:
-            # It says nothing until it has a client.
+            # It prints nothing before the first client.
             while running.poll() is None:
                 try:
                     stream = await trio.open_tcp_stream("127.0.0.1", port)

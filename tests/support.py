@@ -1,7 +1,6 @@
-"""What the tests over in-memory streams share: peers that follow a script, streams like sockets, streams that fail.
+"""Helpers for tests over in-memory streams: scripted peers, socket-like streams, failing streams.
 
-The peer reads frames with a parser of its own, which knows nothing of the package: what goes out on the wire is judged
-by the RFC.
+The peer parses frames independently of the package, so the bytes on the wire are checked against the RFC.
 """
 
 from __future__ import annotations
@@ -80,9 +79,9 @@ def kinds(frames: Iterable[Frame]) -> list[Opcode]:
 
 
 def split_frames(data: bytes, *, masked: bool) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Return what came over the wire as first bytes and payloads, and the beginning of one more frame.
+    """Split data into frames, as pairs of first byte and payload. Also return the incomplete rest.
 
-    This is RFC 6455, section 5.2.
+    This implements RFC 6455, section 5.2.
     """
     frames = []
     while len(data) >= 2:
@@ -106,7 +105,7 @@ def split_frames(data: bytes, *, masked: bool) -> tuple[list[tuple[int, bytes]],
 
 
 def parse_frames(data: bytes, *, masked: bool) -> tuple[list[Frame], bytes]:
-    """Return the frames in what came over the wire, which have no extensions, and the beginning of one more."""
+    """Return the frames in the data, without extensions, and the incomplete rest."""
     frames, rest = split_frames(data, masked=masked)
     assert not any(first & 0x70 for first, _ in frames)
     return [Frame(Opcode(first & 0x0F), payload, bool(first & 0x80)) for first, payload in frames], rest
@@ -116,7 +115,7 @@ def read_messages(frames: Iterable[Frame]) -> tuple[list[Message], Frame | None,
     """Check the order of frames, and return the messages in them.
 
     Returns:
-        The messages, the Close frame if there is one, and what there is of a message that is not complete.
+        The messages, the Close frame or None, and the beginning of an incomplete message.
     """
     messages: list[Message] = []
     opcode = Opcode.CONT
@@ -140,7 +139,7 @@ def read_messages(frames: Iterable[Frame]) -> tuple[list[Message], Frame | None,
 
 
 class _Pipe:
-    """One direction: at most ``capacity`` bytes wait in it. ``log`` is all that was ever written, if it is kept."""
+    """One direction, which buffers at most ``capacity`` bytes. ``log`` has everything written, if it is kept."""
 
     def __init__(self, capacity: int, logged: bool) -> None:
         self.capacity = capacity
@@ -152,12 +151,12 @@ class _Pipe:
 
 
 class PipeStream(trio.abc.HalfCloseableStream):
-    """A stream like a socket: a write waits while the buffer is full, and may have been done in part when cancelled.
+    """A socket-like stream: writes wait while the buffer is full, and a cancelled write may be incomplete.
 
     Args:
-        incoming: What the other end writes.
-        outgoing: What it reads.
-        step: How many bytes one call of ``receive_some`` returns at most.
+        incoming: The direction from the other end.
+        outgoing: The direction to the other end.
+        step: Maximum number of bytes that one call of ``receive_some`` returns.
     """
 
     def __init__(self, incoming: _Pipe, outgoing: _Pipe, step: int | None) -> None:
@@ -165,7 +164,7 @@ class PipeStream(trio.abc.HalfCloseableStream):
         self.outgoing = outgoing
         self.step = step
         self.closed = False
-        #: How often it was written to and closed.
+        #: Number of writes, and number of times it was closed.
         self.writes = 0
         self.closings = 0
         self._busy_sending = False
@@ -230,7 +229,7 @@ class PipeStream(trio.abc.HalfCloseableStream):
         self.outgoing.changed.unpark_all()
 
     def reset(self) -> None:
-        """Break both directions, as a TCP reset does. What was on its way is lost."""
+        """Break both directions, like a TCP reset. Buffered data is lost."""
         for pipe in (self.incoming, self.outgoing):
             pipe.data.clear()
             pipe.broken = True
@@ -249,13 +248,13 @@ class PipeStream(trio.abc.HalfCloseableStream):
 
 
 def pipe_pair(capacity: int = 65536, *, step: int | None = None, logged: bool = False) -> tuple[PipeStream, PipeStream]:
-    """Return two ends of a connection that holds so many bytes each way, and hands over ``step`` of them at a time."""
+    """Return both ends of a connection that buffers ``capacity`` bytes each way, and delivers ``step`` at a time."""
     there, back = _Pipe(capacity, logged), _Pipe(capacity, logged)
     return PipeStream(back, there, step), PipeStream(there, back, step)
 
 
 def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """Return the ends of sockets where what one end writes is there at the other at once."""
+    """Return both ends of a socket pair on which written data arrives immediately."""
     ours, theirs = trio.socket.socketpair()
     return trio.SocketStream(ours), trio.SocketStream(theirs)
 
@@ -283,7 +282,7 @@ def _contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 def tls_pair(below: Streams | None = None) -> Streams:
-    """Return a client's and a server's end of TLS, over memory or other streams. It begins with the first use."""
+    """Return the client's and the server's end of TLS, over memory or other streams. The handshake is not done yet."""
     client, server = _contexts()
     ours, theirs = below or memory_pair()
     return (
@@ -292,7 +291,7 @@ def tls_pair(below: Streams | None = None) -> Streams:
     )
 
 
-#: All kinds of streams that a connection has to work over, by name.
+#: The kinds of streams that a connection must support, by name.
 PAIRS: dict[str, Callable[[], Streams]] = {
     "memory": memory_pair,
     "lockstep": lockstep_pair,
@@ -307,14 +306,14 @@ each_pair = pytest.mark.parametrize("kind", PAIRS)
 
 @attrs.define(eq=False)
 class Faulty(trio.abc.Stream):
-    """A stream that fails when it is told to.
+    """A stream that can be told to fail.
 
     Attributes:
-        stream: What works below.
-        send_error: What ``send_all`` raises from now on, after it has written the first ``sent_before`` bytes.
-        receive_error: What ``receive_some`` raises from now on.
-        close_error: What ``aclose`` raises, after it has closed.
-        closing: What ``aclose`` waits for.
+        stream: The stream below.
+        send_error: The exception that ``send_all`` raises after it has written the first ``sent_before`` bytes.
+        receive_error: The exception that ``receive_some`` raises.
+        close_error: The exception that ``aclose`` raises after it has closed the stream.
+        closing: An event that ``aclose`` waits for.
         on_receive: Called with each ``receive_some``.
     """
 
@@ -357,15 +356,15 @@ class Faulty(trio.abc.Stream):
 
 
 class FrameCut(Exception):
-    """The connection has ended in the middle of a frame."""
+    """The connection ended in the middle of a frame."""
 
 
 class Peer:
-    """The other end of a connection. It does what the test says, be it right or wrong, and nothing else.
+    """The other end of a connection. It does only what the test tells it, valid or not.
 
     Args:
-        stream: The stream to the connection that is tested.
-        role: Which end this is.
+        stream: The stream to the tested connection.
+        role: The role of this peer.
     """
 
     def __init__(self, stream: trio.abc.Stream, role: Role = Role.SERVER) -> None:
@@ -395,7 +394,7 @@ class Peer:
             self._rest = responses.unused
 
     async def send(self, *frames: Frame | bytes) -> None:
-        """Send frames, or bytes as they are, in one write."""
+        """Send frames, or raw bytes, in one write."""
         key = KEY if self.role is Role.CLIENT else None
         data = b"".join(frame if isinstance(frame, bytes) else serialize(frame, key) for frame in frames)
         async with self._sending:
@@ -427,7 +426,7 @@ class Peer:
         return bytes(received)
 
     async def behave(self, *, pongs: bool = True) -> list[Frame]:
-        """Answer pings, if not told otherwise, and the Close frame until the end. Return all frames."""
+        """Answer the Close frame, and pings unless disabled, until the end. Return all frames."""
         frames: list[Frame] = []
         while True:
             try:
@@ -458,10 +457,10 @@ def born_open(
 
 
 class opened:
-    """``async with opened() as (ws, peer)``: an open WebSocket over memory, and the peer at its other end.
+    """Yield an open WebSocket over memory, and its peer: ``async with opened() as (ws, peer)``.
 
-    At the end of the block the peer hangs up first, so that nothing has to be waited for. How a block is left is tested
-    with the sessions themselves.
+    At the end of the block the peer disconnects first, so that nothing has to wait. The tests of sessions cover leaving
+    the block.
     """
 
     def __init__(
@@ -491,7 +490,7 @@ class opened:
 async def both(
     streams: Streams | None = None, **options: Unpack[Options]
 ) -> AsyncIterator[tuple[WebSocket, WebSocket]]:
-    """Two WebSockets, a client and a server, that are connected with each other."""
+    """Yield a client's and a server's WebSocket that are connected with each other."""
     ours, theirs = streams or memory_pair()
     async with born_open(theirs, Role.SERVER, **options) as server:
         async with born_open(ours, Role.CLIENT, **options) as client:
@@ -502,13 +501,13 @@ async def both(
 
 
 class Task:
-    """A task that calls something, and what has become of it.
+    """A call in a task of its own, and its outcome.
 
     Attributes:
-        scope: Around the call.
-        done: Whether it has come to its end, and was not cancelled.
-        result: What it has returned.
-        error: What it has raised.
+        scope: The cancel scope around the call.
+        done: Whether the call ended without being cancelled.
+        result: The return value.
+        error: The exception raised.
     """
 
     def __init__(self, nursery: trio.Nursery, function: Callable[..., Awaitable[Any]], *args: object) -> None:
@@ -530,7 +529,7 @@ class Task:
 
 
 async def attempt(call: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """Call something, and cancel it when nothing moves any more. Return the result, or nothing."""
+    """Call something, and cancel it once all tasks are blocked. Return the result, or None."""
     results = []
     async with trio.open_nursery() as nursery:
 
@@ -559,7 +558,7 @@ async def stream_parts(ws: WebSocket, *parts: bytes) -> None:
 
 
 async def peak_memory(call: Callable[[], Awaitable[object]]) -> int:
-    """Return how many bytes more are in use at most while something is called."""
+    """Return the peak of additional memory in use during a call, in bytes."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]

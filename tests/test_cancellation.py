@@ -1,8 +1,8 @@
-"""Cancelled at every point: each call, each session, each way of opening and closing a connection.
+"""Cancellation at every point: of each call, each session, and each way of opening and closing a connection.
 
-How that is done is in cancellation.py. What a connection has to survive there is in two tables here, ``SCENARIOS`` and
-``OPENINGS``; to add to it, write a function and a row. Below them are tests of single calls that look closer at what
-each of them promises: over a pipe that holds little, whose log is read with the parser in ``support``.
+The tool for this is in cancellation.py. The scenarios are in two tables here, ``SCENARIOS`` and ``OPENINGS``. To add
+one, write a function and a row. Below them are tests of the guarantees of single calls. They use a pipe with a small
+buffer, and parse its log with ``support``.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ async def receive_parts(ws: WebSocket, talk: Talk) -> None:
         message = talk.script[talk.taken]
         received = message[:0]
         async with ws.receive_stream() as parts:
-            talk.taken += 1  # what is not taken of it is dropped
+            talk.taken += 1  # the rest of the message is dropped
             assert parts.text is isinstance(message, str)
             async for part in parts:
                 received += part  # type: ignore[operator]  # both are of one kind
@@ -150,7 +150,7 @@ async def close_half(ws: WebSocket, talk: Talk) -> None:
 
 
 def stream_over(ws: WebSocket, talk: Talk) -> ByteStream:
-    """Let the scenario go on with bytes; each ``send_all`` is one message."""
+    """Use the connection as a byte stream in the scenario. Each ``send_all`` is one message."""
     talk.stream = ByteStream(ws, message_size=10**6)
     return talk.stream
 
@@ -189,7 +189,7 @@ async def close_stream(ws: WebSocket, talk: Talk) -> None:
 
 
 FRAGMENTS = [binary(b"c", fin=False), ping(b"p"), cont(b"d", fin=True)]
-#: The end of the first comes by itself.
+#: The first scenario ends by itself.
 PIECES = [binary(b"ef", fin=False), cont(b"", fin=True), binary(b"gh")]
 
 SCENARIOS = {
@@ -230,7 +230,7 @@ async def test_cancel_scenario(
     autojump_clock: MockClock,
 ) -> None:
     points = await at_every_point(scheduling, partial(cancel, kind, role, SCENARIOS[name]))
-    # A socket takes what is small at once: there is the checkpoint of the call, and no waiting.
+    # A socket accepts small data at once, so the only point is the checkpoint of the call.
     is_quick = kind == SOCKETS and cancel is cancel_call and name in ("send", "send compressed")
     assert points > (0 if is_quick else 3)
 
@@ -285,10 +285,10 @@ OPENINGS = {
 @each_kind
 @pytest.mark.parametrize("name", OPENINGS)
 async def test_cancel_opening(kind: str, name: str, scheduling: Scheduling, autojump_clock: MockClock) -> None:
-    # A byte at a time, the heads of the opening handshake have a thousand points, which are much the same.
+    # Byte by byte, the heads of the opening handshake have about a thousand similar points.
     step = 5 if kind == "one byte" else 1
     assert await at_every_point(scheduling, partial(cancel_opening, kind, OPENINGS[name]), step) > (
-        20 if kind in (SOCKETS, SOCKETS_OF_WRITER) else 30  # a socket is read and written with less waiting
+        20 if kind in (SOCKETS, SOCKETS_OF_WRITER) else 30  # fewer reads and writes have to wait on a socket
     )
 
 
@@ -332,7 +332,7 @@ def test_every_public_call_is_in_a_table() -> None:
 
 
 def seen_by_peer(stream: PipeStream, *, masked: bool, head: bool = False) -> tuple[list[Message], Close | None]:
-    """Check everything that was written to a stream, and return the whole messages and the Close frame in it."""
+    """Validate everything written to a stream. Return the whole messages and the Close frame."""
     assert stream.outgoing.log is not None
     data = bytes(stream.outgoing.log)
     if head:
@@ -381,7 +381,7 @@ async def hear_in_parts(ws: WebSocket) -> None:
 
 
 async def say_ping(ws: WebSocket) -> None:
-    # A pong is read after what came before it, so that must be received.
+    # A pong is read only after the messages before it, so these must be received.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hear_all, ws)
         assert await ws.ping() >= 0
@@ -397,7 +397,7 @@ async def two_tasks(ws: WebSocket) -> None:
         nursery.start_soon(hear_all, ws)
 
 
-#: What is done with the connection, and the messages that the peer gets if it is not cancelled.
+#: Uses of the connection, and the messages that the peer receives without a cancellation.
 LIVES: dict[str, tuple[Callable[[WebSocket], Awaitable[None]], list[Message]]] = {
     "open": (just_open, []),
     "send": (say_small, ["small", b"", "é"]),
@@ -414,14 +414,14 @@ SCRIPT = [text("first"), binary(b"frag", fin=False), ping(b"in between"), cont(b
 
 
 async def behave(peer: Peer) -> None:
-    """Do the opening handshake, say everything, and answer what wants an answer."""
+    """Do the opening handshake, send everything, and answer pings and the Close frame."""
     try:
         await peer.handshake()
         for frame in SCRIPT:
             await peer.send(frame)
         await peer.behave()
     except (trio.BrokenResourceError, ValueError, trio_ws.InvalidStatus):
-        # The connection ended in the middle of something, or was refused because of that. What came of it is looked at
+        # The connection ended in the middle of something, or was rejected for that reason. The results are checked
         # later.
         pass
     finally:
@@ -453,7 +453,7 @@ async def test_cancel_a_whole_connection(
             nursery.start_soon(behave, Peer(theirs, OTHER[role]))
             outcome = await cancel_at(number, call)
             assert ours.closed
-            # A Close frame and the closing of the stream are all that may hold up a cancellation.
+            # Only a Close frame and the closing of the stream may delay a cancellation.
             assert trio.current_time() - start <= 0.2
         messages, closed = seen_by_peer(ours, masked=role is Role.CLIENT, head=True)
         assert messages == expected[: len(messages)]
@@ -471,7 +471,7 @@ async def test_cancel_a_whole_connection(
 
 
 class Dialogue:
-    """An open connection, on which one call is cancelled, and which is used on afterwards."""
+    """An open connection on which one call is cancelled, and which is used again afterwards."""
 
     def __init__(self, role: Role) -> None:
         self.role = role
@@ -502,7 +502,7 @@ async def cancel_a_call(
     frames: list[Frame],
     then: Callable[[Dialogue, WebSocket, Outcome], Awaitable[None]],
 ) -> None:
-    """Cancel a call at every point, while the peer says something, and do something after each time."""
+    """Cancel a call at every point, while the peer sends something, and do something after each run."""
 
     async def run(number: int) -> bool:
         dialogue = Dialogue(role)
@@ -542,7 +542,7 @@ async def test_cancel_send(role: Role, size: int, scheduling: Scheduling, autoju
 
     async def then(dialogue: Dialogue, ws: WebSocket, outcome: Outcome) -> None:
         await check_usable(dialogue, ws)
-        # What was sent, and no more: a call that was cancelled has sent nothing.
+        # Only the messages of completed calls: a cancelled call has sent nothing.
         assert dialogue.messages() == [*done, "still here"]
         assert outcome.cancelled or done == messages
 
@@ -584,7 +584,7 @@ async def test_cancel_bytes_in_several_messages(role: Role, scheduling: Scheduli
         await check_usable(dialogue, ws)
         messages = dialogue.messages()
         assert messages.pop() == "still here"
-        # The beginning, in whole messages.
+        # A prefix, in whole messages.
         assert messages == pieces[: len(messages)]
         assert outcome.cancelled or messages == pieces
 
@@ -634,7 +634,7 @@ async def test_cancel_several_receivers(role: Role, scheduling: Scheduling, auto
                 nursery.start_soon(function, ws)
 
     async def then(dialogue: Dialogue, ws: WebSocket, _outcome: Outcome) -> None:
-        # A message of which a part was taken by a stream that was cancelled then is dropped: at most one.
+        # At most one message is dropped: the one that a cancelled stream had received in part.
         while (message := await ws.receive()) != "end":
             received.append(message)
         assert len(set(received)) == len(received) >= len(expected) - 1
@@ -711,7 +711,7 @@ async def test_cancel_receive_stream(role: Role, take: int, scheduling: Scheduli
 
 @each_role
 async def test_cancel_receiving_a_part_and_go_on(role: Role, scheduling: Scheduling, autojump_clock: MockClock) -> None:
-    # Within the block the cancellation is caught, and the next part is received as if nothing had been.
+    # The cancellation is caught within the block, and the next part is received as if nothing had happened.
     frames = [binary(b"1" * 10, fin=False), ping(), cont(b"2" * 50), cont(b""), cont(b"3" * 10, fin=True), text("next")]
     received: list[Message] = []
 

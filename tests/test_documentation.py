@@ -1,26 +1,26 @@
-"""The documentation, tried out: every sample in README.md and in docs/ runs here, and so does docs/examples/.
+"""Tests of the documentation: run every sample in README.md and in docs/, and the programs in docs/examples/.
 
-A page is run like a notebook. Its ``python`` blocks are executed in order, in one namespace. A ``text`` block shows
-what has been printed since the one before; ``...`` at the end of a line stands for the rest of it. Where a program
-would only hide the point, a block uses ``await`` outside of a function, as ``python -m asyncio`` allows. A page whose
-blocks define tests is run by pytest. In ``console`` blocks, the commands of ours are run, see ``Console``.
+A page runs like a notebook. Its ``python`` blocks are executed in order, in one namespace. A ``text`` block has the
+output since the last one; ``...`` stands for the rest of a line. Short samples use ``await`` outside of a function, as
+in ``python -m asyncio``. Pages whose blocks define tests run under pytest. In ``console`` blocks, our own commands are
+run; see ``Console``.
 
-Nothing is skipped and nothing is hidden in the pages. Instead, what is around the samples is not what it is elsewhere:
+Pages skip nothing and hide nothing. Instead, the environment of the samples differs from the usual one:
 
-- All programs of a page run in one run of Trio, so that the client in one block meets the server in another.
-- The clock is a mock clock, so that waiting takes no time. A program that has not ended after a minute must be a
-  server. It goes on in the background until the end of the page.
-- Threads run at once, because that clock does not see them.
-- ``trio.open_tcp_listeners`` listens on a free port instead, and ``trio.open_tcp_stream`` finds it. So ports are always
-  free, and nothing leaves this machine.
-- ``wss://example.org`` is an echo server in there, which hangs up when nothing has come for ten seconds. Its
-  certificate is issued by an authority that the test makes, and that the environment says to trust.
-- ``proxy.example`` is a proxy in there: an HTTP proxy that wants credentials on port 3128, the same inside TLS on port
-  3129, and a SOCKS proxy for everybody on port 1080.
-- Connections are numbered from 1 on in each page, what it does to the loggers of the library ends with it, and it has
-  a registry of its own for the metrics of Prometheus.
-- The current directory is a new one. It has a certificate for ``localhost`` in cert.pem and key.pem, and the
-  certificate of the authority in ca.pem.
+- All programs of a page share one run of Trio, so the client in one block can connect to the server in another.
+- The clock is a mock clock, so waiting takes no time. A program that has not ended after a minute must be a server. It
+  continues in the background until the end of the page.
+- Functions for threads are called at once, because the mock clock would not wait for threads.
+- ``trio.open_tcp_listeners`` listens on a free port instead, and ``trio.open_tcp_stream`` connects to that port. Ports
+  are never in use already, and nothing is sent to the network.
+- ``wss://example.org`` is a local echo server, which closes after ten seconds of silence. Its certificate is from an
+  authority that the test creates and the environment trusts.
+- ``proxy.example`` is a local proxy: HTTP with credentials on port 3128, the same inside TLS on port 3129, and SOCKS
+  without credentials on port 1080.
+- In each page, connection ids start at 1, changes of the library's loggers are undone at the end, and Prometheus has a
+  registry of its own.
+- The current directory is a new one. It has a certificate for ``localhost`` in cert.pem and key.pem, and that of the
+  authority in ca.pem.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.rst") if "_build" not in path.parts)]
 
-#: That of a process that is to find the package, even where it is not installed.
+#: The environment of a process that must find the package even if it is not installed.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
 
-#: Seconds after which a program that has not ended is taken for a server, on the mock clock.
+#: Seconds on the mock clock after which a program that has not ended is considered a server.
 A_MINUTE = 60.0
-#: Seconds after which the mock clock jumps when nothing happens. Real sockets, even local ones, may take their time.
+#: Seconds of inactivity after which the mock clock jumps. Even local sockets may need some time.
 A_MOMENT = 0.1
 
 
@@ -121,13 +121,13 @@ def defines_tests(path: Path) -> bool:
 
 
 class Stage:
-    """Where programs run: the clock, the network and the standard output that the top of this module describes."""
+    """The environment of programs: clock, network and standard output, as described in the docstring of this module."""
 
     def __init__(self, nursery: trio.Nursery, output: io.StringIO) -> None:
         self._nursery = nursery
         self._output = output
         self._shown = 0
-        #: The ports that programs believe to listen on, and the real ones.
+        #: The real ports, by the ports that programs asked for.
         self._ports: dict[tuple[str, int], int] = {}
         self._programs: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]] = []
 
@@ -141,12 +141,12 @@ class Stage:
 
     async def open_tcp_stream(self, host: str, port: int, **_options: object) -> trio.SocketStream:
         if (host, port) not in self._ports:
-            await trio.sleep(0.001)  # it takes a moment, as everywhere
+            await trio.sleep(0.001)  # connecting takes a moment, as it does elsewhere
             raise ConnectionRefusedError(f"nobody listens on {host}:{port}")
         return await trio_open_tcp_stream("127.0.0.1", self._ports[host, port])
 
     async def start_proxy(self, port: int, proxy: proxies.Proxy, context: ssl.SSLContext | None = None) -> None:
-        """Let a proxy listen on a port of proxy.example."""
+        """Start a proxy on a port of proxy.example."""
 
         def start_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
             return stream if context is None else trio.SSLStream(stream, context, server_side=True)
@@ -154,12 +154,12 @@ class Stage:
         self._ports["proxy.example", port] = await proxies.start_proxy(self._nursery, proxy, start_tls)
 
     def run(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """What ``trio.run`` is here: the program begins when the code around it has ended."""
+        """Replace ``trio.run``: start the program after the code around it has ended."""
         self._programs.append((async_fn, args))
 
     @contextlib.asynccontextmanager
     async def interlude(self) -> AsyncIterator[trio.Nursery]:
-        """Programs that are started in this block end with it."""
+        """End the programs started in this block at the end of the block."""
         whole = self._nursery
         async with trio.open_nursery() as self._nursery:
             yield self._nursery
@@ -167,7 +167,7 @@ class Stage:
         self._nursery = whole
 
     async def execute(self, code: types.CodeType, namespace: dict[str, Any]) -> None:
-        """Execute code, then the programs that it has given to ``trio.run``."""
+        """Execute code, then the programs that it passed to ``trio.run``."""
         result = eval(code, namespace)
         if inspect.isawaitable(result):
             await result
@@ -200,7 +200,7 @@ class Stage:
         return new
 
 
-# The real ones.
+# The original functions.
 trio_run = trio.run
 trio_open_tcp_listeners = trio.open_tcp_listeners
 trio_open_tcp_stream = trio.open_tcp_stream
@@ -209,7 +209,7 @@ trio_open_tcp_stream = trio.open_tcp_stream
 async def run_at_once(
     sync_fn: Callable[..., Any], *args: Any, abandon_on_cancel: object = None, limiter: object = None, **_: object
 ) -> Any:
-    """What ``trio.to_thread.run_sync`` is here."""
+    """Replace ``trio.to_thread.run_sync``: call the function at once."""
     await trio.lowlevel.checkpoint()
     return sync_fn(*args)
 
@@ -228,7 +228,7 @@ Perform: TypeAlias = Callable[[Play], None]
 
 @pytest.fixture
 def loggers() -> Iterator[None]:
-    """Let the loggers of the library be afterwards as they were."""
+    """Restore the loggers of the library afterwards."""
     found = [logging.getLogger(name) for name in ("trio_ws", "trio_ws.client", "trio_ws.server")]
     before = [(logger, logger.level, list(logger.handlers)) for logger in found]
     yield
@@ -280,7 +280,7 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers: None) -> P
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether this is what a ``text`` block shows."""
+    """Whether the output matches a ``text`` block."""
     lines = (
         re.escape(line.removesuffix("...")) + (".*" if line.endswith("...") else "") for line in shown.splitlines()
     )
@@ -319,11 +319,11 @@ def test_samples_that_are_tests(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
-def test_all_code_is_tried_out(path: Path) -> None:
+def test_all_code_is_tested(path: Path) -> None:
     languages = {block.language for block in blocks(path)}
     assert languages <= {"python", "text", "console", "none"}  # "none" is for diagrams
     if path.suffix == ".rst":
-        # No literal blocks but those, and none that blocks() does not see.
+        # There are no other literal blocks, and blocks() finds all of these.
         page = path.read_text(encoding="utf-8")
         assert page.count(".. code-block::") == len(blocks(path))
         assert not re.search(r"^(?! *\.\. ).*::$", page, re.MULTILINE)
@@ -394,12 +394,12 @@ def test_chat_example_with_a_client_that_does_not_read(perform: Perform) -> None
                 await deaf.send("I talk")
                 for ws in (ann, bob):
                     assert await ws.receive() == "deaf: I talk"
-                # More than all buffers between two ends hold, compressed. Those who read keep up.
+                # More than all buffers between two ends can hold, compressed. Clients that read keep up.
                 noise = random.Random(1).randbytes(250_000).hex()
                 for _ in range(100):
                     await ann.send(noise)
                     while str(await bob.receive()).startswith("deaf"):
-                        pass  # it has left, in the middle of that
+                        pass  # the client has disconnected meanwhile
                 with pytest.raises(trio_ws.ConnectionClosedError) as caught:
                     while True:
                         await deaf.receive()
@@ -409,7 +409,7 @@ def test_chat_example_with_a_client_that_does_not_read(perform: Perform) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_chat_example_when_it_is_asked_to_end(number: signal.Signals, perform: Perform) -> None:
+def test_chat_example_with_a_signal(number: signal.Signals, perform: Perform) -> None:
     async def play(stage: Stage) -> None:
         await run_example(stage, "chat_server.py")
         async with trio_ws.connect(f"{CHAT}/trio/ann") as ann, trio_ws.connect(f"{CHAT}/trio/bob") as bob:
@@ -506,7 +506,7 @@ def test_behind_a_proxy_example(perform: Perform) -> None:
         for headers, expected in [
             ({}, "you are 127.0.0.1, without TLS"),
             ({"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}, "you are 203.0.113.7, with TLS"),
-            # What the client had made up is in front of what the proxy says.
+            # The proxy appends to the header that the client made up.
             ({"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}, "you are 203.0.113.7, without TLS"),
         ]:
             async with trio_ws.connect("ws://localhost:8765", headers=headers) as ws:
@@ -573,7 +573,7 @@ def test_reconnecting_example(perform: Perform, monkeypatch: pytest.MonkeyPatch)
 
     async def greet(greeting: str) -> None:
         async with trio_ws.connect(f"{CHAT}/lobby/bob") as bob:
-            for _ in range(8):  # in one of these seconds she is back
+            for _ in range(8):  # she is back within these seconds
                 await bob.send(greeting)
                 await trio.sleep(1)
 
@@ -623,7 +623,7 @@ def test_watching_example(perform: Perform, caplog: pytest.LogCaptureFixture, mo
     assert "in 1 messages (19 bytes), out 1 messages (11 bytes)" in closed
 
 
-def test_every_example_is_tried_out() -> None:
+def test_every_example_is_tested() -> None:
     tests = "".join(inspect.getsource(value) for key, value in globals().items() if key.startswith("test_"))
     for path in EXAMPLES.iterdir():
         assert path.name in tests or path.suffix != ".py"
@@ -633,14 +633,14 @@ def test_every_example_is_tried_out() -> None:
 
 
 def commands(block: Block) -> list[tuple[str, str]]:
-    """Return the commands in a ``console`` block, and what they print."""
+    """Return the commands in a ``console`` block, with their output."""
     return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE)
 
 
 class Console:
-    """Runs commands, and compares what they print with what a page shows.
+    """Runs commands, and compares their output with the page.
 
-    Servers run in the background, at any free port instead of the one in the page. What is to be installed is not.
+    Servers run in the background, on any free port instead of the one in the page. Nothing is installed.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Scenarios that broke other libraries, where no other test has them; the table in README.md has them all.
+"""Scenarios that broke other libraries and are not in other tests. The table in README.md lists all of them.
 
-At the end, the table is checked for names of tests that do not exist, and the documentation for the diagram of the
-closing handshake.
+The last tests check that the tests in that table exist, and that the diagram of the closing handshake in the
+documentation is right.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def tasks_living() -> int:
 async def talk(
     role: Role, stream: trio.abc.Stream, body: Callable[[WebSocket], Awaitable[object]], **options: float
 ) -> None:
-    """Be a client whose block is this, or a server whose handler it is; the opening handshake comes first."""
+    """Run a block as a client or as the handler of a server, after the opening handshake."""
     if role is Role.CLIENT:
         async with trio_ws.connect_over(stream, URI, **options) as ws:  # type: ignore[arg-type]  # all are numbers
             await body(ws)
@@ -94,7 +94,7 @@ async def talk(
 @pytest.mark.parametrize("kind", ["pipe", "lockstep"])
 @pytest.mark.parametrize("with_pings", [False, True])
 async def test_both_send_many_messages_at_once(kind: str, with_pings: bool, autojump_clock: MockClock) -> None:
-    # Without buffers, so that each send() waits for the peer to read, which sends as well.
+    # Without buffers, each send() waits for the peer to read, while the peer also sends.
     messages = [bytes([i % 256]) * 8192 for i in range(256)]
     async with both(PAIRS[kind](), send_buffer=0, receive_buffer=0) as ends:
         pings = 0
@@ -131,7 +131,7 @@ async def test_both_send_many_messages_at_once(kind: str, with_pings: bool, auto
 @each_role
 @pytest.mark.parametrize("then", ["behaves", "ignores Close", "does not read", "sends on"])
 async def test_left_with_a_backlog(role: Role, then: str, autojump_clock: MockClock) -> None:
-    # One message is received, of many more than the inbox holds.
+    # One message is received. Many more are waiting, more than the inbox can hold.
     ours, theirs = pipe_pair(1000)
     peer = Peer(theirs, OTHER[role])
     codes: list[int] = []
@@ -216,12 +216,14 @@ async def test_pings_that_wait_for_the_end(
     assert trio.current_time() == 0
 
 
-# -- 9: what comes in during our closing handshake -------------------------------------------------------------------
+# -- 9: data received during our closing handshake -------------------------------------------------------------------
 
 
 @each_role
 @pytest.mark.parametrize("step", [None, 1])
-async def test_what_comes_during_our_closing_handshake(role: Role, step: int | None, autojump_clock: MockClock) -> None:
+async def test_data_received_during_our_closing_handshake(
+    role: Role, step: int | None, autojump_clock: MockClock
+) -> None:
     for frames in itertools.permutations([ping(b"a"), pong(b"b"), text("late")]):
         async with opened(role, pipe_pair(step=step)) as (ws, peer), trio.open_nursery() as nursery:
             nursery.start_soon(ws.aclose)
@@ -276,7 +278,7 @@ async def test_a_ping_and_a_close_meet_ours(role: Role, autojump_clock: MockCloc
     assert trio.current_time() == 0
 
 
-# -- 10: a Close frame, and then nobody to answer --------------------------------------------------------------------
+# -- 10: a Close frame, and then a lost connection-------------------------------------------------------------------
 
 
 @each_role
@@ -294,7 +296,7 @@ async def test_closed_by_the_peer_and_lost_while_our_answer_waits(
                 await ws.receive()
             ends.append(raised.value)
 
-        # Our answer cannot go out before that.
+        # Our answer cannot be written before that.
         await ws.send(b"x" * 100)
         await peer.send(text("last"), close(4000, "bye"))
         assert await ws.receive() == "last"
@@ -313,7 +315,7 @@ async def test_closed_by_the_peer_and_lost_while_our_answer_waits(
         (exc,) = ends
         assert type(exc) is ConnectionClosedError
         assert (exc.rcvd, exc.sent, exc.code, exc.reason) == (Close(4000, "bye"), None, 4000, "bye")
-        # After a FIN, it is the deadline that ends it.
+        # After a FIN, the deadline ends the connection.
         assert isinstance(exc.__cause__, trio.TooSlowError if how == "FIN" else trio.BrokenResourceError)
         assert (ws.close_code, ws.close_reason) == (4000, "bye")
         for call in (ws.receive, ws.ping, partial(ws.send, "a")):
@@ -324,7 +326,7 @@ async def test_closed_by_the_peer_and_lost_while_our_answer_waits(
 
 @each_role
 @pytest.mark.parametrize("how", ["RST", "gone"])
-async def test_the_loss_of_who_has_closed_is_seen_at_once(role: Role, how: str, autojump_clock: MockClock) -> None:
+async def test_the_loss_of_a_closing_peer_is_noticed_at_once(role: Role, how: str, autojump_clock: MockClock) -> None:
     ours, theirs = pipe_pair(10)
     async with opened(role, (ours, theirs), close_timeout=7) as (ws, peer):
         await ws.send(b"x" * 100)
@@ -340,7 +342,7 @@ async def test_the_loss_of_who_has_closed_is_seen_at_once(role: Role, how: str, 
         assert trio.current_time() <= GRACE
 
 
-# -- 14: exceptions out of the block ---------------------------------------------------------------------------------
+# -- 14: exceptions in the block ------------------------------------------------------------------------------------
 
 BODIES: dict[str, Callable[[], BaseException | None]] = {
     "ValueError": lambda: ValueError("mine"),
@@ -370,7 +372,7 @@ class Ending:
 
     @staticmethod
     def shape_of(exc: BaseException | None) -> list[int]:
-        """Identify an exception and what is in it."""
+        """Return a value that identifies an exception and the exceptions in it."""
         return [id(exc), *(map(id, exc.exceptions) if isinstance(exc, ExceptionGroup) else ())]
 
     async def behave(self) -> None:
@@ -379,14 +381,14 @@ class Ending:
         self.frames += await self.peer.behave()
 
     async def live(self) -> BaseException | None:
-        """Have the connection from beginning to end. Return what comes out, other than a cancellation."""
+        """Run the connection from beginning to end. Return the exception raised, except a cancellation."""
         with self.scope:
             try:
                 await talk(self.role, self.stream, self.body)
             except trio.Cancelled:
                 assert self.exc is None
                 raise
-            except BaseException as exc:  # KeyboardInterrupt is one of those that are looked at
+            except BaseException as exc:  # KeyboardInterrupt is among the tested exceptions
                 return exc
         return None
 
@@ -413,7 +415,7 @@ class Ending:
                 raise self.exc from self.cause
 
     def check(self, raised: BaseException | None) -> None:
-        """Check that what has come out is what went in."""
+        """Check that the block raised the exception that was raised in it."""
         assert raised is self.exc
         assert self.shape_of(raised) == self.shape
         if raised is not None:
@@ -425,7 +427,7 @@ class Ending:
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_what_comes_out_of_the_block_of_a_client(
+async def test_exceptions_from_the_block_of_a_client(
     body: str, failure: str, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     ending = Ending(Role.CLIENT, body, failure)
@@ -442,7 +444,7 @@ async def test_what_comes_out_of_the_block_of_a_client(
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_what_comes_out_of_a_handler(
+async def test_exceptions_from_a_handler(
     body: str, failure: str, autojump_clock: MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     ending = Ending(Role.SERVER, body, failure)
@@ -450,7 +452,7 @@ async def test_what_comes_out_of_a_handler(
     nursery.start_soon(ending.behave)
     raised = await ending.live()
     logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
-    # What is an Exception is logged; the rest is for whoever runs the server.
+    # An Exception is logged. Other BaseExceptions propagate to the caller of the server.
     if isinstance(ending.exc, Exception):
         assert raised is None
         (raised,) = logged
@@ -465,7 +467,7 @@ async def test_what_comes_out_of_a_handler(
 
 
 async def theirs_closed(stream: PipeStream) -> None:
-    """Close the peer's end as well, which a client does once the server has closed the stream."""
+    """Close the peer's end too, as a client does after the server has closed the stream."""
     await settle()
     await stream.aclose()
     await settle()
@@ -475,7 +477,7 @@ async def theirs_closed(stream: PipeStream) -> None:
 
 
 async def test_one_failure_among_many_connections(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """Each handler that fails takes its own connection with it, and no other; also when they fail at the same time."""
+    """A failing handler ends only its own connection, even if several fail at the same time."""
     fail_now = trio.Event()
 
     async def handler(ws: WebSocket) -> None:
@@ -515,7 +517,7 @@ async def test_one_failure_among_many_connections(autojump_clock: MockClock, nur
 
 @pytest.mark.parametrize("payload", [b"", b"a"])
 async def test_a_million_fragments(payload: bytes) -> None:
-    # That it comes to an end is the test: anything but linear time would take hours.
+    # The test is that this finishes: more than linear time would take hours.
     async with opened(Role.SERVER, max_message_size=10**6, receive_buffer=10**7) as (ws, peer):
         await peer.send(binary(b"", fin=False))
         fragments = serialize(Frame(Opcode.CONT, payload, fin=False), KEY) * 10_000
@@ -525,7 +527,7 @@ async def test_a_million_fragments(payload: bytes) -> None:
             await peer.send(fragments)
             await settle()
         assert 10**6 * len(payload) <= connection_of(ws).protocol.held <= 2 * 10**6
-        # One object for each would be a million.
+        # One object per fragment would be a million.
         assert sys.getallocatedblocks() - before < 20_000
         await peer.send(Frame(Opcode.CONT, b""))
         assert await ws.receive() == payload * 10**6
@@ -618,7 +620,7 @@ def aiter_of(ws: WebSocket) -> WebSocket:
     return iterator
 
 
-# -- 22: nobody is starved -------------------------------------------------------------------------------------------
+# -- 22: no task starves --------------------------------------------------------------------------------------------
 
 
 async def test_a_third_task_runs_while_parts_flood_both_ways(autojump_clock: MockClock) -> None:
@@ -658,7 +660,7 @@ async def test_a_third_task_runs_while_parts_flood_both_ways(autojump_clock: Moc
 
 
 class Minimal(trio.abc.Stream):
-    """A stream that can do what a stream has to, and that only: no half-close, and its bytes are a ``bytearray``."""
+    """A minimal stream: no half-close, and ``receive_some`` returns a ``bytearray``."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -677,7 +679,7 @@ class Minimal(trio.abc.Stream):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-async def test_streams_that_can_do_little(kind: str, autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_minimal_streams(kind: str, autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     ours, theirs = map(Minimal, PAIRS[kind]())
 
     async def echo(ws: WebSocket) -> None:
@@ -697,10 +699,10 @@ async def test_streams_that_can_do_little(kind: str, autojump_clock: MockClock, 
 
 @each_role
 @pytest.mark.parametrize("how", ["left", "left with an exception", "interrupted", "cancelled"])
-async def test_left_when_the_stream_is_clogged(
+async def test_leaving_while_the_stream_is_blocked(
     role: Role, how: str, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    # lockstep_stream_pair(): send_all() waits until all of it is read.
+    # lockstep_stream_pair(): send_all() waits until all its data was read.
     ours, theirs = lockstep_pair()
     before = tasks_living()
     left_at = 0.0
@@ -723,7 +725,7 @@ async def test_left_when_the_stream_is_clogged(
     with scope:
         try:
             await talk(role, ours, body, close_timeout=7)
-            # That of a handler is logged.
+            # The exception of a handler is logged.
             assert how == "left" or (how == "left with an exception" and role is Role.SERVER)
         except ValueError:
             assert how == "left with an exception"
@@ -741,7 +743,7 @@ async def test_left_when_the_stream_is_clogged(
     assert tasks_living() == before
 
 
-# -- 24: entered and left as it should not be ------------------------------------------------------------------------
+# -- 24: entered and left incorrectly --------------------------------------------------------------------------------
 
 
 async def test_a_client_left_in_another_task(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -783,7 +785,7 @@ async def test_clients_left_out_of_order(autojump_clock: MockClock, nursery: tri
     ws = await second.__aenter__()
     with pytest.raises(RuntimeError):
         await first.__aexit__(None, None, None)
-    # The other one has taken no harm.
+    # The other client still works.
     await ws.send("still here")
     assert await peers[1].receive() == text("still here")
     nursery.start_soon(peers[1].behave)
@@ -793,7 +795,7 @@ async def test_clients_left_out_of_order(autojump_clock: MockClock, nursery: tri
 
 
 async def test_streams_left_in_another_task(nursery: trio.Nursery) -> None:
-    """It works, and the WebSocket with it."""
+    """This works, and the WebSocket still works afterwards."""
     async with opened() as (ws, peer):
         out, parts = ws.send_stream(), ws.receive_stream()
 
@@ -835,7 +837,7 @@ async def test_streams_left_out_of_order() -> None:
 
 
 async def test_the_host_name_is_checked_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With the context that we make when there is none, which trusts the authority.
+    # With the default TLS context, which trusts the certificate authority of the tests.
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("other.example").configure_cert(context)
@@ -885,7 +887,7 @@ async def test_masking_keys_come_from_the_operating_system(
 
 @functools.cache
 def names_in(file: str) -> frozenset[str]:
-    """Return the names of the tests in a file, those in classes included."""
+    """Return the names of the tests in a file, including those in classes."""
     tree = ast.parse((HERE / file).read_text(encoding="utf-8"))
     functions = (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
     return frozenset(function.name for function in functions if function.name.startswith("test_"))
@@ -906,7 +908,7 @@ def test_every_row_of_the_table_has_tests_or_says_why_not() -> None:
     rows = [line for line in table().splitlines() if re.match(r"\| (?!\| Scenario)(?!Scenario)", line)]
     assert len(rows) > 60
     assert [row for row in rows if "::" not in row and not re.search(r"\| not yet: [\w -]+\. \w", row)] == []
-    # Of those with a number, there is one each.
+    # Each number occurs once.
     numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", table(), re.MULTILINE)]
     assert numbers == list(range(1, 25))
 
@@ -920,10 +922,10 @@ def test_every_test_here_is_in_the_table() -> None:
 # -- The diagram of the closing handshake ----------------------------------------------------------------------------
 
 
-def test_the_diagram_of_the_closing_handshake_is_its_table() -> None:
+def test_the_diagram_of_the_closing_handshake_matches_its_table() -> None:
     page = (HERE.parent / "docs" / "closing.rst").read_text(encoding="utf-8")
     drawn: set[tuple[str, str, str]] = set()
-    # A line of the diagram: STATE ── EVENT ──▶ STATE ── EVENT ──▶ STATE, where the first may be several.
+    # A line of the diagram: STATE ── EVENT ──▶ STATE ── EVENT ──▶ STATE. The first state may be a list.
     for line in re.findall(r"^ +([A-Z, ]+ ─.*)$", page, re.MULTILINE):
         first = line.partition(" ─")[0]
         states = first.split(", ")
