@@ -4,8 +4,8 @@
 
     python tests/conformance/run.py --wstest path/to/wstest [--role server] [CASE ...]
 
-The suite plays the peer: a fuzzing client for our server, a fuzzing server for our client. Ours does nothing but echo.
-The summary that is printed is the one of docs/conformance.rst. Exit status 1 if any case is not as expected.
+The suite is the peer: a fuzzing client for our server, a fuzzing server for our client. Our end only echoes.
+It prints the summary of docs/conformance.rst. The exit status is 1 if the result of any case is unexpected.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from trio_ws.protocol.deflate.transform import BACK_END
 HERE = Path(__file__).parent
 EXPECTED = dict(line.split() for line in (HERE / "expected.txt").read_text().splitlines())
 
-#: What is run by default, in a few minutes: of compression (12 and 13) only messages of 16 bytes, of 4 KiB, and of more
-#: in fragments, for each kind of content and all parameters.
+#: The default cases, which take a few minutes. For compression (12 and 13), only messages of 16 bytes, of 4 KiB, and
+#: larger ones in fragments, for each kind of content and all parameters.
 DEFAULT = [
     *(f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 9, 10)),
     *(f"12.{kind}.{size}" for kind in range(1, 6) for size in (1, 5, 11)),
@@ -55,14 +55,14 @@ SECTIONS = {
 }
 
 AGENT = "trio_ws"
-# The largest messages of section 9 have 16 MiB.
+# Section 9 has messages of up to 16 MiB.
 OPTIONS: trio_ws.Options = {"max_message_size": 2**25, "open_timeout": 30}
 
 Result = dict[str, Any]
 
 
 async def echo(ws: trio_ws.WebSocket) -> None:
-    """Send back every message as it came."""
+    """Send back every message."""
     async for message in ws:
         await ws.send(message)
 
@@ -95,7 +95,7 @@ async def test_client(wstest: str, cases: list[str], folder: Path) -> None:
 
 
 async def ask(uri: str) -> str:
-    """Ask the suite's server, which may still be starting."""
+    """Query the suite's server, which may still be starting."""
     with trio.fail_after(60):
         while True:
             try:
@@ -106,7 +106,7 @@ async def ask(uri: str) -> str:
 
 
 async def run_case(uri: str) -> None:
-    """Echo until the suite has seen enough. How that ends is what it judges."""
+    """Echo until the connection ends. The suite checks how it ends."""
     try:
         async with trio_ws.connect(uri, **OPTIONS) as ws:
             await echo(ws)
@@ -115,7 +115,7 @@ async def run_case(uri: str) -> None:
 
 
 def prepare(wstest: str, mode: str, spec: dict[str, Any], cases: list[str], folder: Path) -> list[str]:
-    """Write the specification of a run. Return the command for it."""
+    """Write the specification of a run, and return its command."""
     common = {"outdir": str(folder), "cases": cases, "exclude-cases": [], "exclude-agent-cases": {}}
     file = folder / "spec.json"
     file.write_text(json.dumps({**spec, **common}))
@@ -123,7 +123,7 @@ def prepare(wstest: str, mode: str, spec: dict[str, Any], cases: list[str], fold
 
 
 def judge(results: Result, patterns: Iterable[str]) -> list[str]:
-    """Return a line for each case that is not as expected, and for each that was to be run and was not."""
+    """Return a line for each case with an unexpected result, and for each that was not run."""
     wanted = {case for case in EXPECTED for pattern in patterns if fnmatch.fnmatchcase(case, pattern)}
     lines = [f"{case}: not run" for case in sorted(wanted - set(results))]
     for case, result in results.items():
@@ -135,7 +135,7 @@ def judge(results: Result, patterns: Iterable[str]) -> list[str]:
 
 
 def summarize(results: dict[str, Result]) -> Iterable[str]:
-    """Yield the lines of an RST table: cases as expected, of those run, for each section and role."""
+    """Yield the lines of an RST table: the cases with the expected result, of those run, by section and role."""
     rule = "=" * 28 + " " + " ".join("=" * 12 for _ in results)
     yield from (rule, f"{'Section':28} " + " ".join(f"{role:12}" for role in results), rule)
     for section, title in SECTIONS.items():
@@ -150,7 +150,7 @@ def summarize(results: dict[str, Result]) -> Iterable[str]:
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run the cases from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=DEFAULT, metavar="CASE", help="such as 7.*; all for all 517")
     parser.add_argument("--wstest", default="wstest", help="the command of autobahntestsuite 0.8.2")

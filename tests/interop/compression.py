@@ -1,4 +1,4 @@
-"""Compression: what is agreed on, and what then goes over the wire."""
+"""Tests of compression with other libraries: the negotiation, and the data on the wire."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import trio
 
 from trio_ws import Deflate
 
-#: What we are told: the option ``compression``.
+#: Our option ``compression``.
 Ours: TypeAlias = Literal["deflate"] | Deflate | None
 
-#: What the library is told: its own options; ``"default"`` for none of them, None not to compress.
+#: The options of the other library; ``"default"`` for its defaults, None for no compression.
 Theirs: TypeAlias = Mapping[str, Any] | Literal["default"] | None
 
-#: The window that we compress with, if nobody asks for another.
+#: Our default window.
 OUR_BITS = 12
 
 HEADER = "Sec-WebSocket-Extensions"
 
 
 class Passed(NamedTuple):
-    """A message as it went over the wire.
+    """A message on the wire.
 
     Attributes:
-        compressed: Whether it says that it is compressed.
-        sizes: How many bytes its frames carry.
+        compressed: Whether it is marked as compressed.
+        sizes: The sizes of the payloads of its frames.
     """
 
     compressed: bool
@@ -41,7 +41,7 @@ class Passed(NamedTuple):
 
 
 class Wire:
-    """Passes on what the ends of one connection send, and keeps it. An end is ``"client"`` or ``"server"``."""
+    """Forwards and records the data of one connection. Its ends are ``"client"`` and ``"server"``."""
 
     def __init__(self) -> None:
         self._logs = {"client": bytearray(), "server": bytearray()}
@@ -49,7 +49,7 @@ class Wire:
 
     @contextlib.asynccontextmanager
     async def tap(self, port: int) -> AsyncIterator[int]:
-        """Listen, on the port that this gives, in front of what listens on another."""
+        """Listen on a new port, and forward connections to another one. Yield the new port."""
         async with trio.open_nursery() as nursery:
             serve = partial(trio.serve_tcp, partial(self._relay, port), 0, host="127.0.0.1")
             listeners: list[trio.SocketListener] = await nursery.start(serve)
@@ -62,7 +62,7 @@ class Wire:
             nursery.start_soon(self._copy, "server", server, client)
 
     async def _copy(self, sender: str, source: trio.SocketStream, sink: trio.SocketStream) -> None:
-        # After the closing handshake an end need not wait for the other one to hang up.
+        # After the closing handshake, an end need not wait for the other one to disconnect.
         with contextlib.suppress(trio.BrokenResourceError):
             async for data in source:
                 self._logs[sender] += data
@@ -86,7 +86,7 @@ class Wire:
             if position > len(log):
                 break
             opcode, rsv = first & 0x0F, first & 0x70
-            # Only the first frame of a message says that it is compressed (RFC 7692, section 6).
+            # Only the first frame of a message is marked as compressed (RFC 7692, section 6).
             assert rsv in ((0x00, 0x40) if opcode in (1, 2) else (0x00,))
             if opcode < 8:
                 compressed = bool(rsv) if opcode else compressed
@@ -99,7 +99,7 @@ class Wire:
 
 @attrs.frozen
 class Answer:
-    """What a response says of permessage-deflate. None for the bits: nothing, which stands for 15."""
+    """The parameters of permessage-deflate in a response. Bits of None stand for 15."""
 
     server_bits: int | None = None
     client_bits: int | None = None
@@ -125,15 +125,15 @@ class Answer:
 
 @attrs.frozen
 class Negotiation:
-    """What the two ends want, and what comes of it.
+    """The settings of the two ends, and the expected agreement.
 
     Attributes:
-        role: Which end is ours.
-        name: What is special about it.
-        ours: What we are told.
-        theirs: What the library is told.
-        answer: What the response says; None: that there is no compression.
-        threshold: The size of the smallest message that the library compresses.
+        role: Our role.
+        name: A name for the combination of settings.
+        ours: Our settings.
+        theirs: The settings of the library.
+        answer: The parameters in the response; None for no compression.
+        threshold: Minimum size of the messages that the library compresses.
     """
 
     role: str
@@ -154,18 +154,18 @@ class Negotiation:
 
 @attrs.frozen
 class Direction:
-    """One direction of a connection, and what is to be expected of it.
+    """One direction of a connection, and its expected properties.
 
     Attributes:
-        wire: What it goes over.
-        sender: The end that sends.
-        send: How it does.
-        receive: How the other end receives.
+        wire: The wire between the ends.
+        sender: The sending end.
+        send: A function that sends.
+        receive: A function that receives at the other end.
         compresses: Whether messages are compressed.
-        min_size: The size of the smallest one that is.
-        bits: The size of the window.
-        finds: Whether the compressor looks back in it.
-        takeover: Whether the window goes from message to message.
+        min_size: Minimum size of the messages that are compressed.
+        bits: The window bits.
+        finds: Whether the compressor finds matches in the window.
+        takeover: Whether the window is kept between messages.
     """
 
     wire: Wire
@@ -191,14 +191,14 @@ class Direction:
             return cls(wire, sender, send, receive, True, negotiation.threshold, bits, True, takeover)
         settings = settings if isinstance(settings, Deflate) else Deflate()
         if client:
-            # A client may do with less than was agreed on.
+            # A client may use a smaller window than negotiated.
             bits = min(bits, settings.client_max_window_bits or OUR_BITS)
             takeover = takeover and not settings.client_no_context_takeover
-        # zlib cannot look back in a window of 8 bits, so we do not.
+        # zlib has no matches in a window of 8 bits, and neither have we.
         return cls(wire, sender, send, receive, True, settings.min_size, bits, bits > 8, takeover)
 
     async def exchange(self, *messages: str | bytes) -> list[Passed]:
-        """Send messages, check that they come, and how they went over the wire."""
+        """Send messages, and check that they arrive, and their form on the wire."""
 
         async def send() -> None:
             for message in messages:
@@ -207,7 +207,7 @@ class Direction:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             for message in messages:
-                # Not in the assertion: what it says when it fails would take for ever.
+                # Not in the assertion, whose message would take forever.
                 same = await self.receive() == message
                 assert same
         passed = self.wire.take(self.sender)
@@ -219,7 +219,7 @@ class Direction:
         return passed
 
 
-#: What we are told, by name. "Alone" is without context takeover.
+#: Our settings, by name. "Alone" is without context takeover.
 OURS: dict[str, Ours] = {
     "off": None,
     "default": "deflate",
@@ -234,7 +234,7 @@ OURS: dict[str, Ours] = {
     "15 bits": Deflate(server_max_window_bits=15, client_max_window_bits=15, level=9, mem_level=9),
 }
 
-#: What we answer then as a server. What the libraries offer by themselves is the same: that we choose their window.
+#: Our answers with these settings as a server. By default, all libraries let us choose their window.
 OUR_ANSWERS: dict[str, Answer | None] = {
     "off": None,
     "default": Answer(12, 12),
@@ -250,10 +250,10 @@ OUR_ANSWERS: dict[str, Answer | None] = {
 
 
 def ours(role: str, answers: Mapping[str, Answer | None]) -> list[Negotiation]:
-    """Return what comes of what we are told, where the library is told nothing."""
+    """Return the negotiations with our settings and the defaults of the library."""
     return [Negotiation(role, name, OURS[name], "default", answer) for name, answer in answers.items()]
 
 
 def theirs(role: str, *cases: tuple[str, Theirs, Answer | None]) -> list[Negotiation]:
-    """Return what comes of what the library is told, where we are told nothing."""
+    """Return the negotiations with settings of the library and our defaults."""
     return [Negotiation(role, f"their {name}", "deflate", options, answer) for name, options, answer in cases]

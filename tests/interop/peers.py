@@ -1,8 +1,8 @@
-"""Other WebSocket implementations, remote-controlled, and what each of them is tried with.
+"""Remote-controlled WebSocket implementations, and the tests that all of them share.
 
-A :class:`Library` is one of them, running elsewhere: in an event loop in a thread of its own, or in another process. It
-makes :class:`Peer` objects, which are its ends of connections. :class:`Scenarios` are the tests that all go through;
-a module for each library adds what is special about it.
+A :class:`Library` is an implementation that runs in an event loop in a thread of its own, or in another process. Its
+ends of connections are :class:`Peer` objects. :class:`Scenarios` has the tests for all libraries; the module of each
+library adds its own.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ T = TypeVar("T")
 MIB = 1024 * 1024
 LARGE = 8 * MIB
 
-#: Messages that have much in common, as most messages do.
+#: Messages that have much in common, like most messages in practice.
 SIMILAR = [
     f'{{"id": {n}, "type": "quote", "symbol": "ACME", "bid": {1 + n / 7:.4f}, "ask": {1 + n / 6:.4f}}}'
     for n in range(20)
 ]
-#: Both so large that we compress them in a thread.
+#: Messages so large that we compress them in a thread.
 TEXT = " ".join(Random(1).choices(["é" + Random(n).randbytes(4).hex() for n in range(30)], k=27_500))
 NOISE = Random(2).randbytes(70_000)
 
-#: All that may be sent (RFC 6455, section 7.4; 1012 to 1014 are in the registry of IANA).
+#: The codes that may be sent (RFC 6455, section 7.4; 1012 to 1014 are in the IANA registry).
 CLOSE_CODES = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999]
 
 
 async def result_of(future: Future[T]) -> T:
-    """Wait for something that happens in another thread."""
+    """Wait for a future of another thread."""
     done = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -70,7 +70,7 @@ async def result_of(future: Future[T]) -> T:
 
 
 class EventLoop:
-    """An asyncio event loop in a thread of its own, for as long as a block."""
+    """An asyncio event loop in a thread of its own, within a block."""
 
     def __enter__(self) -> EventLoop:
         self._started: Future[asyncio.AbstractEventLoop] = Future()
@@ -89,17 +89,17 @@ class EventLoop:
         await self._stop.wait()
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and return its result here."""
+        """Run a coroutine in the loop, and return its result."""
         return await result_of(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Do the same where there is no Trio."""
+        """Do the same from a thread without Trio."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 @attrs.frozen
 class Certificates:
-    """An authority and a certificate of this host, as contexts and as PEM."""
+    """A certificate authority and a certificate of this host, as contexts and as PEM."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -125,7 +125,7 @@ class Certificates:
 
 
 class End(NamedTuple):
-    """How a connection ended, as the other end saw it: 1005 for a Close frame without a code, 1006 for none."""
+    """The end of a connection, as the peer saw it: 1005 for a Close frame without a code, 1006 for no Close frame."""
 
     code: int
     reason: str
@@ -136,7 +136,7 @@ class Peer(abc.ABC):
     """The other end of a connection.
 
     Attributes:
-        subprotocol: What was agreed on.
+        subprotocol: The negotiated subprotocol.
         header: The X-Interop header of our request; None when we are the server.
     """
 
@@ -152,29 +152,29 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     async def receive(self) -> str | bytes | End:
-        """Return the next message, or at the end how it ended."""
+        """Return the next message, or at the end the :class:`End`."""
 
     @abc.abstractmethod
     async def echo(self, count: int) -> None:
-        """Send back the next messages, so many of them."""
+        """Send back this number of messages."""
 
     @abc.abstractmethod
     async def ping(self) -> None:
-        """Return when the pong is there."""
+        """Send a ping, and return when the pong has arrived."""
 
     @abc.abstractmethod
     async def close(self, code: int, reason: str = "") -> None: ...
 
     @abc.abstractmethod
     async def kill(self) -> None:
-        """Cut the connection below."""
+        """Abort the connection below."""
 
 
 class Listening(abc.ABC):
     """A server of a library.
 
     Attributes:
-        port: Where it listens.
+        port: The port on which it listens.
     """
 
     port: int
@@ -187,9 +187,9 @@ class Listening(abc.ABC):
 class Library(abc.ABC):
     """Another WebSocket implementation."""
 
-    #: Whether it answers a Close frame with the same code; otherwise with 1000.
+    #: Whether the library answers a Close frame with the same code; otherwise with 1000.
     echoes_codes = True
-    #: Whether it compresses messages that it sends as fragments.
+    #: Whether the library compresses messages that it sends as fragments.
     compresses_fragments = True
 
     @abc.abstractmethod
@@ -201,13 +201,13 @@ class Library(abc.ABC):
         limit: int,
         compression: Theirs = "default",
     ) -> Peer:
-        """Connect, with an X-Interop header that says ``hello``."""
+        """Connect, with the header ``X-Interop: hello``."""
 
     @abc.abstractmethod
     def listen(
         self, tls: Certificates | None, subprotocols: Sequence[str], limit: int, compression: Theirs = "default"
     ) -> AbstractAsyncContextManager[Listening]:
-        """Listen on 127.0.0.1. Answers have an X-Interop header that says ``hello``; that to /refuse is a 403."""
+        """Listen on 127.0.0.1. Responses have the header ``X-Interop: hello``; requests for /refuse get a 403."""
 
 
 Connect = Callable[..., AbstractAsyncContextManager[tuple[trio_ws.WebSocket, Peer]]]
@@ -219,24 +219,24 @@ with_and_without_compression = pytest.mark.parametrize(
 
 
 class Scenarios:
-    """What is tried with each library, with both in both roles. Its module has it as the fixture ``library``.
+    """The tests that all libraries share, with both ends in both roles. A module for a library has a fixture ``library``.
 
-    The module also has the fixture ``negotiation``, with what is tried of compression.
+    The module also has a fixture ``negotiation`` with the settings for compression.
     """
 
     @pytest.fixture(params=["client", "server"])
     def role(self, request: pytest.FixtureRequest) -> str:
-        """Which end is ours."""
+        """Our role."""
         return str(request.param)
 
     @pytest.fixture
     def compression(self) -> Any:
-        """What we are told about compression, which the library is willing to do."""
+        """Our option for compression. The library supports it."""
         return "deflate"
 
     @pytest.fixture
     def connected(self, library: Library, role: str, compression: Any) -> Connect:
-        """Opens a connection, without TLS."""
+        """A function that opens a connection, by default without TLS."""
         return partial(connect_with, library, role, compression=compression)
 
     # -- Messages --------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class Scenarios:
                 await peer.send(message)
                 assert await ws.receive() == message
 
-    # Compressed they would not be large for TLS.
+    # Compressed messages would not be large for TLS.
     @pytest.mark.parametrize(
         "tls, compression", [(False, "deflate"), (False, None), (True, None)], ids=["deflate", "plain", "TLS"]
     )
@@ -272,7 +272,7 @@ class Scenarios:
     ) -> None:
         async with connected(certificates if tls else None, limit=LARGE) as (ws, peer):
             await ws.send(message)
-            # Not in the assertion: what it says when it fails would take for ever.
+            # Not in the assertion, whose message would take forever.
             same = await peer.receive() == message
             assert same
             async with trio.open_nursery() as nursery:
@@ -282,7 +282,7 @@ class Scenarios:
 
     @with_and_without_compression
     async def test_many_messages(self, connected: Connect) -> None:
-        # As long as it takes to be compressed.
+        # Large enough to be compressed.
         messages = [f"message {n} {64 * 'x'}" for n in range(1000)]
         async with connected() as (ws, peer):
 
@@ -319,7 +319,7 @@ class Scenarios:
             assert await peer.receive() == "sn\N{SNOWMAN}wman"
 
     @with_and_without_compression
-    async def test_message_that_is_too_big_for_us(self, connected: Connect) -> None:
+    async def test_message_too_big_for_us(self, connected: Connect) -> None:
         async with connected(limit=100) as (ws, peer):
             await peer.send(100 * "x")
             assert await ws.receive() == 100 * "x"
@@ -333,7 +333,7 @@ class Scenarios:
             assert end.code == 1009
 
     @with_and_without_compression
-    async def test_message_that_is_too_big_for_the_peer(self, connected: Connect) -> None:
+    async def test_message_too_big_for_the_peer(self, connected: Connect) -> None:
         async with connected(limit=100) as (ws, peer):
             await ws.send(99 * "x")
             assert await peer.receive() == 99 * "x"
@@ -346,11 +346,11 @@ class Scenarios:
     # -- Compression -----------------------------------------------------------------------------------------------
 
     async def test_windows(self, library: Library, negotiation: Negotiation) -> None:
-        # How far back the ends look shows in the sizes, and whether they look into earlier messages.
+        # The sizes show the window, and whether it is kept between messages.
         random = Random(3)
         async with negotiated(library, negotiation) as (ws, peer, *directions):
             for direction in directions:
-                # zlib looks back 262 bytes less than its window has, and has one of 9 bits where 8 were agreed on.
+                # zlib uses 262 bytes less than its window, and a window of 9 bits instead of 8.
                 near = 3 * random.randbytes(2 ** max(direction.bits, 9) - 300)
                 far = 3 * random.randbytes(2**direction.bits + 1)
                 once = random.randbytes(200)
@@ -374,7 +374,7 @@ class Scenarios:
                 assert (compressed.size < 0.8 * len(TEXT.encode())) is direction.compresses
                 assert 1 <= incompressible.size / len(NOISE) < 1.1
                 await direction.exchange(SIMILAR[0], "", SIMILAR[0])
-            # What is not compressed does not enter the window.
+            # Uncompressed messages do not enter the window.
             ours = directions[0]
             plain = attrs.evolve(ours, send=partial(ws.send, compress=False), compresses=False)
             for direction in plain, ours, plain, ours:
@@ -400,7 +400,7 @@ class Scenarios:
                 await peer.send_parts(parts)
                 assert await ws.receive() == message
                 [passed] = theirs.wire.take(theirs.sender)
-                # What comes after the first one does not count.
+                # Only the first Close frame counts.
                 large_enough = len(parts[0]) >= theirs.min_size
                 assert passed.compressed is (theirs.compresses and large_enough and library.compresses_fragments)
                 assert len(passed.sizes) > 1
@@ -453,7 +453,7 @@ class Scenarios:
             assert ws.subprotocol is None
             assert peer.subprotocol is None
 
-    async def test_refusal(self, library: Library) -> None:
+    async def test_rejection(self, library: Library) -> None:
         async with library.listen(None, [], MIB) as listening:
             with pytest.raises(InvalidStatus) as caught:
                 async with trio_ws.connect(f"ws://127.0.0.1:{listening.port}/refuse"):
@@ -488,7 +488,7 @@ class Scenarios:
             assert isinstance(end, End)
             assert end.code == code
 
-    async def test_the_end_of_the_block(self, connected: Connect) -> None:
+    async def test_leaving_the_block(self, connected: Connect) -> None:
         async with connected() as (ws, peer):
             await ws.send("last words")
         assert await peer.receive() == "last words"
@@ -541,7 +541,7 @@ async def connect_with(
     wire: Wire | None = None,
     **options: Any,
 ) -> AsyncIterator[tuple[trio_ws.WebSocket, Peer]]:
-    """Open a connection with a library; ours is the client or the server, as ``role`` says. The wire is in between."""
+    """Open a connection with a library, over the wire. ``role`` is our role."""
     scheme = "ws" if tls is None else "wss"
     options = {**options, "subprotocols": ours, "max_message_size": limit}
     tap = contextlib.nullcontext if wire is None else wire.tap
@@ -569,7 +569,7 @@ async def connect_with(
             peer = await library.connect(f"{scheme}://127.0.0.1:{port}/path", tls, theirs, limit, their_compression)
             yield await accepted.receive(), peer
             left.set()
-            # The connection is for the handler to close, by returning.
+            # The handler closes the connection by returning.
             await trio.testing.wait_all_tasks_blocked()
             await server.aclose()
 
@@ -578,7 +578,7 @@ async def connect_with(
 async def negotiated(
     library: Library, negotiation: Negotiation
 ) -> AsyncIterator[tuple[trio_ws.WebSocket, Peer, Direction, Direction]]:
-    """Open a connection, check what is agreed on, and give it with its directions, ours and theirs."""
+    """Open a connection and check the negotiation. Yield the connection and its directions, ours and theirs."""
     wire = Wire()
     connecting = connect_with(
         library, negotiation.role, compression=negotiation.ours, their_compression=negotiation.theirs, wire=wire

@@ -25,7 +25,7 @@ AiohttpWebSocket: TypeAlias = "ClientWebSocketResponse | web.WebSocketResponse"
 
 
 class Connection:
-    """One of its WebSockets and a task that receives from it, which is what makes it answer pings and Close frames."""
+    """A WebSocket of aiohttp, with a task that receives: only then aiohttp answers pings and Close frames."""
 
     def __init__(self, ws: AiohttpWebSocket) -> None:
         self.ws = ws
@@ -51,7 +51,7 @@ class Connection:
 
     async def close(self, code: int, reason: str) -> None:
         if isinstance(self.ws, web.WebSocketResponse):
-            # A server that is closed while it receives hangs up without waiting for the answer; and so does a client
+            # A server that is closed while it receives disconnects without waiting for the answer. So does a client
             # that is closed after receive() was cancelled.
             self.task.cancel()
             await asyncio.wait([self.task])
@@ -68,7 +68,7 @@ class Connection:
         await (self.ws.send_str(message) if isinstance(message, str) else self.ws.send_bytes(message))
 
     async def send_parts(self, parts: Sequence[str] | Sequence[bytes]) -> None:
-        # It has no call for that. So they are not compressed, either.
+        # aiohttp has no function for fragments, so they are written by hand, uncompressed.
         opcode = 1 if isinstance(parts[0], str) else 2
         frames = b""
         payloads = [part.encode() if isinstance(part, str) else part for part in parts]
@@ -132,7 +132,7 @@ class AiohttpListening(Listening):
         self.library = library
         self.options: dict[str, Any] = {
             "protocols": subprotocols,
-            # It refuses messages of this size already.
+            # aiohttp rejects messages of exactly this size, too.
             "max_msg_size": limit + 1,
             "autoping": library.autoping,
             **compress(compression, {}),
@@ -173,19 +173,19 @@ def ws_protocol(ws: AiohttpWebSocket) -> str | None:
 
 
 def compress(compression: Theirs, default: dict[str, Any]) -> dict[str, Any]:
-    """Return what to tell it."""
+    """Return the settings of the library."""
     if compression == "default":
         return default
     return {"compress": 0} if compression is None else dict(compression)
 
 
 class Aiohttp(Library):
-    """As a server it accepts permessage-deflate by default; as a client it offers it here.
+    """aiohttp. Its server accepts permessage-deflate by default, and its client offers it here.
 
     Args:
-        loop: Where it runs.
-        session: What it connects with.
-        autoping: Whether it answers pings by itself, as is its default. Then it does not show pongs.
+        loop: The event loop in which it runs.
+        session: The session for its connections.
+        autoping: Whether it answers pings itself, the default. It does not report pongs then.
     """
 
     echoes_codes = False
@@ -244,7 +244,7 @@ def library() -> Iterator[Aiohttp]:
 
 
 NEGOTIATIONS = [
-    # As a server it agrees to what is asked of itself, and says nothing of the rest: we do it all the same.
+    # Its server agrees to parameters for itself, and ignores the others, which we apply nevertheless.
     *ours(
         "client",
         {
@@ -256,16 +256,16 @@ NEGOTIATIONS = [
             "both alone": Answer(server_takeover=False),
             "9 and 10 bits": Answer(9),
             "10 and 9 bits": Answer(10),
-            # It cannot compress with so few.
+            # It cannot compress with such a small window.
             "8 bits for the server": None,
             "8 bits for the client": Answer(),
-            # It agrees without saying so, though one who asks has to be answered (RFC 7692, section 7.1.2.1).
+            # It agrees without an answer, although one is required (RFC 7692, section 7.1.2.1).
             "15 bits": Answer(),
         },
     ),
-    # As a client it fails when it is to compress with 8 bits.
+    # Its client cannot compress with 8 bits.
     *ours("server", OUR_ANSWERS),
-    # All that it can be told besides is the window of the server; and a server does not listen.
+    # Its only other setting is the window of the server, and its server ignores it.
     *theirs("client", ("off", None, None)),
     *theirs(
         "server",
@@ -283,7 +283,7 @@ def negotiation(request: pytest.FixtureRequest) -> Any:
 
 
 class TestAiohttp(Scenarios):
-    async def test_pings_that_it_answers_itself(self, library: Aiohttp, role: str) -> None:
+    async def test_pings_answered_automatically(self, library: Aiohttp, role: str) -> None:
         library = Aiohttp(library.loop, library.session, autoping=True)
         async with connect_with(library, role) as (ws, peer):
             assert await ws.ping() > 0

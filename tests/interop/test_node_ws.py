@@ -47,14 +47,14 @@ HERE = Path(__file__).parent
 
 
 def install(npm: str) -> Path:
-    """Return a folder that has in it what ``package.json`` asks for, installed now if it was not yet."""
+    """Return a folder with the packages of ``package.json``. Install them first if necessary."""
     package = HERE / "package.json"
     version: str = json.loads(package.read_text())["dependencies"]["ws"]
     folder = HERE / "node_modules" / version
     if folder.exists():
         return folder
     folder.parent.mkdir(exist_ok=True)
-    # Elsewhere first, so that it is never there in part, also when several test runs do this at the same time.
+    # Install to a temporary folder first, because several test runs may do this at the same time.
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
         staging = Path(temporary) / "package"
         staging.mkdir()
@@ -74,12 +74,12 @@ def install(npm: str) -> Path:
         try:
             staging.rename(folder)
         except OSError:
-            assert folder.exists()  # another one was faster
+            assert folder.exists()  # another test run was faster
     return folder
 
 
 class Node:
-    """The process."""
+    """The process of the Node peer."""
 
     def __init__(self, node: str, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -107,7 +107,7 @@ class Node:
         number = next(self.ids)
         future = self.futures[number] = Future()
         line = json.dumps({"id": number, "call": name, **parameters}).encode() + b"\n"
-        # In a thread: it may read slower than we write.
+        # In a thread, because the process may read slower than we write.
         await trio.to_thread.run_sync(self.write, line)
         return await result_of(future)
 
@@ -174,14 +174,14 @@ def make_peer(node: Node, answer: dict[str, Any]) -> Peer:
 
 
 def compress(compression: Theirs) -> Any:
-    """Return what to tell it: by default, without a threshold to respect, nothing but to do it."""
+    """Return the settings of the library: by default, compression without a threshold."""
     if compression is None:
         return False
     return {"threshold": 0, **({} if compression == "default" else compression)}
 
 
 class NodeWs(Library):
-    """It offers permessage-deflate by default; as a server it accepts it here."""
+    """ws. Its client offers permessage-deflate by default, and its server accepts it here."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -223,7 +223,7 @@ class NodeWs(Library):
 def library() -> Iterator[Library]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        # Whoever works on a Python library need not have it. CI has.
+        # Contributors to a Python library need not have Node. CI has it.
         pytest.skip("Node is not installed: there is no `node` or no `npm`")
     process = Node(node, install(npm))
     yield NodeWs(process)
@@ -234,7 +234,7 @@ BOTH_ALONE = {"serverNoContextTakeover": True, "clientNoContextTakeover": True}
 SMALL = {"serverMaxWindowBits": 9, "clientMaxWindowBits": 10}
 
 NEGOTIATIONS = [
-    # As a server it agrees to what it is asked for. It leaves our window to us.
+    # Its server agrees to all requests, and lets us choose our window.
     *ours(
         "client",
         {
@@ -265,7 +265,7 @@ NEGOTIATIONS = [
     *theirs(
         "server",
         ("off", None, None),
-        # Then we may not choose its window.
+        # Without this offer we may not choose its window.
         ("own window", {"clientMaxWindowBits": False}, Answer(12, None)),
         ("server alone", {"serverNoContextTakeover": True}, Answer(12, 12, server_takeover=False)),
         ("client alone", {"clientNoContextTakeover": True}, Answer(12, 12, client_takeover=False)),
@@ -274,7 +274,7 @@ NEGOTIATIONS = [
         ("8 bits", {"serverMaxWindowBits": 8, "clientMaxWindowBits": 8}, Answer(8, 8)),
         ("15 bits", {"serverMaxWindowBits": 15, "clientMaxWindowBits": 15}, Answer(12, 12)),
     ),
-    # Both want something.
+    # Settings of both ends.
     Negotiation(
         "client",
         "both less",
@@ -289,7 +289,7 @@ NEGOTIATIONS = [
         {"serverMaxWindowBits": 9, "clientMaxWindowBits": 10, "clientNoContextTakeover": True},
         Answer(9, 9, server_takeover=False, client_takeover=False),
     ),
-    # It has a threshold too, but only where it has no context takeover.
+    # It also has a threshold, but only without context takeover.
     Negotiation(
         "client",
         "their threshold",
@@ -319,7 +319,7 @@ class TestNodeWs(Scenarios):
         if role == "client":
             await super().test_no_subprotocol_in_common(library, role)
             return
-        # This client does not do without, though it may (RFC 6455, section 4.2.2).
+        # This client rejects a response without a subprotocol, although that is valid (RFC 6455, section 4.2.2).
         async with trio.open_nursery() as nursery:
             serve = partial(trio_ws.serve, trio_ws.WebSocket.receive, 0, host="127.0.0.1", subprotocols=["b"])
             server = await nursery.start(serve)
@@ -327,8 +327,8 @@ class TestNodeWs(Scenarios):
                 await library.connect(f"ws://127.0.0.1:{server.port}/path", None, ["a"], MIB)
             await server.aclose()
 
-    async def test_window_that_is_too_small_for_its_server(self, library: Library) -> None:
-        # It could do without compression, and refuses instead.
+    async def test_a_window_too_small_for_its_server(self, library: Library) -> None:
+        # It rejects the request, although it could go on without compression.
         compression = Deflate(server_max_window_bits=9)
         async with library.listen(None, [], MIB, {"serverMaxWindowBits": 10}) as listening:
             with pytest.raises(InvalidStatus) as caught:
@@ -336,11 +336,11 @@ class TestNodeWs(Scenarios):
                     pytest.fail("the connection was opened")
         assert caught.value.response.status_code == 400
 
-    async def test_messages_that_it_does_not_compress(self, library: Library, negotiation: Negotiation) -> None:
+    async def test_messages_below_its_threshold(self, library: Library, negotiation: Negotiation) -> None:
         async with negotiated(library, negotiation) as (ws, peer, _, theirs):
             assert isinstance(peer, NodePeer)
             plain = attrs.evolve(theirs, send=partial(peer.send, compress=False), compresses=False)
-            # Those in between do not enter the window.
+            # The uncompressed messages do not enter the window.
             for direction in theirs, plain, theirs:
                 await direction.exchange(*SIMILAR[:3], 100 * SIMILAR[0].encode())
         assert ws.close_code == 1000
@@ -353,5 +353,5 @@ class TestNodeWs(Scenarios):
             with pytest.raises(ConnectionClosedOK) as caught:
                 await ws.receive()
             assert caught.value.code == 1005
-            # It gets the same from us.
+            # We send the same.
             assert await peer.receive() == End(1005, "")

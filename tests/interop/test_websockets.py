@@ -106,14 +106,14 @@ class WebsocketsListening(Listening):
 
 
 def compress(compression: Theirs, factory: Callable[..., Any]) -> dict[str, Any]:
-    """Return what to tell it."""
+    """Return the settings of the library."""
     if compression == "default":
         return {}
     return {"compression": None, "extensions": None if compression is None else [factory(**compression)]}
 
 
 class Websockets(Library):
-    """It offers, and as a server accepts, permessage-deflate by default."""
+    """websockets. Its client offers, and its server accepts, permessage-deflate by default."""
 
     def __init__(self, loop: EventLoop) -> None:
         self.loop = loop
@@ -149,7 +149,7 @@ class Websockets(Library):
             listening.start(
                 ssl=None if tls is None else tls.server,
                 subprotocols=[Subprotocol(each) for each in subprotocols] or None,
-                # Without one in common it would refuse the connection otherwise.
+                # By default, it rejects connections without a common subprotocol.
                 select_subprotocol=lambda _, offered: next((each for each in subprotocols if each in offered), None),
                 max_size=limit,
                 **compress(compression, ServerPerMessageDeflateFactory),
@@ -171,7 +171,7 @@ def library() -> Iterator[Library]:
 ALONE = {"server_no_context_takeover": True, "client_no_context_takeover": True}
 
 NEGOTIATIONS = [
-    # By default it wants windows of 12 bits.
+    # By default it asks for windows of 12 bits.
     *ours(
         "client",
         {
@@ -183,12 +183,12 @@ NEGOTIATIONS = [
             "both alone": Answer(12, 12, server_takeover=False, client_takeover=False),
             "9 and 10 bits": Answer(9, 10),
             "10 and 9 bits": Answer(10, 9),
-            # Not "8 bits for the server": it cannot compress with so few, and before version 17 it fails when asked to.
+            # Not "8 bits for the server": it cannot compress with such a window, and before version 17 it fails then.
             "8 bits for the client": Answer(12, 8),
             "15 bits": Answer(12, 12),
         },
     ),
-    # As a client it fails when it is to compress with 8 bits.
+    # Its client cannot compress with 8 bits.
     *ours("server", OUR_ANSWERS),
     *theirs(
         "client",
@@ -204,7 +204,7 @@ NEGOTIATIONS = [
     *theirs(
         "server",
         ("off", None, None),
-        # Then we may not choose its window.
+        # Without this offer we may not choose its window.
         ("window is its own", {"client_max_window_bits": None}, Answer(12, None)),
         ("server alone", {"server_no_context_takeover": True}, Answer(12, 12, server_takeover=False)),
         ("client alone", {"client_no_context_takeover": True}, Answer(12, 12, client_takeover=False)),
@@ -213,7 +213,7 @@ NEGOTIATIONS = [
         ("8 bits for the server", {"server_max_window_bits": 8}, Answer(8, 12)),
         ("15 bits", {"server_max_window_bits": 15, "client_max_window_bits": 15}, Answer(12, 12)),
     ),
-    # Both want something.
+    # Settings of both ends.
     Negotiation("client", "15 bits, no limit", OURS["15 bits"], {}, Answer(15, 15)),
     Negotiation(
         "client",
