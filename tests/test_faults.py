@@ -64,12 +64,12 @@ ENDLESSLY = 1000.0
 
 @attrs.define
 class End:
-    """One end of a conversation, and what has become of it."""
+    """One end of a conversation, and its outcome."""
 
-    #: What it has begun to send, and what it has received.
+    #: The messages that it has begun to send, and those that it has received.
     said: list[Message] = attrs.field(factory=list)
     heard: list[Message] = attrs.field(factory=list)
-    #: What it has received of a message whose rest has not come.
+    #: The received part of an incomplete message.
     part: Message = b""
     opened: bool = False
     finished: bool = False
@@ -155,7 +155,7 @@ async def listen(ws: WebSocket, end: End) -> None:
 
 @attrs.frozen
 class Conversation:
-    """What is said, and who closes."""
+    """The messages of a conversation, and the end that closes it."""
 
     talk: Talk
     client_closes: bool
@@ -198,7 +198,7 @@ class Line(trio.abc.HalfCloseableStream):
 
 @attrs.frozen
 class Place:
-    """Where faults are: at the client's or the server's end, in what it sends or in what it receives."""
+    """The place of faults: the client's or the server's end, in its sent or received data."""
 
     at_client: bool
     sending: bool
@@ -212,7 +212,7 @@ class Place:
         return (faulty, server) if self.at_client else (client, faulty)
 
     def size(self, done: Run) -> int:
-        """How many bytes have passed there."""
+        """Return the number of bytes that have passed this place."""
         return (done.client_line if self.at_client is self.sending else done.server_line).sent
 
 
@@ -411,7 +411,7 @@ each_place = pytest.mark.parametrize("place", PLACES, ids=str)
 
 @pytest.fixture(autouse=True)
 def made_up_random(monkeypatch: pytest.MonkeyPatch) -> random.Random:
-    """What is drawn is the same each time: keys, and the order in which Trio lets tasks run."""
+    """Make random choices deterministic: keys, and the order in which Trio runs tasks."""
     scheduling = random.Random()
     monkeypatch.setattr("os.urandom", lambda size: bytes(i * 73 & 0xFF for i in range(size)))
     monkeypatch.setattr("trio._core._run._r", scheduling)

@@ -201,7 +201,7 @@ class Said:
 
 @attrs.define(eq=False)
 class Received:
-    """What the user has got of a message."""
+    """A message, as far as the user has received it."""
 
     text: bool
     data: bytes
@@ -1046,7 +1046,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.check()
 
     def check(self) -> None:
-        """Look at everything, when nothing moves any more."""
+        """Check everything. All tasks must be blocked."""
         self.check_wire()
         self.check_bounds()
         self.check_waiting()
@@ -1071,7 +1071,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         return written, [sent for sent in left if sent.state == "sent"]
 
     def check_wire(self) -> None:
-        """What was sent is on the wire, whole and in order; and so are the pongs."""
+        """Check that sent messages are on the wire, whole and in order, and so are the pongs."""
         written, left = self.written()
         for one, next_one in pairwise(written):
             assert one.epoch <= next_one.epoch, "what was called first is not first"
@@ -1099,7 +1099,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert self.wire.pongs == pings
 
     def check_bounds(self) -> None:
-        """What waits on both sides is not more than it may be."""
+        """Check that the buffers of both sides do not exceed their limits."""
         _, left = self.written()
         waiting = [getsizeof(sent.data) for sent in left]
         # The last part of a message that is sent in parts has no payload, and always has room.
@@ -1114,7 +1114,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         return [said for said in self.peer.messages[len(self.received) :] if said.end <= self.ours.consumed]
 
     def check_waiting(self) -> None:
-        """Nobody waits who need not."""
+        """Check that no call waits unnecessarily."""
         busy = {call.busy for call in self.calls}
         over = self.ours.closed
         receiving = {"receive", "receive_stream"} & busy
@@ -1153,7 +1153,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                 assert self.peer.messages[len(self.received) - 1].end > self.ours.consumed
 
     def check_line(self) -> None:
-        """Who is first in the line of those who send does not wait while there is room."""
+        """Check that the first sender in the queue does not wait while there is room."""
         busy = {call.busy for call in self.calls}
         if self.sending or "send" not in busy or "send_stream" in busy or not self.is_open:
             return
@@ -1187,7 +1187,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         return end <= self.ours.consumed
 
     def check_closing(self) -> None:
-        """The connection ends in time, and with the code that it should."""
+        """Check that the connection ends in time, and with the right code."""
         now = trio.current_time()
         wire = self.wire.close
         asked = self.closing is not None
@@ -1217,7 +1217,7 @@ class ConnectionMachine(RuleBasedStateMachine):
     # -- What must hold when something comes out of a call -------------------------------------------------------------
 
     def check_received(self, entry: Received) -> None:
-        """It is the next message that the peer has sent, as far as it has come."""
+        """Check that this is the next message of the peer, as far as it has arrived."""
         assert not self.locally or entry in self.received
         if entry not in self.received:
             assert self.receiving is None or not entry.complete, "a message went past the one that is taken in parts"
@@ -1231,7 +1231,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert said.data.startswith(entry.data)
 
     def check_all_received(self, exc: ConnectionClosed) -> None:
-        """Nothing that had come was lost, unless this end has closed."""
+        """Check that no received message was lost, unless this end has closed the connection."""
         if self.locally:
             return
         # When time is up, what is still compressed is not decompressed any more.
@@ -1239,7 +1239,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert not self.unreceived()
 
     def check_exception(self, exc: ConnectionClosed) -> None:
-        """It says how the connection has ended."""
+        """Check that the exception describes how the connection ended."""
         log = self.ours.outgoing.log
         assert log is not None
         self.wire.read(log)
@@ -1274,7 +1274,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             self.stage.finish()
 
     def end(self) -> None:
-        """However things stand: it takes no longer than it may, and nothing is left."""
+        """End the connection in any state. Check that this takes no longer than allowed, and leaves nothing behind."""
         if self.leave_with is None:
             self.leave("normally", None)
         self.advance(self.close_timeout + GOODBYE)

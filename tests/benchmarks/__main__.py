@@ -17,7 +17,7 @@ from .process import WorkerFailed
 from .results import Results
 from .worker import ROOT
 
-#: Where the page, the pictures in it and the figures of the last full run are.
+#: The paths of the page, its plots, and the results of the last full run.
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOTS = ("_static/benchmarks.png", "_static/benchmarks-lines.png")
 FIGURES = Path(__file__).parent / "results.json"
@@ -45,12 +45,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def select(measurements: Sequence[Measurement], names: Sequence[str]) -> list[Measurement]:
-    """Return the measurements that the names select: all of them if there are none."""
+    """Return the measurements with these names; all of them without names."""
     return [each for each in measurements if not names or any(selects(name, each) for name in names)]
 
 
 def selects(name: str, measurement: Measurement) -> bool:
-    """Say whether a pattern selects a measurement, by its name or by that of its section (``echo-server``)."""
+    """Return whether a pattern matches the name of a measurement or of its section (``echo-server``)."""
     section = measurement.section.lower().replace(" ", "-")
     return fnmatchcase(measurement.name, name) or fnmatchcase(section, name)
 
@@ -64,9 +64,9 @@ def take_part(contender: Contender, patterns: Sequence[str] | None) -> bool:
 
 
 def prepare(measurements: Sequence[Measurement], options: argparse.Namespace, results: Results) -> list[Measurement]:
-    """Build the version before if it takes part, and return what can be measured here.
+    """Build the version before if necessary, and return the measurements that are possible on this machine.
 
-    The results say what cannot, and why.
+    The results list the others, with the reasons.
     """
     able = []
     for measurement in measurements:
@@ -89,7 +89,7 @@ def skip(results: Results, what: str, reason: str) -> None:
 
 
 def measure(measurements: Sequence[Measurement], options: argparse.Namespace, results: Results, scale: Scale) -> None:
-    """Make the measurements, in rounds. A contender that fails is left out of that round."""
+    """Run the measurements in rounds. A contender that fails is skipped in that round."""
     for at, measurement in enumerate(measurements, 1):
         print(f"[{at}/{len(measurements)}] {measurement.name}", file=sys.stderr, flush=True)
         contenders = [each for each in measurement.contenders if take_part(each, options.contender)]
@@ -102,8 +102,8 @@ def measure(measurements: Sequence[Measurement], options: argparse.Namespace, re
 
 
 def write_page(results: Results) -> None:
-    """Write the page and its pictures."""
-    from .plot import plot_bars, plot_lines  # late: Matplotlib is needed for nothing else
+    """Write the page and its plots."""
+    from .plot import plot_bars, plot_lines  # imported late, because nothing else needs Matplotlib
 
     (PAGE.parent / "_static").mkdir(exist_ok=True)
     plot_bars(results, PAGE.parent / PLOTS[0])

@@ -1,4 +1,4 @@
-"""The version before: a commit of this repository to compare with, exported and built in a folder of its own."""
+"""The version before: an earlier commit to compare with, exported and built in a folder of its own."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .worker import ROOT
 
 #: The last commit with the first core, in which receivers read for themselves.
 COMMIT = "82baae8"
-#: Where it is built once for each version of Python: beside the caches of nox.
+#: The folder for the builds, one for each version of Python. It is beside the caches of nox.
 FOLDER = ROOT / ".nox" / ".cache" / f"trio_ws-{COMMIT}-{sys.implementation.cache_tag}"
 
 
 class CannotBuild(Exception):
-    """There is no Git, or it does not have the commit, or the commit does not build here."""
+    """Git is missing, it does not have the commit, or the commit does not build on this machine."""
 
 
 def build() -> Path:
-    """Build the commit unless it has been built, with its compiled module, and return the folder to import it from.
+    """Build the commit with its compiled module, unless it was built before. Return the folder to import it from.
 
     Raises:
-        CannotBuild: if that is not possible here.
+        CannotBuild: If that is not possible on this machine.
     """
     if FOLDER.is_dir():
         return FOLDER
@@ -36,13 +36,13 @@ def build() -> Path:
         run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(source))
         if not list(target.glob("trio_ws/protocol/compiled.*.so")):
             raise CannotBuild("its compiled module does not build")
-        # Last, so that the folder is there only when it is complete.
+        # Renamed last, so the folder exists only when it is complete.
         target.rename(FOLDER)
     return FOLDER
 
 
 def run(*command: str) -> None:
-    """Run a program in the checkout."""
+    """Run a command in the checkout."""
     try:
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     except FileNotFoundError:

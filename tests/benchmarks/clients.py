@@ -1,4 +1,4 @@
-"""What the clients of all libraries do, on either event loop, with calls that send and receive a message."""
+"""The work of the clients of all libraries, on Trio and asyncio, given functions that send and receive a message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 
 
 class Semaphore(Protocol):
-    """That of Trio, or that of asyncio."""
+    """The clock of Trio or of asyncio."""
 
     async def acquire(self) -> Any: ...
 
@@ -29,17 +29,17 @@ class Semaphore(Protocol):
 
 
 def batch_size(job: Job) -> int:
-    """Return how many messages are sent at a time."""
+    """Return the number of messages in a batch."""
     return max(1, BATCH // wire.frame_size(job.size, masked=True))
 
 
 def batches_on_the_way(job: Job) -> int:
-    """Return how many batches may be on the way: as many as the load generator allows servers."""
+    """Return the maximum number of unanswered batches; the load generator for servers has the same."""
     return max(2, WINDOW // (batch_size(job) * wire.frame_size(job.size, masked=True)))
 
 
 class Stopwatch:
-    """Takes the time between the end of the warm-up and the end of the measurement, where batches end."""
+    """Measures the time from the end of the warm-up to the end of the measurement, both at the end of a batch."""
 
     def __init__(self, job: Job) -> None:
         self._warm = time.perf_counter() + job.warm_up
@@ -49,7 +49,7 @@ class Stopwatch:
         self._batches = 0
 
     def end_of_batch(self) -> float | None:
-        """Return the messages per second, once it is time."""
+        """Return the messages per second once the time is up; None before."""
         now = time.perf_counter()
         if self._start is None:
             if now >= self._warm:
@@ -62,7 +62,7 @@ class Stopwatch:
 
 
 class Pipeline:
-    """Sends and receives at the same time, with a bounded number of messages on the way."""
+    """Sends and receives concurrently, with a bounded number of unanswered messages."""
 
     def __init__(self, job: Job, semaphore: Semaphore) -> None:
         self._message = job.message
@@ -78,7 +78,7 @@ class Pipeline:
                 await send(self._message)
 
     async def receive(self, receive: Receive) -> None:
-        """Receive until it is time, and report."""
+        """Receive until the time is up, and report."""
         while True:
             for _ in range(self._size):
                 await receive()
@@ -105,14 +105,14 @@ async def round_trips(job: Job, send: Send, receive: Receive) -> None:
 
 
 async def check(job: Job, send: Send, receive: Receive) -> None:
-    """Compare the first echo with what was sent."""
+    """Check that the first echo is the message sent."""
     await send(job.message)
     if await receive() != job.message:
         raise ValueError("this is not what was sent")
 
 
 async def measure_trio(job: Job, send: Send, receive: Receive) -> None:
-    """Do the job with a client of Trio."""
+    """Run the job with a client on Trio."""
     await check(job, send, receive)
     if job.round_trip:
         await round_trips(job, send, receive)
@@ -123,7 +123,7 @@ async def measure_trio(job: Job, send: Send, receive: Receive) -> None:
 
 
 async def measure_asyncio(job: Job, send: Send, receive: Receive) -> None:
-    """Do the job with a client of asyncio."""
+    """Run the job with a client on asyncio."""
     await check(job, send, receive)
     if job.round_trip:
         await round_trips(job, send, receive)

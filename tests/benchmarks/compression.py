@@ -1,4 +1,4 @@
-"""What compression costs and what it saves, with zlib and with zlib-ng: memory, size and time.
+"""Costs and savings of compression with zlib and zlib-ng: memory, size and time.
 
 ::
 
@@ -6,14 +6,14 @@
     python tests/benchmarks/compression.py speed     # one part: memory, speed, rest, min-size or thread
     python tests/benchmarks/compression.py --rst     # tables for the documentation
 
-The package must be installed, with its extra ``speedups`` to measure both. How it is measured:
+The package must be installed with its extra ``speedups`` to measure both. The method:
 
-* The messages look like a feed of market data and chat. They come from a generator with a fixed seed, so everybody
-  measures the same.
-* Memory is what the operating system says that a process has (its resident set; this part needs Linux). Each figure
-  comes from a new process, which makes a few hundred of what it measures.
-* Times are processor time, the best of several rounds, of what the library itself calls. A figure for one message is
-  the average of many, sent one after the other on one connection.
+* The messages resemble a feed of market data and chat. They come from a generator with a fixed seed, so results are
+  reproducible.
+* Memory is the resident set of a process, which needs Linux. Each figure comes from a new process that creates a few
+  hundred of the measured objects.
+* Times are the processor time of the functions that the library calls, the best of several rounds. The figure for one
+  message is the average over many messages, sent one after the other on one connection.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ Table: TypeAlias = "tuple[str, list[list[object]]]"
 
 
 def use(back_end: str) -> Any:
-    """Let the library compress with this, whatever it has chosen itself."""
+    """Make the library compress with this module."""
     module = vars(transform_module)["zlib"] = importlib.import_module(BACK_ENDS[back_end])
     return module
 
 
 class Choice(NamedTuple):
-    """How to compress, in both directions. The defaults are those of the library."""
+    """Parameters of compression for both directions. The defaults are those of the library."""
 
     level: int = Deflate().level
     mem_level: int = Deflate().mem_level
@@ -81,7 +81,7 @@ class Choice(NamedTuple):
 
 
 DEFAULT, SMALLEST, LARGEST = Choice(), Choice(mem_level=1, bits=9), Choice(9, 9, 15)
-ZLIB = Choice(6, 8, 15)  # what zlib does unless it is told otherwise
+ZLIB = Choice(6, 8, 15)  # the defaults of zlib
 
 
 def encode(transform: PerMessageDeflate, message: bytes) -> bytes:
@@ -104,7 +104,7 @@ WORDS = """
 
 
 def items() -> Iterator[str]:
-    """Yield trades, order books and lines of chat, of about 100 bytes each, as JSON."""
+    """Yield trades, order books and chat messages as JSON, of about 100 bytes each."""
     draw, words = random.Random(1), WORDS.split()
     weights = [1 / rank for rank in range(1, len(words) + 1)]  # Zipf's law
     number, now = 10_000_000, 1_700_000_000_000
@@ -124,7 +124,7 @@ def items() -> Iterator[str]:
 
 
 def feed(size: int, count: int) -> list[bytes]:
-    """Return so many messages of about this size, each with one item or a list of them."""
+    """Return this number of messages of about this size, each with one item or a list of items."""
     source = items()
     if size <= 100:
         return [next(source).encode() for _ in range(count)]
@@ -132,7 +132,7 @@ def feed(size: int, count: int) -> list[bytes]:
 
 
 def pieces(size: int, count: int) -> list[bytes]:
-    """Return messages of exactly this size, cut out of the feed anywhere."""
+    """Return messages of exactly this size, cut from arbitrary places of the feed."""
     draw = random.Random(2)
     return [message[(start := draw.randrange(KIB)) : start + size] for message in feed(2 * KIB, count)]
 
@@ -140,12 +140,12 @@ def pieces(size: int, count: int) -> list[bytes]:
 # -- Memory --------------------------------------------------------------------------------------------------------
 
 COMPRESSORS = 100
-#: Both ends of each keep their compressors: there are fewer than the 256 that the library lets keep them.
+#: Number of connections. It is below 256, the number of connections that the library allows to keep their compressors.
 CONNECTIONS = 120
 
 
 def resident() -> float:
-    """Return how many KiB of memory this process has."""
+    """Return the resident memory of this process, in KiB."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / KIB
 
@@ -156,9 +156,9 @@ def in_new_process(function: Callable[..., float], *args: object) -> float:
 
 
 def transform_memory(back_end: str, bits: int, mem_level: int | None, resting: bool = False) -> float:
-    """Return the KiB that one end keeps for one direction, when more has passed than its window holds.
+    """Return the memory of one end for one direction, in KiB, after more data than its window holds.
 
-    That is for what it sends; for what it receives with mem_level None.
+    The direction is sending, or receiving if mem_level is None.
     """
     use(back_end)
     choice = Choice(mem_level=mem_level or DEFAULT.mem_level, bits=bits)
@@ -170,7 +170,7 @@ def transform_memory(back_end: str, bits: int, mem_level: int | None, resting: b
     before = 0.0
     for at, transform in enumerate(transforms):
         if at == COMPRESSORS:
-            before = resident()  # the first half has used up what was free by chance
+            before = resident()  # the first half has used up memory that happened to be free
         for message in messages:
             function(transform, message)
         if resting:
@@ -179,9 +179,9 @@ def transform_memory(back_end: str, bits: int, mem_level: int | None, resting: b
 
 
 def connection_memory(back_end: str, choice: Choice | None, count: int) -> float:
-    """Return the KiB of one end of a connection, with its tasks and its stream.
+    """Return the memory of one end of a connection with its tasks and its stream, in KiB.
 
-    Each end has sent, and received, so many messages of 4 KiB, and keeps its compressor.
+    Each end has sent and received this number of messages of 4 KiB, and keeps its compressor.
     """
     use(back_end)
     compression = None if choice is None else choice.options()
@@ -254,9 +254,9 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def cost(choice: Choice, messages: Sequence[bytes], *, resting: bool = False) -> tuple[float, float, float]:
-    """Return, of a message, what is left of it in percent, and µs to compress and to decompress it.
+    """Return the compressed size of a message in percent, and the µs to compress and to decompress it.
 
-    With ``resting`` both ends rest after each message, and that counts too.
+    With ``resting``, both ends call ``rest()`` after each message, which is included.
     """
     sender, receiver = choice.transform(), choice.transform()
     compressed: list[bytes] = []
@@ -328,7 +328,7 @@ def min_size() -> Iterator[Table]:
 def in_thread(
     function: Callable[[bytes], object], messages: Sequence[bytes], clock: Callable[[], float] = time.process_time
 ) -> float:
-    """Return the µs of a call in a worker thread."""
+    """Return the duration of a call in a worker thread, in µs."""
 
     async def main() -> float:
         await trio.to_thread.run_sync(function, messages[0])  # starts the thread

@@ -1,7 +1,7 @@
 """The raw echo server, the same for every client.
 
-It knows how many bytes a frame of the client has, and answers each with a frame that it has made before, without a look
-into it. One connection at a time.
+It knows the size of the client's frames, and answers each with a prepared frame, without parsing it. It serves one
+connection at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ READ = 256 * KIB
 
 
 def serve(job: Job) -> None:
-    """Report the port, and serve until the process is ended."""
+    """Report the port, and serve until the process ends."""
     opcode = wire.TEXT if job.text else wire.BINARY
     answer = wire.frame(opcode, job.payload, masked=False)
     size = wire.frame_size(job.size, masked=True)
@@ -32,7 +32,7 @@ def serve(job: Job) -> None:
 
 
 def echo(sock: socket.socket, size: int, answers: memoryview, answer_size: int) -> None:
-    """Answer each frame of this size, until the connection is closed."""
+    """Answer each frame of this size until the connection is closed."""
     buffer = bytearray(READ)
     received = 0
     while count := sock.recv_into(buffer):

@@ -1,6 +1,6 @@
-"""Instructions that a server takes for one operation, counted by Valgrind's callgrind.
+"""The number of instructions that a server needs for one operation, counted with Valgrind's callgrind.
 
-They depend neither on how busy the machine is nor on how fast it is::
+It depends neither on the load nor on the speed of the machine::
 
     python -m tests.benchmarks.instructions --contender trio_ws --row roundtrip
     python -m tests.benchmarks.instructions --contender trio_ws --row roundtrip --tree PATH
@@ -8,11 +8,11 @@ They depend neither on how busy the machine is nor on how fast it is::
 prints one number. With ``--tree``, the server imports the ``trio_ws`` in that folder.
 
 The server runs under callgrind and is warmed up. Then ``vgdb``, which comes with Valgrind, turns counting on. A short
-run of operations is followed by a long one; the difference of their counts, divided by the difference of their lengths,
-is what one operation takes. What is done once per run cancels out. The kernel's instructions are not counted.
+run of operations is followed by a long one. The result is the difference of their counts, divided by the difference of
+their lengths, so work that is done once per run cancels out. The instructions of the kernel are not counted.
 
-Under callgrind a server is about fifty times slower, so a constant of wall time has another meaning than in life. That
-is why there are two rows of round trips: a timer of a few milliseconds always expires in one, and seldom in the other.
+Under callgrind a server is about fifty times slower, so timers expire after fewer operations than usual. Therefore
+there are two rows of round trips: a timer of a few milliseconds always expires in one, and rarely in the other.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from .job import KIB, Job
 from .process import Process, WorkerFailed
 from .worker import TREE
 
-#: How often to count; the figure is the median. Python's garbage collector may run in one and not in the next.
+#: Number of runs; the result is the median, because Python's garbage collector runs only in some of them.
 REPETITIONS = 3
-#: How many messages of 64 KiB are on the way at most, and the socket buffers of the client, for all contenders.
+#: Maximum number of unanswered messages of 64 KiB, and the socket buffers of the client, for all contenders.
 IN_FLIGHT = 4
 BUFFER = 1024 * KIB
-#: Seconds after which no timer of a few milliseconds is left in a server that sleeps.
+#: Seconds after which all timers of a few milliseconds have expired in a sleeping server.
 PAUSE = 0.02
-#: Seconds between keepalive pings, where there are any: the default of trio_ws and of websockets.
+#: Seconds between keepalive pings, if enabled: the default of trio_ws and of websockets.
 PING_INTERVAL = 20.0
-#: Seconds in which Valgrind answers.
+#: Timeout for answers of Valgrind, in seconds.
 PATIENCE = 60.0
 
 CLOSE = wire.frame(wire.CLOSE, (1000).to_bytes(2, "big"), masked=True)
 
 
 def missing() -> str | None:
-    """Return why instructions cannot be counted here; None if they can."""
+    """Return the reason why instructions cannot be counted on this machine; None if they can."""
     if all(map(shutil.which, ("valgrind", "vgdb"))):
         return None
     return "Valgrind is not installed (try `apt install valgrind`)"
 
 
 class CountingServer:
-    """The server of a contender under callgrind, for as long as a block.
+    """The server of a contender under callgrind, within a block.
 
     Args:
         contender: The contender.
@@ -76,7 +76,7 @@ class CountingServer:
             f"contenders.{contender.module}",
             "serve",
             job,
-            # The order of sets depends on the hashes of strings otherwise.
+            # Otherwise the random hashes of strings would change the order of sets.
             {**contender.environ, "PYTHONHASHSEED": "0"},
             ["valgrind", "--quiet", "--tool=callgrind", *options],
         )
@@ -97,7 +97,7 @@ class CountingServer:
         self._process.wait_until_asleep()
 
     def library(self) -> dict[str, Any]:
-        """Return which ``trio_ws`` it has imported, and whether with compiled code."""
+        """Return the ``trio_ws`` that the server has imported, and whether it is compiled."""
         found: dict[str, Any] = self._process.ask("library")
         return found
 
@@ -106,7 +106,7 @@ class CountingServer:
         self._command("zero")
 
     def count(self) -> int:
-        """Return how many instructions were executed since this was called last."""
+        """Return the number of instructions since the last call."""
         self._command("dump")
         self._dumps += 1
         dump = Path(f"{self._counts}.{self._dumps}")
@@ -131,16 +131,16 @@ class CountingServer:
 
 # -- Operations ----------------------------------------------------------------------------------------------------
 
-#: What does so many operations.
+#: A function that does this number of operations.
 Run: TypeAlias = Callable[[int], None]
 
 
 def round_trips(server: CountingServer, pause: float = 0.0) -> Run:
-    """Return what sends messages, each when the server sleeps, and receives the echoes.
+    """Return a function that sends messages, each while the server sleeps, and receives the echoes.
 
     Args:
         server: The server.
-        pause: Seconds that the server has slept before each message.
+        pause: Seconds for which the server sleeps before each message.
     """
     request, answer = load.request_and_echo(server.job)
     sock = load.open_websocket(server.job)
@@ -149,7 +149,7 @@ def round_trips(server: CountingServer, pause: float = 0.0) -> Run:
         for _ in range(count):
             server.wait_until_asleep()
             if pause:
-                time.sleep(pause)  # a benchmark: timers of the server, on the real clock, expire meanwhile
+                time.sleep(pause)  # timers of the server must expire meanwhile, on the real clock
                 server.wait_until_asleep()
             load.exchange(sock, request, answer)
         server.wait_until_asleep()
@@ -158,7 +158,7 @@ def round_trips(server: CountingServer, pause: float = 0.0) -> Run:
 
 
 def pipelined(server: CountingServer) -> Run:
-    """Return what sends messages, with as many on the way as may be, and receives the echoes."""
+    """Return a function that sends messages without waiting for each echo, and receives the echoes."""
     request, answer = load.request_and_echo(server.job)
     sock = load.open_websocket(server.job, BUFFER)
 
@@ -175,7 +175,7 @@ def pipelined(server: CountingServer) -> Run:
 
 
 def openings(server: CountingServer) -> Run:
-    """Return what opens and closes connections, one after the other. The Close comes when the server sleeps."""
+    """Return a function that opens and closes connections in sequence. Close frames are sent to a sleeping server."""
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -183,7 +183,7 @@ def openings(server: CountingServer) -> Run:
             with load.open_websocket(server.job) as sock:
                 server.wait_until_asleep()
                 sock.sendall(CLOSE)
-                while sock.recv(4096):  # the server hangs up first
+                while sock.recv(4096):  # the server disconnects first
                     pass
         server.wait_until_asleep()
 
@@ -195,11 +195,11 @@ class Row:
     """A kind of operation.
 
     Attributes:
-        title: What tables say about it.
-        operations: What makes the function that does them, given a server.
-        few: How many operations a short run has.
-        many: How many a long run has.
-        size: The bytes of a message.
+        title: The title in tables.
+        operations: Returns the function that does the operations with a server.
+        few: Number of operations in a short run.
+        many: Number of operations in a long run.
+        size: Size of a message in bytes.
         ping_interval: Seconds between keepalive pings; None for no pings.
         echo: Whether the raw server echoes bytes; it answers handshakes otherwise.
     """
@@ -213,7 +213,7 @@ class Row:
     echo: bool = True
 
     def shortened(self) -> Row:
-        """Return the same with a quarter of the operations, for a rough figure."""
+        """Return the same row with a quarter of the operations, for a rough figure."""
         return replace(self, few=self.few // 4, many=self.many // 4)
 
 
@@ -241,13 +241,13 @@ ROWS = {
 
 
 def count(contender: Contender, row: Row, repetitions: int = REPETITIONS) -> tuple[float, dict[str, Any]]:
-    """Count the instructions that the server of a contender takes for one operation.
+    """Count the instructions that the server of a contender needs for one operation.
 
     Returns:
-        The number, and which ``trio_ws`` the server has imported.
+        The number, and the ``trio_ws`` that the server has imported.
 
     Raises:
-        WorkerFailed: if the server, or Valgrind, does not do what it should.
+        WorkerFailed: If the server or Valgrind fails.
     """
     job = Job(size=row.size, raw=contender.raw and row.echo, ping_interval=row.ping_interval)
     with CountingServer(contender, job) as server:

@@ -1,4 +1,4 @@
-"""What a process of the benchmark is told to do: one value for every kind of process, sent as JSON."""
+"""The parameters of a process of the benchmark: one class for all kinds of processes, sent as JSON."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 KIB = 1024
 MIB = 1024 * KIB
 
-#: Where everything listens.
+#: The address on which all servers listen.
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The parameters of a measurement. A process looks at those that mean something to it.
+    """The parameters of a measurement. Each process uses those that concern it.
 
     Attributes:
         port: The TCP port to connect to.
-        size: The bytes of a message.
+        size: Size of a message in bytes.
         text: Whether messages are text.
-        fragments: In how many frames a message is sent.
-        seconds: How long to measure.
-        warm_up: Seconds of the same work before that.
+        fragments: Number of frames per message.
+        seconds: Duration of the measurement.
+        warm_up: Seconds of the same work before the measurement.
         round_trip: Whether a client sends one message at a time, instead of many without waiting.
-        connections: How many to open.
+        connections: Number of connections to open.
         compression: None, ``"default"``, or ``"equal"`` for the parameters that websockets has by default.
         ping_interval: Seconds between keepalive pings, for servers that have them; None for no pings.
-        certificates: A folder with the files that :mod:`tls` makes, for TLS; None for plain connections.
-        fan_out: Whether a server sends each message to all connections but the one it came from; it echoes otherwise.
-        raw: Whether the server echoes bytes and knows nothing of WebSocket.
+        certificates: A folder with the files that :mod:`tls` creates, for TLS; None for plain connections.
+        fan_out: Whether a server sends each message to all other connections; otherwise it echoes.
+        raw: Whether the server echoes bytes without the WebSocket protocol.
     """
 
     port: int = 0
@@ -56,11 +56,11 @@ class Job:
 
     @property
     def payload(self) -> bytes:
-        """The message as bytes. All are the same, ASCII as most text on the wire is."""
+        """The message as bytes. All messages are the same, and ASCII like most text."""
         line = b'{"type":"trade","seq":10000001,"px":"99.87","qty":0.3141}\n'
         return (line * (self.size // len(line) + 1))[: self.size]
 
     @property
     def message(self) -> Any:
-        """The message as a user of a library has it: ``str`` or ``bytes``."""
+        """The message as ``str`` or ``bytes``."""
         return self.payload.decode() if self.text else self.payload

@@ -1,4 +1,4 @@
-"""What grows with what: series of measurements of this library alone, each of which should lie on a straight line."""
+"""Series of measurements of this library alone, each of which should be linear."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import time
 from . import wire
 from .job import KIB, MIB, Job
 
-#: Bytes of a message.
+#: Sizes of a message, in bytes.
 SIZES = (KIB, 512 * KIB, MIB, 3 * MIB // 2, 2 * MIB, 3 * MIB, 4 * MIB)
-#: Frames of a message, of FRAGMENT bytes each.
+#: Numbers of frames per message, of FRAGMENT bytes each.
 FRAGMENTS = (1, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000)
 FRAGMENT = 8
-#: Connections that are open, and used, at the same time.
+#: Numbers of connections that are in use at the same time.
 CONNECTIONS = (10, 250, 500, 1000, 1500, 2000)
-#: Bytes of a read, of a message of MESSAGE bytes that comes in with so many.
+#: Sizes of a read in bytes, for a message of MESSAGE bytes.
 CHUNKS = (1, 2, 3, 4, 6, 8, 16, 64, KIB, 64 * KIB)
 MESSAGE = 64 * KIB
 
 
 def reads(job: Job) -> dict[str, float]:
-    """Return the seconds to parse a message, by the number of reads that it comes with. There are no sockets."""
+    """Return the seconds to parse a message, by the number of reads. There are no sockets."""
     from trio_ws.protocol import Protocol, Role
 
     frame = wire.frame(wire.BINARY, bytes(MESSAGE), masked=True)

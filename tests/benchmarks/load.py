@@ -1,7 +1,7 @@
 """The load generator: raw sockets, the same for every server.
 
-Everything it sends is made before the clock starts. What comes back is counted by its bytes, and compared with what it
-should be before and after.
+It prepares all data before the clock starts, and counts the received bytes. It checks the contents of echoes only
+before and after the measurement.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from .job import HOST, KIB, Job
 from .results import percentile
 from .worker import report
 
-#: Seconds after which a server that does not answer is given up.
+#: Timeout for a server that does not answer, in seconds.
 PATIENCE = 30.0
-#: Small messages are sent so many bytes at a time, and this much is on the way at most; two messages if that is more.
+#: Bytes of small messages per write, and maximum number of unanswered bytes; at least two messages.
 BATCH = 16 * KIB
 WINDOW = 64 * KIB
-#: How many distinct messages there are when they are compressed.
+#: Number of distinct messages for compression.
 DISTINCT = 256
-#: Seconds in which a server notices that its peer has gone.
+#: Seconds for a server to notice that its peer has disconnected.
 NOTICE = 0.02
-#: How often something is done at least, however long it takes.
+#: Minimum number of repetitions, however long they take.
 REPETITIONS = 3
-#: How many clients open connections at the same time.
+#: Number of clients that open connections at the same time.
 CLIENTS = 4
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def connect(job: Job, buffer: int | None = None) -> socket.socket:
-    """Open a TCP connection, with TLS if the job says so. With a buffer, the system has so many bytes each way."""
+    """Open a TCP connection, with TLS if the job says so. ``buffer`` is the size of both socket buffers in bytes."""
     sock = socket.create_connection((HOST, job.port), timeout=PATIENCE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if buffer is not None:
@@ -52,7 +52,7 @@ def connect(job: Job, buffer: int | None = None) -> socket.socket:
 
 
 def open_websocket(job: Job, buffer: int | None = None) -> socket.socket:
-    """Open a connection on which frames can be sent."""
+    """Open a WebSocket connection."""
     sock = connect(job, buffer)
     if not job.raw:
         wire.shake_hands(sock)
@@ -60,20 +60,20 @@ def open_websocket(job: Job, buffer: int | None = None) -> socket.socket:
 
 
 def probe(job: Job) -> None:
-    """Connect and go. Servers have a moment to notice: a handler that spins then would spoil whatever is measured."""
+    """Connect, disconnect, and wait until the server has noticed. A handler that spins then would distort results."""
     socket.create_connection((HOST, job.port), timeout=PATIENCE).close()
-    time.sleep(NOTICE)  # a benchmark: the server is another process
+    time.sleep(NOTICE)  # the server is another process
 
 
 def request_and_echo(job: Job) -> tuple[bytes, bytes]:
-    """Return the bytes of a message to send, and those that come back."""
+    """Return the bytes of a message to send, and of its echo."""
     opcode = wire.TEXT if job.text else wire.BINARY
     request = wire.message(opcode, job.payload, job.fragments)
     return request, request if job.raw else wire.frame(opcode, job.payload, masked=False)
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytes:
-    """Receive so many bytes."""
+    """Receive this number of bytes."""
     data = bytearray()
     while len(data) < size:
         part = sock.recv(size - len(data))
@@ -84,7 +84,7 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def exchange(sock: socket.socket, request: bytes, echo: bytes) -> None:
-    """Send a message, receive the echo and compare it."""
+    """Send a message, receive the echo and check it."""
     sock.sendall(request)
     if receive_exactly(sock, len(echo)) != echo:
         raise ValueError("this is not what was sent")
@@ -94,7 +94,7 @@ def exchange(sock: socket.socket, request: bytes, echo: bytes) -> None:
 
 
 class Counter(Protocol):
-    """Counts the messages in what comes back."""
+    """Counts the messages in received data."""
 
     messages: int
 
@@ -102,7 +102,7 @@ class Counter(Protocol):
 
 
 class EqualMessages:
-    """Counts messages of which each has as many bytes as the next, by the bytes alone."""
+    """Counts messages of the same size, by the number of bytes."""
 
     def __init__(self, size: int) -> None:
         self.messages = 0
@@ -115,7 +115,7 @@ class EqualMessages:
 
 
 class CompressedMessages:
-    """Counts compressed messages, by the headers of their frames, and keeps the first ones."""
+    """Counts compressed messages, by their frame headers, and keeps the first ones."""
 
     def __init__(self, keep: int) -> None:
         self.messages = 0
@@ -143,18 +143,18 @@ class CompressedMessages:
 
 
 def pump(job: Job, sock: socket.socket, batch: bytes, messages: int, counter: Counter) -> float:
-    """Send batches of so many messages without waiting for the echoes, as many as may be on the way.
+    """Send batches of this number of messages without waiting for the echoes, up to the limit of unanswered bytes.
 
-    One thread does both, and never blocks in one of the two: a server may not read while it writes.
+    One thread sends and receives without blocking in either, because a server may not read while it writes.
 
     Returns:
-        Messages per second that have come back, between the warm-up and the end. All have come back then.
+        Echoed messages per second, between the warm-up and the end. All echoes have arrived at the end.
     """
     window = messages * max(2, WINDOW // len(batch))
     buffer = memoryview(bytearray(256 * KIB))
     unsent = memoryview(b"")
     sent = 0
-    first, last = None, None  # when whole messages had come, and how many
+    first, last = None, None  # times at the end of a message, and the number of messages
     warm = time.perf_counter() + job.warm_up
     sock.setblocking(False)
     poll = select.poll()
@@ -201,8 +201,8 @@ def echo(job: Job) -> dict[str, float]:
 
 
 def compressed(job: Job) -> dict[str, float]:
-    """Return the messages per second of one connection, and how many bytes each is on the wire."""
-    from .compression import feed  # late, because it takes the library with it
+    """Return the messages per second of one connection, and the bytes per message on the wire."""
+    from .compression import feed  # imported late, because it imports the library
 
     messages = feed(job.size, DISTINCT)
     counter = CompressedMessages(keep=DISTINCT)
@@ -216,7 +216,7 @@ def compressed(job: Job) -> dict[str, float]:
 
 
 def compress(messages: Sequence[bytes], bits: int) -> list[bytes]:
-    """Return the payloads of compressed messages (RFC 7692), which may be sent again and again.
+    """Return the payloads of compressed messages (RFC 7692) that may be sent repeatedly.
 
     Nothing refers to what came before the first one. So they mean the same wherever they come.
     """
@@ -225,7 +225,7 @@ def compress(messages: Sequence[bytes], bits: int) -> list[bytes]:
 
 
 def decompress(payloads: Sequence[bytes]) -> list[bytes]:
-    """Return the messages of compressed payloads."""
+    """Return the messages in compressed payloads."""
     decompressor = zlib.decompressobj(wbits=-15)
     return [decompressor.decompress(each + b"\0\0\xff\xff") for each in payloads]
 
@@ -255,7 +255,7 @@ def round_trip(job: Job) -> dict[str, float]:
 
 
 def durations(job: Job, turn: Callable[[], object]) -> list[float]:
-    """Call a function again and again, and return how long it takes after the warm-up."""
+    """Call a function repeatedly, and return its durations after the warm-up."""
     times: list[float] = []
     warm = time.perf_counter() + job.warm_up
     now = 0.0
@@ -269,7 +269,7 @@ def durations(job: Job, turn: Callable[[], object]) -> list[float]:
 
 
 def handshakes(job: Job) -> dict[str, float]:
-    """Return how many connections per second are opened and closed, by a few clients at a time."""
+    """Return the connections per second that a few concurrent clients open and close."""
     counts = [0] * CLIENTS
     failures: list[Exception] = []
     close = wire.frame(wire.CLOSE, (1000).to_bytes(2, "big"), masked=True)
@@ -303,7 +303,7 @@ def handshakes(job: Job) -> dict[str, float]:
 
 
 def hold(job: Job) -> None:
-    """Open connections, report that they are open, and keep them so. With compression, each has carried a message."""
+    """Open connections, report it, and keep them open. With compression, send a message on each first."""
     socks = []
     for _ in range(job.connections):
         sock = connect(job)
@@ -316,7 +316,7 @@ def hold(job: Job) -> None:
 
 
 def exchange_compressed(sock: socket.socket, message: bytes, bits: int) -> None:
-    """Send a compressed message, receive the echo and compare it."""
+    """Send a compressed message, receive the echo and check it."""
     (payload,) = compress([message], bits)
     sock.sendall(wire.frame(wire.TEXT, payload, masked=True, rsv1=True))
     counter = CompressedMessages(keep=1)
@@ -330,7 +330,7 @@ def exchange_compressed(sock: socket.socket, message: bytes, bits: int) -> None:
 
 
 class Crowd:
-    """Many open connections, on which the same message is expected. Closed at the end of a block."""
+    """Many open connections that expect the same message. They are closed at the end of the block."""
 
     def __init__(self, job: Job) -> None:
         self.request, self._answer = request_and_echo(job)
@@ -362,7 +362,7 @@ class Crowd:
 
 
 def fan_out(job: Job) -> dict[str, float]:
-    """Return how many times per second a message reaches all connections."""
+    """Return the number of messages per second that reach all connections."""
     with Crowd(job) as crowd, open_websocket(job) as control:
 
         def turn() -> None:

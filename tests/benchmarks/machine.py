@@ -1,4 +1,4 @@
-"""What a run is made on."""
+"""The machine and the versions of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, str]:
-    """Return the processor, the system, and the versions of everything that has a part in it."""
+    """Return the processor, the system, and all versions that matter."""
     versions = [f"trio_ws {trio_ws.__version__}, {'with' if hot.COMPILED else 'WITHOUT'} compiled code"]
     for package in PACKAGES:
         try:

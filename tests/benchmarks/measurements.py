@@ -1,4 +1,4 @@
-"""Every measurement: its name, who takes part, and how a turn of one contender goes."""
+"""All measurements: their names, their contenders, and the turn of one contender."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from .worker import ROOT
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much work a run does.
+    """The amount of work in a run.
 
     Attributes:
-        seconds: How long a turn measures.
-        idle: How many connections are opened to see what they take.
-        imports: How often a module is imported in a turn.
-        quick: Whether instructions are counted roughly.
-        certificates: A folder with what TLS needs.
+        seconds: Duration of a turn.
+        idle: Number of idle connections for measuring memory.
+        imports: Number of imports of a module in a turn.
+        quick: Whether to count instructions less exactly.
+        certificates: A folder with certificates for TLS.
     """
 
     seconds: float
@@ -49,20 +49,20 @@ class Scale:
     certificates: str
 
 
-#: What a turn has found out: a value for each metric.
+#: The result of a turn: a value for each metric.
 Values: TypeAlias = "dict[str, float]"
 Turn: TypeAlias = Callable[[Contender, Scale], Values]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a measurement tells, and how to show it.
+    """A value that a measurement returns, and its format.
 
     Attributes:
-        key: What turns call it.
-        unit: What is shown.
-        factor: What it is multiplied with, to be in that unit.
-        more_is_better: Whether large is good.
+        key: The key in the results of turns.
+        unit: The unit to show.
+        factor: The factor that converts the value to the unit.
+        more_is_better: Whether larger values are better.
     """
 
     key: str
@@ -73,17 +73,17 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One that the command line can select.
+    """A measurement.
 
     Attributes:
-        name: Its name.
-        section: The table that it belongs to.
-        title: What the table says about it.
-        metrics: What it tells. One that gives the points of a line has none.
-        contenders: Who takes part.
-        turn: How to measure one of them once.
-        most_rounds: In how many rounds, at most.
-        obstacle: What says why it cannot be made here; it returns None if it can.
+        name: The name for the command line.
+        section: The table with the measurement.
+        title: The title in the table.
+        metrics: Its metrics. Measurements of the points of a line have none.
+        contenders: The measured libraries.
+        turn: Measures one contender once.
+        most_rounds: Maximum number of rounds.
+        obstacle: Returns the reason why the measurement is not possible on this machine; None if it is.
     """
 
     name: str
@@ -120,7 +120,7 @@ def serve(contender: Contender, job: Job) -> Process:
 
 
 def with_server(function: str, *, tls: bool = False, **parameters: Any) -> Turn:
-    """Return a turn in which the load generator does something with the server of a contender."""
+    """Return a turn in which the load generator uses the server of a contender."""
 
     def turn(contender: Contender, scale: Scale) -> Values:
         job = Job(seconds=scale.seconds, raw=contender.raw, **parameters)
@@ -141,7 +141,7 @@ def with_server(function: str, *, tls: bool = False, **parameters: Any) -> Turn:
 
 
 def with_client(**parameters: Any) -> Turn:
-    """Return a turn in which the client of a contender does something with the raw echo server."""
+    """Return a turn in which the client of a contender uses the raw echo server."""
 
     def turn(contender: Contender, scale: Scale) -> Values:
         job = Job(seconds=scale.seconds, **parameters)
@@ -154,29 +154,29 @@ def with_client(**parameters: Any) -> Turn:
 
 
 def idle(compression: str | None = None, ping_interval: float | None = None) -> Turn:
-    """Return a turn that opens connections and sees how much memory the server needs for each."""
+    """Return a turn that opens connections, and measures the memory of the server for each."""
 
     def turn(contender: Contender, scale: Scale) -> Values:
-        # Without compression nothing changes at rest.
+        # Without compression, idle connections free no memory.
         interval = ping_interval if compression is None else REST / 3
         job = Job(size=KIB, text=True, compression=compression, ping_interval=interval)
         with serve(contender, job) as server:
             job = replace(job, port=server.read("port"))
-            # What comes with the first connections is not theirs.
+            # The first connections cause allocations that happen only once.
             with Process("load", "hold", replace(job, connections=100)) as first:
                 first.read("open")
                 before = server.ask("memory")
                 with Process("load", "hold", replace(job, connections=scale.idle)) as load:
                     load.read("open")
                     if compression is not None:
-                        time.sleep(REST)  # a benchmark: each connection rests with its next ping, on the real clock
+                        time.sleep(REST)  # connections free memory at their next ping, on the real clock
                     return {"memory": (server.ask("memory") - before) / scale.idle}
 
     return turn
 
 
 def imports(contender: Contender, scale: Scale) -> Values:
-    """Import a library, after what runs its tasks, in new processes.
+    """Import a library in new processes, after its event loop library.
 
     Each has been imported before, so that its bytecode is there, as it is for everything that is installed. It would
     not be for what is installed in editable mode, where the environment forbids to write bytecode.
@@ -198,7 +198,7 @@ def imports(contender: Contender, scale: Scale) -> Values:
 
 
 def line_of(function: str, counts: Sequence[int], parameters: Callable[[int], Any]) -> Turn:
-    """Return a turn that gives the points of a line: what the load generator does, in seconds, by a number."""
+    """Return a turn that measures the points of a line: seconds of the load generator, by a parameter."""
 
     def turn(contender: Contender, scale: Scale) -> Values:
         values = {}
@@ -226,7 +226,7 @@ def counted(row: instructions.Row) -> Turn:
 
 
 def reads(contender: Contender, scale: Scale) -> Values:
-    """Give the points of a line: seconds to parse a message, by the number of reads that it comes with."""
+    """Measure the points of a line: seconds to parse a message, by the number of reads."""
     values: Values = run("linear", "reads", Job(seconds=scale.seconds / 3), contender.environ)
     return values
 
@@ -241,7 +241,7 @@ ROUND_TRIP = (
 )
 
 
-#: Whom the version before takes part with, where both are measured.
+#: All libraries, and the version before.
 AND_BEFORE = (*LIBRARIES, BEFORE)
 
 
@@ -261,7 +261,7 @@ def of_server() -> Iterator[Measurement]:
             section=SERVER,
             title=f"{label} {'text' if text else 'binary'}",
             metrics=metrics,
-            # Reads of bytes are not messages. For large ones it is the same work.
+            # For a byte stream, reads are not messages. For large messages the work is the same.
             contenders=libraries if size < 64 * KIB else (*libraries, RAW),
             turn=with_server("echo", size=size, text=text),
         )
@@ -300,7 +300,7 @@ def of_instructions() -> Iterator[Measurement]:
             metrics=[Metric("instructions", "thousands", 1e-3, more_is_better=False)],
             contenders=(OURS, BEFORE, WEBSOCKETS_TRIO, RAW),
             turn=counted(row),
-            # What counts is repeated in each turn, and hardly changes.
+            # The counts are repeated within each turn, and hardly vary.
             most_rounds=1,
             obstacle=instructions.missing,
         )
@@ -381,7 +381,7 @@ def of_connections() -> Iterator[Measurement]:
         title="memory per idle connection, with keepalive pings",
         metrics=[Metric("memory", "KiB", 1 / KIB, more_is_better=False)],
         contenders=(OURS, BEFORE, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO),
-        # None is sent before all is measured, but everything is there that they need.
+        # No ping is sent during the measurement, but the keepalive is active.
         turn=idle(ping_interval=10 * instructions.PING_INTERVAL),
         most_rounds=1,
     )

@@ -1,4 +1,4 @@
-"""The figures of a run as pictures."""
+"""Plots of the results of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .results import Results, fit_line
 
 mpl.use("Agg")
 
-#: What the first picture shows.
+#: The measurements in the first plot.
 BARS = (
     "echo-32",
     "echo-1k",
@@ -35,12 +35,12 @@ WIDTH, DPI = 11, 110
 
 
 def short(value: float, _position: object = None) -> str:
-    """Return a number for an axis."""
+    """Format a number for an axis."""
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
 def plot_bars(results: Results, path: Path) -> None:
-    """Draw bars: a panel for each of the main measurements, a bar for each contender."""
+    """Plot bars: one panel per main measurement, one bar per contender."""
     by_name = {each.name: each for each in MEASUREMENTS}
     shown = [by_name[name] for name in BARS if name in results.figures]
     rows = max(1, -(-len(shown) // 3))
@@ -70,7 +70,7 @@ def draw_bars(panel: Axes, results: Results, measurement: Measurement) -> None:
 
 
 def plot_lines(results: Results, path: Path) -> None:
-    """Draw points and the straight lines through them: a panel for each series."""
+    """Plot points and the straight lines through them: one panel per series."""
     shown = [each for each in MEASUREMENTS if each.section == LINEAR and each.name in results.figures]
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 7), squeeze=False)
     for panel in axes.flat[len(shown) :]:

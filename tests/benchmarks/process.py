@@ -1,4 +1,4 @@
-"""A process of the benchmark, from the outside: started, asked, and always ended."""
+"""A process of the benchmark, seen from its parent, which starts it, sends commands, and always ends it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from typing import Any
 from .job import Job
 from .worker import ROOT
 
-#: Seconds without a report after which a process hangs.
+#: Seconds without a report after which a process is considered to hang.
 PATIENCE = 120.0
 
 
-#: Seconds in which a process comes to rest that has nothing to do, and how often to look.
+#: Timeout for a process to become idle, and the interval between checks, in seconds.
 REST = 30.0
 POLL = 0.0002
 
 
 class WorkerFailed(Exception):
-    """A process did not do what it should."""
+    """A process failed."""
 
 
 class Process:
-    """A running process, for as long as a block.
+    """A running process, within a block.
 
     Args:
-        module: The module that has the function, in this package.
-        function: What it calls. It takes the job.
+        module: The module of this package with the function.
+        function: The function to call with the job.
         job: The job.
-        environ: What is different in its environment.
-        under: The command that runs it, such as a profiler with its options. It must keep the process id.
+        environ: Changes of its environment.
+        under: A command to run it under, such as a profiler with its options. It must keep the process id.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Process:
         under: Sequence[str] = (),
     ) -> None:
         self._name = f"{module}.{function}"
-        # What servers say when their peers go away is of interest only when something has failed.
+        # Servers log disconnected peers, which matters only after a failure.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed at the end of the block
         self._popen = subprocess.Popen(
             [*under, sys.executable, "-m", "tests.benchmarks.worker", module, function, job.to_json()],
@@ -60,7 +60,7 @@ class Process:
             text=True,
             cwd=ROOT,
             env={**os.environ, **(environ or {})},
-            # Ctrl-C is for the process that is asked, which ends this one.
+            # Ctrl-C must reach only the parent, which ends this process.
             start_new_session=True,
         )
 
@@ -79,7 +79,7 @@ class Process:
         self._errors.close()
 
     def read(self, key: str) -> Any:
-        """Wait for a report with this key, and return what it says."""
+        """Wait for a report with this key, and return its value."""
         assert self._popen.stdout is not None
         timer = threading.Timer(PATIENCE, self._popen.kill)
         timer.start()
@@ -100,18 +100,19 @@ class Process:
         return self.read(command)
 
     def wait_until_asleep(self) -> None:
-        """Wait until the main thread sleeps: until the process has done what there was to do.
+        """Wait until the main thread sleeps, which means that the process is idle.
 
         Raises:
-            WorkerFailed: if it does not come to rest, as when a handler spins after its peer has gone.
+            WorkerFailed: If it does not become idle, for example because a handler spins after its peer has
+                disconnected.
         """
         path = Path(f"/proc/{self.pid}/stat")
         end = time.monotonic() + REST
-        # The state follows the name of the program, which is in parentheses.
+        # The state is after the name of the program, which is in parentheses.
         while path.read_text().rpartition(")")[2].split()[0] != "S":
             if time.monotonic() > end:
                 raise WorkerFailed(f"{self._name} does not come to rest")
-            time.sleep(POLL)  # a benchmark: it waits for another process
+            time.sleep(POLL)  # polls another process
 
     def _fail(self) -> None:
         self._popen.wait()
@@ -121,10 +122,10 @@ class Process:
 
 
 def parse_report(line: str, key: str) -> Any:
-    """Return what a line of a worker says about a key.
+    """Return the value of a key in a line of a worker.
 
     Raises:
-        WorkerFailed: if it says something else.
+        WorkerFailed: If the line does not have the key.
     """
     try:
         return json.loads(line)[key]
@@ -133,6 +134,6 @@ def parse_report(line: str, key: str) -> Any:
 
 
 def run(module: str, function: str, job: Job, environ: Mapping[str, str] | None = None) -> Any:
-    """Run a process to its end and return its result."""
+    """Run a process to its end, and return its result."""
     with Process(module, function, job, environ) as process:
         return process.read("result")

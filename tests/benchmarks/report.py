@@ -1,4 +1,4 @@
-"""The figures of a run as tables: as text, and as the Markdown page of the documentation."""
+"""Tables of the results of a run: as text, and as the Markdown page of the documentation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .measurements import INSTRUCTIONS, LINEAR, MEASUREMENTS, Measurement, Metri
 from .results import Results, fit_line
 from .targets import TARGETS
 
-#: In the order of the columns.
+#: The contenders, in the order of the columns.
 COLUMNS = (*LIBRARIES[:2], ZLIB, BEFORE, *LIBRARIES[2:], RAW)
-#: Those with a table of medians and one of ratios.
+#: Sections with a table of medians and a table of ratios.
 SECTIONS = tuple(dict.fromkeys(each.section for each in MEASUREMENTS if each.section not in (LINEAR, INSTRUCTIONS)))
 
 
 class Table(NamedTuple):
-    """A table, whose first row is the header, and how many of its columns are words. The others are numbers."""
+    """A table, with its header as the first row, and the number of its leading text columns. The others are numbers."""
 
     title: str
     rows: list[list[str]]
@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
 
 def number(value: float | None) -> str:
-    """Return a number with about three digits."""
+    """Format a number with about three digits."""
     if value is None:
         return "–"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
@@ -39,13 +39,13 @@ def number(value: float | None) -> str:
 
 
 def advantage(results: Results, measurement: Measurement, metric: Metric, contender: Contender) -> float | None:
-    """Return how many times better we are than a contender."""
+    """Return the factor by which we are better than a contender."""
     pair = (OURS.name, contender.name) if metric.more_is_better else (contender.name, OURS.name)
     return results.ratio(measurement.name, metric.key, *pair)
 
 
 def section_tables(results: Results, section: str) -> Iterator[Table]:
-    """Yield the medians, and the ratios, of the measurements in a section that were made."""
+    """Yield the tables of medians and ratios of a section, as far as it was measured."""
     measurements = [each for each in MEASUREMENTS if each.section == section and each.name in results.figures]
     columns = [each for each in COLUMNS if any(each.name in results.figures[one.name] for one in measurements)]
     rows = [(measurement, metric) for measurement in measurements for metric in measurement.metrics]
@@ -57,7 +57,7 @@ def section_tables(results: Results, section: str) -> Iterator[Table]:
         label = f"{measurement.title}, {metric.unit}"
         values = [results.median(measurement.name, each.name, metric.key) for each in columns]
         if not any(values):
-            continue  # the figures are those of an earlier run, which did not measure this
+            continue  # the results are from an earlier run, without this measurement
         medians.append([label, *(number(None if value is None else value * metric.factor) for value in values)])
         ratios.append([label, *(number(advantage(results, measurement, metric, each)) for each in columns)])
     yield Table("Medians", medians)
@@ -66,7 +66,7 @@ def section_tables(results: Results, section: str) -> Iterator[Table]:
 
 
 def instructions_table(results: Results) -> Table:
-    """Return the instructions that were counted, next to those of raw Trio and of websockets on Trio."""
+    """Return the table of instructions, compared with raw Trio and with websockets on Trio."""
     rows = [["Instructions of the server", "Of", "Thousands", f"× {RAW.name}", f"× {WEBSOCKETS_TRIO.name}"]]
     for measurement in MEASUREMENTS:
         for contender in measurement.contenders if measurement.section == INSTRUCTIONS else ():
@@ -83,7 +83,7 @@ def instructions_table(results: Results) -> Table:
 
 
 def targets_table(runs: Sequence[Results]) -> Table:
-    """Return the targets that were measured, with the medians over the runs."""
+    """Return the table of measured targets, with the medians over the runs."""
     rows = [["Target", "Required", "Before", "Reached", "Met"]]
     for target in TARGETS:
         required, before, reached, met = target.judge(runs)
@@ -94,7 +94,7 @@ def targets_table(runs: Sequence[Results]) -> Table:
 
 
 def lines_table(results: Results) -> Table:
-    """Return the lines that were measured: what one more costs, and how straight they are."""
+    """Return the table of measured lines: their slope and their linearity."""
     rows = [["Time by …", "Of", "Least", "Most", "µs for one more", "Fit"]]
     for measurement in MEASUREMENTS:
         for contender in measurement.contenders if measurement.section == LINEAR else ():
@@ -110,7 +110,7 @@ def lines_table(results: Results) -> Table:
 
 
 def to_text(table: Table) -> str:
-    """Return a table in columns. Words in the header that would widen them go one below the other."""
+    """Format a table in columns. Wide headers are wrapped."""
     header, *rows = table.rows
     words = [header[0:1], *(name.split() for name in header[1:])]
     height = max(map(len, words))
@@ -126,7 +126,7 @@ def to_text(table: Table) -> str:
 
 
 def render_text(results: Results) -> str:
-    """Return everything that was measured, for a terminal."""
+    """Return all results, for a terminal."""
     tables = [table for section in SECTIONS for table in section_tables(results, section)]
     others = (instructions_table(results), lines_table(results), targets_table([results]))
     tables += [table for table in others if len(table.rows) > 1]
@@ -139,14 +139,14 @@ def render_text(results: Results) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a table in Markdown, with numbers to the right."""
+    """Format a table in Markdown, with numbers on the right."""
     header, *rows = table.rows
     rule = ["---" if at < table.words else "--:" for at in range(len(header))]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows)) + "\n"
 
 
 def description(contender: Contender) -> str:
-    """Return what the module of a contender says about it, without importing it."""
+    """Return the docstring of a contender's module, without importing it."""
     path = Path(__file__).parent / "contenders" / f"{contender.module}.py"
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring is not None
@@ -223,8 +223,8 @@ def render_page(results: Results, plots: Sequence[str]) -> str:
     """Return the page of the documentation.
 
     Args:
-        results: The figures.
-        plots: The paths of the plots, seen from the page: that of the figures, and that of the lines.
+        results: The results.
+        plots: The paths of the two plots, relative to the page: the main measurements, and the lines.
     """
     machine = [f"{key}: {value}" for key, value in results.machine.items()]
     parts = [
@@ -236,7 +236,7 @@ def render_page(results: Results, plots: Sequence[str]) -> str:
         EXPLANATION.format(before=BEFORE.name),
     ]
     if results.skipped:
-        # The reasons may have several lines, those of a program that has failed.
+        # A reason may be the output of a failed program, with several lines.
         reasons = [f"{what}: {' '.join(reason.split())}" for what, reason in results.skipped.items()]
         parts += ["Not measured:\n", bullets(reasons)]
     for section in SECTIONS:

@@ -1,4 +1,4 @@
-"""Figures: what a run has measured, kept as they came, and the statistics of them."""
+"""The raw results of a run, and their statistics."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import NamedTuple
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest of the values that so many percent of them do not exceed."""
+    """Return the smallest value that this percentage of the values does not exceed."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 @dataclass
 class Results:
-    """What a run has measured.
+    """The results of a run.
 
     Attributes:
-        date: The day.
-        machine: What the machine is, and the versions of what was measured, in the order in which to show them.
-        rounds: How often each measurement was made, at most.
-        seconds: How long each took.
-        idle: How many connections were opened to see what they take.
-        skipped: Why something was not measured, by what it is.
-        figures: By measurement, contender and metric, a value for each round.
+        date: The date of the run.
+        machine: The machine, and the versions of the libraries, in the order in which to show them.
+        rounds: Maximum number of rounds.
+        seconds: Duration of each measurement.
+        idle: Number of idle connections for measuring memory.
+        skipped: The reasons for skipped measurements.
+        figures: The values of each round, by measurement, contender and metric.
     """
 
     date: str
@@ -39,7 +39,7 @@ class Results:
     figures: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
     def add(self, measurement: str, contender: str, values: dict[str, float]) -> None:
-        """Add what one round has measured."""
+        """Add the results of one round."""
         metrics = self.figures.setdefault(measurement, {}).setdefault(contender, {})
         for metric, value in values.items():
             metrics.setdefault(metric, []).append(value)
@@ -50,7 +50,7 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratio(self, measurement: str, metric: str, one: str, other: str) -> float | None:
-        """Return how many times the median of the other contender that of the one is; None if either is missing."""
+        """Return the median of a contender divided by that of another one; None if either is missing."""
         value, base = (self.median(measurement, contender, metric) for contender in (one, other))
         return None if value is None or not base else value / base
 
@@ -68,7 +68,7 @@ class Results:
 
 
 class Line(NamedTuple):
-    """A straight line, and how well it goes through some points: 1 is exactly."""
+    """A straight line, and how well it fits some points; 1 is an exact fit."""
 
     base: float
     slope: float
@@ -76,7 +76,7 @@ class Line(NamedTuple):
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> Line:
-    """Return the line with the least squares, and its coefficient of determination."""
+    """Fit a line by least squares. Return it with its coefficient of determination."""
     xs, ys = zip(*points, strict=True)
     slope, base = statistics.linear_regression(xs, ys)
     total = math.fsum((y - statistics.fmean(ys)) ** 2 for y in ys)

@@ -1,4 +1,4 @@
-"""What the library is to reach, and whether it does. ``docs/performance.rst`` has the same list, with what was seen."""
+"""The performance targets, and whether they are met. ``docs/performance.rst`` has the same list, with explanations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .results import Results
 
 
 class Verdict(NamedTuple):
-    """What has come of a target. None: it was not measured.
+    """The result of a target. Values that were not measured are None.
 
     Attributes:
         required: The limit.
-        before: What the version before reached.
-        reached: What was reached.
-        met: Whether that is within the limit.
+        before: The value of the version before.
+        reached: The measured value.
+        met: Whether the value is within the limit.
     """
 
     required: str
@@ -30,18 +30,18 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A limit for a figure of ours, or for how many times the figure of another contender it is.
+    """A limit for one of our figures, or for its ratio to the figure of another contender.
 
     Attributes:
-        title: What it is about.
+        title: The title in the table.
         measurement: The measurement.
         metric: The metric.
         at_least: The lower limit.
         at_most: The upper limit.
-        of: The other contender; None for a limit that stands by itself.
-        ours: Which of ours.
-        factor: What a figure is multiplied with, to be in the unit.
-        unit: The unit of a limit that stands by itself.
+        of: The other contender; None for an absolute limit.
+        ours: The name of our contender.
+        factor: The factor that converts a figure to the unit.
+        unit: The unit of an absolute limit.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Target:
     unit: str = "×"
 
     def judge(self, runs: Sequence[Results]) -> Verdict:
-        """Compare the target with what was measured: with the median over the runs."""
+        """Compare the target with the median over the runs."""
         limit = self.at_least if self.at_most is None else self.at_most
         required = f"{'at most' if self.at_least is None else 'at least'} {limit:g} {self.unit}"
         if self.of is not None:
@@ -71,7 +71,7 @@ class Target:
         if self.of is None:
             values = [each.median(self.measurement, contender.name, self.metric) for each in runs]
         else:
-            # Ratios within one run only: the machine is not the same in the next.
+            # Compute ratios within each run, because the speed of the machine varies between runs.
             values = [each.ratio(self.measurement, self.metric, contender.name, self.of.name) for each in runs]
         measured = [each for each in values if each is not None]
         return statistics.median(measured) * self.factor if measured else None
@@ -83,7 +83,7 @@ class Target:
 
 
 def of_speed() -> Iterator[Target]:
-    """Yield the targets of speed and memory without TLS and compression."""
+    """Yield the targets for speed and memory without TLS and compression."""
     for key, title in (("roundtrip", "as soon as the server sleeps"), ("paused", "when the server has slept")):
         yield Target(
             title=f"round trip, 32 B, sent {title}, instructions",
@@ -134,7 +134,7 @@ def of_speed() -> Iterator[Target]:
 
 
 def of_extras() -> Iterator[Target]:
-    """Yield the targets of TLS, compression and importing."""
+    """Yield the targets for TLS, compression and imports."""
     yield Target(title="TLS echo, 64 KiB", measurement="tls-64k", at_least=0.9, of=RAW)
     yield Target(title="compressed JSON, 1 KiB", measurement="compressed", at_least=3, of=WEBSOCKETS_TRIO)
     yield Target(

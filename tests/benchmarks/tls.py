@@ -1,4 +1,4 @@
-"""Certificates for the measurements over TLS, made for one run."""
+"""Certificates for the measurements over TLS, created for each run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ CERTIFICATE, AUTHORITY = "server.pem", "ca.pem"
 
 
 def make_certificates(folder: Path) -> None:
-    """Write a certificate for this machine, with its key, and that of the authority that has issued it."""
-    import trustme  # only the process that makes them needs it
+    """Write a certificate for this machine with its key, and the certificate of its authority."""
+    import trustme  # only the process that creates them needs this
 
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / AUTHORITY))
@@ -20,7 +20,7 @@ def make_certificates(folder: Path) -> None:
 
 
 def server_context(folder: str | None) -> ssl.SSLContext | None:
-    """Return how a server does TLS; None for plain connections."""
+    """Return the TLS context of a server; None for plain connections."""
     if folder is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -29,5 +29,5 @@ def server_context(folder: str | None) -> ssl.SSLContext | None:
 
 
 def client_context(folder: str) -> ssl.SSLContext:
-    """Return how a client does TLS."""
+    """Return the TLS context of a client."""
     return ssl.create_default_context(cafile=str(Path(folder, AUTHORITY)))

@@ -1,4 +1,4 @@
-"""Frames and opening handshakes by hand (RFC 6455), for load generators that are not to depend on any library."""
+"""Hand-made frames and opening handshakes (RFC 6455), so that load generators depend on no library."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import socket
 CONT, TEXT, BINARY, CLOSE = 0, 1, 2, 8
 FIN, RSV1 = 0x80, 0x40
 
-#: Any key does: this is not about security, and the servers do the same work for each.
+#: Any key will do: security does not matter here, and the work of the servers does not depend on the key.
 MASK = b"\x37\xfa\x21\x3d"
 
-#: The answer to a request of a client has it in a hash (section 1.3).
+#: The GUID for Sec-WebSocket-Accept (section 1.3).
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY = base64.b64encode(bytes(range(16))).decode()
 
@@ -39,13 +39,13 @@ def mask(payload: bytes) -> bytes:
 
 
 def frame_size(length: int, *, masked: bool) -> int:
-    """Return how many bytes a frame with so many bytes of payload has."""
+    """Return the size of a frame with a payload of this size."""
     head = 2 if length < 126 else 4 if length < 1 << 16 else 10
     return head + 4 * masked + length
 
 
 def message(opcode: int, payload: bytes, fragments: int) -> bytes:
-    """Return a client's message in so many frames of about the same size."""
+    """Return a client's message in this number of frames of about the same size."""
     size = -(-len(payload) // fragments)
     frames = [
         frame(CONT if at else opcode, payload[at * size : (at + 1) * size], masked=True, fin=at == fragments - 1)
@@ -55,7 +55,7 @@ def message(opcode: int, payload: bytes, fragments: int) -> bytes:
 
 
 def request(*, compression: bool = False) -> bytes:
-    """Return the opening handshake of a client. With compression it offers what browsers offer."""
+    """Return the opening handshake of a client. With compression, it offers the same as browsers."""
     lines = [
         "GET / HTTP/1.1",
         "Host: localhost",
@@ -70,7 +70,7 @@ def request(*, compression: bool = False) -> bytes:
 
 
 def response(head: bytes) -> bytes:
-    """Return the answer of a server to a request. It agrees to no extension."""
+    """Return the response of a server, without extensions."""
     found = re.search(rb"^Sec-WebSocket-Key: *(\S+)", head, re.IGNORECASE | re.MULTILINE)
     assert found, head
     lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
@@ -78,12 +78,12 @@ def response(head: bytes) -> bytes:
 
 
 def accept(key: bytes) -> str:
-    """Return what answers to a key (section 4.2.2)."""
+    """Return the value of Sec-WebSocket-Accept for a key (section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + GUID).digest()).decode()
 
 
 def receive_head(sock: socket.socket) -> bytes:
-    """Receive a request or a response. Nothing comes after it before the peer has been sent something."""
+    """Receive a request or a response. The peer must not send anything after it yet."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         data = sock.recv(4096)
@@ -103,6 +103,6 @@ def shake_hands(sock: socket.socket, *, compression: bool = False) -> bytes:
 
 
 def client_window_bits(head: bytes) -> int:
-    """Return with how large a window a client may compress after this response (RFC 7692, section 7.1.2.2)."""
+    """Return the window bits that this response allows a client (RFC 7692, section 7.1.2.2)."""
     found = re.search(rb'permessage-deflate.*client_max_window_bits="?(\d+)', head, re.IGNORECASE)
     return int(found[1]) if found else 15

@@ -219,9 +219,9 @@ with_and_without_compression = pytest.mark.parametrize(
 
 
 class Scenarios:
-    """The tests that all libraries share, with both ends in both roles. A module for a library has a fixture ``library``.
+    """The tests that all libraries share, with both ends in both roles.
 
-    The module also has a fixture ``negotiation`` with the settings for compression.
+    The module for a library has the fixtures ``library``, and ``negotiation`` with the settings for compression.
     """
 
     @pytest.fixture(params=["client", "server"])

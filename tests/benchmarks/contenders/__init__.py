@@ -1,4 +1,4 @@
-"""Who is measured. Each module here has a server, and but for the raw echo a client, of one library."""
+"""The contenders. Each module here has a server of one library, and a client, except for the raw echo."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..worker import TREE, WITHOUT
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One that is measured.
+    """A contender.
 
     Attributes:
-        name: What tables call it.
-        module: Its module here.
-        package: What must be installed.
-        loop: The library that runs its tasks.
-        imports: What a program imports of it.
-        environ: What is different in the environment of its processes.
-        compresses: Whether it has compression.
+        name: The name in tables.
+        module: The name of its module here.
+        package: The package that must be installed.
+        loop: The event loop library.
+        imports: The module that a program imports.
+        environ: Changes of the environment of its processes.
+        compresses: Whether it supports compression.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Contender:
 
     @property
     def raw(self) -> bool:
-        """Whether it echoes bytes and knows nothing of WebSocket."""
+        """Whether it echoes bytes without the WebSocket protocol."""
         return self.module == "raw_trio"
 
     @property
     def tree(self) -> str | None:
-        """The folder that it is imported from, where that is not this checkout."""
+        """The folder to import it from; None for this checkout."""
         return self.environ.get(TREE)
 
     @property
@@ -102,5 +102,5 @@ TRIO_WEBSOCKET = Contender(
 #: The libraries, in the order of the tables.
 LIBRARIES = (OURS, PURE, PICOWS, AIOHTTP, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO, TRIO_WEBSOCKET)
 
-#: All of them.
+#: All contenders.
 CONTENDERS = (*LIBRARIES, ZLIB, BEFORE, RAW)

@@ -60,7 +60,7 @@ class FanOut(WSListener):
 
 
 class Client(WSListener):
-    """What clients.py does, with callbacks."""
+    """The clients of clients.py, with callbacks."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
