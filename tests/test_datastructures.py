@@ -133,6 +133,12 @@ def test_construction_from_headers_shares_nothing(headers: Headers) -> None:
     assert other["Host"] == "example.org"
 
 
+@pytest.mark.parametrize("source", [None, 1, "text", b"bytes"], ids=repr)
+def test_construction_from_something_else(source: Any) -> None:
+    with pytest.raises(TypeError, match=r"^headers must be a Headers, a mapping or an iterable of pairs, not "):
+        Headers(source)
+
+
 @pytest.mark.parametrize("args", [({}, {}), (None,), (1,)], ids=["two", "None", "int"])
 def test_construction_from_wrong_types(args: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
@@ -141,7 +147,7 @@ def test_construction_from_wrong_types(args: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("source", [["x"], [("A",)], [("A", "a", "b")]], ids=repr)
 def test_construction_from_items_that_are_not_pairs(source: Any) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"^headers must be pairs of a name and a value, not "):
         Headers(source)
 
 

@@ -116,13 +116,13 @@ def test_close_codes_that_may_not_be_sent(code: int) -> None:
 
 @pytest.mark.parametrize("code", ["1000", 1000.0, None, True, b"1000"])
 def test_close_code_of_another_type(code: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^code must be an int, not "):
         Close(code, "")
 
 
 @pytest.mark.parametrize("reason", [b"bye", None, 1])
 def test_close_reason_of_another_type(reason: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^reason must be a str, not "):
         Close(1000, reason)
 
 
@@ -365,7 +365,7 @@ def test_frame_data_from_a_view_of_numbers() -> None:
 
 @pytest.mark.parametrize("data", ["hi", 5, None, [1, 2]], ids=repr)
 def test_frame_data_of_another_type(data: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^data must be bytes, "):
         Frame(Opcode.TEXT, data)
 
 

@@ -248,7 +248,8 @@ def test_request_versions(version: str) -> None:
     ids=repr,
 )
 def test_request_fields_of_another_type(arguments: dict[str, Any]) -> None:
-    with pytest.raises(TypeError):
+    (name,) = arguments
+    with pytest.raises(TypeError, match=f"^{name} must be a str, not {arguments[name]!r}$"):
         Request(**{"path": "/", "headers": [], **arguments})
 
 
@@ -304,7 +305,8 @@ def test_every_character_of_a_reason_phrase() -> None:
     ids=repr,
 )
 def test_response_fields_of_another_type(arguments: dict[str, Any]) -> None:
-    with pytest.raises(TypeError):
+    (name,) = arguments
+    with pytest.raises(TypeError, match=f"^{name} must be .*, not "):
         Response(**{"status_code": 200, "reason_phrase": "OK", "headers": [], **arguments})
 
 

@@ -574,7 +574,7 @@ async def test_attrs_classes_as_instruments() -> None:
 
 @pytest.mark.parametrize("instruments", [Instrument(), [Instrument], [None], None, 1])
 def test_instruments_of_wrong_type(instruments: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^instruments must be a sequence of Instruments, "):
         Settings(instruments=instruments)
     with pytest.raises(TypeError):
         trio_ws.connect("ws://localhost", instruments=instruments)

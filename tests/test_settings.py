@@ -63,7 +63,7 @@ def test_keywords_only() -> None:
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [True, False, "1", b"1", 1j, Fraction(1), [1]])
 def test_not_a_number(name: str, value: object) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=f"^{name} must be "):
         make(**{name: value})
 
 
@@ -150,7 +150,7 @@ def test_subprotocols() -> None:
 
 @pytest.mark.parametrize("value", ["chat", b"chat", [b"chat"], [1], 1, None])
 def test_subprotocols_of_wrong_type(value: object) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^subprotocols must be a sequence of strings, "):
         make(subprotocols=value)
 
 
