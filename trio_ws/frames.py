@@ -115,7 +115,7 @@ class Close:
         try:
             size = len(reason.encode())
         except UnicodeEncodeError as exc:
-            raise ProtocolError(f"the close reason must not contain surrogates, unlike {reason!r}") from exc
+            raise ProtocolError(f"the close reason must be text that UTF-8 can encode, not {reason!r}") from exc
         if size > MAX_CONTROL_PAYLOAD - 2:
             raise ProtocolError(f"the close reason must be at most {MAX_CONTROL_PAYLOAD - 2} bytes, not {size}")
         if reason and self.code == CloseCode.NO_STATUS_RCVD:

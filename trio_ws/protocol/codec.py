@@ -98,7 +98,7 @@ class FrameDecoder:
         self._payload: Payload | None = None
 
     def feed(self, data: Buffer) -> None:
-        """Feed received bytes. Call this only after :meth:`next_piece` has returned None for the bytes before.
+        """Feed received bytes. Call this only after :meth:`next_piece` has returned None, or :meth:`release` True.
 
         Args:
             data: The next bytes. A mutable buffer must not change until :meth:`next_piece` returns None or

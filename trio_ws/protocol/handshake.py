@@ -90,7 +90,7 @@ def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(subprotocol, str):
             raise TypeError(f"subprotocols must be a sequence of strings, but one of them is {subprotocol!r}")
         if not is_token(subprotocol):
-            raise ValueError(f"subprotocols must be tokens (RFC 9110, section 5.6.2), unlike {subprotocol!r}")
+            raise ValueError(f"subprotocols must be tokens (RFC 9110, section 5.6.2), not {subprotocol!r}")
     if len(set(checked)) < len(checked):
         raise ValueError(f"subprotocols must be unique, not {checked!r}")
     return checked

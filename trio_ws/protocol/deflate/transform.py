@@ -235,7 +235,7 @@ class PerMessageDeflate:
 
 def _cut_tail(compressed: bytes) -> bytes:
     """Remove the tail that is not sent from the last part of a message."""
-    # If the part before was flushed and this one is empty, zlib outputs nothing. b"\0" stands for an empty block then.
+    # zlib outputs nothing if the last part is empty and the part before was flushed. b"\0" is an empty block then.
     return compressed[: -len(_TAIL)] or b"\x00"
 
 
