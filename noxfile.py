@@ -185,10 +185,14 @@ def random_order(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check formatting and lint rules with ruff. `ruff format; ruff check --fix` repairs most problems."""
+    """Check the format, the rules of ruff, and the first lines of docstrings.
+
+    `ruff format; ruff check --fix` repairs most problems.
+    """
     session.install(*group("lint"))
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
+    session.run("python", "tests/docstring_lint.py")
 
 
 @nox.session

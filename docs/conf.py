@@ -178,6 +178,11 @@ def hide_constructor(
     return ("", "") if name in NOT_CONSTRUCTED else None
 
 
+def hide_bases(_app: Sphinx, _name: str, _object: object, _options: object, bases: list[type]) -> None:
+    """Hide ``AsyncWithOnly``, a base class that only raises errors for wrong usage."""
+    bases[:] = [base for base in bases if base.__name__ != "AsyncWithOnly"] or [object]
+
+
 def convert_markdown(_app: Sphinx, path: Path, _parent: str, content: list[str]) -> None:
     """Convert the Markdown in CHANGELOG.md to reStructuredText: headings, links, code. Lists are the same in both."""
     if path.suffix == ".md":
@@ -196,4 +201,5 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", hide_colons, priority=400)
     app.connect("autodoc-process-docstring", show_colons, priority=600)
     app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("autodoc-process-bases", hide_bases)
     app.connect("include-read", convert_markdown)

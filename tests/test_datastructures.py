@@ -135,7 +135,7 @@ def test_construction_from_headers_shares_nothing(headers: Headers) -> None:
 
 @pytest.mark.parametrize("source", [None, 1, "text", b"bytes"], ids=repr)
 def test_construction_from_something_else(source: Any) -> None:
-    with pytest.raises(TypeError, match=r"^headers must be a Headers, a mapping or an iterable of pairs, not "):
+    with pytest.raises(TypeError, match=r"^headers must be a Headers, a mapping or an iterable of pairs of str, not "):
         Headers(source)
 
 
@@ -145,10 +145,18 @@ def test_construction_from_wrong_types(args: tuple[Any, ...]) -> None:
         Headers(*args)
 
 
-@pytest.mark.parametrize("source", [["x"], [("A",)], [("A", "a", "b")]], ids=repr)
+@pytest.mark.parametrize("source", [["x"], ["ab"], [b"ab"], [("A",)], [("A", "a", "b")], [1], [{"A", "a"}]])
 def test_construction_from_items_that_are_not_pairs(source: Any) -> None:
-    with pytest.raises(ValueError, match=r"^headers must be pairs of a name and a value, not "):
+    with pytest.raises(TypeError, match=r"^headers must be a Headers, a mapping or an iterable of pairs of str, not "):
         Headers(source)
+
+
+@pytest.mark.parametrize("source", ["A: a", b"A: a", bytearray(b"A: a"), None, 1])
+def test_construction_from_what_has_no_pairs(source: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        Headers(source)
+    name = type(source).__name__
+    assert str(caught.value) == f"headers must be a Headers, a mapping or an iterable of pairs of str, not {name}"
 
 
 def test_is_a_mutable_mapping() -> None:

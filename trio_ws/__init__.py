@@ -2,6 +2,7 @@
 
 ===============================  =================================================================================
 :mod:`trio_ws.exceptions`        every exception
+:mod:`trio_ws.misuse`            errors for wrong calls; they say what to write instead
 :mod:`trio_ws.frames`            ``Frame``, ``Opcode``, ``Close``, ``CloseCode``
 :mod:`trio_ws.datastructures`    ``Headers``
 :mod:`trio_ws.uri`               ``parse_uri``

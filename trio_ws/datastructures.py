@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, TypeAlias, Union, cast
 
 from .exceptions.handshake import InvalidHeader
@@ -65,16 +65,16 @@ def _checked(name: Any, value: Any) -> str:
 
 
 def _to_pairs(source: Any) -> list[tuple[Any, Any]]:
-    if isinstance(source, (str, bytes)) or not hasattr(source, "__iter__"):
-        raise TypeError(f"headers must be a Headers, a mapping or an iterable of pairs, not {source!r}")
+    # The headers may be secret, so the errors show types only.
+    expected = "headers must be a Headers, a mapping or an iterable of pairs of str"
+    if isinstance(source, (str, bytes, bytearray)) or not isinstance(source, Iterable):
+        raise TypeError(f"{expected}, not {type(source).__name__}")
     pairs = []
     for pair in source:
-        try:
-            name, value = pair
-        except (TypeError, ValueError) as exc:
-            error = TypeError if isinstance(exc, TypeError) else ValueError
-            raise error(f"headers must be pairs of a name and a value, not {pair!r}") from None
-        pairs.append((name, value))
+        # Strings of two characters could be unpacked too.
+        if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise TypeError(f"{expected}, not an iterable of {type(pair).__name__}")
+        pairs.append((pair[0], pair[1]))
     return pairs
 
 

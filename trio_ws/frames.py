@@ -62,6 +62,11 @@ class CloseCode(enum.IntEnum):
 _SENDABLE = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
+def may_send(code: int) -> bool:
+    """Return whether a close code may be sent in a Close frame (RFC 6455, section 7.4)."""
+    return code in _SENDABLE or 3000 <= code <= 4999
+
+
 def _to_int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"code must be an int, not {value!r}")
@@ -105,7 +110,7 @@ class Close:
 
     @code.validator
     def _check_code(self, _attribute: object, code: int) -> None:
-        if not (code in _SENDABLE or 3000 <= code <= 4999 or code == CloseCode.NO_STATUS_RCVD):
+        if not (may_send(code) or code == CloseCode.NO_STATUS_RCVD):
             raise _invalid_code(code)
 
     @reason.validator

@@ -15,7 +15,7 @@ from .protocol.handshake import check_subprotocols
 if TYPE_CHECKING:
     from attrs import Attribute
 
-__all__ = ["Options", "Settings", "check_names", "pick"]
+__all__ = ["Options", "Settings", "pick"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -115,22 +115,6 @@ class Options(TypedDict, total=False):
     compression: Literal["deflate"] | Deflate | None
     subprotocols: Sequence[str]
     instruments: Sequence[Instrument]
-
-
-def check_names(function: str, options: Mapping[str, object], known: Any) -> None:
-    """Reject unknown options with the message that Python has for an unexpected keyword argument.
-
-    Args:
-        function: Name of the function that got the options.
-        options: The keyword arguments of the call.
-        known: A :class:`~typing.TypedDict` of the keyword arguments that the function accepts.
-
-    Raises:
-        TypeError: If an option is not in ``known``.
-    """
-    for name in options:
-        if name not in known.__optional_keys__:
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
 
 
 def pick(options: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:

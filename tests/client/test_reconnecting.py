@@ -768,7 +768,7 @@ async def test_a_channel_that_was_not_entered(nursery: trio.Nursery) -> None:
     assert feed.state == ReconnectState(ReconnectPhase.CONNECTING, 0)
     assert (feed.ws, feed.attempts, feed.last_error) == (None, 0, None)
     for call in (feed.receive, partial(feed.send, "x"), partial(feed.send, "x", when_down="fail"), feed.aclose):
-        with pytest.raises(RuntimeError, match="must be entered"):
+        with pytest.raises(RuntimeError, match="must be used as `async with"):
             await call()
     with pytest.raises(RuntimeError, match="left in the task"):
         await feed.__aexit__(None, None, None)

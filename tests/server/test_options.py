@@ -51,4 +51,4 @@ def test_functions_are_typed(function: Callable[..., object]) -> None:
 async def test_unknown_options(function: Callable[..., Any], option: str) -> None:
     with pytest.raises(TypeError) as caught:
         await function(**{option: None})
-    assert str(caught.value) == f"{function.__name__}() got an unexpected keyword argument {option!r}"
+    assert str(caught.value).startswith(f"{function.__name__}() has no option {option!r}; ")

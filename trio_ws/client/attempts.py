@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
 from ..connection.websocket import WebSocket, connection_of
 from ..exceptions import ConnectionClosed
+from ..misuse.usage import AsyncWithOnly, check_in_trio
 from .backoff import Backoff, Retries, leaves
 from .backoff import is_retryable as is_retryable_by_default
 from .connect import Connecting
@@ -79,7 +80,7 @@ def attempts(
         ValueError: If an option is out of range.
     """
     check_retrying(backoff, is_retryable)
-    return Attempts(Connector("attempts", uri, options), Retries(backoff, is_retryable))
+    return Attempts(Connector(attempts, uri, options), Retries(backoff, is_retryable))
 
 
 class Attempts:
@@ -104,6 +105,14 @@ class Attempts:
         """The exception of the last failed attempt or lost connection; None before the first one."""
         return self._retries.last_error
 
+    if not TYPE_CHECKING:
+
+        def __aenter__(self) -> NoReturn:
+            raise TypeError("attempts() must be used as `async for attempt in attempts(...):`, not with `async with`")
+
+        def __aexit__(self, *_: object) -> None:
+            """Exist only because `async with` looks this method up before it calls `__aenter__`."""
+
     def __aiter__(self) -> Self:
         return self
 
@@ -116,6 +125,7 @@ class Attempts:
         """
         if self.current is not None and self.current.is_active:
             raise RuntimeError("the block of the previous attempt must be left first")
+        check_in_trio("attempts()")
         await trio.lowlevel.checkpoint()
         if self._error is not None:
             error, self._error = self._error, None
@@ -181,7 +191,7 @@ class Attempts:
         return within_limits
 
 
-class Attempt:
+class Attempt(AsyncWithOnly):
     """One iteration of an :func:`attempts` loop. ``async with`` connects; use it once, within its iteration.
 
     Attributes:
@@ -195,6 +205,9 @@ class Attempt:
         self._connecting: Connecting | None = None
         self._ws: WebSocket | None = None
         self._opened_at = 0.0
+
+    def _explain_use(self) -> str:
+        return "an attempt must be used as `async with attempt as ws:`"
 
     async def __aenter__(self) -> WebSocket:
         if self._used or self._owner.current is not self:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -21,9 +21,12 @@ from ..connection.websocket import WebSocket
 from ..exceptions import ConnectFailed, InvalidMessage, InvalidRedirect, InvalidStatus, OpenTimeout
 from ..http11 import Request, Response, ResponseParser
 from ..http11.body import decode_body
+from ..misuse.names import check_names
+from ..misuse.usage import AsyncWithOnly, check_in_trio
+from ..misuse.values import check_path, check_stream
 from ..protocol import Role
 from ..protocol.handshake import check_response
-from ..settings import Settings, check_names, pick
+from ..settings import Settings, pick
 from ..uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
 from .dial import Dialer
 from .explain import explain
@@ -81,9 +84,9 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
         InvalidHandshake: If the response is invalid in another way.
         ImportError: If the proxy is a SOCKS proxy and python-socks is not installed (``pip install trio-ws[socks]``).
     """
-    check_names("connect", options, ConnectOptions)
+    check_names(connect, options, ConnectOptions)
     path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
-    return _connect(parsed, path, options, elsewhere=path is None)
+    return _connect(parsed, path, options, elsewhere=path is None, function="connect")
 
 
 def connect_unix(
@@ -102,15 +105,18 @@ def connect_unix(
     Raises:
         Exception: The exceptions of :func:`connect`.
     """
-    check_names("connect_unix", options, ConnectUnixOptions)
-    return _connect(parse_uri(uri), os.fspath(path), options, elsewhere=False)
+    check_names(connect_unix, options, ConnectUnixOptions)
+    check_path("path", path)
+    return _connect(parse_uri(uri), os.fspath(path), options, elsewhere=False, function="connect_unix")
 
 
-def _connect(uri: WebSocketURI, path: str | None, options: ConnectUnixOptions, *, elsewhere: bool) -> Connecting:
+def _connect(
+    uri: WebSocketURI, path: str | None, options: ConnectUnixOptions, *, elsewhere: bool, function: str
+) -> Connecting:
     builder = RequestBuilder(Settings(**pick(options, Settings)), **pick(options, RequestBuilder))
     dialer = Dialer(uri, path, builder.user_agent, **pick(options, Dialer))
     max_redirects = options.get("max_redirects", MAX_REDIRECTS)
-    return Connecting(uri, dialer.dial, builder, max_redirects, elsewhere=elsewhere)
+    return Connecting(uri, dialer.dial, builder, max_redirects, elsewhere=elsewhere, function=function)
 
 
 def connect_over(stream: trio.abc.Stream, uri: str, **options: Unpack[ConnectOverOptions]) -> Connecting:
@@ -128,16 +134,17 @@ def connect_over(stream: trio.abc.Stream, uri: str, **options: Unpack[ConnectOve
     Raises:
         Exception: The exceptions of :func:`connect`.
     """
-    check_names("connect_over", options, ConnectOverOptions)
+    check_names(connect_over, options, ConnectOverOptions)
+    check_stream("stream", stream)
     builder = RequestBuilder(Settings(**pick(options, Settings)), **pick(options, RequestBuilder))
 
     async def dial(_uri: WebSocketURI) -> StreamAdapter:
         return StreamAdapter(stream)
 
-    return Connecting(parse_uri(uri), dial, builder, 0)
+    return Connecting(parse_uri(uri), dial, builder, 0, function="connect_over")
 
 
-class Connecting:
+class Connecting(AsyncWithOnly):
     """A connection that ``async with`` opens, and closes at the end of the block. It can be used once."""
 
     def __init__(
@@ -148,11 +155,14 @@ class Connecting:
         max_redirects: int = MAX_REDIRECTS,
         *,
         elsewhere: bool = True,
+        function: str = "connect",
     ) -> None:
         if isinstance(max_redirects, bool) or not isinstance(max_redirects, int):
             raise TypeError(f"max_redirects must be an int, not {max_redirects!r}")
         if max_redirects < 0:
             raise ValueError(f"max_redirects must be at least 0, not {max_redirects}")
+        # The name of the public function that was called, for error messages.
+        self._function = function
         self._uri = uri
         self._dial = dial
         self._builder = builder
@@ -166,6 +176,20 @@ class Connecting:
         self._parser: ResponseParser | None = None
         self._used = False
         self._session: Session | None = None
+
+    def _explain_use(self) -> str:
+        return f"{self._function}() must be used as `async with {self._function}(...) as ws:`"
+
+    if not TYPE_CHECKING:
+
+        def __aiter__(self) -> NoReturn:
+            use = "to reconnect, use `async for attempt in attempts(...):`"
+            raise TypeError(f"{self._explain_use()}; {use}")
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Code that forgets `async with` calls connect(...).send(), for example.
+            hint = "" if name.startswith("_") else f"; {self._explain_use()}"
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     async def __aenter__(self) -> WebSocket:
         self._session = Session(await self.open())
@@ -185,7 +209,8 @@ class Connecting:
             RuntimeError: If it was called before.
         """
         if self._used:
-            raise RuntimeError("a connection must be entered only once: call connect() again")
+            raise RuntimeError(f"a connection must be entered only once: call {self._function}() again")
+        check_in_trio(f"{self._function}()")
         self._used = True
         timeout = self._settings.open_timeout
         ws = None

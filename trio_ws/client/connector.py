@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from ..exceptions import ConnectFailed
-from ..settings import check_names
+from ..misuse.names import check_names
 from .backoff import Backoff
 from .connect import Connecting, connect
 from .options import ConnectOptions
@@ -33,7 +33,7 @@ class Connector:
     """Creates the successive connections of one client.
 
     Args:
-        function: The name of the public function that received the options, for error messages.
+        function: The public function that received the options, for error messages.
         target: The URI, or a function that returns the result of :func:`connect`.
         options: The keyword arguments of :func:`connect`; only allowed with a URI.
 
@@ -42,7 +42,7 @@ class Connector:
         TypeError: If there are both a function and options.
     """
 
-    def __init__(self, function: str, target: Target, options: ConnectOptions) -> None:
+    def __init__(self, function: Callable[..., object], target: Target, options: ConnectOptions) -> None:
         self._target = target
         self._options = options
         self._first: Connecting | None = None
@@ -66,8 +66,10 @@ class Connector:
             first, self._first = self._first, None
             return connect(self._target, **self._options) if first is None else first
         try:
-            result = self._target()
-            connecting = await result if inspect.isawaitable(result) else result
+            connecting = self._target()
+            # Connecting has an __await__(), but only to raise an error.
+            if not isinstance(connecting, Connecting) and inspect.isawaitable(connecting):
+                connecting = await connecting
         except ConnectFailed:
             raise
         except OSError as exc:

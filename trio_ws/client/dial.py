@@ -10,6 +10,8 @@ import trio
 
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
+from ..misuse import values
+from ..settings import _number
 from ..uri import WebSocketURI
 from .explain import explain, explain_addresses
 from .proxy.environment import find_proxy
@@ -38,7 +40,7 @@ class Dialer:
 
     Raises:
         InvalidProxy: If ``proxy`` is not valid.
-        TypeError: If ``proxy`` has the wrong type.
+        TypeError: If an option has the wrong type.
         ValueError: If the options contradict each other, a TLS context is not for clients, or ``server_hostname`` is
             not valid.
     """
@@ -46,12 +48,12 @@ class Dialer:
     first: WebSocketURI
     path: str | None
     user_agent_for_proxy: str | None
-    ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True)
-    server_hostname: str | None = attrs.field(default=None, kw_only=True)
-    happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True)
-    local_address: str | None = attrs.field(default=None, kw_only=True)
+    ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True, validator=values.tls_context)
+    server_hostname: str | None = attrs.field(default=None, kw_only=True, validator=values.optional_text)
+    happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True, validator=_number(minimum=0, none=False))
+    local_address: str | None = attrs.field(default=None, kw_only=True, validator=values.optional_text)
     proxy: Proxy | Literal["auto"] | None = attrs.field(default="auto", kw_only=True, converter=to_proxy)
-    proxy_ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True)
+    proxy_ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True, validator=values.tls_context)
 
     def __attrs_post_init__(self) -> None:
         if self.ssl is not None and not self.first.secure:

@@ -11,6 +11,7 @@ import attrs
 from ..datastructures import Headers, HeadersLike
 from ..http11 import Request
 from ..http11.messages import software
+from ..misuse import values
 from ..protocol.deflate import DeflateClient
 from ..protocol.extensions import ClientExtension
 from ..protocol.handshake import build_request
@@ -47,11 +48,11 @@ class RequestBuilder:
     """
 
     settings: Settings
-    user_agent: str | None = USER_AGENT
-    origin: str | None = None
+    user_agent: str | None = attrs.field(default=USER_AGENT, validator=values.optional_text)
+    origin: str | None = attrs.field(default=None, validator=values.optional_text)
     headers: Headers = attrs.field(factory=Headers, converter=_copy)
     cookies: Cookies | None = attrs.field(default=None, converter=attrs.converters.optional(Cookies))
-    credentials: Credentials | None = None
+    credentials: Credentials | None = attrs.field(default=None, validator=values.optional_credentials)
 
     def build(self, uri: WebSocketURI, *, first_origin: bool = True, credentials: HeadersLike = ()) -> Request:
         """Return the opening request for a URI.

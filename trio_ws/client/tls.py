@@ -35,7 +35,8 @@ async def start_tls(
         return await tls.start_tls(adapter, context, server_hostname=name, nestable=nestable)
     except StreamBroken as exc:
         await adapter.aclose(0)
-        raise StreamBroken(f"TLS: {explain(exc)}") from exc.__cause__
+        cause = exc.__cause__
+        raise StreamBroken(f"TLS: {explain(exc)}") from (cause and cause.__cause__) or cause
     except BaseException:  # Cancellation must not leave the stream open either.
         await adapter.aclose(0)
         raise

@@ -22,6 +22,7 @@ import trio
 
 from ..exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from ..frames import CloseCode
+from ..misuse.values import check_instance
 from .parts import ReceiveStream
 from .websocket import WebSocket, connection_of
 
@@ -74,6 +75,7 @@ class ByteStream(trio.abc.Stream):
     ws: WebSocket
 
     def __init__(self, ws: WebSocket, *, message_size: int = MESSAGE_SIZE, compress: bool = True) -> None:
+        check_instance("ws", ws, WebSocket, "a WebSocket")
         self.ws = ws
         self._message_size = _positive("message_size", message_size)
         self._compress = compress
@@ -218,9 +220,12 @@ class _Abandoned(Exception):
 
 
 def _positive(name: str, value: SupportsIndex) -> int:
-    number = operator.index(value)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
     if number < 1:
-        raise ValueError(f"{name} is at least 1, not {number}")
+        raise ValueError(f"{name} must be at least 1, not {number}")
     return number
 
 

@@ -10,6 +10,7 @@ import trio
 
 from ..exceptions import InvalidData
 from ..frames import Close, CloseCode, Opcode
+from ..misuse.usage import AsyncWithOnly
 from ..protocol import Message
 from ..protocol.codec import FIN
 from .checkpoints import call_counter
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ReceiveStream", "SendStream"]
 
 
-class SendStream:
+class SendStream(AsyncWithOnly):
     """A message that is sent in parts; see :meth:`WebSocket.send_stream`."""
 
     def __init__(self, connection: Connection, text: bool, compress: bool) -> None:
@@ -35,6 +36,9 @@ class SendStream:
         self._entered = False
         self._active = False
         self._busy = False
+
+    def _explain_use(self) -> str:
+        return "send_stream() must be used as `async with ws.send_stream() as out:`"
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -117,7 +121,7 @@ class SendStream:
             raise trio.ClosedResourceError("this message is not being sent any more, or not yet")
 
 
-class ReceiveStream:
+class ReceiveStream(AsyncWithOnly):
     """A message that is received in parts: an asynchronous iterator; see :meth:`WebSocket.receive_stream`.
 
     Attributes:
@@ -134,6 +138,9 @@ class ReceiveStream:
         self._active = False
         self._busy = False
         self._complete = False
+
+    def _explain_use(self) -> str:
+        return "receive_stream() must be used as `async with ws.receive_stream() as parts:`"
 
     async def __aenter__(self) -> Self:
         if self._entered:

@@ -12,8 +12,10 @@ from typing import Any, Literal, overload
 import trio
 
 from ..exceptions import ConnectionClosedOK, InvalidData
-from ..frames import MAX_CONTROL_PAYLOAD, Close, CloseCode
+from ..frames import MAX_CONTROL_PAYLOAD, Close, CloseCode, may_send
 from ..http11 import Request, Response
+from ..misuse.usage import check_in_trio, outside_of_trio
+from ..misuse.values import check_instance
 from ..protocol import Message, Role
 from ..protocol.codec import FIN
 from ..protocol.connection import LARGE
@@ -124,7 +126,10 @@ class WebSocket(trio.abc.Channel[Message]):
             ValueError: if it is to be text and cannot be.
         """
         opcode, data = prepare(message, text)
-        await self._checkpoint()
+        try:
+            await self._checkpoint()
+        except RuntimeError:
+            raise outside_of_trio("WebSocket.send()") from None
         connection = self._connection
         frame = (FIN | opcode, data, compress)
         # Whoever still has messages to handle may send more, and what is small can go out in the same write.
@@ -158,7 +163,10 @@ class WebSocket(trio.abc.Channel[Message]):
             InvalidData: if ``decode`` is true and a binary message is not UTF-8. It was received all the same, and is
                 the ``object`` of the exception's ``__cause__``.
         """
-        await self._checkpoint()
+        try:
+            await self._checkpoint()
+        except RuntimeError:
+            raise outside_of_trio("WebSocket.receive()") from None
         message = self._inbox.get_nowait()
         if message is None:
             self._connection.observer.report()
@@ -175,7 +183,10 @@ class WebSocket(trio.abc.Channel[Message]):
             raise InvalidData(f"a binary message is not UTF-8: {exc.reason} at byte {exc.start}") from exc
 
     async def __anext__(self) -> Message:
-        await self._checkpoint()
+        try:
+            await self._checkpoint()
+        except RuntimeError:
+            raise outside_of_trio("WebSocket.receive()") from None
         message = self._inbox.get_nowait()
         if message is not None:
             return message
@@ -278,6 +289,7 @@ class WebSocket(trio.abc.Channel[Message]):
             ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
             TypeError: if they are not an int and a str.
         """
+        check_in_trio("WebSocket.aclose()")  # before anything changes, which would break the run of Trio
         close = make_close(code, reason)
         connection = self._connection
         connection.leave(close)
@@ -341,6 +353,15 @@ def make_close(code: int, reason: str) -> Close:
         ValueError: if that may not be sent.
         TypeError: if they are not an int and a str.
     """
-    if code == CloseCode.NO_STATUS_RCVD:
-        raise ValueError(f"code must be a close code that may be sent, not {code}")
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"code must be an int, not {code!r}")
+    check_instance("reason", reason, str, "a str")
+    if not may_send(code):
+        raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455, section 7.4), not {code}")
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"reason must be text that UTF-8 can encode, not {reason!r}") from None
+    if size > MAX_CONTROL_PAYLOAD - 2:
+        raise ValueError(f"reason must be at most {MAX_CONTROL_PAYLOAD - 2} bytes of UTF-8, not {size}")
     return Close(code, reason)

@@ -30,6 +30,7 @@ from ..exceptions import (
 )
 from ..http11 import Request, Response
 from ..http11.messages import reason_phrase
+from ..misuse.values import to_tuple
 from ..uri import WebSocketURI
 from .extensions import ClientExtension, Extension, Params, ServerExtension
 from .grammar import build_extensions, build_list, is_token, parse_extensions, parse_tokens
@@ -83,9 +84,7 @@ def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
         TypeError: If ``subprotocols`` is not a sequence of strings.
         ValueError: If a subprotocol is not a token, or occurs twice.
     """
-    if isinstance(subprotocols, (str, bytes)) or not hasattr(subprotocols, "__iter__"):
-        raise TypeError(f"subprotocols must be a sequence of strings, not {subprotocols!r}")
-    checked = tuple(subprotocols)
+    checked = to_tuple("subprotocols", subprotocols, "a sequence of str")
     for subprotocol in checked:
         if not isinstance(subprotocol, str):
             raise TypeError(f"subprotocols must be a sequence of strings, but one of them is {subprotocol!r}")

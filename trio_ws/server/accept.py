@@ -24,6 +24,7 @@ from ..connection.tls import start_tls
 from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
+from ..misuse.usage import call_async
 from ..settings import Settings
 from .forwarded.peer import identify_peer
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
@@ -137,7 +138,7 @@ class Acceptor:
                     if self._state.close is not None:  # begin_closing() was called before the connection was listed
                         self._state.begin_closing_connection(ws, self._state.close)
                     try:
-                        await self._handler(ws)
+                        await call_async("handler", self._handler, ws)
                     finally:
                         # The session will close the connection: record now whether it was closed before.
                         was_closed = connection_of(ws).state.is_settled

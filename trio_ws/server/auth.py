@@ -7,10 +7,11 @@ import binascii
 import hmac
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from ..http11 import Request, Response
+from ..misuse.values import check_instance
 from .server import Opening, ProcessRequest
 
 __all__ = ["CheckCredentials", "basic_auth"]
@@ -40,6 +41,7 @@ def basic_auth(credentials: Mapping[str, str] | CheckCredentials, *, realm: str 
         TypeError: If ``credentials`` is neither a mapping nor a function.
         ValueError: If ``realm`` contains anything but printable ASCII characters.
     """
+    check_instance("realm", realm, str, "a str")
     if not _REALM.fullmatch(realm):
         raise ValueError(f"realm must be printable ASCII, not {realm!r}")
     quoted = realm.replace("\\", "\\\\").replace('"', '\\"')
@@ -49,7 +51,7 @@ def basic_auth(credentials: Mapping[str, str] | CheckCredentials, *, realm: str 
     elif callable(credentials):
         check = credentials
     else:
-        raise TypeError(f"credentials must be a mapping or a function, not {credentials!r}")
+        raise TypeError(f"credentials must be a mapping or a function, not {type(credentials).__name__}")
 
     async def authenticate(opening: Opening, request: Request) -> Response | None:
         given = _parse(request)
@@ -65,6 +67,11 @@ def basic_auth(credentials: Mapping[str, str] | CheckCredentials, *, realm: str 
 
 class _Passwords:
     def __init__(self, passwords: Mapping[str, str]) -> None:
+        items: Iterable[tuple[object, object]] = passwords.items()
+        for username, password in items:
+            if not isinstance(username, str) or not isinstance(password, str):
+                kinds = f"{type(username).__name__} to {type(password).__name__}"
+                raise TypeError(f"credentials must map user names to passwords, str to str, not {kinds}")
         self._passwords = {username: password.encode() for username, password in passwords.items()}
 
     def check(self, username: str, password: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from ..exceptions import InvalidOrigin
 from ..http11 import Request
+from ..misuse.values import to_tuple
 
 __all__ = ["ANY", "SAME_HOST", "Origins", "check_origin", "is_valid_host", "validate_origins"]
 
@@ -53,16 +54,15 @@ def validate_origins(origins: Origins) -> Origins:
     """
     if isinstance(origins, _Rule):
         return origins
-    if isinstance(origins, (str, bytes, re.Pattern)):
-        raise TypeError(f"origins must be a sequence, SAME_HOST or ANY, not {origins!r}")
-    validated = tuple(origins)
+    validated = to_tuple("origins", origins, "a sequence, SAME_HOST or ANY")
     for origin in validated:
         if origin is None or isinstance(origin, re.Pattern):
             continue
         if not isinstance(origin, str):
             raise TypeError(f"each of origins must be a str, a regular expression or None, not {origin!r}")
         if origin != "null" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"each of origins must be like 'https://example.org', not {origin!r}")
+            hint = "; use origins=trio_ws.ANY to accept every origin" if origin == "*" else ""
+            raise ValueError(f"each of origins must be like 'https://example.org', not {origin!r}{hint}")
     return validated
 
 

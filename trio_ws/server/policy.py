@@ -12,6 +12,7 @@ from ..datastructures import Headers
 from ..exceptions import HostNotServed, InvalidHeader
 from ..http11 import Request, Response
 from ..http11.messages import software
+from ..misuse.values import optional_function, optional_text, to_tuple
 from ..protocol.handshake import check_headers, is_upgrade
 from ..version import __version__
 from .forwarded.trust import Forwarding
@@ -29,15 +30,23 @@ SERVER = software(__version__)
 def _to_tuple(functions: ProcessRequest | Sequence[ProcessRequest] | None) -> tuple[ProcessRequest, ...]:
     if functions is None:
         return ()
-    return (functions,) if callable(functions) else tuple(functions)
+    if callable(functions):
+        return (functions,)
+    validated = to_tuple("process_request", functions, "a function, a sequence of functions or None")
+    for function in validated:
+        if not callable(function):
+            raise TypeError(f"each of process_request must be a function, not {function!r}")
+    return validated
 
 
 def _to_hosts(hosts: Sequence[str] | None) -> frozenset[str] | None:
     if hosts is None:
         return None
-    if isinstance(hosts, str):
-        raise TypeError(f"hosts must be a sequence of names, not {hosts!r}")
-    return frozenset(host.lower() for host in hosts)
+    names = to_tuple("hosts", hosts, "a sequence of names or None")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"each of hosts must be a str, not {name!r}")
+    return frozenset(name.lower() for name in names)
 
 
 @attrs.frozen(kw_only=True)
@@ -45,12 +54,12 @@ class HandshakePolicy:
     """The handshake options of a server, validated. :class:`ServeOptions` describes them."""
 
     process_request: tuple[ProcessRequest, ...] = attrs.field(default=None, converter=_to_tuple)
-    process_response: ProcessResponse | None = None
-    select_subprotocol: SelectSubprotocol | None = None
+    process_response: ProcessResponse | None = attrs.field(default=None, validator=optional_function)
+    select_subprotocol: SelectSubprotocol | None = attrs.field(default=None, validator=optional_function)
     origins: Origins = attrs.field(default=SAME_HOST, converter=validate_origins)
     hosts: frozenset[str] | None = attrs.field(default=None, converter=_to_hosts)
     headers: Headers = attrs.field(factory=Headers, converter=check_headers)
-    server_header: str | None = SERVER
+    server_header: str | None = attrs.field(default=SERVER, validator=optional_text)
     forwarding: Forwarding = attrs.field(factory=Forwarding)
 
     def check(self, request: Request) -> None:

@@ -16,13 +16,13 @@ does not know the scheme and the port that its clients use.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from ..http11 import Request, Response
+from ..misuse.usage import call_async, check_async_function
 from .server import Opening, ServerWebSocket
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Router:
                 "the process_request of the router must be called first: add it to process_request of the server"
             )
         handler, arguments = ws.opening._match
-        await handler(ws, **arguments)
+        await call_async("the handler of a route", handler, ws, **arguments)
 
 
 class _Rules:
@@ -202,18 +202,9 @@ def _check_path(path: object) -> str:
     return path
 
 
-def _check_handler(path: str, handler: object, arguments: Iterable[str]) -> None:
+def _check_handler(path: str, handler: Any, arguments: Iterable[str]) -> None:
     """Raise TypeError if calling the handler with these keyword arguments would fail for every connection."""
-    if not callable(handler):
-        raise TypeError(f"the handler for {path!r} must be an async function, not {handler!r}")
-    try:
-        signature = inspect.signature(handler)
-    except ValueError:  # some callables have no signature
-        return
-    try:
-        signature.bind(None, **dict.fromkeys(arguments))
-    except TypeError as exc:
-        raise TypeError(f"the handler for {path!r} must take the arguments of its path: {exc}") from None
+    check_async_function(f"the handler for {path!r}", handler, arguments)
 
 
 def _is_map(table: object) -> TypeGuard[Map]:

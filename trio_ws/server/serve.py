@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl as ssl_module
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from ..settings import Settings, check_names, pick
+from ..misuse.names import check_names
+from ..misuse.usage import check_async_function, check_in_trio
+from ..misuse.values import check_instance, check_int, check_path, check_stream, to_tuple
+from ..settings import Settings, pick
 from .accept import Acceptor
 from .forwarded.trust import Forwarding
 from .limits import Limits
@@ -79,6 +82,8 @@ async def serve(
             the wrong type.
         ValueError: If an option is out of range, or ``ssl`` is not a server-side context.
     """
+    check_in_trio("serve()")
+    check_async_function("handler", handler)
     if sum(each is not None for each in (port, path, listeners)) != 1:
         raise TypeError("exactly one of port, path and listeners must be given")
     if host is not None and port is None:
@@ -87,9 +92,11 @@ async def serve(
         raise TypeError("reuse_port must be given together with port")
     if not isinstance(limits, Limits):
         raise TypeError(f"limits must be a Limits, not {limits!r}")
-    if listeners is not None and not listeners:
-        raise ValueError("listeners must not be empty")
-    settings, policy = _parse("serve", options)
+    _check_address(port, host, path, listeners)
+    check_instance("reuse_port", reuse_port, bool, "a bool")
+    if backlog is not None:
+        check_int("backlog", backlog, 0)
+    settings, policy = _parse(serve, options)
     file_stat = None
     if ssl is not None:
         _check_tls(ssl)
@@ -124,19 +131,41 @@ async def serve_over(stream: trio.abc.Stream, handler: Handler, **options: Unpac
         TypeError: If an option is unknown or of the wrong type.
         ValueError: If an option is out of range.
     """
-    settings, policy = _parse("serve_over", options)
+    check_in_trio("serve_over()")
+    check_stream("stream", stream)
+    check_async_function("handler", handler)
+    settings, policy = _parse(serve_over, options)
     await Acceptor([], handler, settings, None, policy, _LIMITS).serve_connection(stream)
 
 
-def _parse(function: str, options: ServeOptions) -> tuple[Settings, HandshakePolicy]:
+def _parse(function: Callable[..., object], options: ServeOptions) -> tuple[Settings, HandshakePolicy]:
     check_names(function, options, ServeOptions)
     settings = Settings(**pick(options, Settings))
     forwarding = Forwarding(**pick(options, Forwarding))
     return settings, HandshakePolicy(forwarding=forwarding, **pick(options, HandshakePolicy))
 
 
+def _check_address(port: object, host: object, path: object, listeners: object) -> None:
+    """Check the types and the ranges of the address parameters."""
+    if port is not None:
+        if isinstance(port, str) and not port.isdigit():  # in other libraries, the host comes first
+            raise TypeError(f"port must be an int, not {port!r}; a host must be given as host={port!r}")
+        check_int("port", port, 0, 0xFFFF)
+        check_instance("host", host, (str, type(None)), "a str or None")
+    if path is not None:
+        check_path("path", path)
+    if listeners is not None:
+        validated = to_tuple("listeners", listeners, "a sequence of Trio listeners")
+        if not validated:
+            raise ValueError("listeners must not be empty")
+        for listener in validated:
+            if not hasattr(listener, "accept"):
+                raise TypeError(f"each of listeners must be a Trio listener, not {listener!r}")
+
+
 def _check_tls(context: ssl_module.SSLContext) -> None:
-    """Raise ValueError now if the context would fail for every client."""
+    """Raise now if the context would fail for every client."""
+    check_instance("ssl", context, ssl_module.SSLContext, "an ssl.SSLContext or None")
     try:
         context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_side=True)
     except ssl_module.SSLError as exc:

@@ -14,10 +14,13 @@ from ..connection.session import Session
 from ..connection.stream import StreamAdapter
 from ..connection.websocket import WebSocket, connection_of
 from ..exceptions import ConnectFailed
+from ..misuse.names import check_names
+from ..misuse.usage import AsyncWithOnly, check_in_trio
+from ..misuse.values import check_stream, to_tuple
 from ..server.handshake import open_connection, upgrade
 from ..server.policy import HandshakePolicy
 from ..server.server import ServerWebSocket
-from ..settings import Options, Settings, check_names
+from ..settings import Options, Settings
 from .peer import URI
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["memory_websocket_pair"]
 
 
-class memory_websocket_pair:
+class memory_websocket_pair(AsyncWithOnly):
     """Async context manager for two WebSockets that are connected to each other.
 
     ::
@@ -63,15 +66,26 @@ class memory_websocket_pair:
         uri: str = URI,
         **options: Unpack[Options],
     ) -> None:
-        self._client_stream, self._server_stream = streams or trio.testing.memory_stream_pair()
-        check_names("memory_websocket_pair", options, Options)
+        check_names(memory_websocket_pair, options, Options)
+        pair = (
+            trio.testing.memory_stream_pair() if streams is None else to_tuple("streams", streams, "two Trio streams")
+        )
+        if len(pair) != 2:
+            raise TypeError(f"streams must be two Trio streams, not {len(pair)}")
+        for stream in pair:
+            check_stream("streams", stream)
+        self._client_stream, self._server_stream = pair
         self._connecting = connect_over(self._client_stream, uri, **options)
         self._settings = Settings(**options)
         self._handshake = handshake
         self._sessions: contextlib.AsyncExitStack | None = None
         self._server: ServerWebSocket | None = None
 
+    def _explain_use(self) -> str:
+        return "memory_websocket_pair() must be used as `async with memory_websocket_pair() as (client, server):`"
+
     async def __aenter__(self) -> tuple[WebSocket, ServerWebSocket]:
+        check_in_trio("memory_websocket_pair()")
         if self._sessions is not None:
             raise RuntimeError("a memory_websocket_pair can be entered only once: create another one")
         self._sessions = contextlib.AsyncExitStack()

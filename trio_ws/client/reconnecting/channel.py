@@ -13,6 +13,7 @@ from ...connection.session import code_after
 from ...connection.websocket import WebSocket, connection_of, make_close
 from ...exceptions import ConnectionClosed, NotConnected
 from ...frames import CloseCode, Opcode
+from ...misuse.usage import AsyncWithOnly, check_async_function, check_in_trio
 from ...protocol import Message
 from ..backoff import Backoff, Retries
 from ..backoff import is_retryable as is_retryable_by_default
@@ -79,14 +80,15 @@ def open_reconnecting(
         ValueError: If an option is out of range.
     """
     check_retrying(backoff, is_retryable)
-    if on_connect is not None and not callable(on_connect):
-        raise TypeError(f"on_connect must be callable or None, not {on_connect!r}")
+    if on_connect is not None:
+        check_async_function("on_connect", on_connect)
     _check_when_down(when_down)
-    connector = Connector("open_reconnecting", uri, options)
+    connector = Connector(open_reconnecting, uri, options)
+    check_in_trio("open_reconnecting()")
     return ReconnectingChannel(connector, Retries(backoff, is_retryable), on_connect, when_down)
 
 
-class ReconnectingChannel(trio.abc.Channel[Message]):
+class ReconnectingChannel(trio.abc.Channel[Message], AsyncWithOnly):
     """A channel of messages that reconnects when its connection is lost; see :func:`open_reconnecting`.
 
     Use it like a :class:`WebSocket`: any number of tasks may send, receive and iterate at the same time. Every async
@@ -246,9 +248,12 @@ class ReconnectingChannel(trio.abc.Channel[Message]):
 
     def _check_entered(self) -> None:
         if self._nursery is None:
-            raise RuntimeError("the channel must be entered with async with before it is used")
+            raise RuntimeError(self._explain_use())
 
     # -- Opening and closing ---------------------------------------------------------------------------------------
+
+    def _explain_use(self) -> str:
+        return "open_reconnecting() must be used as `async with open_reconnecting(...) as channel:`"
 
     async def __aenter__(self) -> Self:
         if self._nursery is not None:

@@ -13,6 +13,7 @@ from ...connection.core import GRACE
 from ...connection.state import Phase
 from ...connection.websocket import WebSocket, connection_of
 from ...exceptions import ConnectionClosedLocally, ConnectionClosedOK, OpenTimeout
+from ...misuse.usage import call_async
 from ...protocol import Message
 from ..backoff import Retries
 from ..connect import Connecting
@@ -123,7 +124,7 @@ class Supervisor:
             return
         timeout = connecting._settings.open_timeout
         with trio.move_on_after(math.inf if timeout is None else timeout) as scope:
-            await self._on_connect(ws)
+            await call_async("on_connect", self._on_connect, ws)
         if scope.cancelled_caught:
             assert timeout is not None
             raise OpenTimeout(connecting._uri.host_header, timeout)

@@ -8,6 +8,9 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from ...misuse import values
+from ...misuse.values import to_tuple
+
 __all__ = ["Forwarding", "TrustedProxies", "to_ip"]
 
 IPAddress: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
@@ -20,19 +23,22 @@ TrustedProxies: TypeAlias = (
 
 UNIX = "unix"
 
+_EXPECTED = f"an IP address, a network or {UNIX!r}"
+
 
 def _to_proxies(proxies: TrustedProxies) -> tuple[_IPNetwork | str, ...]:
-    if isinstance(proxies, (str, bytes)):
-        raise TypeError(f"trusted_proxies must be a sequence of addresses, not {proxies!r}")
-    return tuple(_to_network(proxy) for proxy in proxies)
+    return tuple(_to_network(proxy) for proxy in to_tuple("trusted_proxies", proxies, "a sequence of addresses"))
 
 
 def _to_network(proxy: object) -> _IPNetwork | str:
     if proxy == UNIX:
         return UNIX
     if not isinstance(proxy, (str, *_IP_TYPES)):
-        raise TypeError(f"each of trusted_proxies must be an IP address, a network or {UNIX!r}, not {proxy!r}")
-    network = ipaddress.ip_network(proxy)
+        raise TypeError(f"each of trusted_proxies must be {_EXPECTED}, not {proxy!r}")
+    try:
+        network = ipaddress.ip_network(proxy)
+    except ValueError as exc:
+        raise ValueError(f"each of trusted_proxies must be {_EXPECTED}, not {proxy!r}: {exc}") from None
     # to_ip() converts IPv4-mapped IPv6 addresses to IPv4, so networks of them must be IPv4 too.
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
@@ -63,7 +69,7 @@ class Forwarding:
     """
 
     trusted_proxies: tuple[_IPNetwork | str, ...] = attrs.field(default=(), converter=_to_proxies)
-    proxy_protocol: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    proxy_protocol: bool = attrs.field(default=False, validator=values.flag)
 
     def trusts(self, address: Any) -> bool:
         """Whether an address, as ``getpeername`` returns it, belongs to a trusted proxy."""
