@@ -30,7 +30,7 @@ async def test_where_nothing_is_used_anything_fits(limit: int) -> None:
     assert budget.fits(10**9)
     budget.used = 10**9
     assert not budget.fits(0)
-    budget.give_back(10**9)
+    budget.release(10**9)
     assert budget.fits(10**9)
 
 
@@ -40,7 +40,7 @@ async def test_giving_back_wakes_all_who_wait(nursery: trio.Nursery) -> None:
     tasks = [Task(nursery, budget.wait) for _ in range(3)]
     await settle()
     assert not any(task.done for task in tasks)
-    budget.give_back(1)
+    budget.release(1)
     assert budget.used == 9
     await settle()
     assert all(task.done for task in tasks)
@@ -160,7 +160,7 @@ async def test_it_can_be_had_again() -> None:
 async def test_a_task_does_not_wait_for_itself() -> None:
     lock = FairLock()
     assert await lock.acquire("test")
-    with pytest.raises(RuntimeError, match="in the middle of a something on the same WebSocket"):
+    with pytest.raises(RuntimeError, match="must first leave its something block of the same WebSocket"):
         await lock.acquire("something")
     lock.release()
     assert await lock.acquire("something")

@@ -21,14 +21,14 @@ from trio_ws.protocol.connection import OutgoingFrame
 from ..support import parse_frames
 
 
-class Resting:
-    """Stands for an encoder, and notes whether it was told to give back its memory."""
+class FakeEncoder:
+    """Counts the calls of free_memory()."""
 
     def __init__(self) -> None:
-        self.rests = 0
+        self.freed = 0
 
-    def rest(self) -> None:
-        self.rests += 1
+    def free_memory(self) -> None:
+        self.freed += 1
 
 
 def frame(data: bytes, compress: bool = True) -> OutgoingFrame:
@@ -56,28 +56,28 @@ def three(monkeypatch: pytest.MonkeyPatch) -> CompressorCache:
 
 
 def test_the_least_recently_used_gives_its_memory_back(three: CompressorCache) -> None:
-    a, b, c, d, e = (Resting() for _ in range(5))
+    a, b, c, d, e = (FakeEncoder() for _ in range(5))
     touch(three, a, b, c)
-    assert [each.rests for each in (a, b, c)] == [0, 0, 0]
+    assert [each.freed for each in (a, b, c)] == [0, 0, 0]
     touch(three, a, d)
-    assert [each.rests for each in (a, b, c, d)] == [0, 1, 0, 0]
+    assert [each.freed for each in (a, b, c, d)] == [0, 1, 0, 0]
     touch(three, a, d, e)
-    assert [each.rests for each in (a, b, c, d, e)] == [0, 1, 1, 0, 0]
+    assert [each.freed for each in (a, b, c, d, e)] == [0, 1, 1, 0, 0]
 
 
 def test_one_that_comes_back_is_the_latest(three: CompressorCache) -> None:
-    a, b, c, d = (Resting() for _ in range(4))
+    a, b, c, d = (FakeEncoder() for _ in range(4))
     touch(three, a, b, c, d, a)
-    assert [each.rests for each in (a, b, c, d)] == [1, 1, 0, 0]
+    assert [each.freed for each in (a, b, c, d)] == [1, 1, 0, 0]
 
 
 def test_one_that_is_forgotten_makes_room(three: CompressorCache) -> None:
-    a, b, c, d = (Resting() for _ in range(4))
+    a, b, c, d = (FakeEncoder() for _ in range(4))
     touch(three, a, b, c)
     three.remove(b)  # type: ignore[arg-type]  # it stands for one
     three.remove(b)  # type: ignore[arg-type]  # it stands for one
     touch(three, d)
-    assert [each.rests for each in (a, b, c, d)] == [0, 0, 0, 0]
+    assert [each.freed for each in (a, b, c, d)] == [0, 0, 0, 0]
 
 
 # -- The encoder -----------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ async def test_it_encodes_in_order() -> None:
     ],
 )
 async def test_much_takes_long(sizes: list[int], compress: bool, compresses: bool, expected: bool) -> None:
-    assert make(compresses=compresses).takes_long([frame(bytes(size), compress) for size in sizes]) is expected
+    assert make(compresses=compresses).needs_thread([frame(bytes(size), compress) for size in sizes]) is expected
 
 
 async def test_a_thread_encodes_the_same() -> None:
@@ -122,7 +122,7 @@ async def test_cancelled_in_a_thread_it_is_interrupted(monkeypatch: pytest.Monke
         await encoder.encode_in_thread([frame(b"a")])
     assert scope.cancelled_caught
     assert encoder.interrupted
-    encoder.rest()  # it leaves the compressor alone
+    encoder.free_memory()  # it leaves the compressor alone
 
 
 async def test_messages_count_as_activity(mock_clock: trio.testing.MockClock) -> None:
@@ -131,9 +131,9 @@ async def test_messages_count_as_activity(mock_clock: trio.testing.MockClock) ->
     mock_clock.jump(5)
     encoder.encode([(FIN | Opcode.PONG, b"", False)])
     encoder.encode([])
-    assert limits.due() == trio.current_time() + 5
+    assert limits.deadline() == trio.current_time() + 5
     encoder.encode([(FIN | Opcode.PONG, b"", False), frame(b"a")])
-    assert limits.due() == trio.current_time() + 10
+    assert limits.deadline() == trio.current_time() + 10
 
 
 def test_how_many_there_are() -> None:

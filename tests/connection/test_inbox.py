@@ -42,12 +42,12 @@ class Feed:
 
 async def until_there_is_room(inbox: Inbox) -> None:
     while inbox.is_full:
-        await inbox.wait()
+        await inbox.wait_for_receiver()
 
 
-async def until_it_is_finished_with(inbox: Inbox) -> None:
-    while not inbox.is_finished_with:
-        await inbox.wait()
+async def until_it_is_handled(inbox: Inbox) -> None:
+    while not inbox.is_handled:
+        await inbox.wait_for_receiver()
 
 
 # -- Whole messages --------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ async def test_a_receiver_that_gives_up_wants_no_more(nursery: trio.Nursery) -> 
     assert feed.inbox.is_full
 
 
-@pytest.mark.parametrize("wait", [until_there_is_room, until_it_is_finished_with])
+@pytest.mark.parametrize("wait", [until_there_is_room, until_it_is_handled])
 async def test_dropping_lets_the_reader_go_on(wait: Callable[[Inbox], Awaitable[None]], nursery: trio.Nursery) -> None:
     feed = Feed(0)
     feed(text("a"), text("b", fin=False))
@@ -242,10 +242,10 @@ async def test_dropping_lets_the_reader_go_on(wait: Callable[[Inbox], Awaitable[
 async def test_it_is_finished_with_once_more_is_asked_for(nursery: trio.Nursery) -> None:
     feed = Feed()
     # Nobody has ever asked, and there is nothing to ask for.
-    assert feed.inbox.is_finished_with
+    assert feed.inbox.is_handled
     feed(text("a"))
     feed.inbox.end()
-    task = Task(nursery, until_it_is_finished_with, feed.inbox)
+    task = Task(nursery, until_it_is_handled, feed.inbox)
     await settle()
     assert not task.done
     assert await feed.inbox.get() == "a"
@@ -264,7 +264,7 @@ async def test_it_is_finished_with_once_the_rest_of_the_parts_is_asked_for(nurse
     assert await feed.inbox.get_part(MESSAGE) == ("a", False)
     feed(cont(b"b"))
     feed.inbox.end()
-    task = Task(nursery, until_it_is_finished_with, feed.inbox)
+    task = Task(nursery, until_it_is_handled, feed.inbox)
     await settle()
     assert not task.done
     assert await feed.inbox.get_part(MESSAGE) == ("b", False)
@@ -279,10 +279,10 @@ async def test_it_is_finished_with_when_the_application_says_so(nursery: trio.Nu
     feed = Feed()
     feed(text("a"))
     assert await feed.inbox.get() == "a"
-    task = Task(nursery, until_it_is_finished_with, feed.inbox)
+    task = Task(nursery, until_it_is_handled, feed.inbox)
     await settle()
     assert not task.done
-    feed.inbox.stop_using()
+    feed.inbox.end_handling()
     await settle()
     assert task.done
 
@@ -579,7 +579,7 @@ async def test_the_rest_are_the_whole_messages() -> None:
     feed(cont(b"b", fin=True), text("c"))
     feed(binary(b"d"), text("e", fin=False))
     feed.inbox.end()
-    assert feed.inbox.take_rest() == ["c", b"d"]
+    assert feed.inbox.drain() == ["c", b"d"]
     # The end of the parts stays for whoever receives them.
     assert await feed.inbox.get_part(MESSAGE) == ("b", True)
     feed.inbox.end_parts(complete=True)

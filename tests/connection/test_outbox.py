@@ -30,7 +30,7 @@ class Fixture:
         self.state = ConnectionState(Closing())
         self.outbox = Outbox(self.state, limit)
         self.outbox.take()
-        self.outbox.written()
+        self.outbox.record_written()
 
     def finish(self, close: Close | None) -> None:
         self.state.advance(Event.CLOSE)
@@ -90,12 +90,12 @@ async def test_room_is_there_again_when_it_is_written() -> None:
     assert not outbox.put_nowait(frame(b""))
     outbox.take()
     assert not outbox.put_nowait(frame(b""))
-    outbox.written()
+    outbox.record_written()
     assert outbox.put_nowait(frame(HUNDRED))
     # What was put in the meantime stays counted.
     outbox.take()
     assert outbox.put_nowait(frame(HUNDRED))
-    outbox.written()
+    outbox.record_written()
     assert outbox.put_nowait(frame(HUNDRED))
     assert not outbox.put_nowait(frame(b""))
 
@@ -110,7 +110,7 @@ async def test_there_is_always_room_for_one_frame() -> None:
     assert outbox.put_nowait(frame(b"x" * 100_000))
     assert not outbox.put_nowait(frame(b""))
     outbox.take()
-    outbox.written()
+    outbox.record_written()
     assert outbox.put_nowait(frame(b""))
 
 
@@ -123,17 +123,17 @@ async def test_senders_wait_in_line(nursery: trio.Nursery) -> None:
         await settle()
     assert not any(task.done for task in tasks)
     outbox.take()
-    outbox.written()
+    outbox.record_written()
     # Two fit. Nobody gets in before those who wait, even if it fit.
     assert not outbox.put_nowait(frame(b""))
     late = Task(nursery, outbox.put, frame(b"l"))
     await settle()
     assert [task.result for task in tasks] == [True] * 2 + [None] * 3
     assert payloads(outbox) == [b"0", b"1"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert payloads(outbox) == [b"2", b"3"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert payloads(outbox) == [b"4", b"l"]
     assert late.result is True
@@ -152,7 +152,7 @@ async def test_a_sender_that_is_cancelled_puts_nothing(nursery: trio.Nursery) ->
     got = []
     for _ in range(3):
         got += payloads(outbox)
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert got == [b"first", b"0", b"2"]
 
@@ -163,7 +163,7 @@ async def test_a_sender_that_is_cancelled_too_late_has_put_it(nursery: trio.Nurs
     task = Task(nursery, outbox.put, frame(b"a"))
     await settle()
     outbox.take()
-    outbox.written()
+    outbox.record_written()
     task.scope.cancel()
     await settle()
     assert task.result is True
@@ -194,7 +194,7 @@ async def test_the_writer_is_woken(what: str, nursery: trio.Nursery) -> None:
         "message": lambda: outbox.put_nowait(frame(b"a")),
         "ping": lambda: outbox.put_ping(b""),
         "pong": lambda: outbox.put_pong(b""),
-        "kept": lambda: outbox.keep(frame(b"a")),
+        "kept": lambda: outbox.add_unwritten(frame(b"a")),
     }
     for _ in range(3):
         task = Task(nursery, outbox.wait)
@@ -204,7 +204,7 @@ async def test_the_writer_is_woken(what: str, nursery: trio.Nursery) -> None:
         await settle()
         assert task.result is True
         outbox.take()
-        outbox.written()
+        outbox.record_written()
 
 
 @pytest.mark.parametrize("left", [True, False])
@@ -219,7 +219,7 @@ async def test_the_writer_is_woken_by_the_end(left: bool, nursery: trio.Nursery)
     if task is None:
         assert await outbox.wait()
         assert payloads(outbox) == [b"a"]
-        outbox.written()
+        outbox.record_written()
     else:
         await settle()
         assert task.result is False
@@ -271,14 +271,14 @@ async def test_past_the_bound_only_the_latest_pong_is_kept() -> None:
 
 async def test_a_frame_that_is_half_written() -> None:
     outbox = make(0)
-    outbox.keep(frame(HUNDRED))
-    assert outbox.taken
+    outbox.add_unwritten(frame(HUNDRED))
+    assert outbox.writing
     assert outbox.size == memory(frame(HUNDRED))
     assert await outbox.wait()
     # It takes room until it is out.
     assert not outbox.put_nowait(frame(b""))
-    outbox.written()
-    assert not outbox.taken
+    outbox.record_written()
+    assert not outbox.writing
     assert outbox.put_nowait(frame(b""))
 
 
@@ -292,7 +292,7 @@ async def test_when_a_message_may_go_out_at_once() -> None:
     assert not outbox_with(lambda outbox: outbox.put_nowait(frame(b""))).is_clear
     assert not outbox_with(lambda outbox: outbox.put_ping(b"")).is_clear
     assert not outbox_with(lambda outbox: outbox.put_pong(b"")).is_clear
-    assert not outbox_with(lambda outbox: outbox.keep(frame(b""))).is_clear
+    assert not outbox_with(lambda outbox: outbox.add_unwritten(frame(b""))).is_clear
     # Until the writer has begun: what was sent in the opening handshake may be half-written.
     assert not Outbox(ConnectionState(Closing()), 0).is_clear
     outbox = make(0)
@@ -335,13 +335,13 @@ async def test_parts_wait_for_room(nursery: trio.Nursery) -> None:
     await settle()
     assert not part.done
     assert payloads(outbox) == [b"a"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert (part.result, other.done) == (True, False)
     # There is room for the end, always.
     assert outbox.end_parts(LAST)
     assert payloads(outbox) == [b"b", b""]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert other.result is True
 
@@ -369,12 +369,12 @@ async def test_beginning_waits_in_line(nursery: trio.Nursery) -> None:
     last = Task(nursery, outbox.put, frame(b"c"))
     await settle()
     assert payloads(outbox) == [b"a"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert (first.result, beginning.done, last.done) == (True, False, False)
     # There must be room for the last part of a message that begins.
     assert payloads(outbox) == [b"b"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert (beginning.result, last.done) == (True, False)
     # Nothing was sent: that is nothing on the wire.
@@ -397,7 +397,7 @@ async def test_beginning_that_is_cancelled(nursery: trio.Nursery) -> None:
     got = []
     for _ in range(3):
         got += payloads(outbox)
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert got == [b"a", b"b", b"c"]
     assert [task.result for task in tasks] == [True, None, True]
@@ -415,7 +415,7 @@ async def test_a_part_that_waits_when_its_message_ends_is_refused(nursery: trio.
     await settle()
     assert (part.result, other.done) == (False, False)
     assert payloads(outbox) == [b"a", b""]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert other.result is True
 
@@ -442,7 +442,7 @@ async def test_a_posted_message_is_put_if_there_is_room(nursery: trio.Nursery) -
     await settle()
     assert payloads(outbox) == [b"1", b"2"]
     assert not outbox.post(frame(b""))
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert task.result
     assert payloads(outbox) == [HUNDRED]
@@ -460,7 +460,7 @@ async def test_the_newest_message_waits_for_room(nursery: trio.Nursery) -> None:
     sent = []
     while taken := payloads(outbox):
         sent += taken
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert sent == [b"1", b"6", b"5"]
     assert task.result
@@ -468,7 +468,7 @@ async def test_the_newest_message_waits_for_room(nursery: trio.Nursery) -> None:
     assert outbox.post(frame(b"7"))
     outbox.post_newest(frame(b"8"))
     assert payloads(outbox) == [b"7"]
-    outbox.written()
+    outbox.record_written()
     assert payloads(outbox) == [b"8"]
 
 
@@ -484,7 +484,7 @@ async def test_the_newest_message_stays_behind_those_who_waited_before(nursery: 
     sent = []
     while taken := payloads(outbox):
         sent += taken
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert sent == [b"1", b"2", b"5", b"4"]
     assert (before.result, after.result) == (True, True)
@@ -501,10 +501,10 @@ async def test_posted_in_the_middle_of_the_parts() -> None:
     # The parts have their own room.
     assert await outbox.put_part(message, frame(b"a", fin=False))
     assert payloads(outbox) == [b"a"]
-    outbox.written()
+    outbox.record_written()
     assert outbox.end_parts(LAST)
     assert payloads(outbox) == [b"", b"1", b"4"]
-    outbox.written()
+    outbox.record_written()
     assert outbox.is_clear
     assert outbox.size == 0
 
@@ -530,7 +530,7 @@ async def test_what_was_posted_ends_with_the_outbox(in_parts: bool) -> None:
     fixture.finish(Close(1000, ""))
     assert outbox.size == (0 if in_parts else memory(frame(b"1")))
     assert payloads(outbox) == ([] if in_parts else [b"1"])
-    outbox.written()
+    outbox.record_written()
     assert not outbox.post(frame(b"3"))
     assert outbox.size == 0
 
@@ -576,7 +576,7 @@ async def test_finish_without_a_close_frame(nursery: trio.Nursery) -> None:
     await settle()
     assert [task.result for task in tasks] == [False, False]
     assert (outbox.close, outbox.take()) == (None, [])
-    outbox.written()
+    outbox.record_written()
     assert not await outbox.wait()
 
 

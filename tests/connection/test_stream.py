@@ -268,7 +268,7 @@ async def test_write_now() -> None:
     assert transport.can_write_now()
     assert transport.write_now([b"ef"])
     assert transport.can_write_now()
-    assert transport.written == len(expected)
+    assert transport.bytes_written == len(expected)
     received = b""
     while len(received) < len(expected):
         received += await theirs.receive_some()

@@ -103,8 +103,8 @@ async def test_a_frame_taken_back_leaves_nothing_to_write(nursery: trio.Nursery)
         await settle()
         keepalive = connection_of(ws).keepalive
         sent = keepalive.send_ping(b"a")
-        keepalive.forget_ping(sent)
-        keepalive.forget_ping(sent)
+        keepalive.withdraw_ping(sent)
+        keepalive.withdraw_ping(sent)
         await settle()
         assert ours.writes == 0
         await ws.send("next")

@@ -215,7 +215,7 @@ class Attempt:
             raise RuntimeError("the attempt was not entered")
         connection = connection_of(self._ws)
         lived = trio.current_time() - self._opened_at
-        told = connection.told
+        told = connection.outcome_reported
         end = connection.state.error() if connection.state.is_settled else None
         if connection.state.closed_locally:
             end = None  # The application closed the connection, so an exception from using it is a bug.

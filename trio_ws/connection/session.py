@@ -49,7 +49,7 @@ class Session:
     ) -> None:
         nurseries = trio.lowlevel.current_task().child_nurseries
         if not nurseries or nurseries[-1] is not self._nursery:
-            connection_of(self._ws).cut()
+            connection_of(self._ws).cancel_tasks()
             raise RuntimeError(
                 "a WebSocket must be left in the task that entered it, after everything that was entered later"
             )

@@ -256,7 +256,7 @@ class WebSocket(trio.abc.Channel[Message]):
         try:
             await done.wait()
         finally:
-            connection.keepalive.forget_ping(ping)
+            connection.keepalive.withdraw_ping(ping)
         if ping.round_trip is None:
             raise await connection.outcome()
         return ping.round_trip
@@ -280,14 +280,14 @@ class WebSocket(trio.abc.Channel[Message]):
         """
         close = make_close(code, reason)
         connection = self._connection
-        connection.leave(close)
+        connection.close_locally(close)
         if trio.current_effective_deadline() == -math.inf:
             # We are cancelled already. Say so before the writer begins, or it may be cut off in the middle of a write.
-            connection.cut()
+            connection.cancel_tasks()
         try:
             await self.wait_closed()
         except BaseException:
-            connection.cut()
+            connection.cancel_tasks()
             # What is left to do takes GOODBYE_TIMEOUT twice at most.
             with trio.CancelScope(shield=True):
                 await connection.state.wait_for(Phase.CLOSED)
