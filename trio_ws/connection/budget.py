@@ -71,7 +71,7 @@ class FairLock:
     def acquire_nowait(self) -> bool:
         """Acquire the lock if it is free. Return whether it was acquired.
 
-        The lock does not look up the calling task, which therefore must release it within the same call.
+        The calling task is not recorded, so it must release the lock before its call returns.
         """
         if self.owner is not None or self._closed:
             return False

@@ -180,9 +180,9 @@ class WebSocket(trio.abc.Channel[Message]):
         if message is not None:
             return message
         self._connection.observer.report()
-        message = await self._inbox.get()
-        if message is not None:
-            return message
+        received: Message | None = await self._inbox.get()
+        if received is not None:
+            return received
         error = await self._connection.outcome()
         if isinstance(error, ConnectionClosedOK) or self._connection.state.is_clean:
             raise StopAsyncIteration
