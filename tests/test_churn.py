@@ -1,8 +1,8 @@
-"""Thousands of connections come and go, in all the ways in which they can end, and leave nothing behind.
+"""Tests that thousands of connections, which end in all possible ways, leave nothing behind.
 
-They leave no objects, no tasks and no open descriptors; and connections that are open afterwards are read as before,
-whatever their handlers are busy with. All of this is over TCP on the local host, and uses nothing but the public
-interface. Most clients are made of bytes: that is cheap, and they can do what is wrong.
+They leave no objects, tasks or open descriptors, and later connections are still read while their handlers are busy.
+The tests use TCP on the local host and only the public interface. Most clients write raw bytes, which is cheap, and
+allows them to break the protocol.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FEW, MANY = 2_000, 10_000
 #: How many connections there are at a time.
 AT_A_TIME = 32
 
-# -- Bytes -----------------------------------------------------------------------------------------------------------
+# -- Clients that write raw bytes ------------------------------------------------------------------------------------
 
 KEY = b"\x37\xfa\x21\x3d"
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
@@ -52,7 +52,7 @@ def frame(first: int, payload: bytes = b"") -> bytes:
 
 @attrs.frozen(kw_only=True)
 class Peer:
-    """A client made of bytes.
+    """A client that writes and reads raw bytes.
 
     Attributes:
         port: The port of the server.
@@ -149,11 +149,11 @@ async def close(peer: Peer) -> None:
 async def send_and_close_in_one_write(peer: Peer) -> None:
     async with peer.open() as frames:
         await frames.send(peer.hello() + frame(CLOSE, NORMAL))
-        assert await frames.receive_all() == [(TEXT, HELLO), (CLOSE, NORMAL)]  # so short a text is not compressed
+        assert await frames.receive_all() == [(TEXT, HELLO), (CLOSE, NORMAL)]  # such a short text is not compressed
 
 
 async def send_and_close_in_one_write_after_a_ping(peer: Peer) -> None:
-    """End while a handler is receiving that has waited for a pong before."""
+    """End while a handler receives that has waited for a pong before."""
     async with peer.open("/ping-and-echo") as frames:
         received = await frames.receive()
         assert received is not None
@@ -213,7 +213,7 @@ WAYS = [
 
 
 async def churn(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Make calls, some at a time."""
+    """Make calls, a number of them at a time."""
     calls = iter(calls)
 
     async def work() -> None:
@@ -226,7 +226,7 @@ async def churn(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
 
 
 def mixed(calls: Sequence[Callable[[], Awaitable[object]]], count: int) -> Iterable[Callable[[], Awaitable[object]]]:
-    """Return so many calls, of each kind in turn."""
+    """Return this many calls, of each kind in turn."""
     return islice(cycle(calls), count)
 
 
@@ -286,7 +286,7 @@ async def serving(handler: Handler) -> AsyncIterator[trio_ws.Server]:
         nursery.cancel_scope.cancel()
 
 
-# -- Nothing is left -------------------------------------------------------------------------------------------------
+# -- Counting --------------------------------------------------------------------------------------------------------
 
 
 def tasks_living() -> int:
@@ -294,7 +294,7 @@ def tasks_living() -> int:
 
 
 async def wait_until_over(server: trio_ws.Server, tasks: int) -> None:
-    """Wait until the server has no connections, and there are as few tasks as there were before the first one."""
+    """Wait until the server has no connections, and as few tasks as before the first one."""
     with trio.fail_after(10):
         while server.connections or tasks_living() > tasks:
             await trio.lowlevel.checkpoint()
@@ -302,12 +302,12 @@ async def wait_until_over(server: trio_ws.Server, tasks: int) -> None:
 
 @attrs.frozen(kw_only=True)
 class Count:
-    """Counts of what connections could leave behind, while there are none.
+    """Numbers of things that connections could leave behind, counted while there are no connections.
 
     Attributes:
         ours: Objects of the package.
-        objects: All objects that the garbage collector knows.
-        blocks: All that Python has allocated.
+        objects: All objects that the garbage collector tracks.
+        blocks: Memory blocks that Python has allocated.
         descriptors: Open descriptors.
     """
 
@@ -326,10 +326,9 @@ class Count:
         return cls(ours=ours, objects=len(objects), blocks=blocks, descriptors=descriptors)
 
     def check_same(self, before: Count) -> None:
-        """Check that there is no more than before: one object for each connection would be 8,000 more.
+        """Check that the numbers have not grown. One object per connection would be 8,000 more.
 
-        The tolerance is for Trio, which keeps up to a thousand deadlines that are over. Each is two objects, and four
-        blocks.
+        The tolerance is for Trio, which keeps up to a thousand expired deadlines of two objects and four blocks each.
         """
         assert self.ours - before.ours < 50
         assert self.objects - before.objects < 3_000

@@ -1,4 +1,4 @@
-"""Instruments: what they are told, in which order, and that nothing comes of it when one fails."""
+"""Tests of instruments: which events they get, in which order, and that failing ones do no harm."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Event = tuple[Any, ...]
 
 
 class Recorder(Instrument):
-    """Keeps all that it is told, but for what ``ignored`` says."""
+    """Records all events except the ignored ones."""
 
     def __init__(self, *ignored: str) -> None:
         self.events: list[Event] = []
@@ -65,7 +65,7 @@ class Recorder(Instrument):
 
     @property
     def summary(self) -> ConnectionSummary:
-        """That of the one connection, which is the last that was heard."""
+        """The events of the connection that was opened last."""
         name, summary = self.events[-1]
         assert name == "connection_closed"
         assert len(self.connections) == 1
@@ -104,12 +104,12 @@ class Recorder(Instrument):
 
 
 def record() -> Recorder:
-    """Return one that ignores bytes, which depend on the stream."""
+    """Return a recorder that ignores bytes, which depend on the stream."""
     return Recorder("bytes_received", "bytes_sent", "queue_changed")
 
 
 class Broken(Recorder):
-    """One that fails at some event."""
+    """An instrument that raises in one event."""
 
     def __init__(self, event: str, error: BaseException) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Broken(Recorder):
 EVENTS = [name for name in vars(Recorder) if hasattr(Instrument, name) and not name.startswith("_")]
 
 
-# -- What they are told ----------------------------------------------------------------------------------------------
+# -- Events ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_recorder_knows_all_events() -> None:
@@ -296,7 +296,7 @@ async def test_queues(role: Role) -> None:
             assert 100 < inbox < 300
             assert outbox == 0
             await ws.receive()
-            # It does not fit into the pipe; the next one waits for room.
+            # The message does not fit into the pipe, so the next one waits for room.
             await ws.send(bytes(8_000))
             nursery.start_soon(ws.send, bytes(9_000))
             await settle()
@@ -420,7 +420,7 @@ async def test_a_write_that_is_cut_off(role: Role, autojump_clock: trio.testing.
 
 
 async def test_on_sockets() -> None:
-    # Where messages are written at once.
+    # On sockets, messages are written at once.
     of_server, of_client = record(), record()
 
     async def echo(ws: WebSocket) -> None:
@@ -494,7 +494,7 @@ async def test_a_request_that_is_refused_is_no_connection() -> None:
     assert recorder.events == []
 
 
-# -- Which instruments -----------------------------------------------------------------------------------------------
+# -- Choosing instruments --------------------------------------------------------------------------------------------
 
 
 def test_an_instrument_does_nothing_by_itself() -> None:
@@ -512,7 +512,7 @@ def test_an_instrument_does_nothing_by_itself() -> None:
     instrument.queue_changed(ws, 1, 1)
 
 
-async def test_all_of_them_in_order() -> None:
+async def test_instruments_are_called_in_order() -> None:
     order: list[Recorder] = []
 
     class Ordered(Recorder):
@@ -534,7 +534,7 @@ async def test_without_instruments_there_is_no_observer() -> None:
         assert type(connection_of(ws).observer) is NullObserver
 
 
-async def test_only_who_wants_a_connection_is_told() -> None:
+async def test_an_instrument_can_ignore_connections() -> None:
     class Choosy(Recorder):
         def wants_connection(self) -> bool:
             return False
@@ -587,7 +587,7 @@ async def test_every_connection_has_a_number() -> None:
             assert all(isinstance(each.id, int) for each in (client, server, third))
 
 
-# -- Instruments that do what they should not ------------------------------------------------------------------------
+# -- Instruments that misbehave --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [ValueError("a mistake"), KeyboardInterrupt(), SystemExit()])
@@ -595,7 +595,7 @@ async def test_every_connection_has_a_number() -> None:
 async def test_an_instrument_that_raises(event: str, error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     broken, other = Broken(event, error), Recorder()
     for _ in range(2):
-        # Nothing is read, so that something is in the buffers.
+        # The peer does not read, so there is something in the buffers.
         async with memory_websocket_pair(instruments=[broken, other]) as (client, server):
             await client.send("hello")
             await server.send(b"hello")
@@ -612,7 +612,7 @@ async def test_an_instrument_that_raises(event: str, error: BaseException, caplo
     assert logged.exc_info[1] is error
 
 
-async def test_one_that_raises_when_it_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_instrument_that_raises_when_it_is_asked(caplog: pytest.LogCaptureFixture) -> None:
     class Undecided(Recorder):
         def wants_connection(self) -> bool:
             raise ValueError
@@ -625,8 +625,8 @@ async def test_one_that_raises_when_it_is_asked(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("event", ["connection_opened", "message_received", "frame_sent", "queue_changed"])
-async def test_one_that_sends(event: str) -> None:
-    # It should not. But what it sends is in order, and it is not called within a call.
+async def test_an_instrument_that_sends(event: str) -> None:
+    # An instrument should not send. But its message is sent in order, and the instrument is not called recursively.
     class Sending(Recorder):
         calls = depth = 0
 
@@ -671,7 +671,7 @@ async def test_one_that_sends(event: str) -> None:
     assert not sending._is_broken
 
 
-async def test_one_that_drops_the_connection() -> None:
+async def test_an_instrument_that_drops_the_connection() -> None:
     class Dropping(Recorder):
         def message_received(self, ws: ObservedWebSocket, opcode: Opcode, size: int) -> None:
             super().message_received(ws, opcode, size)

@@ -1,8 +1,7 @@
-"""What a peer can make a connection keep in memory: what the options say, and a constant.
+"""Tests of the memory that a peer can make a connection use: the limits in the options, and a constant.
 
-A peer that floods us with whatever it likes while nobody receives, and a peer that never reads while we send. The
-inbox, the outbox and single floods are tested with them; here it is the whole connection, and bytes as they are
-allocated.
+One peer floods us while nobody receives, and one never reads while we send. The inbox, the outbox and single floods
+have tests of their own. The tests here measure the memory that a whole connection allocates.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ DEFLATE = 300 * KIB
 
 
 async def measure(call: Callable[[], Awaitable[object]]) -> tuple[int, int]:
-    """Return how many bytes more are in use at most while something is called, and how many afterwards."""
+    """Return how many more bytes are in use during a call, at most, and after it."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -52,13 +51,13 @@ async def measure(call: Callable[[], Awaitable[object]]) -> tuple[int, int]:
 
 
 class Flooder(trio.abc.Stream):
-    """Where reading brings the same again and again, as often as it is wanted, and writing never ends.
+    """A stream that repeats the same bytes for any number of reads, and whose writes never return.
 
     Args:
-        first: What comes once.
-        data: What comes then.
-        times: How often it comes at most.
-        writes: How many writes get through before one does not.
+        first: The bytes of the first read.
+        data: The bytes of each later read.
+        times: Maximum number of later reads.
+        writes: Number of writes that return.
     """
 
     def __init__(self, first: bytes = b"", data: bytes = b"", times: int = 0, writes: int = 0) -> None:
@@ -96,7 +95,7 @@ class Flooder(trio.abc.Stream):
 
 
 def fill(unit: bytes) -> bytes:
-    """Return as much as one read takes."""
+    """Return as many bytes as one read takes."""
     return unit * (RECEIVE_SIZE // len(unit))
 
 
@@ -105,7 +104,7 @@ def fill(unit: bytes) -> bytes:
 
 @attrs.frozen
 class Flood:
-    """What a peer sends: frames once, and then one again and again, as often as 64 KiB of it are read."""
+    """The bytes from a peer: some frames once, and then one frame repeated, as many as one read of 64 KiB needs."""
 
     frame: Frame
     first: Frame | None = None
@@ -138,12 +137,12 @@ FLOODS = {
 async def flooded(
     role: Role, first: bytes, data: bytes, times: int, receive_buffer: int, *, compressed: bool = False
 ) -> int:
-    """Return what it costs at most to be flooded while nobody receives."""
+    """Return the maximum memory use in a flood while nobody receives."""
     extensions = [PerMessageDeflate(Deflate(), send_bits=15, receive_bits=15)] if compressed else []
     stream = Flooder(first, data, times)
     async with born_open(stream, role, extensions, receive_buffer=receive_buffer, max_message_size=MIB):
         peak, _ = await measure(settle)
-        # So that nothing has to be waited for.
+        # Now nothing has to be waited for.
         stream.closed.set()
     return peak
 
@@ -179,7 +178,7 @@ async def test_a_flood_of_tiny_compressed_messages(size: int, receive_buffer: in
     ids=["binary", "text", "wide text", "unfinished"],
 )
 async def test_a_flood_of_bombs(frame: Frame, size: int, receive_buffer: int, autojump_clock: MockClock) -> None:
-    # There is room for one message, whatever it takes in memory. While it is put together it is there twice.
+    # There is room for one message of any size. While it is assembled, it is in memory twice.
     peak = await flooded(Role.CLIENT, b"", fill(compress(frame)), 24, receive_buffer, compressed=True)
     assert peak <= receive_buffer + 2 * size + RECEIVING + DEFLATE
 
@@ -194,7 +193,7 @@ def compress(frame: Frame) -> bytes:
 
 
 async def send_all_day(ws: WebSocket, size: int) -> None:
-    """Send until nothing moves any more."""
+    """Send until all tasks are blocked."""
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
@@ -210,7 +209,7 @@ async def send_all_day(ws: WebSocket, size: int) -> None:
 
 
 @each_role
-# With the first, all waits in the outbox; with the second, the writer has taken what had come together, and is stuck.
+# With 0, all messages wait in the outbox. With 1, the writer has taken the messages that were queued, and is blocked.
 @pytest.mark.parametrize("writes", [0, 1], ids=["waiting", "being written"])
 @pytest.mark.parametrize("send_buffer", [0, 64 * KIB, MIB])
 @pytest.mark.parametrize("size", [4, 100, 1000, 20_000])
@@ -222,14 +221,14 @@ async def test_sending_what_is_never_read(
 
         async def send() -> None:
             if writes:
-                # It goes out while the rest comes together.
+                # The first messages are written while the others are queued.
                 await ws.send(b"first")
             await send_all_day(ws, size)
 
         peak, kept = await measure(send)
         stream.closed.set()
     assert kept <= send_buffer + SENDING
-    # While it is encoded, it is there twice.
+    # While the message is encoded, it is in memory twice.
     assert peak <= 2 * send_buffer + SENDING
 
 
@@ -250,11 +249,11 @@ async def test_many_senders_wait(send_buffer: int, autojump_clock: MockClock) ->
         tasks, _ = await measure(lambda: wait(trio.sleep_forever))
         peak, _ = await measure(lambda: wait(lambda: ws.send(message)))
         stream.closed.set()
-    # What waits belongs to those who wait. That they do takes a few coroutines and a place in line.
+    # The waiting messages belong to their tasks. Waiting takes a few coroutines and an entry in the lock.
     assert peak - tasks <= send_buffer + count * 2 * KIB + SENDING
 
 
-async def test_pings_that_are_given_up(autojump_clock: MockClock) -> None:
+async def test_cancelled_pings(autojump_clock: MockClock) -> None:
     stream = Flooder()
     async with born_open(stream, ping_interval=None, write_timeout=None) as ws:
 

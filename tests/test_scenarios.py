@@ -1,6 +1,6 @@
-"""Scenarios that broke other libraries, where no other test has them; the table in README.md has them all.
+"""Tests of scenarios that broke other libraries and are in no other file; README.md has a table of all scenarios.
 
-At the end, the table is checked for names of tests that do not exist, and the documentation for the diagram of the
+The last tests check that the tests in that table exist, and that the documentation shows the right diagram of the
 closing handshake.
 """
 
@@ -80,7 +80,7 @@ def tasks_living() -> int:
 async def talk(
     role: Role, stream: trio.abc.Stream, body: Callable[[WebSocket], Awaitable[object]], **options: float
 ) -> None:
-    """Be a client whose block is this, or a server whose handler it is; the opening handshake comes first."""
+    """Run a block as a client, or as the handler of a server, after the opening handshake."""
     if role is Role.CLIENT:
         async with trio_ws.connect_over(stream, URI, **options) as ws:  # type: ignore[arg-type]  # all are numbers
             await body(ws)
@@ -94,7 +94,7 @@ async def talk(
 @pytest.mark.parametrize("kind", ["pipe", "lockstep"])
 @pytest.mark.parametrize("with_pings", [False, True])
 async def test_both_send_many_messages_at_once(kind: str, with_pings: bool, autojump_clock: MockClock) -> None:
-    # Without buffers, so that each send() waits for the peer to read, which sends as well.
+    # There are no buffers, so each send() waits until the peer reads, and the peer sends as well.
     messages = [bytes([i % 256]) * 8192 for i in range(256)]
     async with both(PAIRS[kind](), send_buffer=0, receive_buffer=0) as ends:
         pings = 0
@@ -276,7 +276,7 @@ async def test_a_ping_and_a_close_meet_ours(role: Role, autojump_clock: MockCloc
     assert trio.current_time() == 0
 
 
-# -- 10: a Close frame, and then nobody to answer --------------------------------------------------------------------
+# -- 10: a Close frame that cannot be answered -----------------------------------------------------------------------
 
 
 @each_role
@@ -294,7 +294,7 @@ async def test_closed_by_the_peer_and_lost_while_our_answer_waits(
                 await ws.receive()
             ends.append(raised.value)
 
-        # Our answer cannot go out before that.
+        # Our answer cannot be written before that.
         await ws.send(b"x" * 100)
         await peer.send(text("last"), close(4000, "bye"))
         assert await ws.receive() == "last"
@@ -313,7 +313,7 @@ async def test_closed_by_the_peer_and_lost_while_our_answer_waits(
         (exc,) = ends
         assert type(exc) is ConnectionClosedError
         assert (exc.rcvd, exc.sent, exc.code, exc.reason) == (Close(4000, "bye"), None, 4000, "bye")
-        # After a FIN, it is the deadline that ends it.
+        # After a FIN, the deadline ends the connection.
         assert isinstance(exc.__cause__, trio.TooSlowError if how == "FIN" else trio.BrokenResourceError)
         assert (ws.close_code, ws.close_reason) == (4000, "bye")
         for call in (ws.receive, ws.ping, partial(ws.send, "a")):
@@ -324,7 +324,9 @@ async def test_closed_by_the_peer_and_lost_while_our_answer_waits(
 
 @each_role
 @pytest.mark.parametrize("how", ["RST", "gone"])
-async def test_the_loss_of_who_has_closed_is_seen_at_once(role: Role, how: str, autojump_clock: MockClock) -> None:
+async def test_the_loss_of_a_peer_that_has_closed_is_noticed_at_once(
+    role: Role, how: str, autojump_clock: MockClock
+) -> None:
     ours, theirs = pipe_pair(10)
     async with opened(role, (ours, theirs), close_timeout=7) as (ws, peer):
         await ws.send(b"x" * 100)
@@ -370,7 +372,7 @@ class Ending:
 
     @staticmethod
     def shape_of(exc: BaseException | None) -> list[int]:
-        """Identify an exception and what is in it."""
+        """Return values that identify an exception and its members."""
         return [id(exc), *(map(id, exc.exceptions) if isinstance(exc, ExceptionGroup) else ())]
 
     async def behave(self) -> None:
@@ -379,7 +381,7 @@ class Ending:
         self.frames += await self.peer.behave()
 
     async def live(self) -> BaseException | None:
-        """Have the connection from beginning to end. Return what comes out, other than a cancellation."""
+        """Run the connection from beginning to end. Return the exception that comes out, except a cancellation."""
         with self.scope:
             try:
                 await talk(self.role, self.stream, self.body)
@@ -413,7 +415,7 @@ class Ending:
                 raise self.exc from self.cause
 
     def check(self, raised: BaseException | None) -> None:
-        """Check that what has come out is what went in."""
+        """Check that the exception came out unchanged."""
         assert raised is self.exc
         assert self.shape_of(raised) == self.shape
         if raised is not None:
@@ -450,7 +452,7 @@ async def test_what_comes_out_of_a_handler(
     nursery.start_soon(ending.behave)
     raised = await ending.live()
     logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
-    # What is an Exception is logged; the rest is for whoever runs the server.
+    # An Exception is logged. Other exceptions go to the caller of serve().
     if isinstance(ending.exc, Exception):
         assert raised is None
         (raised,) = logged
@@ -465,7 +467,7 @@ async def test_what_comes_out_of_a_handler(
 
 
 async def theirs_closed(stream: PipeStream) -> None:
-    """Close the peer's end as well, which a client does once the server has closed the stream."""
+    """Close the peer's end as well, as a client does once the server has closed the stream."""
     await settle()
     await stream.aclose()
     await settle()
@@ -475,7 +477,7 @@ async def theirs_closed(stream: PipeStream) -> None:
 
 
 async def test_one_failure_among_many_connections(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """Each handler that fails takes its own connection with it, and no other; also when they fail at the same time."""
+    """Handlers that fail, also at the same time, end their own connections and no others."""
     fail_now = trio.Event()
 
     async def handler(ws: WebSocket) -> None:
@@ -515,7 +517,7 @@ async def test_one_failure_among_many_connections(autojump_clock: MockClock, nur
 
 @pytest.mark.parametrize("payload", [b"", b"a"])
 async def test_a_million_fragments(payload: bytes) -> None:
-    # That it comes to an end is the test: anything but linear time would take hours.
+    # The test is that this ends: anything slower than linear time would take hours.
     async with opened(Role.SERVER, max_message_size=10**6, receive_buffer=10**7) as (ws, peer):
         await peer.send(binary(b"", fin=False))
         fragments = serialize(Frame(Opcode.CONT, payload, fin=False), KEY) * 10_000
@@ -525,7 +527,7 @@ async def test_a_million_fragments(payload: bytes) -> None:
             await peer.send(fragments)
             await settle()
         assert 10**6 * len(payload) <= connection_of(ws).protocol.held <= 2 * 10**6
-        # One object for each would be a million.
+        # One object per fragment would be a million.
         assert sys.getallocatedblocks() - before < 20_000
         await peer.send(Frame(Opcode.CONT, b""))
         assert await ws.receive() == payload * 10**6
@@ -585,7 +587,7 @@ async def test_a_flood_of_headers_takes_little_memory(role: Role, name: str, aut
         assert response.status_code == 431
 
 
-# -- 21: iterations that are abandoned -------------------------------------------------------------------------------
+# -- 21: abandoned iterations ----------------------------------------------------------------------------------------
 
 
 @each_role
@@ -618,7 +620,7 @@ def aiter_of(ws: WebSocket) -> WebSocket:
     return iterator
 
 
-# -- 22: nobody is starved -------------------------------------------------------------------------------------------
+# -- 22: no task is starved ------------------------------------------------------------------------------------------
 
 
 async def test_a_third_task_runs_while_parts_flood_both_ways(autojump_clock: MockClock) -> None:
@@ -658,7 +660,7 @@ async def test_a_third_task_runs_while_parts_flood_both_ways(autojump_clock: Moc
 
 
 class Minimal(trio.abc.Stream):
-    """A stream that can do what a stream has to, and that only: no half-close, and its bytes are a ``bytearray``."""
+    """A stream with only the required methods: it cannot be half-closed, and it returns a ``bytearray``."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -700,7 +702,7 @@ async def test_streams_that_can_do_little(kind: str, autojump_clock: MockClock, 
 async def test_left_when_the_stream_is_clogged(
     role: Role, how: str, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    # lockstep_stream_pair(): send_all() waits until all of it is read.
+    # In a lockstep_stream_pair(), send_all() waits until all bytes are read.
     ours, theirs = lockstep_pair()
     before = tasks_living()
     left_at = 0.0
@@ -723,7 +725,7 @@ async def test_left_when_the_stream_is_clogged(
     with scope:
         try:
             await talk(role, ours, body, close_timeout=7)
-            # That of a handler is logged.
+            # The exception of a handler is logged.
             assert how == "left" or (how == "left with an exception" and role is Role.SERVER)
         except ValueError:
             assert how == "left with an exception"
@@ -741,7 +743,7 @@ async def test_left_when_the_stream_is_clogged(
     assert tasks_living() == before
 
 
-# -- 24: entered and left as it should not be ------------------------------------------------------------------------
+# -- 24: entered and left in the wrong way ---------------------------------------------------------------------------
 
 
 async def test_a_client_left_in_another_task(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -783,7 +785,7 @@ async def test_clients_left_out_of_order(autojump_clock: MockClock, nursery: tri
     ws = await second.__aenter__()
     with pytest.raises(RuntimeError):
         await first.__aexit__(None, None, None)
-    # The other one has taken no harm.
+    # The other connection still works.
     await ws.send("still here")
     assert await peers[1].receive() == text("still here")
     nursery.start_soon(peers[1].behave)
@@ -793,7 +795,7 @@ async def test_clients_left_out_of_order(autojump_clock: MockClock, nursery: tri
 
 
 async def test_streams_left_in_another_task(nursery: trio.Nursery) -> None:
-    """It works, and the WebSocket with it."""
+    """Leaving streams in another task works, and so does the WebSocket."""
     async with opened() as (ws, peer):
         out, parts = ws.send_stream(), ws.receive_stream()
 
@@ -835,7 +837,7 @@ async def test_streams_left_out_of_order() -> None:
 
 
 async def test_the_host_name_is_checked_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With the context that we make when there is none, which trusts the authority.
+    # This uses the default context, which trusts the authority here.
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("other.example").configure_cert(context)
@@ -906,7 +908,7 @@ def test_every_row_of_the_table_has_tests_or_says_why_not() -> None:
     rows = [line for line in table().splitlines() if re.match(r"\| (?!\| Scenario)(?!Scenario)", line)]
     assert len(rows) > 60
     assert [row for row in rows if "::" not in row and not re.search(r"\| not yet: [\w -]+\. \w", row)] == []
-    # Of those with a number, there is one each.
+    # There is one row for each number.
     numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", table(), re.MULTILINE)]
     assert numbers == list(range(1, 25))
 
@@ -923,7 +925,7 @@ def test_every_test_here_is_in_the_table() -> None:
 def test_the_diagram_of_the_closing_handshake_is_its_table() -> None:
     page = (HERE.parent / "docs" / "closing.rst").read_text(encoding="utf-8")
     drawn: set[tuple[str, str, str]] = set()
-    # A line of the diagram: STATE ── EVENT ──▶ STATE ── EVENT ──▶ STATE, where the first may be several.
+    # A line of the diagram: STATE ── EVENT ──▶ STATE ── EVENT ──▶ STATE. The first may be several states.
     for line in re.findall(r"^ +([A-Z, ]+ ─.*)$", page, re.MULTILINE):
         first = line.partition(" ─")[0]
         states = first.split(", ")

@@ -1,4 +1,4 @@
-"""The limits of one connection by themselves, on a virtual clock. What a server makes of them is in server/."""
+"""Unit tests of the limits of one connection, on a virtual clock. The limits of a server are tested in server/."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_so_many_per_second(mock_clock: MockClock) -> None:
     assert not limiter.take(1)
 
 
-async def test_what_was_not_used_is_not_saved_up(mock_clock: MockClock) -> None:
+async def test_the_burst_is_bounded(mock_clock: MockClock) -> None:
     limiter = RateLimiter(10)
     mock_clock.jump(1000)
     assert limiter.take(10)
