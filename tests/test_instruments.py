@@ -512,7 +512,7 @@ def test_the_base_class_does_nothing() -> None:
     instrument.queue_changed(ws, 1, 1)
 
 
-async def test_all_of_them_in_order() -> None:
+async def test_instruments_are_called_in_order() -> None:
     order: list[Recorder] = []
 
     class Ordered(Recorder):

@@ -221,7 +221,7 @@ async def test_sending_to_a_peer_that_never_reads(
 
         async def send() -> None:
             if writes:
-                # It goes out while the rest comes together.
+                # The first messages are written while the others are queued.
                 await ws.send(b"first")
             await send_all_day(ws, size)
 

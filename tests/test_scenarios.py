@@ -587,7 +587,7 @@ async def test_a_flood_of_headers_takes_little_memory(role: Role, name: str, aut
         assert response.status_code == 431
 
 
-# -- 21: iterations that are abandoned -------------------------------------------------------------------------------
+# -- 21: abandoned iterations ----------------------------------------------------------------------------------------
 
 
 @each_role

@@ -708,7 +708,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             connection = connection_of(self.ws)
             sent = Sent(text, data, task, self.epoch)
             self.sends.append(sent)
-            in_parts, closing = connection.outbox._in_parts is not None, not connection.state.can_send
+            in_parts, closing = connection.outbox._open_stream is not None, not connection.state.can_send
             full = trio_ws.broadcast([self.ws], data, text=text, compress=compress, when_full="skip")
             if full or closing:
                 sent.state = "failed"

@@ -1,4 +1,4 @@
-"""Who reads and who encodes: one task each, from the beginning of a connection to its end."""
+"""Tests that one task reads and one task encodes, during the whole life of a connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USER = "the user"
 
 
 def current_task() -> str:
-    """Return the name of the task that runs if it is one of a connection."""
+    """Return the name of the current task if it belongs to a connection, and USER otherwise."""
     name = trio.lowlevel.current_task().name
     return name if name in (READER, WRITER) else USER
 
@@ -63,7 +63,7 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
 
 @pytest.fixture(scope="module")
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The contexts of a server and of a client that trusts it."""
+    """Return the TLS contexts of a server and of a client that trusts it."""
     authority = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(server)
@@ -81,7 +81,7 @@ async def echo(ws: trio_ws.WebSocket) -> None:
 async def connected(
     tls: bool, contexts: tuple[ssl.SSLContext, ssl.SSLContext], handler: Callable[..., Any] = echo
 ) -> AsyncIterator[tuple[trio_ws.WebSocket, trio_ws.Server]]:
-    """A client of a server that echoes."""
+    """A client that is connected to an echo server."""
     of_server, of_client = contexts if tls else (None, None)
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1", ssl=of_server))
@@ -104,7 +104,7 @@ async def test_one_task_reads_and_one_encodes(
     async with connected(tls, contexts) as (ws, server):
         await settle()
         probe.is_open = True
-        # One after the other, many at a time, large ones, parts, pings and a broadcast; and a Close frame.
+        # Messages one by one, many at a time, and large ones; parts, pings and a broadcast; and a Close frame.
         for message in ("a", b"b" * 100_000):
             await ws.send(message)
             assert await ws.receive() == message
@@ -130,10 +130,10 @@ async def test_one_task_reads_and_one_encodes(
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["TCP", "TLS"])
-async def test_without_hurry_the_writer_has_nothing_to_do(
+async def test_in_a_ping_pong_the_writer_has_nothing_to_do(
     tls: bool, probe: Probe, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
-    # In a ping-pong each message is written by the task that sends it, where the socket is ours alone.
+    # In a ping-pong over a socket without TLS, the task that sends a message also writes it.
     async with connected(tls, contexts) as (ws, _):
         await settle()
         probe.is_open = True
@@ -161,7 +161,7 @@ async def test_both_tasks_live_as_long_as_the_connection(
     seen: list[list[str]] = []
 
     def look() -> None:
-        # The nursery of the session is the innermost of the task that has entered it.
+        # The nursery of the session is the innermost one of the task that has entered it.
         seen.append(tasks_of(trio.lowlevel.current_task().child_nurseries[-1]))
 
     async def ping_pong(ws: trio_ws.WebSocket) -> None:
@@ -189,7 +189,7 @@ async def test_both_tasks_live_as_long_as_the_connection(
         assert seen == [[]]
 
 
-async def test_the_session_has_a_nursery_for_them_alone() -> None:
+async def test_the_session_has_a_nursery_of_its_own() -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     before = trio.lowlevel.current_statistics().tasks_living
     async with trio_ws.testing.memory_websocket_pair((ours, theirs)):

@@ -1,4 +1,4 @@
-"""The budget of bytes, and the lock that goes round in the order of asking."""
+"""Tests of the budget in bytes, and of the fair lock."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ async def test_what_fits() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 10])
-async def test_where_nothing_is_used_anything_fits(limit: int) -> None:
+async def test_an_empty_queue_accepts_any_size(limit: int) -> None:
     budget = Budget(limit)
     assert budget.fits(10**9)
     budget.used = 10**9
     assert not budget.fits(0)
-    budget.give_back(10**9)
+    budget.release(10**9)
     assert budget.fits(10**9)
 
 
-async def test_giving_back_wakes_all_who_wait(nursery: trio.Nursery) -> None:
+async def test_releasing_memory_wakes_all_waiters(nursery: trio.Nursery) -> None:
     budget = Budget(10)
     budget.used = 10
     tasks = [Task(nursery, budget.wait) for _ in range(3)]
     await settle()
     assert not any(task.done for task in tasks)
-    budget.give_back(1)
+    budget.release(1)
     assert budget.used == 9
     await settle()
     assert all(task.done for task in tasks)
 
 
-async def test_waking_is_not_kept(nursery: trio.Nursery) -> None:
+async def test_waking_does_not_affect_later_waits(nursery: trio.Nursery) -> None:
     budget = Budget(10)
     budget.wake()
     task = Task(nursery, budget.wait)
@@ -57,7 +57,7 @@ async def test_waking_is_not_kept(nursery: trio.Nursery) -> None:
     assert task.done
 
 
-async def test_one_that_waits_again_is_woken_again(nursery: trio.Nursery) -> None:
+async def test_a_waiter_can_wait_again(nursery: trio.Nursery) -> None:
     budget = Budget(10)
     for _ in range(3):
         task = Task(nursery, budget.wait)
@@ -115,7 +115,7 @@ class User:
 
 
 async def users(nursery: trio.Nursery, lock: FairLock, count: int) -> list[User]:
-    """Return users that have come one after the other."""
+    """Return users that arrived one after the other."""
     made = []
     for _ in range(count):
         made.append(User(nursery, lock))
@@ -139,35 +139,35 @@ async def test_first_come_first_served(nursery: trio.Nursery) -> None:
     assert [user.task.result for user in line] == [True] * 5
 
 
-async def test_nobody_comes_between_the_release_and_the_next(nursery: trio.Nursery) -> None:
+async def test_release_hands_the_lock_to_the_next_task(nursery: trio.Nursery) -> None:
     lock = FairLock()
     assert await lock.acquire("test")
     (waits,) = await users(nursery, lock, 1)
     lock.release()
-    # It has not run yet, and has it all the same.
+    # The task has not run yet, but holds the lock already.
     late = User(nursery, lock)
     await settle()
     assert (waits.has_it, late.has_it) == (True, False)
 
 
-async def test_it_can_be_had_again() -> None:
+async def test_the_lock_can_be_acquired_again() -> None:
     lock = FairLock()
     for _ in range(3):
         assert await lock.acquire("test")
         lock.release()
 
 
-async def test_a_task_does_not_wait_for_itself() -> None:
+async def test_acquiring_the_lock_twice_in_one_task() -> None:
     lock = FairLock()
     assert await lock.acquire("test")
-    with pytest.raises(RuntimeError, match="in the middle of a something on the same WebSocket"):
+    with pytest.raises(RuntimeError, match="must first leave its something block of the same WebSocket"):
         await lock.acquire("something")
     lock.release()
     assert await lock.acquire("something")
 
 
 @pytest.mark.parametrize("who", [0, 1, 2])
-async def test_cancelled_in_line(who: int, nursery: trio.Nursery) -> None:
+async def test_cancelled_while_waiting_for_the_lock(who: int, nursery: trio.Nursery) -> None:
     lock = FairLock()
     assert await lock.acquire("test")
     line = await users(nursery, lock, 3)
@@ -183,7 +183,7 @@ async def test_cancelled_in_line(who: int, nursery: trio.Nursery) -> None:
     assert lock.owner is None
 
 
-async def test_cancelled_when_it_has_it(nursery: trio.Nursery) -> None:
+async def test_cancelled_while_holding_the_lock(nursery: trio.Nursery) -> None:
     lock = FairLock()
     line = await users(nursery, lock, 2)
     line[0].task.scope.cancel()
@@ -191,19 +191,19 @@ async def test_cancelled_when_it_has_it(nursery: trio.Nursery) -> None:
     assert holders(line) == [1]
 
 
-async def test_cancelled_too_late_it_has_it(nursery: trio.Nursery) -> None:
+async def test_cancelled_after_the_lock_was_handed_over(nursery: trio.Nursery) -> None:
     lock = FairLock()
     assert await lock.acquire("test")
     line = await users(nursery, lock, 2)
     lock.release()
     line[0].task.scope.cancel()
-    # It meets the cancellation in the next wait, and hands the lock on.
+    # The cancellation takes effect in the next wait, and the lock is handed on.
     await settle()
     assert not line[0].task.done
     assert holders(line) == [1]
 
 
-async def test_all_give_up(nursery: trio.Nursery) -> None:
+async def test_all_waiters_are_cancelled(nursery: trio.Nursery) -> None:
     lock = FairLock()
     assert await lock.acquire("test")
     for user in await users(nursery, lock, 3):
@@ -214,13 +214,13 @@ async def test_all_give_up(nursery: trio.Nursery) -> None:
     assert await lock.acquire("test")
 
 
-async def test_closing_turns_away_those_who_wait(nursery: trio.Nursery) -> None:
+async def test_closing_wakes_all_waiters(nursery: trio.Nursery) -> None:
     lock = FairLock()
     line = await users(nursery, lock, 3)
     lock.close()
     late = User(nursery, lock)
     await settle()
-    # The one that holds it goes on.
+    # The owner keeps the lock.
     assert holders(line) == [0]
     assert [user.task.result for user in (*line[1:], late)] == [False] * 3
     line[0].let_go.set()
@@ -230,7 +230,7 @@ async def test_closing_turns_away_those_who_wait(nursery: trio.Nursery) -> None:
     assert not await lock.acquire("test")
 
 
-async def test_closed_after_it_was_handed_on(nursery: trio.Nursery) -> None:
+async def test_closed_after_the_lock_was_handed_over(nursery: trio.Nursery) -> None:
     lock = FairLock()
     assert await lock.acquire("test")
     line = await users(nursery, lock, 2)
@@ -256,7 +256,7 @@ async def test_closed_and_cancelled_at_once(nursery: trio.Nursery) -> None:
     assert lock.owner is None
 
 
-async def test_taken_without_waiting(nursery: trio.Nursery) -> None:
+async def test_acquire_nowait(nursery: trio.Nursery) -> None:
     lock = FairLock()
     assert lock.acquire_nowait()
     assert not lock.acquire_nowait()

@@ -1,4 +1,4 @@
-"""A stream of bytes over a WebSocket: Trio's own checks, and what becomes of bytes, of text and of each kind of end."""
+"""Tests of ByteStream: Trio's own conformance checks, bytes, text messages, and each kind of end."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Maker:
         return streams
 
     async def make_clogged(self) -> ByteStreams:
-        """Make such that wait before they send one byte more, until something is received at the other end."""
+        """Make streams that wait before they send another byte, until the other end has received something."""
         streams = await self.make()
         for stream in streams:
             with trio.CancelScope() as scope:
@@ -145,7 +145,7 @@ async def test_conformance(
     async with trio.open_nursery() as nursery:
         options: dict[str, Any] = {"send_buffer": buffer, "receive_buffer": buffer}
         maker = Maker(nursery, make_streams, **options)
-        # Where a stream holds much, or everything, it would take long to fill it, or for ever.
+        # Filling a stream with large or unlimited buffers would take too long.
         narrow = Maker(nursery, make_narrow, **options)
         await trio.testing.check_two_way_stream(maker.make, narrow.make_clogged)
         nursery.cancel_scope.cancel()
@@ -193,7 +193,7 @@ async def test_bytes_come_out_as_they_went_in(
         async with trio.open_nursery() as nursery:
             for stream in streams:
                 nursery.start_soon(send, stream)
-            # One after the other, because attempt() waits until nothing moves.
+            # One after the other, because attempt() waits until all tasks are blocked.
             for stream in streams:
                 await receive(stream)
 
@@ -239,13 +239,13 @@ async def test_parts_are_received_as_they_come(role: Role) -> None:
             await peer.send(frame)
             if frame.data:
                 assert await stream.receive_some() == frame.data
-        # A frame too, before all of it is there.
+        # A frame is passed on, too, before all of it has arrived.
         await peer.stream.send_all(binary_head(role, 1000) + b"e" * 10)
         assert await stream.receive_some() == b"e" * 10
 
 
 def binary_head(role: Role, size: int) -> bytes:
-    """Return what comes before the payload of a frame that the peer of this end sends, with a mask that is none."""
+    """Return the header of a frame from the peer of this end, with a masking key of zeros for a client."""
     mask = role is Role.SERVER
     return bytes([0x82, (0x80 if mask else 0) | 126]) + size.to_bytes(2, "big") + (bytes(4) if mask else b"")
 
@@ -258,7 +258,7 @@ async def test_at_most_so_many_bytes_are_received(max_bytes: int) -> None:
         received = b""
         while len(received) < 8:
             data = await stream.receive_some(max_bytes)
-            # As many as are there of one message.
+            # All bytes of one message that have arrived.
             assert len(data) == min(max_bytes, (7 if len(received) < 7 else 8) - len(received))
             received += data
         assert received == b"abcdefgh"
@@ -346,7 +346,7 @@ async def test_messages_have_a_bounded_size() -> None:
         await ByteStream(ws).send_all(data)
         frames = [await peer.receive() for _ in range(3)]
         assert frames == [binary(data[:65536]), binary(data[65536:131072]), binary(data[131072:])]
-        # Nothing is not a message.
+        # No bytes are no message.
         await ByteStream(ws).send_all(b"")
         await ByteStream(ws, message_size=3).send_all(b"abcdefg")
         assert [await peer.receive() for _ in range(3)] == [binary(b"abc"), binary(b"def"), binary(b"g")]
@@ -401,7 +401,7 @@ async def test_a_message_of_any_size_takes_little_memory(role: Role, autojump_cl
     async with opened(role, lockstep_pair(), max_message_size=None) as (ws, peer):
         stream = ByteStream(ws)
         part = bytes(size)
-        # Made before: masking may take several times as much.
+        # Prepared in advance, because masking may take several times as much memory.
         key = KEY if role is Role.SERVER else None
         frames = [Frame(Opcode.BINARY, part, False), Frame(Opcode.CONT, part, False), Frame(Opcode.CONT, part)]
         first, middle, last = (serialize(frame, key) for frame in frames)
@@ -448,7 +448,7 @@ async def test_waiting_until_sending_might_not_block() -> None:
         assert await peer.receive() == binary(bytes(100))
         await settle()
         assert await attempt(stream.wait_send_all_might_not_block) == [None]
-        # Nothing is sent by it.
+        # Waiting sends nothing.
         await stream.send_all(b"x")
         assert await peer.receive() == binary(b"x")
 
@@ -479,7 +479,7 @@ async def test_closed_normally_by_the_peer(role: Role, ending: Frame, autojump_c
         assert await stream.receive_some(2) == b"c"
         for _ in range(3):
             assert await stream.receive_some() == b""
-        # There is nobody to send to.
+        # Sending raises, because the peer has closed.
         for call in (partial(stream.send_all, b"x"), stream.wait_send_all_might_not_block):
             for _ in range(2):
                 with pytest.raises(trio.BrokenResourceError) as raised:
@@ -557,7 +557,7 @@ async def test_closed_by_the_peer_because_something_is_wrong(role: Role, code: i
     async with opened(role) as (ws, peer):
         stream = ByteStream(ws)
         await peer.send(binary(b"abc"), close(code, "why"))
-        # What came before is received.
+        # Bytes that arrived before are received.
         assert await stream.receive_some() == b"abc"
         for call in calls_of(stream):
             for _ in range(2):
@@ -569,7 +569,7 @@ async def test_closed_by_the_peer_because_something_is_wrong(role: Role, code: i
 
 @each_role
 async def test_closed_by_the_peer_in_the_middle_of_a_message(role: Role, autojump_clock: MockClock) -> None:
-    # It has not sent all that it had begun to.
+    # The peer has not sent the whole message that it began.
     async with opened(role) as (ws, peer):
         stream = ByteStream(ws)
         await peer.send(binary(b"abc", fin=False), close())
@@ -653,7 +653,7 @@ async def test_text_fails_the_connection(role: Role, frames: list[Frame], autoju
 
 @each_role
 async def test_nothing_is_received_after_text(role: Role, autojump_clock: MockClock) -> None:
-    # More than the inbox holds: the answer to our Close frame comes after it, and is not waited for longer than needed.
+    # This is more than the inbox holds. The answer to our Close frame follows it, and must not take longer than needed.
     async with opened(role, pipe_pair(100), receive_buffer=0) as (ws, peer):
         stream = ByteStream(ws)
         async with trio.open_nursery() as nursery:
@@ -744,7 +744,7 @@ async def test_closed_by_this_end(
         stream = ByteStream(ws)
         await peer.send(binary(b"abc"), binary(b"def"), binary(b"ghi", fin=False))
         await settle()
-        # Of the first, a rest is left; that is dropped too.
+        # The rest of the first message is dropped, too.
         assert await stream.receive_some(1) == b"a"
         await stream.send_all(b"sent")
         async with trio.open_nursery() as nursery:
@@ -756,7 +756,7 @@ async def test_closed_by_this_end(
             with pytest.raises(trio.ClosedResourceError) as raised:
                 await call()
             assert isinstance(raised.value, ConnectionClosedLocally)
-        # Again, and there is nothing left to do.
+        # Closing again does nothing.
         for _ in range(2):
             await aclose(stream)
 
@@ -830,7 +830,7 @@ async def test_what_the_peer_sends_can_be_received_after_send_close(autojump_clo
         assert await stream.receive_some() == b""
 
 
-# -- How it is used --------------------------------------------------------------------------------------------------
+# -- Usage -----------------------------------------------------------------------------------------------------------
 
 
 async def test_one_task_at_a_time() -> None:
@@ -853,7 +853,7 @@ async def test_one_task_at_a_time() -> None:
                             with pytest.raises(trio.BusyResourceError):
                                 await second()
                         scope.cancel()
-            # Whoever was refused has done no harm.
+            # The refused calls have done no harm.
             assert await peer.receive() == binary(bytes(100))
             await stream.send_all(b"x")
             assert await peer.receive() == binary(b"x")
@@ -908,7 +908,7 @@ async def test_repr() -> None:
 
 
 async def exchange(ours: trio.abc.Stream, theirs: trio.abc.Stream) -> None:
-    """Send much both ways, and close."""
+    """Send much in both directions, and close."""
     data = random.Random(1).randbytes(300_000)
 
     async def send(stream: trio.abc.Stream) -> None:
@@ -930,7 +930,7 @@ async def exchange(ours: trio.abc.Stream, theirs: trio.abc.Stream) -> None:
 @each_pair
 async def test_tls_within(kind: str, autojump_clock: MockClock) -> None:
     if kind == "one byte":
-        kind = "pipe"  # a handshake of TLS, with a WebSocket around it, has thousands of them
+        kind = "pipe"  # a TLS handshake inside a WebSocket would need thousands of steps
     async with both(PAIRS[kind]()) as (client, server):
         ours, theirs = tls_pair((ByteStream(client), ByteStream(server)))
         await exchange(ours, theirs)
@@ -946,7 +946,7 @@ async def test_a_websocket_within(kind: str, autojump_clock: MockClock) -> None:
 
     async with both(PAIRS[kind]()) as (client, server):
         async with trio.open_nursery() as nursery:
-            # A thread that compresses would be out of sight of this clock.
+            # The mock clock does not see a thread that compresses.
             nursery.start_soon(partial(trio_ws.serve_over, ByteStream(server), echo, compression=None))
             async with trio_ws.connect_over(ByteStream(client), URI, compression=None) as inner:
                 for message in ("text", b"", bytes(100 if kind == "one byte" else 100_000)):

@@ -1,11 +1,11 @@
-"""The rule of checkpoints: every call is a cancel point, and others get their turn at least once in 32 calls.
+"""Tests of the rule for checkpoints: every call is a cancel point, and at least one in 32 lets other tasks run.
 
-The first half calls everything that is public and ``async`` in a scope that is cancelled already, in states in which it
-would not have to wait, and in states in which it would: ``Cancelled`` comes out, each time, and nothing was done. That
-it is everything, a test makes sure of. What is cancelled in the middle is in test_cancellation.py.
+The first half makes every public ``async`` call in a scope that is cancelled already, in states in which the call would
+not have to wait, and in states in which it would. Each call must raise ``Cancelled`` and do nothing. One test checks
+that no call is missing. Cancellation in the middle of a call is tested in test_cancellation.py.
 
-The second half counts calls. Trio's scheduler goes in rounds, and in each every task that can run has one turn. So no
-task waits for long if no turn is long.
+The second half counts calls. Trio's scheduler works in rounds, in which each runnable task has one turn. So if no turn
+is long, no task waits for long.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Talk:
     peer: Peer
 
     def frames(self) -> list[Frame]:
-        """Return what has been written so far, which ends with a whole frame."""
+        """Return the bytes written so far, which end with a whole frame."""
         log = self.ours.outgoing.log
         assert log is not None
         frames, rest = parse_frames(bytes(log), masked=self.role is Role.CLIENT)
@@ -210,7 +210,7 @@ CALLS: dict[str, Callable[[WebSocket], Awaitable[object]]] = {
 async def test_nothing_is_done_on_a_websocket(
     role: Role, cancelled: Callable[[Call], Awaitable[None]], state: str, name: str
 ) -> None:
-    # Ready: a message is there, and there is room. Waiting: there is no message, and no room.
+    # Ready: there is a message, and there is room. Waiting: there is no message and no room.
     async with talk(role, 10 if state == "waiting" else 65536, send_buffer=100) as each:
         ws, peer = each.ws, each.peer
         written = 0
@@ -265,7 +265,7 @@ async def test_no_part_is_sent(role: Role, cancelled: Callable[[Call], Awaitable
 @each_role
 @each_way
 async def test_leaving_a_send_stream(role: Role, cancelled: Callable[[Call], Awaitable[None]]) -> None:
-    # The end is sent all the same: whoever leaves the block has said all that there was to say.
+    # The end of the message is sent all the same, because the message is complete when the block is left.
     async with talk(role) as each:
 
         async def leave() -> None:
@@ -294,12 +294,12 @@ async def test_no_part_is_received(role: Role, cancelled: Callable[[Call], Await
                 for _ in range(OFTEN):
                     await cancelled(parts.__anext__)
                 assert await parts.__anext__() == received
-                # Now there is nothing, and it would wait.
+                # Now there is no part, so a call would wait.
                 if received != "c":
                     for _ in range(OFTEN):
                         await cancelled(parts.__anext__)
                 await each.peer.send(coming)
-            # At the end too, which is known.
+            # A call is cancelled at the end of the message, too.
             for _ in range(OFTEN):
                 await cancelled(parts.__anext__)
             with pytest.raises(StopAsyncIteration):
@@ -311,7 +311,7 @@ async def test_no_part_is_received(role: Role, cancelled: Callable[[Call], Await
 @each_way
 @pytest.mark.parametrize("whole", [True, False])
 async def test_leaving_a_receive_stream(role: Role, cancelled: Callable[[Call], Awaitable[None]], whole: bool) -> None:
-    # It is left all the same, and the rest of the message is dropped.
+    # The block is left all the same, and the rest of the message is dropped.
     async with talk(role) as each:
 
         async def leave() -> None:
@@ -394,14 +394,14 @@ async def test_aclose_closes(
         call = resource.aclose if name == "aclose" else partial(resource.__aexit__, None, None, None)
         await each.ws.send(b"x" * 1000)
         await cancelled(call)
-        # There was not even time for the peer to answer.
+        # There was not even time for the answer of the peer.
         assert each.ours.closed
         assert trio.current_time() <= 0.2
         if room:
             assert each.frames() == [binary(b"x" * 1000), close()]
         with pytest.raises(trio.ClosedResourceError):
             await each.ws.receive()
-        # There is nothing left to do, and still it is a checkpoint.
+        # Closing again does nothing, but is still a checkpoint.
         await call()
         for _ in range(OFTEN):
             await cancelled(call)
@@ -458,7 +458,7 @@ async def test_leaving_a_connection(by_deadline: bool, nursery: trio.Nursery) ->
                     scope.cancel()
         assert scope.cancelled_caught
         assert ours.closed
-        # It was left normally, and only the waiting was cancelled.
+        # The connection was closed normally. Only the wait was cancelled.
         assert await peer.receive_all() == [close()]
 
 
@@ -468,7 +468,7 @@ async def test_nothing_is_served(cancelled: Callable[[Call], Awaitable[None]], t
     path = tmp_path / "socket"
     await cancelled(partial(trio_ws.serve, refuse, path=path))
     assert not path.exists()
-    # These belong to it, so they are closed.
+    # serve() owns these listeners, so it closes them.
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     await cancelled(partial(trio_ws.serve, refuse, listeners=listeners))
     for listener in listeners:
@@ -488,7 +488,7 @@ async def test_nothing_is_served_over_a_stream(cancelled: Callable[[Call], Await
 
 
 class OneConnection(trio.abc.Listener[trio.abc.Stream]):
-    """A listener to which one client comes."""
+    """A listener that accepts one client."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.streams = [stream]
@@ -505,7 +505,7 @@ class OneConnection(trio.abc.Listener[trio.abc.Stream]):
 
 @each_way
 async def test_a_server_closes(cancelled: Callable[[Call], Awaitable[None]], autojump_clock: MockClock) -> None:
-    # Only the waiting ends: the server goes on closing, and lets its connections end as they should.
+    # Only the wait ends: the server goes on closing, and its connections end normally.
     ours, theirs = pipe_pair()
     peer = Peer(theirs, Role.CLIENT)
     async with trio.open_nursery() as nursery:
@@ -525,7 +525,7 @@ async def test_a_server_closes(cancelled: Callable[[Call], Awaitable[None]], aut
 
 
 class Quiet(trio_ws.Backend):
-    """A back end that says what it was asked to do."""
+    """A back end that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -592,11 +592,10 @@ class Turns(trio.abc.Instrument):
 
 
 async def flood(callers: Sequence[Callable[[Turns], Awaitable[None]]]) -> tuple[Turns, int, int]:
-    """Let tasks call as fast as they can, and a third one run meanwhile.
+    """Make calls in some tasks as fast as possible, while another task counts them between its turns.
 
     Returns:
-        What was counted; how many calls there were at most between two turns of the third task; and how many turns the
-        others had.
+        The counts; the maximum number of calls between two turns of the other task; the number of turns of the callers.
     """
     turns = Turns()
     between: list[int] = []
@@ -634,7 +633,7 @@ async def repeat(call: Call, count: int, turns: Turns) -> None:
 
 
 async def alternate(calls: list[Call], count: int, turns: Turns) -> None:
-    """Call one after the other."""
+    """Make the calls one after the other."""
     for _, call in zip(range(count), cycle(calls), strict=False):
         await call()
         turns.called()
@@ -644,12 +643,12 @@ def check(counted: tuple[Turns, int, int], callers: int, count: int, *, is_fast:
     turns, between, had = counted
     assert turns.calls == callers * count
     assert turns.most_in_turn <= MOST
-    # A task that can run has a turn in each round, so this is how long it waits. Where the others come before it in one
-    # round and after it in the round before, it is that twice, from one turn to the next.
+    # A runnable task waits for one round until its turn. From one turn to the next, it may be two
+    # rounds, if the other tasks run after it in one round and before it in the next.
     assert turns.most_in_round <= callers * MOST
     assert between <= 2 * callers * MOST
     if is_fast:
-        # Nobody ever waited: it is not every call that lets others run.
+        # The wait was never longer than one call, so other tasks do not run on every call.
         assert had <= callers * 2 + turns.calls // (MOST // 2)
 
 
@@ -721,7 +720,7 @@ async def test_what_else_need_not_wait(name: str) -> None:
             "decode": receive_text,
         }
         if name in calls:
-            # The blocks are two calls each.
+            # Each block is two calls.
             check(await flood([partial(repeat, calls[name], COUNT)]), 1, COUNT, is_fast="stream" not in name)
 
 
@@ -747,7 +746,7 @@ async def test_on_a_connection_that_is_closed(name: str) -> None:
 
 
 async def test_bytes_let_others_run_in_each_call() -> None:
-    # As Trio's own streams do; what looks like one may be used where that is relied on.
+    # Trio's own streams let other tasks run on every call, and users of streams may rely on it.
     async with talk(Role.CLIENT, 10**9, **MUCH) as each:
         stream = trio_ws.ByteStream(each.ws)
         await each.peer.send(b"\x82\x05abcde" * COUNT)
@@ -762,7 +761,7 @@ async def test_bytes_let_others_run_in_each_call() -> None:
 @pytest.mark.parametrize("tasks", [1, 2, 5])
 @pytest.mark.parametrize("connections", [1, 2, 10])
 async def test_several_tasks_and_connections(tasks: int, connections: int) -> None:
-    # Each task goes round all connections, so no connection sees many calls of one turn.
+    # Each task loops over all connections, so no connection sees many of the calls of one turn.
     count = 960
     pairs = [pipe_pair(10**9) for _ in range(connections)]
     sessions = [born_open(ours, Role.CLIENT, **MUCH) for ours, _ in pairs]  # type: ignore[arg-type]  # all are options
@@ -782,7 +781,7 @@ async def test_several_tasks_and_connections(tasks: int, connections: int) -> No
 
 @pytest.mark.parametrize("kind", ["memory", "pipe"])
 async def test_both_ends_in_memory(kind: str) -> None:
-    # Here the tasks of the connections run too, and the callers wait now and then. The third one does not wait longer.
+    # The tasks of the connections run here, too, and the callers sometimes wait. The third task does not wait longer.
     count = 1000
     streams = memory_pair() if kind == "memory" else pipe_pair(1000)
     async with both(streams) as (client, server):

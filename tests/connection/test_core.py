@@ -1,4 +1,4 @@
-"""How a connection ends: deadlines, and what is left of it."""
+"""Tests of the end of a connection: deadlines, failures and cleanup."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_no_time_to_close(autojump_clock: MockClock) -> None:
 
 
 async def test_leaving_while_the_answer_to_a_close_is_held_back(autojump_clock: MockClock) -> None:
-    # The application is not coming back for the next message, and says so.
+    # By closing, the application shows that it will not ask for the next message.
     async with opened(Role.SERVER) as (ws, peer):
         await peer.send(text("a"), close(4000))
         assert await ws.receive() == "a"
@@ -75,7 +75,7 @@ async def test_a_violation_and_a_peer_that_never_hangs_up(autojump_clock: MockCl
 async def test_a_violation_on_a_stream_that_cannot_be_half_closed(
     close_timeout: float, takes: float, autojump_clock: MockClock
 ) -> None:
-    # The peer cannot be told to hang up. It is given a while, but not longer than everything may take.
+    # The peer cannot be asked to close. It has some time, but not more than the deadline allows.
     ours, theirs = memory_pair()
     async with opened(streams=(Faulty(ours), theirs), close_timeout=close_timeout) as (ws, peer):
         await peer.send(b"\xff\xff")
@@ -143,7 +143,7 @@ async def test_tasks_do_not_raise(error: Exception, nursery: trio.Nursery, autoj
 
 
 def test_keyboard_interrupt_goes_to_the_main_task() -> None:
-    # Python raises it in whatever runs when Ctrl-C is pressed; here that is the reader.
+    # Python raises it in whatever code runs when Ctrl-C is pressed; here, that is the reader task.
     pressed: list[bool] = []
 
     def press() -> None:
@@ -169,7 +169,7 @@ def test_keyboard_interrupt_goes_to_the_main_task() -> None:
 
 
 async def test_explanations_are_cut_to_what_a_close_frame_holds() -> None:
-    # The explanation of this violation quotes what was wrong.
+    # The reason of this violation quotes the wrong data.
     async with opened() as (_, peer):
         await peer.send(b"\x88\x7d\x03\xe8" + b"\xff" * 123)
         frames = await peer.receive_all()

@@ -1,4 +1,4 @@
-"""The encoder: which connections keep a compressor, and what goes to a thread."""
+"""Tests of the encoder: the cache of compressors, and encoding in threads."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from trio_ws.protocol.connection import OutgoingFrame
 from ..support import parse_frames
 
 
-class Resting:
-    """Stands for an encoder, and notes whether it was told to give back its memory."""
+class FakeEncoder:
+    """Counts the calls of free_memory()."""
 
     def __init__(self) -> None:
-        self.rests = 0
+        self.freed = 0
 
-    def rest(self) -> None:
-        self.rests += 1
+    def free_memory(self) -> None:
+        self.freed += 1
 
 
 def frame(data: bytes, compress: bool = True) -> OutgoingFrame:
@@ -50,40 +50,40 @@ def touch(cache: CompressorCache, *encoders: Any) -> None:
 
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> CompressorCache:
-    """A cache that has room for three."""
+    """A cache with room for three encoders."""
     monkeypatch.setattr(encoding, "MAX_COMPRESSORS", 3)
     return CompressorCache()
 
 
-def test_the_least_recently_used_gives_its_memory_back(three: CompressorCache) -> None:
-    a, b, c, d, e = (Resting() for _ in range(5))
+def test_the_least_recently_used_encoder_frees_its_memory(three: CompressorCache) -> None:
+    a, b, c, d, e = (FakeEncoder() for _ in range(5))
     touch(three, a, b, c)
-    assert [each.rests for each in (a, b, c)] == [0, 0, 0]
+    assert [each.freed for each in (a, b, c)] == [0, 0, 0]
     touch(three, a, d)
-    assert [each.rests for each in (a, b, c, d)] == [0, 1, 0, 0]
+    assert [each.freed for each in (a, b, c, d)] == [0, 1, 0, 0]
     touch(three, a, d, e)
-    assert [each.rests for each in (a, b, c, d, e)] == [0, 1, 1, 0, 0]
+    assert [each.freed for each in (a, b, c, d, e)] == [0, 1, 1, 0, 0]
 
 
-def test_one_that_comes_back_is_the_latest(three: CompressorCache) -> None:
-    a, b, c, d = (Resting() for _ in range(4))
+def test_an_encoder_that_is_used_again_is_the_latest(three: CompressorCache) -> None:
+    a, b, c, d = (FakeEncoder() for _ in range(4))
     touch(three, a, b, c, d, a)
-    assert [each.rests for each in (a, b, c, d)] == [1, 1, 0, 0]
+    assert [each.freed for each in (a, b, c, d)] == [1, 1, 0, 0]
 
 
-def test_one_that_is_forgotten_makes_room(three: CompressorCache) -> None:
-    a, b, c, d = (Resting() for _ in range(4))
+def test_removing_an_encoder_makes_room(three: CompressorCache) -> None:
+    a, b, c, d = (FakeEncoder() for _ in range(4))
     touch(three, a, b, c)
     three.remove(b)  # type: ignore[arg-type]  # it stands for one
     three.remove(b)  # type: ignore[arg-type]  # it stands for one
     touch(three, d)
-    assert [each.rests for each in (a, b, c, d)] == [0, 0, 0, 0]
+    assert [each.freed for each in (a, b, c, d)] == [0, 0, 0, 0]
 
 
 # -- The encoder -----------------------------------------------------------------------------------------------------
 
 
-async def test_it_encodes_in_order() -> None:
+async def test_frames_are_encoded_in_order() -> None:
     encoder = make()
     data = b"".join(encoder.encode([frame(b"a"), frame(b"b")]) + encoder.encode_close(Close(1000, "")))
     frames, rest = parse_frames(data, masked=False)
@@ -103,8 +103,8 @@ async def test_it_encodes_in_order() -> None:
         ([], True, True, False),
     ],
 )
-async def test_much_takes_long(sizes: list[int], compress: bool, compresses: bool, expected: bool) -> None:
-    assert make(compresses=compresses).takes_long([frame(bytes(size), compress) for size in sizes]) is expected
+async def test_large_messages_need_a_thread(sizes: list[int], compress: bool, compresses: bool, expected: bool) -> None:
+    assert make(compresses=compresses).needs_thread([frame(bytes(size), compress) for size in sizes]) is expected
 
 
 async def test_a_thread_encodes_the_same() -> None:
@@ -115,14 +115,14 @@ async def test_a_thread_encodes_the_same() -> None:
     )
 
 
-async def test_cancelled_in_a_thread_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelled_while_a_thread_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = make()
     with trio.CancelScope() as scope:
         scope.cancel()
         await encoder.encode_in_thread([frame(b"a")])
     assert scope.cancelled_caught
     assert encoder.interrupted
-    encoder.rest()  # it leaves the compressor alone
+    encoder.free_memory()  # it leaves the compressor alone
 
 
 async def test_messages_count_as_activity(mock_clock: trio.testing.MockClock) -> None:
@@ -131,11 +131,11 @@ async def test_messages_count_as_activity(mock_clock: trio.testing.MockClock) ->
     mock_clock.jump(5)
     encoder.encode([(FIN | Opcode.PONG, b"", False)])
     encoder.encode([])
-    assert limits.due() == trio.current_time() + 5
+    assert limits.deadline() == trio.current_time() + 5
     encoder.encode([(FIN | Opcode.PONG, b"", False), frame(b"a")])
-    assert limits.due() == trio.current_time() + 10
+    assert limits.deadline() == trio.current_time() + 10
 
 
-def test_how_many_there_are() -> None:
-    # The documentation says so: at most this many compressors in one run of Trio.
+def test_the_number_of_compressors() -> None:
+    # The documentation promises at most this many compressors per run of Trio.
     assert encoding.MAX_COMPRESSORS == 256

@@ -42,7 +42,7 @@ settle = wait_all_tasks_blocked
 
 
 def state_of(ws: WebSocket) -> trio_ws.State:
-    """Return the state. It may be another one than before, which a type checker does not know of an attribute."""
+    """Return the state. A function, because a type checker assumes that an attribute has not changed."""
     return ws.state
 
 
@@ -108,7 +108,7 @@ async def test_it_returns_when_the_peer_has_gone(
         assert ours.closed
         assert state_of(ws) is trio_ws.State.CLOSED
         assert ws.close_code == {"Close 4000": 4000, "Close 1000": 1000}.get(how, 1006)
-        # It is over, so this does not wait.
+        # The connection is closed already, so this does not wait.
         await ws.wait_closed()
         with pytest.raises(ConnectionClosedOK if how == "Close 1000" else ConnectionClosedError):
             await ws.receive()
@@ -136,7 +136,7 @@ async def test_it_waits_until_the_stream_is_closed(
     role: Role, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     ours, theirs = memory_pair()
-    # Closing this stream never ends by itself.
+    # Closing this stream never returns by itself.
     async with opened(role, (Faulty(ours, closing=trio.Event()), theirs)) as (ws, peer):
         waits = Task(nursery, ws.wait_closed)
         await settle()
@@ -304,7 +304,7 @@ async def test_no_close_frame_reaches_the_peer(role: Role, kind: str) -> None:
 
 @each_kind
 @each_role
-async def test_nor_when_it_is_called_before_anything_else(role: Role, kind: str) -> None:
+async def test_no_close_frame_is_sent_if_abort_comes_first(role: Role, kind: str) -> None:
     async with opened(role, KINDS[kind]()) as (ws, peer):
         ws.abort()
         assert await peer.receive_all() == []
@@ -322,7 +322,7 @@ async def test_what_waits_to_be_sent_is_lost(kind: str) -> None:
 
 @each_kind
 @each_role
-async def test_twice_is_once(role: Role, kind: str) -> None:
+async def test_aborting_twice(role: Role, kind: str) -> None:
     async with opened(role, KINDS[kind]()) as (ws, peer):
         ws.abort()
         ws.abort()

@@ -1,4 +1,4 @@
-"""Connections that have ended are freed by reference counting alone, at both ends: nothing waits for the collector."""
+"""Tests that reference counting alone frees closed connections at both ends, without the cyclic collector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Compression = Literal["deflate"] | None
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Let nothing be freed but by reference counting."""
+    """Disable the cyclic garbage collector."""
     gc.collect()
     gc.disable()
     yield
@@ -38,7 +38,7 @@ def no_collector() -> Iterator[None]:
 
 
 def objects() -> Counter[str]:
-    """Count the objects of the package, by type. Functions and the like, which are always there, do not count."""
+    """Count the objects of the package by type, without functions and the like, which always exist."""
     found: Counter[str] = Counter()
     for each in gc.get_objects():
         cls = type(each)
@@ -47,7 +47,7 @@ def objects() -> Counter[str]:
     return found
 
 
-# -- How they end ----------------------------------------------------------------------------------------------------
+# -- Ways to end -----------------------------------------------------------------------------------------------------
 
 
 async def open_raw(port: int, uri: str = "/") -> trio.SocketStream:
@@ -129,7 +129,7 @@ WAYS: dict[str, Callable[[int, Compression], Awaitable[None]]] = {
 }
 
 
-# -- What is left ----------------------------------------------------------------------------------------------------
+# -- Objects that are left -------------------------------------------------------------------------------------------
 
 
 async def handler(ws: trio_ws.ServerWebSocket) -> None:
@@ -156,11 +156,11 @@ async def wait_until_over(server: trio_ws.Server, tasks: int) -> None:
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="reference counting is of CPython")
 @pytest.mark.parametrize("compression", ["deflate", None])
 @pytest.mark.parametrize("way", WAYS)
-async def test_nothing_is_left(way: str, compression: Compression, no_collector: None) -> None:
+async def test_no_objects_are_left(way: str, compression: Compression, no_collector: None) -> None:
     async with serving(compression) as server:
         await settle()
         tasks = trio.lowlevel.current_statistics().tasks_living
-        # What is made once, and cached.
+        # Objects that are created once and cached.
         await WAYS[way](server.port, compression)
         await wait_until_over(server, tasks)
         before = objects()
@@ -168,5 +168,5 @@ async def test_nothing_is_left(way: str, compression: Compression, no_collector:
             await WAYS[way](server.port, compression)
         await wait_until_over(server, tasks)
         left = objects() - before
-        # One may be on its way out: a task that has just ended is the last that Trio remembers.
+        # One may still be referenced: Trio remembers the task that ended last.
         assert {name: count for name, count in left.items() if count > 1} == {}

@@ -1,4 +1,4 @@
-"""The inbox by itself: order, the bound in bytes of memory, parts, turns, cancellation, the end."""
+"""Unit tests of the inbox: order, the bound in bytes of memory, parts, the lock, cancellation, the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Feed:
         self.inbox = Inbox(self.protocol, limit)
 
     def __call__(self, *frames: Frame) -> None:
-        """Let these frames come in, all at once."""
+        """Receive these frames in one read."""
         self.protocol.receive(b"".join(map(serialize, frames)))
         items: list[Message | LastPart] = [*self.protocol.next_messages()]
         while (event := self.protocol.next_event()) is not None:
@@ -42,12 +42,12 @@ class Feed:
 
 async def until_there_is_room(inbox: Inbox) -> None:
     while inbox.is_full:
-        await inbox.wait()
+        await inbox.wait_for_receiver()
 
 
-async def until_it_is_finished_with(inbox: Inbox) -> None:
-    while not inbox.is_finished_with:
-        await inbox.wait()
+async def until_handled(inbox: Inbox) -> None:
+    while not inbox.is_handled:
+        await inbox.wait_for_receiver()
 
 
 # -- Whole messages --------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ async def test_messages_come_out_in_order() -> None:
     assert inbox.get_nowait() is None
 
 
-async def test_what_is_left_of_a_read_is_at_hand() -> None:
+async def test_the_rest_of_a_batch_needs_no_waiting() -> None:
     feed = Feed()
     feed(text("a"), text("b"), text("c"))
     assert await feed.inbox.get() == "a"
@@ -91,7 +91,7 @@ async def test_receivers_take_turns(nursery: trio.Nursery) -> None:
         await settle()
     tasks[2].scope.cancel()
     feed(text("1"), text("2"), text("3"), text("4"))
-    # Those who wait come before those who come now.
+    # Waiting tasks are served before new ones.
     assert feed.inbox.get_nowait() is None
     await settle()
     assert [task.result for task in tasks] == ["1", "2", None, "3"]
@@ -128,13 +128,13 @@ async def test_a_receiver_that_is_cancelled_too_late_has_the_message(nursery: tr
     assert tasks[1].result == "b"
 
 
-async def test_a_turn_that_is_cancelled_too_late_is_passed_on(nursery: trio.Nursery) -> None:
+async def test_a_lock_that_arrives_too_late_is_passed_on(nursery: trio.Nursery) -> None:
     feed = Feed()
     tasks = []
     for _ in range(3):
         tasks.append(Task(nursery, feed.inbox.get))
         await settle()
-    # The second is given the turn, and is cancelled before it runs; it meets that where it waits for a message.
+    # The second task gets the lock and is cancelled before it runs. It raises where it waits for a message.
     tasks[0].scope.cancel()
     tasks[1].scope.cancel()
     await settle()
@@ -205,7 +205,7 @@ async def test_the_rest_of_a_message_that_is_waited_for_is_read(nursery: trio.Nu
     assert task.done
 
 
-async def test_a_receiver_that_gives_up_wants_no_more(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_receiver_does_not_keep_the_reader_reading(nursery: trio.Nursery) -> None:
     feed = Feed(10)
     feed(text("a" * 10, fin=False))
     task = Task(nursery, feed.inbox.get)
@@ -216,7 +216,7 @@ async def test_a_receiver_that_gives_up_wants_no_more(nursery: trio.Nursery) -> 
     assert feed.inbox.is_full
 
 
-@pytest.mark.parametrize("wait", [until_there_is_room, until_it_is_finished_with])
+@pytest.mark.parametrize("wait", [until_there_is_room, until_handled])
 async def test_dropping_lets_the_reader_go_on(wait: Callable[[Inbox], Awaitable[None]], nursery: trio.Nursery) -> None:
     feed = Feed(0)
     feed(text("a"), text("b", fin=False))
@@ -226,7 +226,7 @@ async def test_dropping_lets_the_reader_go_on(wait: Callable[[Inbox], Awaitable[
     feed.inbox.drop()
     await settle()
     assert reader.done
-    # What comes now is dropped, and held no longer than that takes.
+    # Frames that arrive now are dropped at once.
     feed(cont(b"b" * 1000))
     assert feed.protocol.held == 0
     feed(cont(b"b" * 1000, fin=True), text("c"), text("d" * 1000, fin=False))
@@ -236,35 +236,35 @@ async def test_dropping_lets_the_reader_go_on(wait: Callable[[Inbox], Awaitable[
     assert await feed.inbox.get() is None
 
 
-# -- Whether the application is busy ---------------------------------------------------------------------------------
+# -- Handled messages ------------------------------------------------------------------------------------------------
 
 
-async def test_it_is_finished_with_once_more_is_asked_for(nursery: trio.Nursery) -> None:
+async def test_handled_when_the_application_asks_for_more(nursery: trio.Nursery) -> None:
     feed = Feed()
-    # Nobody has ever asked, and there is nothing to ask for.
-    assert feed.inbox.is_finished_with
+    # The application has never asked for a message, and there is none.
+    assert feed.inbox.is_handled
     feed(text("a"))
     feed.inbox.end()
-    task = Task(nursery, until_it_is_finished_with, feed.inbox)
+    task = Task(nursery, until_handled, feed.inbox)
     await settle()
     assert not task.done
     assert await feed.inbox.get() == "a"
     await settle()
-    # It may be about to answer.
+    # The application may be about to answer.
     assert not task.done
     assert await feed.inbox.get() is None
     await settle()
     assert task.done
 
 
-async def test_it_is_finished_with_once_the_rest_of_the_parts_is_asked_for(nursery: trio.Nursery) -> None:
+async def test_handled_when_the_application_asks_for_the_next_part(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
     assert await feed.inbox.begin_parts(MESSAGE)
     assert await feed.inbox.get_part(MESSAGE) == ("a", False)
     feed(cont(b"b"))
     feed.inbox.end()
-    task = Task(nursery, until_it_is_finished_with, feed.inbox)
+    task = Task(nursery, until_handled, feed.inbox)
     await settle()
     assert not task.done
     assert await feed.inbox.get_part(MESSAGE) == ("b", False)
@@ -275,14 +275,14 @@ async def test_it_is_finished_with_once_the_rest_of_the_parts_is_asked_for(nurse
     assert task.done
 
 
-async def test_it_is_finished_with_when_the_application_says_so(nursery: trio.Nursery) -> None:
+async def test_handled_when_the_application_says_so(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a"))
     assert await feed.inbox.get() == "a"
-    task = Task(nursery, until_it_is_finished_with, feed.inbox)
+    task = Task(nursery, until_handled, feed.inbox)
     await settle()
     assert not task.done
-    feed.inbox.stop_using()
+    feed.inbox.end_handling()
     await settle()
     assert task.done
 
@@ -291,7 +291,7 @@ async def test_it_is_finished_with_when_the_application_says_so(nursery: trio.Nu
 
 
 async def take_parts(inbox: Inbox) -> list[Message]:
-    """Take one message in parts."""
+    """Receive one message in parts."""
     parts = []
     assert await inbox.begin_parts(MESSAGE)
     complete = False
@@ -334,7 +334,7 @@ async def test_parts_of_what_is_there_already() -> None:
     assert await take_parts(feed.inbox) == [b""]
 
 
-async def test_parts_are_not_torn_by_others(nursery: trio.Nursery) -> None:
+async def test_other_receivers_do_not_get_parts(nursery: trio.Nursery) -> None:
     feed = Feed()
     whole = Task(nursery, feed.inbox.get)
     await settle()
@@ -351,7 +351,7 @@ async def test_parts_are_not_torn_by_others(nursery: trio.Nursery) -> None:
     assert feed.inbox.get_nowait() == "5"
 
 
-async def test_a_task_does_not_wait_for_its_own_turn() -> None:
+async def test_receiving_inside_the_own_receive_stream() -> None:
     feed = Feed()
     feed(text("a", fin=False))
     await feed.inbox.begin_parts(MESSAGE)
@@ -401,7 +401,7 @@ async def test_the_rest_of_a_skipped_message_is_not_the_next_one(nursery: trio.N
     feed(text("a", fin=False))
     assert await feed.inbox.begin_parts(MESSAGE)
     feed.inbox.end_parts(complete=False)
-    # It is still coming in when the next is asked for.
+    # The message is still incomplete when the next one is asked for.
     task = Task(nursery, feed.inbox.begin_parts, MESSAGE)
     await settle()
     feed(cont(b"b"))
@@ -434,7 +434,7 @@ async def test_waiting_for_a_part_when_the_turn_ends(nursery: trio.Nursery) -> N
     late = Task(nursery, feed.inbox.get_part, MESSAGE)
     await settle()
     feed.inbox.end_parts(complete=False)
-    # What is next belongs to whoever has the turn.
+    # The next message belongs to the owner of the lock.
     task = Task(nursery, feed.inbox.get)
     await settle()
     assert (late.done, late.result) == (True, None)
@@ -571,7 +571,7 @@ async def test_settling_with_messages_left(nursery: trio.Nursery) -> None:
     assert await feed.inbox.get_part(MESSAGE) == ("c", False)
 
 
-async def test_the_rest_are_the_whole_messages() -> None:
+async def test_drain_returns_the_whole_messages() -> None:
     feed = Feed()
     feed(text("a", fin=False))
     assert await feed.inbox.begin_parts(MESSAGE)
@@ -579,8 +579,8 @@ async def test_the_rest_are_the_whole_messages() -> None:
     feed(cont(b"b", fin=True), text("c"))
     feed(binary(b"d"), text("e", fin=False))
     feed.inbox.end()
-    assert feed.inbox.take_rest() == ["c", b"d"]
-    # The end of the parts stays for whoever receives them.
+    assert feed.inbox.drain() == ["c", b"d"]
+    # The last part stays for the task that receives the message in parts.
     assert await feed.inbox.get_part(MESSAGE) == ("b", True)
     feed.inbox.end_parts(complete=True)
     assert await feed.inbox.get() is None
@@ -635,7 +635,7 @@ async def test_drop_in_the_middle_of_the_parts(nursery: trio.Nursery) -> None:
     assert await feed.inbox.get() is None
 
 
-async def test_nobody_waits_for_a_turn_when_all_is_dropped(nursery: trio.Nursery) -> None:
+async def test_dropping_wakes_tasks_that_wait_for_the_lock(nursery: trio.Nursery) -> None:
     feed = Feed()
     feed(text("a", fin=False))
     assert await feed.inbox.begin_parts(MESSAGE)

@@ -1,4 +1,4 @@
-"""The keepalive: a silent peer is cut, one that gives signs of life is not."""
+"""Tests of the keepalive: a silent peer is dropped, and one that shows signs of life is not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ settle = wait_all_tasks_blocked
     "interval, allowed",
     [
         *[(20, 20), (20, 5), (5, 20), (1, 0.001), (0.001, 1), (1, 3.5)],
-        # The sum of these is a little less than it should be, by the limits of floating-point numbers.
+        # The sums of these are slightly too small because of rounding.
         *[(3, 0.3), (1, 1.3), (7, 0.1), (2.3, 1.3), (30, 0.7), (20, 5.7)],
     ],
 )
@@ -53,7 +53,7 @@ async def test_a_silent_peer(role: Role, interval: float, allowed: float, autoju
         assert raised.value.sent.code == 1011
         frames = await peer.receive_all()
         assert frames[-1] == close(1011, raised.value.sent.reason)
-        # It has had as many chances as there were intervals.
+        # There was one ping per interval.
         assert kinds(frames[:-1]) == [Opcode.PING]
 
 
@@ -95,7 +95,7 @@ async def test_any_byte_is_a_sign_of_life(frame: Frame | bytes, autojump_clock: 
         await peer.send(frame)
         await trio.sleep(20)
         assert "open" in repr(ws)
-        # Pings go on, and the one that was not answered is forgotten.
+        # Pings continue, and the unanswered one is forgotten.
         assert [await peer.receive(), await peer.receive()] == [ping(b"\0\0\0\0"), ping(b"\0\0\0\1")]
         with pytest.raises(ConnectionClosedError):
             while True:
@@ -104,7 +104,7 @@ async def test_any_byte_is_a_sign_of_life(frame: Frame | bytes, autojump_clock: 
 
 
 async def test_a_byte_at_the_time_of_the_ping(autojump_clock: MockClock) -> None:
-    # What came in before the ping was sent says nothing about what became of the ping.
+    # Bytes that arrived before the ping was queued do not answer it.
     async with opened(ping_interval=20, ping_timeout=5) as (ws, peer):
         await trio.sleep(19)
         await peer.send(text("a"))
@@ -118,7 +118,7 @@ async def test_pings_that_were_not_answered_do_not_pile_up(autojump_clock: MockC
     async with opened(ping_interval=1, ping_timeout=None) as (ws, peer):
         await trio.sleep(1000.5)
         assert len(connection_of(ws).keepalive._pings) == 1
-        # A late pong is not taken for that of a later ping.
+        # A late pong must not answer a later ping.
         await peer.send(pong(b"\0\0\0\0"))
         await settle()
         assert ws.latency is None
@@ -144,7 +144,7 @@ async def test_without_keepalive_nothing_is_sent(autojump_clock: MockClock) -> N
 
 
 async def test_a_slow_consumer_is_not_killed(autojump_clock: MockClock) -> None:
-    # The peer would answer every ping; but we do not read as long as nobody wants what we have read.
+    # The peer would answer every ping, but the reader is paused while nobody receives the messages in the inbox.
     ours, theirs = pipe_pair(1000)
     async with opened(streams=(ours, theirs), receive_buffer=100, ping_interval=20, ping_timeout=5) as (ws, peer):
 
@@ -161,13 +161,13 @@ async def test_a_slow_consumer_is_not_killed(autojump_clock: MockClock) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_the_clock_stands_still_while_nobody_reads(autojump_clock: MockClock) -> None:
+async def test_ping_timeout_stands_still_while_the_reader_is_paused(autojump_clock: MockClock) -> None:
     async with opened(receive_buffer=0, ping_interval=20, ping_timeout=5) as (ws, peer):
         await trio.sleep(15)
         await peer.send(text("a"))
         await trio.sleep(985)
         assert await ws.receive() == "a"
-        # From here on we listen, and the peer is silent.
+        # From here on, this end reads, and the peer is silent.
         with pytest.raises(ConnectionClosedError) as raised:
             await ws.receive()
         assert isinstance(raised.value.__cause__, trio.TooSlowError)
@@ -175,7 +175,7 @@ async def test_the_clock_stands_still_while_nobody_reads(autojump_clock: MockClo
 
 
 async def test_a_peer_that_only_sends_lives(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    # It does not read, so our ping does not even go out.
+    # The peer does not read, so our ping cannot even be sent.
     ours, theirs = pipe_pair(10)
     async with opened(streams=(ours, theirs), ping_interval=20, ping_timeout=5, write_timeout=None) as (ws, peer):
 
@@ -193,7 +193,7 @@ async def test_a_peer_that_only_sends_lives(autojump_clock: MockClock, nursery: 
 
 @pytest.mark.parametrize("at", [0, 10, 22])
 async def test_the_closing_handshake_has_its_own_deadline(at: float, autojump_clock: MockClock) -> None:
-    # After a Close frame no ping may follow, so nothing can be concluded from there being no pong.
+    # No ping may follow a Close frame, so a missing pong means nothing.
     async with opened(ping_interval=20, ping_timeout=5, close_timeout=300) as (ws, peer):
         await trio.sleep(at)
         await ws.send_close()
@@ -218,7 +218,7 @@ async def peer_frames(peer: Peer) -> list[Frame]:
 
 
 async def test_one_stuck_peer_among_others(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    # A broadcast: those who read get everything in time, the one who does not is dropped.
+    # In a broadcast, peers that read get every message in time, and the one that does not read is dropped.
     stuck_streams = pipe_pair(10)
     pairs = [memory_pair(), memory_pair(), stuck_streams]
     behaving = [Peer(theirs) for _, theirs in pairs[:2]]

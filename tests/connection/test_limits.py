@@ -1,4 +1,4 @@
-"""The limits of one connection by themselves, on a virtual clock. What a server makes of them is in server/."""
+"""Unit tests of the limits of one connection, on a virtual clock. The limits of a server are tested in server/."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_so_many_per_second(mock_clock: MockClock) -> None:
     assert not limiter.take(1)
 
 
-async def test_what_was_not_used_is_not_saved_up(mock_clock: MockClock) -> None:
+async def test_the_burst_is_bounded(mock_clock: MockClock) -> None:
     limiter = RateLimiter(10)
     mock_clock.jump(1000)
     assert limiter.take(10)
@@ -59,11 +59,11 @@ async def test_one_message_is_always_allowed_after_a_while(limit: float, mock_cl
 
 async def test_without_limits(mock_clock: MockClock) -> None:
     for limits in (NO_LIMITS, ConnectionLimits(None, None, None)):
-        limits.note_sent()
+        limits.record_sent()
         assert limits.check_received(10**9) is None
-        assert limits.due() == math.inf
+        assert limits.deadline() == math.inf
         mock_clock.jump(10**6)
-        assert limits.expired() is None
+        assert limits.expiry_reason() is None
 
 
 async def test_rate(mock_clock: MockClock) -> None:
@@ -80,14 +80,14 @@ async def test_rate(mock_clock: MockClock) -> None:
 async def test_lifetime(mock_clock: MockClock) -> None:
     mock_clock.jump(100)
     limits = ConnectionLimits(None, None, 60)
-    assert limits.due() == trio.current_time() + 60
+    assert limits.deadline() == trio.current_time() + 60
     mock_clock.jump(59)
-    limits.note_sent()
+    limits.record_sent()
     limits.check_received(1)
-    assert limits.expired() is None
+    assert limits.expiry_reason() is None
     mock_clock.jump(1)
-    assert limits.due() == trio.current_time()
-    assert limits.expired() == "open for too long"
+    assert limits.deadline() == trio.current_time()
+    assert limits.expiry_reason() == "open for too long"
 
 
 @pytest.mark.parametrize("way", ["in", "out"])
@@ -95,21 +95,21 @@ async def test_idle(way: str, mock_clock: MockClock) -> None:
     limits = ConnectionLimits(None, 10, None)
     for _ in range(5):
         mock_clock.jump(9)
-        assert limits.expired() is None
+        assert limits.expiry_reason() is None
         if way == "in":
             limits.check_received(1)
         else:
-            limits.note_sent()
-        assert limits.due() == trio.current_time() + 10
+            limits.record_sent()
+        assert limits.deadline() == trio.current_time() + 10
     mock_clock.jump(10)
-    assert limits.expired() == "idle for too long"
+    assert limits.expiry_reason() == "idle for too long"
 
 
 async def test_the_first_limit_counts(mock_clock: MockClock) -> None:
     limits = ConnectionLimits(None, 10, 15)
-    assert limits.due() == trio.current_time() + 10
+    assert limits.deadline() == trio.current_time() + 10
     mock_clock.jump(8)
-    limits.note_sent()
-    assert limits.due() == trio.current_time() + 7
+    limits.record_sent()
+    assert limits.deadline() == trio.current_time() + 7
     mock_clock.jump(7)
-    assert limits.expired() == "open for too long"
+    assert limits.expiry_reason() == "open for too long"

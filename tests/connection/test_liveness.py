@@ -1,7 +1,7 @@
-"""When a peer is dead: the signs of life of one that is slow, stuck or silent, on pipes and on sockets.
+"""Tests of the evidence by which a slow, stuck or silent peer is alive or dead, on pipes and on sockets.
 
-The clock is virtual; what the sockets hold and the peer's system has acknowledged is real. Between two steps of the
-clock the system has time enough: loopback delivers at once.
+The clock is virtual, but the sockets' buffers and the acknowledgements of the peer's system are real. The system needs
+no time between two steps of the clock, because the loopback interface delivers at once.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ from ..support import Peer, Streams, memory_pair, opened, ping, pipe_pair, pong,
 
 settle = wait_all_tasks_blocked
 
-#: Seconds that a verdict may come late: what the peer has taken is looked at once a second, and the last words take a
-#: moment.
+#: Seconds by which the connection may fail late: deliveries are sampled once per second, and the last flush takes time.
 LATE = 1.2
 
 LARGE = 64 * 1024
 
-#: So much a slow peer takes at a time: more than its system holds, so that this is seen.
+#: Number of bytes that a slow peer reads at a time: more than its system buffers, so that this end notices it.
 STEP = 10 * LARGE
 
 
 async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """Return the ends of a TCP connection that holds little."""
+    """Return the ends of a TCP connection with small buffers."""
     listener = trio.socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     await listener.bind(("127.0.0.1", 0))
@@ -65,7 +64,7 @@ async def talk(kind: str, role: Role = Role.SERVER, **options: Any) -> AsyncIter
 
 
 async def take(peer: Peer, size: int) -> None:
-    """Let the peer read so many bytes. The clock stands still while the system passes them on."""
+    """Make the peer read this many bytes. The clock stands still while the system delivers them."""
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, MockClock)
     threshold, clock.autojump_threshold = clock.autojump_threshold, math.inf
@@ -77,7 +76,7 @@ async def take(peer: Peer, size: int) -> None:
 
 
 async def death_of(ws: WebSocket) -> tuple[float, str]:
-    """Wait until a connection fails because of its peer. Return when that was, and the cause."""
+    """Wait until the connection fails because of its peer. Return the time and the message of the cause."""
     with pytest.raises(ConnectionClosedError) as raised:
         while True:
             await ws.receive()
@@ -85,20 +84,20 @@ async def death_of(ws: WebSocket) -> tuple[float, str]:
     return trio.current_time(), str(raised.value.__cause__)
 
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells what was acknowledged")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not report acknowledgements")
 
 each_kind = pytest.mark.parametrize("kind", ["pipe", pytest.param("TCP", marks=linux_only)])
 any_kind = pytest.mark.parametrize("kind", ["memory", "pipe", "TCP", "sockets"])
 
 
-# -- A peer that takes slowly ----------------------------------------------------------------------------------------
+# -- A peer that reads slowly ----------------------------------------------------------------------------------------
 
 
 @each_kind
-async def test_a_peer_that_takes_a_large_message_slowly_lives(
+async def test_a_peer_that_reads_a_large_message_slowly_lives(
     kind: str, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    # No pong can come, as no ping can leave. What it takes is the only sign of life.
+    # No ping can be sent, so no pong can arrive. The deliveries are the only sign of life.
     async with talk(kind, ping_interval=20, ping_timeout=20, max_message_size=None) as (ws, peer):
         size = 20 * STEP
         await ws.send(bytes(size))
@@ -106,7 +105,7 @@ async def test_a_peer_that_takes_a_large_message_slowly_lives(
             await trio.sleep(30)
             assert ws.state is trio_ws.State.OPEN
             await take(peer, STEP)
-        # Once all of it was taken, a ping goes out, and it has to be answered.
+        # Once everything was delivered, a ping is sent, and it must be answered.
         started = trio.current_time()
         died, why = await death_of(ws)
         assert "after a ping" in why
@@ -115,7 +114,7 @@ async def test_a_peer_that_takes_a_large_message_slowly_lives(
 
 @each_kind
 @pytest.mark.parametrize("interval, allowed", [(20, 20), (20, 5), (5, 20)])
-async def test_a_peer_that_takes_nothing_is_dead(
+async def test_a_peer_that_reads_nothing_is_dead(
     kind: str, interval: float, allowed: float, autojump_clock: MockClock
 ) -> None:
     async with talk(kind, ping_interval=interval, ping_timeout=allowed) as (ws, _):
@@ -126,7 +125,7 @@ async def test_a_peer_that_takes_nothing_is_dead(
 
 
 @each_kind
-async def test_a_peer_that_stops_taking_is_dead(kind: str, autojump_clock: MockClock) -> None:
+async def test_a_peer_that_stops_reading_is_dead(kind: str, autojump_clock: MockClock) -> None:
     async with talk(kind, ping_interval=20, ping_timeout=20) as (ws, peer):
         await ws.send(bytes(10_000_000))
         for _ in range(5):
@@ -180,16 +179,16 @@ async def keep_sending(peer: Peer) -> None:
 
 @each_kind
 @pytest.mark.parametrize("limit", [10, 60, 300])
-async def test_a_peer_that_sends_and_takes_nothing_is_dead_in_the_end(
+async def test_a_peer_that_sends_but_does_not_read_is_dead_in_the_end(
     kind: str, limit: float, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async with talk(kind, write_timeout=limit) as (ws, peer):
         await ws.send(bytes(10_000_000))
         nursery.start_soon(keep_sending, peer)
         died, why = await death_of(ws)
-        # The acknowledgement of what was taken in the beginning may come with what the peer sends next.
+        # The acknowledgement of the bytes read at the beginning may arrive with the next bytes from the peer.
         assert limit <= died <= limit + 5 + 2 * LATE
-        assert why == f"the peer took nothing of what was written for {limit:g} seconds"
+        assert why == f"the peer accepted no bytes for {limit:g} seconds (write_timeout)"
 
 
 @each_kind
@@ -210,11 +209,11 @@ async def test_a_write_timeout_without_pings(kind: str, autojump_clock: MockCloc
         await ws.send(bytes(10_000_000))
         died, why = await death_of(ws)
         assert 160 <= died <= 160 + LATE
-        assert "took nothing" in why
+        assert "write_timeout" in why
 
 
 @each_kind
-async def test_a_peer_that_takes_slowly_has_no_write_timeout(
+async def test_a_peer_that_reads_slowly_has_no_write_timeout(
     kind: str, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async with talk(kind, ping_timeout=None, write_timeout=60) as (ws, peer):
@@ -225,11 +224,11 @@ async def test_a_peer_that_takes_slowly_has_no_write_timeout(
         assert ws.state is trio_ws.State.OPEN
         died, why = await death_of(ws)
         assert 560 <= died <= 560 + LATE
-        assert "took nothing" in why
+        assert "write_timeout" in why
 
 
 @any_kind
-async def test_where_nothing_waits_nothing_is_too_slow(kind: str, autojump_clock: MockClock) -> None:
+async def test_no_write_timeout_while_nothing_waits(kind: str, autojump_clock: MockClock) -> None:
     async with talk(kind, ping_interval=None, write_timeout=1) as (ws, peer):
         for _ in range(5):
             await ws.send("a")
@@ -239,25 +238,25 @@ async def test_where_nothing_waits_nothing_is_too_slow(kind: str, autojump_clock
         assert ws.state is trio_ws.State.OPEN
 
 
-# -- When the time of a ping begins ----------------------------------------------------------------------------------
+# -- The start of ping_timeout ---------------------------------------------------------------------------------------
 
 
 @each_kind
-async def test_a_ping_counts_from_when_it_has_left(kind: str, autojump_clock: MockClock) -> None:
+async def test_ping_timeout_starts_with_the_delivery_of_the_ping(kind: str, autojump_clock: MockClock) -> None:
     async with talk(kind, ping_interval=20, ping_timeout=5) as (ws, peer):
         await ws.send(bytes(200_000))
-        # It is due at 20, and cannot leave before this.
+        # The ping is due at 20, and cannot be sent before this.
         await trio.sleep(23)
         await take(peer, 200_010)  # with the header
         await settle()
         died, why = await death_of(ws)
-        # The acknowledgement of the ping may not come before the clock has moved on.
+        # The ping may be acknowledged only after the clock has moved on.
         assert 28 <= died <= (28 if kind == "pipe" else 48) + 2 * LATE
         assert "after a ping" in why
 
 
 @each_kind
-async def test_a_ping_that_could_not_leave_is_answered(kind: str, autojump_clock: MockClock) -> None:
+async def test_a_ping_that_could_not_be_sent_is_answered(kind: str, autojump_clock: MockClock) -> None:
     async with talk(kind, ping_interval=20, ping_timeout=5) as (ws, peer):
         await ws.send(bytes(200_000))
         await trio.sleep(23)
@@ -268,12 +267,12 @@ async def test_a_ping_that_could_not_leave_is_answered(kind: str, autojump_clock
             nursery.cancel_scope.cancel()
 
 
-# -- Time in which this end is not there -----------------------------------------------------------------------------
+# -- Delays at this end ----------------------------------------------------------------------------------------------
 
 
 @any_kind
 async def test_time_in_which_the_reader_does_not_read_does_not_count(kind: str, autojump_clock: MockClock) -> None:
-    # The peer does not take the ping either, which Unix sockets tell.
+    # The peer does not read the ping either, which Unix sockets report.
     async with talk(kind, receive_buffer=0, ping_interval=20, ping_timeout=5, write_timeout=None) as (ws, peer):
         await trio.sleep(15)
         for message in ("a", "b"):  # the second one is not read
@@ -283,12 +282,12 @@ async def test_time_in_which_the_reader_does_not_read_does_not_count(kind: str, 
         assert ws.state is trio_ws.State.OPEN
         assert [await ws.receive() for _ in range(2)] == ["a", "b"]
         died, _ = await death_of(ws)
-        # A Unix socket tells that the ping was not taken, so its time does not begin.
+        # The Unix socket reports that the ping was not read, so its timeout does not start.
         assert 1005 <= died <= (1025 if kind == "sockets" else 1005) + LATE
 
 
 async def run_to(clock: MockClock, time: float) -> None:
-    """Let everything happen until a time, second by second."""
+    """Advance the clock to a time, second by second, and run all tasks in between."""
     await settle()
     while clock.current_time() < time:
         clock.jump(1)
@@ -303,7 +302,7 @@ async def test_held_up_while_a_pong_lies_in_the_stream(kind: str, role: Role, mo
         frame = await peer.receive()
         assert frame == ping(b"\0\0\0\0")
         await peer.send(pong(frame.data))
-        # Nothing of this process has run since.
+        # Nothing of this process has run in the meantime.
         mock_clock.jump(1000)
         await settle()
         assert ws.state is trio_ws.State.OPEN
@@ -322,7 +321,7 @@ async def test_held_up_before_the_peer_could_answer(kind: str, mock_clock: MockC
         mock_clock.jump(1000)
         await settle()
         assert ws.state is trio_ws.State.OPEN
-        # It has the rest of its time from here.
+        # The peer gets its full time from here.
         await run_to(mock_clock, mock_clock.current_time() + 15)
         frame = await peer.receive()
         assert frame is not None
@@ -338,7 +337,7 @@ async def test_held_up_during_a_write_that_goes_on(kind: str, mock_clock: MockCl
         await run_to(mock_clock, 5)
         mock_clock.jump(1000)
         if kind == "pipe":
-            # A write to this kind of stream cannot be interrupted, nor looked into: its limit counts all time.
+            # A write to this kind of stream can be neither interrupted nor observed, so its limit includes all delays.
             await settle()
             assert ws.state is trio_ws.State.CLOSED
             return

@@ -1,4 +1,4 @@
-"""The outbox by itself: order, the bound in bytes of memory, parts, control frames, cancellation, the end."""
+"""Unit tests of the outbox: order, the bound in bytes of memory, parts, control frames, cancellation, the end."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ HUNDRED = b"x" * 100
 
 
 class Fixture:
-    """An outbox whose writer is this: it writes when it is told to."""
+    """An outbox with a writer that writes when it is told to."""
 
     def __init__(self, limit: int) -> None:
         self.state = ConnectionState(Closing())
         self.outbox = Outbox(self.state, limit)
         self.outbox.take()
-        self.outbox.written()
+        self.outbox.record_written()
 
     def finish(self, close: Close | None) -> None:
         self.state.advance(Event.CLOSE)
@@ -82,7 +82,7 @@ async def test_frames_go_out_in_order() -> None:
     assert outbox.take() == []
 
 
-async def test_room_is_there_again_when_it_is_written() -> None:
+async def test_writing_makes_room() -> None:
     outbox = make(2 * memory(frame(HUNDRED)))
     assert outbox.put_nowait(frame(HUNDRED))
     assert outbox.put_nowait(frame(HUNDRED))
@@ -90,12 +90,12 @@ async def test_room_is_there_again_when_it_is_written() -> None:
     assert not outbox.put_nowait(frame(b""))
     outbox.take()
     assert not outbox.put_nowait(frame(b""))
-    outbox.written()
+    outbox.record_written()
     assert outbox.put_nowait(frame(HUNDRED))
-    # What was put in the meantime stays counted.
+    # The memory of messages that were added in the meantime is still counted.
     outbox.take()
     assert outbox.put_nowait(frame(HUNDRED))
-    outbox.written()
+    outbox.record_written()
     assert outbox.put_nowait(frame(HUNDRED))
     assert not outbox.put_nowait(frame(b""))
 
@@ -110,7 +110,7 @@ async def test_there_is_always_room_for_one_frame() -> None:
     assert outbox.put_nowait(frame(b"x" * 100_000))
     assert not outbox.put_nowait(frame(b""))
     outbox.take()
-    outbox.written()
+    outbox.record_written()
     assert outbox.put_nowait(frame(b""))
 
 
@@ -123,17 +123,17 @@ async def test_senders_wait_in_line(nursery: trio.Nursery) -> None:
         await settle()
     assert not any(task.done for task in tasks)
     outbox.take()
-    outbox.written()
-    # Two fit. Nobody gets in before those who wait, even if it fit.
+    outbox.record_written()
+    # Two messages fit. No message may overtake the waiting ones, even if it would fit.
     assert not outbox.put_nowait(frame(b""))
     late = Task(nursery, outbox.put, frame(b"l"))
     await settle()
     assert [task.result for task in tasks] == [True] * 2 + [None] * 3
     assert payloads(outbox) == [b"0", b"1"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert payloads(outbox) == [b"2", b"3"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert payloads(outbox) == [b"4", b"l"]
     assert late.result is True
@@ -152,7 +152,7 @@ async def test_a_sender_that_is_cancelled_puts_nothing(nursery: trio.Nursery) ->
     got = []
     for _ in range(3):
         got += payloads(outbox)
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert got == [b"first", b"0", b"2"]
 
@@ -163,14 +163,14 @@ async def test_a_sender_that_is_cancelled_too_late_has_put_it(nursery: trio.Nurs
     task = Task(nursery, outbox.put, frame(b"a"))
     await settle()
     outbox.take()
-    outbox.written()
+    outbox.record_written()
     task.scope.cancel()
     await settle()
     assert task.result is True
     assert payloads(outbox) == [b"a"]
 
 
-async def test_a_giant_that_gives_up_is_in_nobodys_way(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_large_message_blocks_no_others(nursery: trio.Nursery) -> None:
     outbox = make(memory(frame(HUNDRED)) + memory(frame(b"a")))
     outbox.put_nowait(frame(HUNDRED))
     large = Task(nursery, outbox.put, frame(b"x" * 1000))
@@ -194,7 +194,7 @@ async def test_the_writer_is_woken(what: str, nursery: trio.Nursery) -> None:
         "message": lambda: outbox.put_nowait(frame(b"a")),
         "ping": lambda: outbox.put_ping(b""),
         "pong": lambda: outbox.put_pong(b""),
-        "kept": lambda: outbox.keep(frame(b"a")),
+        "kept": lambda: outbox.add_unwritten(frame(b"a")),
     }
     for _ in range(3):
         task = Task(nursery, outbox.wait)
@@ -204,7 +204,7 @@ async def test_the_writer_is_woken(what: str, nursery: trio.Nursery) -> None:
         await settle()
         assert task.result is True
         outbox.take()
-        outbox.written()
+        outbox.record_written()
 
 
 @pytest.mark.parametrize("left", [True, False])
@@ -219,7 +219,7 @@ async def test_the_writer_is_woken_by_the_end(left: bool, nursery: trio.Nursery)
     if task is None:
         assert await outbox.wait()
         assert payloads(outbox) == [b"a"]
-        outbox.written()
+        outbox.record_written()
     else:
         await settle()
         assert task.result is False
@@ -238,7 +238,7 @@ async def test_a_writer_that_is_cancelled_loses_nothing(nursery: trio.Nursery) -
     assert payloads(outbox) == [b"p", b"a"]
 
 
-async def test_the_writer_sees_that_what_woke_it_was_taken_back(nursery: trio.Nursery) -> None:
+async def test_the_writer_is_woken_for_a_withdrawn_ping(nursery: trio.Nursery) -> None:
     outbox = make(0)
     task = Task(nursery, outbox.wait)
     await settle()
@@ -271,14 +271,14 @@ async def test_past_the_bound_only_the_latest_pong_is_kept() -> None:
 
 async def test_a_frame_that_is_half_written() -> None:
     outbox = make(0)
-    outbox.keep(frame(HUNDRED))
-    assert outbox.taken
+    outbox.add_unwritten(frame(HUNDRED))
+    assert outbox.writing
     assert outbox.size == memory(frame(HUNDRED))
     assert await outbox.wait()
-    # It takes room until it is out.
+    # The frame counts against the budget until it is written.
     assert not outbox.put_nowait(frame(b""))
-    outbox.written()
-    assert not outbox.taken
+    outbox.record_written()
+    assert not outbox.writing
     assert outbox.put_nowait(frame(b""))
 
 
@@ -292,8 +292,8 @@ async def test_when_a_message_may_go_out_at_once() -> None:
     assert not outbox_with(lambda outbox: outbox.put_nowait(frame(b""))).is_clear
     assert not outbox_with(lambda outbox: outbox.put_ping(b"")).is_clear
     assert not outbox_with(lambda outbox: outbox.put_pong(b"")).is_clear
-    assert not outbox_with(lambda outbox: outbox.keep(frame(b""))).is_clear
-    # Until the writer has begun: what was sent in the opening handshake may be half-written.
+    assert not outbox_with(lambda outbox: outbox.add_unwritten(frame(b""))).is_clear
+    # True until the writer has started, because the response of the opening handshake may be half-written.
     assert not Outbox(ConnectionState(Closing()), 0).is_clear
     outbox = make(0)
     await outbox.begin_parts(object())
@@ -335,13 +335,13 @@ async def test_parts_wait_for_room(nursery: trio.Nursery) -> None:
     await settle()
     assert not part.done
     assert payloads(outbox) == [b"a"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert (part.result, other.done) == (True, False)
-    # There is room for the end, always.
+    # There is always room for the last part.
     assert outbox.end_parts(LAST)
     assert payloads(outbox) == [b"b", b""]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert other.result is True
 
@@ -369,15 +369,15 @@ async def test_beginning_waits_in_line(nursery: trio.Nursery) -> None:
     last = Task(nursery, outbox.put, frame(b"c"))
     await settle()
     assert payloads(outbox) == [b"a"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert (first.result, beginning.done, last.done) == (True, False, False)
-    # There must be room for the last part of a message that begins.
+    # A message can only begin if there is room for its last part.
     assert payloads(outbox) == [b"b"]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert (beginning.result, last.done) == (True, False)
-    # Nothing was sent: that is nothing on the wire.
+    # No part was sent, so nothing is written.
     assert not outbox.end_parts(None)
     await settle()
     assert last.result is True
@@ -397,7 +397,7 @@ async def test_beginning_that_is_cancelled(nursery: trio.Nursery) -> None:
     got = []
     for _ in range(3):
         got += payloads(outbox)
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert got == [b"a", b"b", b"c"]
     assert [task.result for task in tasks] == [True, None, True]
@@ -415,7 +415,7 @@ async def test_a_part_that_waits_when_its_message_ends_is_refused(nursery: trio.
     await settle()
     assert (part.result, other.done) == (False, False)
     assert payloads(outbox) == [b"a", b""]
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert other.result is True
 
@@ -429,7 +429,7 @@ async def test_a_task_does_not_wait_for_the_end_of_its_own_message() -> None:
         await outbox.begin_parts(object())
 
 
-# -- Messages that nobody waits with ---------------------------------------------------------------------------------
+# -- Messages of broadcasts ------------------------------------------------------------------------------------------
 
 
 async def test_a_posted_message_is_put_if_there_is_room(nursery: trio.Nursery) -> None:
@@ -437,12 +437,12 @@ async def test_a_posted_message_is_put_if_there_is_room(nursery: trio.Nursery) -
     assert outbox.post(frame(b"1"))
     assert outbox.post(frame(b"2"))
     assert not outbox.post(frame(b"3"))
-    # Nor does it pass those who wait.
+    # A posted message does not overtake waiting ones either.
     task = Task(nursery, outbox.put, frame(HUNDRED))
     await settle()
     assert payloads(outbox) == [b"1", b"2"]
     assert not outbox.post(frame(b""))
-    outbox.written()
+    outbox.record_written()
     await settle()
     assert task.result
     assert payloads(outbox) == [HUNDRED]
@@ -460,15 +460,15 @@ async def test_the_newest_message_waits_for_room(nursery: trio.Nursery) -> None:
     sent = []
     while taken := payloads(outbox):
         sent += taken
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert sent == [b"1", b"6", b"5"]
     assert task.result
-    # It is no more than any other once it is in.
+    # Once it is in the channel, it counts like any other message.
     assert outbox.post(frame(b"7"))
     outbox.post_newest(frame(b"8"))
     assert payloads(outbox) == [b"7"]
-    outbox.written()
+    outbox.record_written()
     assert payloads(outbox) == [b"8"]
 
 
@@ -484,7 +484,7 @@ async def test_the_newest_message_stays_behind_those_who_waited_before(nursery: 
     sent = []
     while taken := payloads(outbox):
         sent += taken
-        outbox.written()
+        outbox.record_written()
         await settle()
     assert sent == [b"1", b"2", b"5", b"4"]
     assert (before.result, after.result) == (True, True)
@@ -501,10 +501,10 @@ async def test_posted_in_the_middle_of_the_parts() -> None:
     # The parts have their own room.
     assert await outbox.put_part(message, frame(b"a", fin=False))
     assert payloads(outbox) == [b"a"]
-    outbox.written()
+    outbox.record_written()
     assert outbox.end_parts(LAST)
     assert payloads(outbox) == [b"", b"1", b"4"]
-    outbox.written()
+    outbox.record_written()
     assert outbox.is_clear
     assert outbox.size == 0
 
@@ -530,7 +530,7 @@ async def test_what_was_posted_ends_with_the_outbox(in_parts: bool) -> None:
     fixture.finish(Close(1000, ""))
     assert outbox.size == (0 if in_parts else memory(frame(b"1")))
     assert payloads(outbox) == ([] if in_parts else [b"1"])
-    outbox.written()
+    outbox.record_written()
     assert not outbox.post(frame(b"3"))
     assert outbox.size == 0
 
@@ -552,7 +552,7 @@ async def test_finish_with_a_close_frame(nursery: trio.Nursery) -> None:
     fixture.finish(close)
     await settle()
     assert (outbox.close, [task.result for task in tasks]) == (close, [False] * 3)
-    # What is there goes out; nothing else does.
+    # Queued frames are written, and nothing else.
     outbox.put_ping(b"late")
     outbox.put_pong(b"late")
     assert not outbox.put_nowait(frame(b"late"))
@@ -576,7 +576,7 @@ async def test_finish_without_a_close_frame(nursery: trio.Nursery) -> None:
     await settle()
     assert [task.result for task in tasks] == [False, False]
     assert (outbox.close, outbox.take()) == (None, [])
-    outbox.written()
+    outbox.record_written()
     assert not await outbox.wait()
 
 

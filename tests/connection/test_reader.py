@@ -1,4 +1,4 @@
-"""The reader task: backpressure, floods, and what ends a connection."""
+"""Tests of the reader task: backpressure, floods, and the reasons for which a connection ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ settle = wait_all_tasks_blocked
 
 
 @each_role
-async def test_what_nobody_wants_is_not_read(role: Role, nursery: trio.Nursery) -> None:
+async def test_nothing_is_read_while_the_inbox_is_full(role: Role, nursery: trio.Nursery) -> None:
     ours, theirs = pipe_pair(1000)
     async with opened(role, (ours, theirs), receive_buffer=10_000) as (ws, peer):
         sent = 0
@@ -54,7 +54,7 @@ async def test_what_nobody_wants_is_not_read(role: Role, nursery: trio.Nursery) 
 
         nursery.start_soon(send)
         await settle()
-        # What fits into the inbox, one read more, and what fits into the stream.
+        # The content of the inbox, one more read, and the content of the stream's buffers.
         assert 10 <= sent <= 24
         for i in range(1000):
             assert await ws.receive() == i.to_bytes(2, "big") * 250
@@ -71,7 +71,7 @@ async def test_a_large_message_goes_through_a_small_inbox(nursery: trio.Nursery)
         assert await ws.receive() == "next"
 
 
-async def test_a_receiver_that_gives_up_does_not_keep_the_reader_going(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_receive_does_not_keep_the_reader_reading(nursery: trio.Nursery) -> None:
     ours, theirs = pipe_pair(1000)
     async with opened(streams=(ours, theirs), receive_buffer=0) as (ws, peer):
         nursery.start_soon(peer.send, binary(b"x" * 50_000))
@@ -87,7 +87,7 @@ async def test_a_receiver_that_gives_up_does_not_keep_the_reader_going(nursery: 
 
 
 async def test_the_reader_does_not_wait_for_the_writer(nursery: trio.Nursery) -> None:
-    # Nothing of what we want to say goes out; what the peer says comes in all the same.
+    # Nothing can be written, but frames from the peer are still read.
     ours, theirs = pipe_pair(100)
     async with opened(streams=(ours, theirs), send_buffer=0) as (ws, peer):
         await ws.send(b"x" * 1000)
@@ -117,7 +117,7 @@ async def test_nothing_of_a_message_is_left_after_aclose(nursery: trio.Nursery) 
     async with opened(receive_buffer=1) as (ws, peer):
         await peer.send(text("fills the inbox"))
         await settle()
-        # This is read when aclose() drops the other message, and the Close frame cuts it.
+        # The reader reads this when aclose() drops the other message, and the Close frame cuts it.
         await peer.send(text("half a mess", fin=False), close())
         nursery.start_soon(ws.aclose)
         await settle()
@@ -125,7 +125,7 @@ async def test_nothing_of_a_message_is_left_after_aclose(nursery: trio.Nursery) 
             await ws.receive_stream().__aenter__()
 
 
-# -- Shutting down: what nobody receives holds nothing up ------------------------------------------------------------
+# -- Shutdown --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -141,7 +141,7 @@ async def test_shutting_down_lets_the_reader_go_on(before: int, autojump_clock: 
         await peer.send(close())
         assert await peer.receive_all() == [close(1001)]
         assert trio.current_time() == 0
-        # What did not fit is dropped, with all that follows: there is no gap.
+        # Messages that did not fit are dropped with all later ones, so there is no gap.
         received = []
         with pytest.raises(ConnectionClosed):
             while True:
@@ -172,7 +172,7 @@ async def test_shutting_down_keeps_the_end_of_a_message_that_is_taken_in_parts(n
         async with ws.receive_stream() as parts:
             assert await parts.__anext__() == "a"
             connection_of(ws).shut_down(Close(1001, ""))
-            # By the time the end is there, the next message makes the inbox full.
+            # When the last part arrives, the next message fills the inbox.
             await peer.send(cont(b"b", fin=True), text("c", fin=False))
             await peer.send(cont(b"d", fin=True), close())
             await settle()
@@ -214,7 +214,7 @@ async def test_a_flood_of_pings_from_a_peer_that_does_not_read() -> None:
             frame = await peer.receive()
             assert frame is not None
             received.append(frame)
-        # What was being written, what had been gathered meanwhile, and what is left of the rest.
+        # The pongs in the interrupted write, those gathered meanwhile, and the kept ones of the rest.
         assert len(received) <= 3 * MAX_PONGS
         numbers = [int(frame.data) for frame in received]
         assert numbers == sorted(numbers)
@@ -263,7 +263,7 @@ async def test_a_flood_of_small_messages_that_nobody_wants(frame: bytes) -> None
                 nursery.start_soon(theirs.send_all, data)
                 await settle()
 
-            # All of them would take 50 times as much.
+            # All messages would take 50 times as much memory.
             assert await peak_memory(flood) < 1_000_000
             for _ in range(20_000):
                 await ws.receive()
@@ -278,7 +278,7 @@ async def test_a_flood_of_control_frames(frame: Frame, nursery: trio.Nursery) ->
             for _ in range(100):
                 await peer.send(*[frame] * 100)
                 await settle()
-            # Its pongs are in the memory of the stream.
+            # The pongs are in the memory of the stream.
             assert isinstance(peer.stream, trio.StapledStream)
 
         bound = 100 * 100 * 127 * 3 if frame.opcode is Opcode.PING else 500_000
@@ -309,14 +309,14 @@ async def test_a_huge_message_while_closing_takes_no_memory(autojump_clock: Mock
 async def test_read_also_when_nobody_receives(role: Role, autojump_clock: MockClock) -> None:
     async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
         for data in (b"1", b"2"):
-            # Before anything was received, and after it.
+            # Before anything was received, and after that.
             await peer.send(ping(data))
             assert await peer.receive() == pong(data)
             await peer.send(text("a"))
             assert await ws.receive() == "a"
 
 
-async def test_the_one_that_looks_after_all_closes(autojump_clock: MockClock) -> None:
+async def test_closing_one_of_several_connections(autojump_clock: MockClock) -> None:
     async with opened(streams=sockets(), ping_interval=None) as (keeper, its_peer):
         async with opened(streams=sockets(), ping_interval=None) as (_, peer):
             await settle()
@@ -356,7 +356,7 @@ async def test_other_calls_while_a_receiver_reads(role: Role, nursery: trio.Nurs
 
 
 async def test_a_call_that_needs_the_reader_wakes_it() -> None:
-    # No time passes here: nothing but the call itself can wake it.
+    # No time passes here, so only the call itself can wake the reader.
     async with opened(streams=sockets(), ping_interval=None) as (ws, peer):
         await peer.send(text("a"))
         assert await ws.receive() == "a"
@@ -368,7 +368,7 @@ async def test_a_call_that_needs_the_reader_wakes_it() -> None:
 
 
 async def end_of(ws: WebSocket) -> ConnectionClosed:
-    """Return what a call to receive raises."""
+    """Return the exception that receive() raises."""
     with pytest.raises(ConnectionClosed) as raised:
         await ws.receive()
     return raised.value
@@ -413,7 +413,7 @@ async def test_what_ends_it_is_read_by_a_receiver(role: Role, how: str, autojump
 
 @pytest.mark.parametrize("call", ["receive", "iterate"])
 async def test_a_server_that_is_closed_while_somebody_receives(call: str, autojump_clock: MockClock) -> None:
-    # The reader of the first one looks after all.
+    # Another connection is open at the same time.
     async with opened(streams=sockets(), ping_interval=None):
         async with opened(Role.SERVER, streams=sockets(), ping_interval=None) as (ws, peer):
             await peer.send(text("a"), ping(b"b"))
@@ -432,7 +432,7 @@ async def test_a_server_that_is_closed_while_somebody_receives(call: str, autoju
 
 @each_role
 async def test_what_comes_with_a_close_frame_can_be_answered(role: Role, autojump_clock: MockClock) -> None:
-    # The reader of the first one looks after all.
+    # Another connection is open at the same time.
     async with opened(streams=sockets(), ping_interval=None):
         async with opened(role, streams=sockets(), ping_interval=None) as (ws, peer):
             await peer.send(text("a"), close(4000))

@@ -1,4 +1,4 @@
-"""A value for each run of Trio."""
+"""Tests of values that exist once per run of Trio."""
 
 from __future__ import annotations
 

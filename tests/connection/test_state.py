@@ -1,4 +1,4 @@
-"""The state of a connection: its table, what users see of it, and which exception tells how it ended."""
+"""Tests of the state of a connection: its table, the public state, and the exception for each outcome."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_each_transition(phase: Phase, event: Event) -> None:
     assert state.phase is (phase if expected is None else expected)
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_is_complete() -> None:
     assert set(TRANSITIONS) == set(Phase)
     table = {(phase, event): new for phase, row in TRANSITIONS.items() for event, new in row.items()}
     assert table == EXPECTED
@@ -102,7 +102,7 @@ def test_the_outcome_ends_the_closing_handshake() -> None:
         assert not closing.can_send
 
 
-# -- As users see it -------------------------------------------------------------------------------------------------
+# -- The public state ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_public_names() -> None:
     ]
 
 
-# -- Waiting for it --------------------------------------------------------------------------------------------------
+# -- Waiting for a phase ---------------------------------------------------------------------------------------------
 
 
 async def test_waiting(nursery: trio.Nursery) -> None:
@@ -205,7 +205,7 @@ def test_the_exception_of_each_outcome(
     assert exc.rcvd_then_sent is (None if rcvd is None or sent is None else not ours_first)
     assert exc.__cause__ is cause
     assert state.is_clean is (cause is None and sent in (NORMAL, GOING) and rcvd in (NORMAL, GOING))
-    # Everybody gets one of their own: it is raised, and has a traceback then.
+    # Every call gets its own exception, because raising it adds a traceback.
     assert state.error() is not exc
 
 
@@ -226,11 +226,11 @@ def test_no_cause_comes_after_the_outcome(event: Event) -> None:
     assert state.cause is None
 
 
-# -- What is kept of a cause -----------------------------------------------------------------------------------------
+# -- The cause -------------------------------------------------------------------------------------------------------
 
 
 def chain(exc: BaseException) -> list[BaseException]:
-    """Return an exception, and all that it refers to."""
+    """Return an exception and all related ones."""
     found: list[BaseException] = []
     todo = [exc]
     while todo:

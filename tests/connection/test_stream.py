@@ -1,4 +1,4 @@
-"""The adapter of a stream: one exception for all that goes wrong, poisoned by half a write, always closed."""
+"""Tests of the stream adapter: a single exception for all failures, poisoning, and closing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGE = 64 * 1024
 
 
 class Recorder(trio.abc.Stream):
-    """A stream that keeps what is written, as it is written."""
+    """A stream that records each write."""
 
     def __init__(self) -> None:
         self.writes: list[bytes | bytearray | memoryview] = []
@@ -120,7 +120,7 @@ async def test_errors_become_one(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)], ids=["KeyboardInterrupt", "SystemExit"])
-async def test_what_is_no_error_goes_through(error: BaseException) -> None:
+async def test_base_exceptions_propagate(error: BaseException) -> None:
     transport = StreamAdapter(Faulty(memory_pair()[0], send_error=error, receive_error=error))
     with pytest.raises(type(error)) as raised:
         await transport.receive()
@@ -237,7 +237,7 @@ async def test_a_lost_socket_is_lost_for_good() -> None:
     theirs, _ = await listener.accept()
     with listener:
         transport = StreamAdapter(ours)
-        # A reset, which the system tells once.
+        # A reset, which the system reports only once.
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
         await wait_readable(transport)
@@ -249,7 +249,7 @@ async def test_a_lost_socket_is_lost_for_good() -> None:
         with pytest.raises(StreamBroken):
             await transport.receive()
         await transport.aclose(1)
-        # And one that is closed under its hands.
+        # A socket that somebody else has closed.
         with pytest.raises(StreamBroken) as raised:
             await transport.receive_view(10)
         assert isinstance(raised.value.__cause__, trio.ClosedResourceError)
@@ -261,14 +261,14 @@ async def test_write_now() -> None:
     assert transport.can_write_now()
     chunks = [b"ab", b"", b"cd"] * 20
     expected = b"".join(chunks) + b"ef"
-    # The system takes so many chunks at a time.
+    # This many chunks are written by one call.
     assert not transport.write_now(chunks)
     assert not transport.can_write_now()
     await transport.write([])
     assert transport.can_write_now()
     assert transport.write_now([b"ef"])
     assert transport.can_write_now()
-    assert transport.written == len(expected)
+    assert transport.bytes_written == len(expected)
     received = b""
     while len(received) < len(expected):
         received += await theirs.receive_some()
@@ -284,7 +284,7 @@ async def test_what_the_system_does_not_take_goes_first(nursery: trio.Nursery) -
     expected = b"head" + b"".join(large) + b"tail"
     assert not transport.write_now([b"head", *large])
     assert not transport.can_write_now()
-    # It is not all out, so this end is not over.
+    # Some bytes are not written yet, so the direction cannot be closed.
     assert not await transport.send_eof()
     nursery.start_soon(transport.write, [b"tail"])
     received = bytearray()
@@ -347,7 +347,7 @@ async def test_a_cancelled_write_poisons(large: bool) -> None:
 
 
 async def test_a_write_cancelled_at_once_poisons_too() -> None:
-    # Nobody knows what a stream has done by then.
+    # Nobody knows how many bytes the stream has sent.
     transport = StreamAdapter(memory_pair()[0])
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -384,7 +384,7 @@ async def test_send_eof() -> None:
 async def test_send_eof_with_a_stream_that_cannot() -> None:
     transport = StreamAdapter(Recorder())
     assert not await transport.send_eof()
-    # It has not been tried, so it can still be written to.
+    # Nothing was tried, so the stream can still be written to.
     await transport.write([b"a"])
     assert not transport.poisoned
 
@@ -448,7 +448,7 @@ async def test_aclose_that_does_not_end(autojump_clock: trio.testing.MockClock) 
 
 
 async def test_aclose_in_time(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    # The peer has until then to take the goodbye.
+    # The peer has this long to accept the closing handshake of TLS.
     ours, theirs = lockstep_pair()
     closing = trio.Event()
     transport = StreamAdapter(Faulty(ours, closing=closing))
@@ -466,7 +466,7 @@ async def test_aclose_that_raises() -> None:
 
 
 class Stubborn(Recorder):
-    """Raises on the first attempt to close it, and is open then."""
+    """A stream that raises on the first attempt to close it, and stays open."""
 
     async def aclose(self) -> None:
         await super().aclose()

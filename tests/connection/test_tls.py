@@ -213,7 +213,7 @@ async def test_a_write_without_waiting_keeps_the_rest(contexts: Contexts) -> Non
         assert not ends.client.can_write_now()
         nursery.start_soon(ends.client.write, [b"end"])
         assert await receive_exactly(ends.server, 5 + len(LARGE) + 3) == b"small" + LARGE + b"end"
-    assert ends.client.count_waiting()[0] == 0
+    assert ends.client.count_undelivered()[0] == 0
 
 
 async def test_the_plaintext_that_is_written_is_not_kept(contexts: Contexts) -> None:

@@ -1,4 +1,4 @@
-"""The open WebSocket as its user sees it: sending, receiving, streams, pings, cancellation, scheduling."""
+"""Tests of the public methods of WebSocket: sending, receiving, streams, pings, cancellation, scheduling."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_bytes_that_are_no_text(data: bytes) -> None:
 
 
 async def test_many_send_at_the_same_time() -> None:
-    # Some messages fit into the buffers, some are larger than the outbox and the stream.
+    # Some messages fit into the buffers, and some are larger than the outbox and the stream.
     sizes = [0, 1, 10, 125, 126, 1000, 65535, 65536, 100_000]
     ours, theirs = pipe_pair(1000)
     async with opened(streams=(ours, theirs), send_buffer=5000) as (ws, peer):
@@ -159,8 +159,8 @@ async def test_a_send_cancelled_while_it_waits_sends_nothing(nursery: trio.Nurse
         assert [await peer.receive() for _ in range(3)] == [binary(b"1" * 1000), binary(b"2"), text("4")]
 
 
-async def test_a_send_that_is_through_goes_out_whole(nursery: trio.Nursery) -> None:
-    # The first is in the middle of being written, the second in the outbox, when their tasks are cancelled.
+async def test_a_queued_message_is_sent_as_a_whole(nursery: trio.Nursery) -> None:
+    # When the tasks are cancelled, the first message is half-written, and the second is in the outbox.
     ours, theirs = pipe_pair(10)
     async with opened(streams=(ours, theirs)) as (ws, peer):
         with trio.CancelScope() as scope:
@@ -283,7 +283,7 @@ async def test_iteration() -> None:
     async with opened() as (ws, peer):
         await peer.send(text("1"), binary(b"2"), close())
         assert [message async for message in ws] == ["1", b"2"]
-        # It has not used up the end.
+        # Iterating does not use up the end.
         assert [message async for message in ws] == []
         with pytest.raises(ConnectionClosedOK):
             await ws.receive()
@@ -394,7 +394,7 @@ async def test_a_part_that_is_no_text(parts: list[Any]) -> None:
                 await out.send(part)
             with pytest.raises(ValueError):
                 await out.send(parts[-1])
-            # It has not happened: what came before can be continued.
+            # The wrong part has no effect: the text before it can be continued.
             await out.send({b"\xc3": b"\xa9", b"\xe2\x82": b"\xac"}.get(parts[0], b""))
         frames: list[Frame] = []
         while not frames or not frames[-1].fin:
@@ -471,7 +471,7 @@ async def test_a_cancelled_part_is_not_sent() -> None:
     async with opened(streams=(ours, theirs), send_buffer=0) as (ws, peer):
         async with ws.send_stream(text=True) as out:
             await out.send(b"ab" * 100 + b"\xc3")
-            # The half of a character is not sent twice, nor its other half.
+            # Neither half of the character is sent twice.
             assert not await attempt(partial(out.send, b"\xa9\xe2"))
             assert await cancelled(partial(out.send, b"\xa9\xe2"))
             async with trio.open_nursery() as nursery:
@@ -519,7 +519,7 @@ async def test_a_send_stream_is_entered_by_one_task() -> None:
             except RuntimeError as exc:
                 outcomes.append(type(exc))
 
-        # Each of these calls may let the other run before anything else.
+        # Each of these calls may let the other task run first.
         for _ in range(31):
             await ws.send("")
         async with trio.open_nursery() as nursery:
@@ -563,7 +563,7 @@ async def test_a_part_that_waits_when_the_block_is_left(nursery: trio.Nursery) -
 async def test_the_connection_is_closed_in_the_middle_of_a_message() -> None:
     async with opened() as (ws, peer):
         with pytest.raises(ConnectionClosedOK):
-            # The message is not complete, and whoever has left the block must know that.
+            # The message is incomplete, and the user must learn that when leaving the block.
             async with ws.send_stream() as out:
                 await out.send(b"a")
                 await peer.send(close())
@@ -649,7 +649,7 @@ async def test_a_message_larger_than_the_inbox_in_parts(nursery: trio.Nursery) -
             received = []
             async for part in parts:
                 received.append(len(part))
-                # Nothing is read ahead but what fits.
+                # Nothing is read ahead except what fits into the inbox.
                 await settle()
                 assert len(theirs.outgoing.data) == 1000 or sum(received) > 95_000
             assert sum(received) == 100_000
@@ -978,7 +978,7 @@ async def test_a_ping_cancelled_before_it_goes_out_is_not_sent() -> None:
 async def test_every_call_can_be_cancelled(closed: bool) -> None:
     async with opened() as (ws, peer):
         await peer.send(text("a", fin=False), cont(b"b"))
-        # Whatever could be done at once is not done, in a cancelled scope.
+        # In a cancelled scope, a call does nothing even if it would not have to wait.
         async with ws.receive_stream() as parts, ws.send_stream() as out:
             await parts.__anext__()
             await peer.send(cont(b"c", fin=True), text("next"))
@@ -1019,13 +1019,13 @@ async def test_leaving_a_stream_can_be_cancelled() -> None:
             async with ws.send_stream():
                 scope.cancel()
         assert scope.cancelled_caught
-        # It was left all the same.
+        # The block was left all the same.
         assert await ws.receive() == "b"
         assert await peer.receive() == binary(b"")
 
 
 class Turns(trio.abc.Instrument):
-    """Counts how often a task is run."""
+    """Counts how often a task runs."""
 
     def __init__(self) -> None:
         self.task = trio.lowlevel.current_task()
@@ -1046,7 +1046,7 @@ async def count_turns(call: Callable[[], Awaitable[object]], times: int) -> int:
 
 @pytest.mark.parametrize("name", ["send", "receive", "both", "part out", "no part in", "stream out", "stream in"])
 async def test_others_run_at_least_once_in_32_calls(name: str) -> None:
-    # Each of these calls could be done at once, all the time.
+    # None of these calls ever has to wait.
     count = 3200
     async with opened(receive_buffer=10**9, send_buffer=10**9) as (ws, peer):
         await peer.send(b"\x81\x01a" * (count + 1))
@@ -1082,7 +1082,7 @@ async def test_others_run_at_least_once_in_32_calls(name: str) -> None:
         if name in calls:
             turns = await count_turns(calls[name], count)
         assert turns >= count // 32
-        # It is not every call, either: that is what makes it fast.
+        # Not every call lets others run, because that would be slow.
         if name in ("send", "receive"):
             assert turns < count // 16
 
@@ -1121,12 +1121,12 @@ async def test_a_third_task_runs_while_messages_flood_both_ways(autojump_clock: 
                 last = calls
             nursery.cancel_scope.cancel()
         assert calls > 1000
-        # In each round of the scheduler each of the four has one turn; and ours may be the first of one and the last of
-        # the next.
+        # In each round of the scheduler, each of the four tasks has one turn. Ours may be the first of one round and
+        # the last of the next.
         assert max(between) <= 2 * 4 * 32
 
 
-# -- The whole -------------------------------------------------------------------------------------------------------
+# -- Both ends -------------------------------------------------------------------------------------------------------
 
 
 @each_pair
@@ -1161,7 +1161,7 @@ async def test_both_send_much_at_once(size: int, with_pings: bool, autojump_cloc
         async def ping_loop(ws: WebSocket) -> None:
             nonlocal pings
             while True:
-                pings += 1  # whether its pong comes before all is over is a matter of luck
+                pings += 1  # its pong may or may not arrive before the end
                 await ws.ping()
 
         async def exchange(ws: WebSocket) -> None:

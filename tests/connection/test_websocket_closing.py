@@ -1,4 +1,4 @@
-"""The end of a WebSocket as its user sees it: closed by either end, lost, failed, and the block left in every way."""
+"""Tests of the end of a WebSocket: closed by either end, lost, failed, and all ways to leave the block."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_aclose(role: Role, kind: str, nursery: trio.Nursery) -> None:
         await ws.send("last words")
         await ws.aclose(4000, "bye")
         assert "closed" in repr(ws)
-        # Closing twice is no mistake, and leaving the block then neither.
+        # Closing twice is allowed, and so is leaving the block after that.
         await ws.aclose()
         await ws.aclose(4001)
         for call in (ws.receive, partial(ws.send, "a"), ws.ping, ws.send_stream().__aenter__):
@@ -103,7 +103,7 @@ async def test_aclose_drops_what_was_not_received() -> None:
 
 
 async def check_still_open(ws: WebSocket, peer: Peer) -> None:
-    """Check that nothing has happened, not even that this end is taken for the one that has closed."""
+    """Check that nothing has changed. In particular, this end does not count as the one that has closed."""
     await ws.send("still here")
     assert await peer.receive() == text("still here")
     await peer.send(text("still there"), close())
@@ -243,7 +243,7 @@ async def test_ping_and_messages_during_the_closing_handshake(nursery: trio.Nurs
 
 async def test_both_close_at_the_same_time(nursery: trio.Nursery) -> None:
     async with opened() as (ws, peer):
-        # Neither has seen the other's.
+        # Neither end has seen the Close frame of the other.
         await ws.send_close(4001, "ours")
         await peer.send(close(4000, "theirs"))
         assert await peer.receive() == close(4001, "ours")
@@ -254,7 +254,7 @@ async def test_both_close_at_the_same_time(nursery: trio.Nursery) -> None:
 
 
 async def test_aclose_during_a_write(nursery: trio.Nursery) -> None:
-    # The Close frame is put while the writer waits for the stream: it must not wait for the deadline.
+    # The Close frame is queued while the writer waits for the stream. It must not wait for the deadline.
     ours, theirs = pipe_pair(10)
     async with opened(streams=(ours, theirs)) as (ws, peer):
         await ws.send(b"x" * 100)
@@ -284,7 +284,7 @@ async def test_aclose_when_the_server_does_not_hang_up(autojump_clock: MockClock
     async with opened(Role.CLIENT, close_timeout=7) as (ws, peer):
         await peer.send(close())
         await settle()
-        # The client knows how it ended, but the server closes the stream first (RFC 6455, section 7.1.1).
+        # The client knows the outcome, but the server must close the stream first (RFC 6455, section 7.1.1).
         with pytest.raises(ConnectionClosedOK):
             await ws.receive()
         start = trio.current_time()
@@ -318,7 +318,7 @@ async def test_aclose_in_a_cancelled_scope(autojump_clock: MockClock) -> None:
         assert await cancelled(partial(ws.aclose, 4000))
         assert trio.current_time() == start
         assert await peer.receive_all() == [text("before"), close(4000)]
-        # It is closed, so there is nothing left to do; but it is a checkpoint.
+        # The connection is closed, so this does nothing, but it is a checkpoint.
         await ws.aclose()
         assert await cancelled(ws.aclose)
         assert trio.current_time() == start
@@ -468,18 +468,18 @@ async def test_messages_before_the_close_may_be_answered(autojump_clock: MockClo
         async for message in ws:
             await trio.sleep(0.2)
             await ws.send(f"answer to {message!r}")
-        # And it has not been waited any longer than that took.
+        # The connection ended as soon as that was done.
         assert trio.current_time() == 0.4
         assert [await peer.receive() for _ in range(3)] == [text("answer to '1'"), text("answer to '2'"), close()]
 
 
-async def test_who_does_not_come_back_is_not_waited_for(autojump_clock: MockClock) -> None:
+async def test_the_grace_period_for_answers(autojump_clock: MockClock) -> None:
     async with opened() as (ws, peer):
         await peer.send(text("1"), text("2"), close())
         assert await ws.receive() == "1"
         assert [await peer.receive()] == [close()]
         assert 0 < trio.current_time() <= 0.5
-        # What came in before is there all the same; only it is too late to answer.
+        # Messages that arrived before can be received. It is only too late to answer them.
         with pytest.raises(ConnectionClosedOK):
             await ws.send("answer")
         assert await ws.receive() == "2"
@@ -488,7 +488,7 @@ async def test_who_does_not_come_back_is_not_waited_for(autojump_clock: MockCloc
 
 
 async def test_nobody_receives_when_the_peer_closes(autojump_clock: MockClock) -> None:
-    # Nobody has ever asked for a message, and there is none: so nobody is about to answer.
+    # Nobody has ever asked for a message, and there is none, so nobody can be about to answer.
     async with opened() as (_, peer):
         await peer.send(close())
         assert await peer.receive() == close()
@@ -508,7 +508,7 @@ async def test_closed_by_the_peer_and_lost_before_our_answer() -> None:
 
 
 async def test_a_failed_write_lets_the_last_words_of_the_peer_in(autojump_clock: MockClock) -> None:
-    # Our write fails because the peer has gone; why, it has told us before, and we have not read it yet.
+    # Our write fails because the peer has gone. Its Close frame has arrived, but we have not read it yet.
     ours, theirs = memory_pair()
     stream = Faulty(ours)
     async with opened(streams=(stream, theirs)) as (ws, peer):
@@ -540,7 +540,7 @@ async def test_a_failed_write_ends_the_connection(autojump_clock: MockClock) -> 
 
 @pytest.mark.parametrize("code", [None, 1000, 4000])
 async def test_closing_races_with_calls(code: int | None, nursery: trio.Nursery) -> None:
-    # However a call meets the end, code and reason are there.
+    # Every call that notices the end reports the code and the reason.
     for delay in range(12):
         ours, theirs = pipe_pair(10)
         async with opened(streams=(ours, theirs), send_buffer=0) as (ws, peer):
@@ -561,7 +561,7 @@ async def test_closing_races_with_calls(code: int | None, nursery: trio.Nursery)
 
 
 async def repeat(call: Callable[[], Awaitable[object]], outcomes: list[ConnectionClosed]) -> None:
-    """Call until the connection is closed, and take note how."""
+    """Make calls until the connection is closed, and record how they end."""
     try:
         while True:
             await call()
@@ -573,7 +573,7 @@ async def hang_up(peer: Peer, code: int | None) -> None:
     if code is None:
         await peer.stream.aclose()
     else:
-        with contextlib.suppress(trio.ClosedResourceError):  # all calls may know of the end before this does
+        with contextlib.suppress(trio.ClosedResourceError):  # all calls may notice the end before this one
             while (frame := await peer.receive()) is not None:
                 if frame.opcode is Opcode.CLOSE:
                     await peer.stream.aclose()
@@ -682,7 +682,7 @@ async def test_violations(name: str) -> None:
         frame = await peer.receive()
         assert frame is not None
         assert Close.parse(frame.data).code == code
-        # It says at once that no more will come.
+        # This end closes its sending direction at once.
         assert await peer.receive() is None
 
 
@@ -736,7 +736,7 @@ async def test_a_violation_over_a_stream_that_cannot_be_closed_by_half(autojump_
 
 
 async def test_a_violation_by_a_peer_that_goes_on_sending(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    # What it sends is read and dropped, so that it gets to our Close frame; up to the deadline.
+    # Frames from the peer are read and dropped until the deadline, so that it can get to our Close frame.
     ours, theirs = pipe_pair(1000)
     async with born_open(ours, close_timeout=7) as ws:
         peer = Peer(theirs)
@@ -786,7 +786,7 @@ class Leaving:
         self.frames += await self.peer.behave()
 
     def codes(self) -> list[int]:
-        """Return the codes that the peer has seen."""
+        """Return the close codes that the peer has received."""
         return [Close.parse(frame.data).code for frame in self.frames if frame.opcode is Opcode.CLOSE]
 
 
@@ -829,11 +829,11 @@ async def test_leaving_with_an_exception(name: str, failure: str, is_cancelled: 
             raise exc
     assert raised.value is exc
     assert (exc.__context__, exc.__cause__) == (context, None)
-    # The exception is what came out, and not a cancellation that the scope would have caught.
+    # The block raised its own exception, not a cancellation that the scope would have caught.
     assert not scope.cancelled_caught
     if failure == "no failure":
         await settle()
-        # Whoever is interrupted goes away; that is no error.
+        # An interrupted block closes with "going away", which is no error.
         interrupted = isinstance(exc, (KeyboardInterrupt, SystemExit)) or name == "group with KeyboardInterrupt"
         assert leaving.codes() == [1001 if interrupted else 1011]
 
@@ -886,7 +886,7 @@ async def test_leaving_with_a_group_that_holds_a_cancellation(nursery: trio.Nurs
 
 
 async def test_leaving_in_a_scope_that_is_cancelled(nursery: trio.Nursery) -> None:
-    # The body comes to its end, and closing meets the cancellation.
+    # The block ends normally, and the cancellation takes effect while closing.
     leaving = Leaving(nursery)
     with trio.CancelScope() as scope:
         async with leaving.connecting:
@@ -953,7 +953,7 @@ async def test_several_connections_in_one_task(nursery: trio.Nursery) -> None:
     assert [leaving.codes() for leaving in leavings] == [[1000], [4000], [1000]]
 
 
-# -- Entering and leaving as it should not be ------------------------------------------------------------------------
+# -- Entering and leaving in the wrong way ---------------------------------------------------------------------------
 
 
 async def test_left_in_another_task() -> None:
@@ -972,7 +972,7 @@ async def test_left_in_another_task() -> None:
         await nursery.start(enter)
         with pytest.raises(RuntimeError):
             await session.__aexit__(None, None, None)
-    # The task that has entered it is not left with a connection that nobody closes.
+    # No open connection is left behind in the task that has entered it.
     assert outcomes == ["woken"]
     assert await theirs.receive_some() == b""
 
@@ -984,7 +984,7 @@ async def test_left_before_a_nursery_that_was_opened_later() -> None:
     async with trio.open_nursery():
         with pytest.raises(RuntimeError):
             await session.__aexit__(None, None, None)
-    # Then it can be left as it should be.
+    # Now the connection can be left normally.
     await session.__aexit__(None, None, None)
     assert await theirs.receive_some() != b"more"
 

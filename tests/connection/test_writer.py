@@ -1,4 +1,4 @@
-"""The writer task: what is written, and when."""
+"""Tests of the writer task: the order and the time of writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..support import (
 settle = wait_all_tasks_blocked
 
 
-# -- What is written -------------------------------------------------------------------------------------------------
+# -- Writes ----------------------------------------------------------------------------------------------------------
 
 
 async def test_what_waits_is_written_at_once() -> None:
@@ -54,7 +54,7 @@ async def test_control_frames_go_before_messages() -> None:
 
 
 async def test_nothing_is_written_after_half_a_frame(autojump_clock: MockClock) -> None:
-    # The write is cancelled when the deadline comes; a Close frame after that would be read as payload.
+    # The deadline cancels the write. After that, a Close frame would be read as payload.
     ours, theirs = pipe_pair(10)
     async with opened(streams=(ours, theirs), close_timeout=5) as (ws, peer):
         await ws.send(b"x" * 100)
@@ -66,7 +66,7 @@ async def test_nothing_is_written_after_half_a_frame(autojump_clock: MockClock) 
 
 
 async def test_cancelled_with_messages_in_the_outbox(autojump_clock: MockClock) -> None:
-    # Everything that was sent goes out, if it takes no waiting.
+    # Everything that was sent is written, if that takes no waiting.
     async with opened() as (ws, peer):
         for i in range(5):
             await ws.send(b"%d" % i)
@@ -96,15 +96,15 @@ async def test_a_goodbye_that_takes_too_long(autojump_clock: MockClock) -> None:
         assert (frames, rest[:2], len(rest)) == ([], b"\x88\x82", 3)
 
 
-async def test_a_frame_taken_back_leaves_nothing_to_write(nursery: trio.Nursery) -> None:
-    # What woke the writer is gone when it comes to look: it must neither write nothing nor stop.
+async def test_a_withdrawn_ping_leaves_nothing_to_write(nursery: trio.Nursery) -> None:
+    # The ping that woke the writer is withdrawn before it looks. It must neither write an empty chunk nor stop.
     ours, theirs = pipe_pair()
     async with opened(streams=(ours, theirs)) as (ws, peer):
         await settle()
         keepalive = connection_of(ws).keepalive
         sent = keepalive.send_ping(b"a")
-        keepalive.forget_ping(sent)
-        keepalive.forget_ping(sent)
+        keepalive.withdraw_ping(sent)
+        keepalive.withdraw_ping(sent)
         await settle()
         assert ours.writes == 0
         await ws.send("next")

@@ -228,7 +228,7 @@ class Attempt(AsyncWithOnly):
             raise RuntimeError("the attempt was not entered")
         connection = connection_of(self._ws)
         lived = trio.current_time() - self._opened_at
-        told = connection.told
+        told = connection.outcome_reported
         end = connection.state.error() if connection.state.is_settled else None
         if connection.state.closed_locally:
             end = None  # The application closed the connection, so an exception from using it is a bug.

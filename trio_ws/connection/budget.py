@@ -1,11 +1,11 @@
-"""The bounds of the two queues of a connection: bytes of memory, and one user at a time.
+"""Bounds for the two queues of a connection: a budget of bytes, and a fair lock.
 
-The queues are Trio's memory channels, which count items. A :class:`Budget` counts bytes beside each of them; a
-:class:`FairLock` keeps what belongs to one message together, and those who wait in order.
+The queues are Trio memory channels, which count items. A :class:`Budget` beside each of them counts bytes; a
+:class:`FairLock` keeps the parts of one message together and serves waiting tasks in order of arrival.
 
-Both rely on two facts about Trio. Code between two ``await`` runs undisturbed, so what is not marked ``async`` here is
-atomic. And a task that was woken can no longer be cancelled out of the wait that it was woken from, so what was handed
-over with the waking is not lost.
+Both rely on two facts about Trio. Nothing else runs between two checkpoints, so every method here that is not ``async``
+is atomic. And a task that has been woken can no longer be cancelled out of that wait, so a lock that was handed to it
+is not lost.
 """
 
 from __future__ import annotations
@@ -18,95 +18,98 @@ __all__ = ["Budget", "FairLock"]
 
 
 class Budget:
-    """Bytes of memory that a queue may use. Where nothing is used, one item of any size fits.
+    """The memory limit of a queue. An empty queue accepts one item of any size.
 
     Args:
-        limit: How many bytes.
+        limit: Maximum memory use, in bytes.
 
     Attributes:
-        used: How many are in use.
+        used: Memory in use, in bytes.
     """
 
     def __init__(self, limit: int) -> None:
-        # It is there while somebody may be waiting: for most connections never.
-        self._changed: trio.lowlevel.ParkingLot | None = None
+        # Created by the first task that waits. Most connections never need it.
+        self._waiters: trio.lowlevel.ParkingLot | None = None
         self.limit: int = limit
         self.used: int = 0
 
     def fits(self, size: int) -> bool:
-        """Whether an item of this size may be added."""
+        """Whether there is room for an item of this size."""
         return not self.used or self.used + size <= self.limit
 
-    def give_back(self, size: int) -> None:
-        """Return the memory of an item."""
+    def release(self, size: int) -> None:
+        """Release the memory of an item, and wake all waiters."""
         self.used -= size
         self.wake()
 
     async def wait(self) -> None:
-        """Wait until something was given back, or :meth:`wake` was called. The waiter has to look again."""
-        if self._changed is None:
-            self._changed = trio.lowlevel.ParkingLot()
-        await self._changed.park()
+        """Wait for :meth:`release` or :meth:`wake`. The caller must check its condition again."""
+        if self._waiters is None:
+            self._waiters = trio.lowlevel.ParkingLot()
+        await self._waiters.park()
 
     def wake(self) -> None:
-        """Let those who wait look again."""
-        changed, self._changed = self._changed, None
-        if changed is not None:
-            changed.unpark_all()
+        """Wake all waiters."""
+        waiters, self._waiters = self._waiters, None
+        if waiters is not None:
+            waiters.unpark_all()
 
 
 class FairLock:
-    """A lock that goes to those who wait in the order in which they came, and to nobody once it is closed.
+    """A lock that serves waiting tasks in order of arrival. A closed lock cannot be acquired any more.
 
     Attributes:
-        owner: The task that holds it; True if it is held by a call that is not named; or None.
+        owner: The task that holds the lock; True if :meth:`acquire_nowait` took it; None if it is free.
     """
 
     def __init__(self) -> None:
-        # It is there while somebody may be waiting.
-        self._line: trio.lowlevel.ParkingLot | None = None
+        # Created by the first task that waits.
+        self._waiters: trio.lowlevel.ParkingLot | None = None
         self._closed = False
         self.owner: trio.lowlevel.Task | Literal[True] | None = None
 
     def acquire_nowait(self) -> bool:
-        """Take it if it is free, for a call that ends before its task can ask again. Return whether it is ours."""
+        """Acquire the lock if it is free. Return whether it was acquired.
+
+        The calling task is not recorded, so it must release the lock before its call returns.
+        """
         if self.owner is not None or self._closed:
             return False
         self.owner = True
         return True
 
-    async def acquire(self, doing: str) -> bool:
-        """Wait until it is ours. When cancelled, it is not.
+    async def acquire(self, block: str) -> bool:
+        """Wait for the lock and acquire it. When cancelled, the lock is not acquired.
 
         Args:
-            doing: How a task has got it that cannot get it again, for the error message.
+            block: The call whose ``async with`` block holds the lock, for the error message.
 
         Returns:
-            Whether it is ours, so that :meth:`release` must follow; False if it is closed.
+            True if the lock was acquired, so that :meth:`release` must follow; False if it is closed.
 
         Raises:
-            RuntimeError: if this task holds it already.
+            RuntimeError: If this task already holds the lock.
         """
         task = trio.lowlevel.current_task()
         if self.owner is task:
-            raise RuntimeError(f"this task is in the middle of a {doing} on the same WebSocket")
+            raise RuntimeError(f"this task must first leave its {block} block of the same WebSocket")
         if self.owner is None and not self._closed:
             self.owner = task
         elif not self._closed:
-            if self._line is None:
-                self._line = trio.lowlevel.ParkingLot()
-            await self._line.park()
+            if self._waiters is None:
+                self._waiters = trio.lowlevel.ParkingLot()
+            await self._waiters.park()
         return self.owner is task
 
     def release(self) -> None:
-        """Hand it on to the next in line."""
-        woken = [] if self._line is None else self._line.unpark()
+        """Release the lock, and hand it to the task that has waited longest."""
+        woken = [] if self._waiters is None else self._waiters.unpark()
         self.owner = woken[0] if woken else None
         if not woken:
-            self._line = None
+            self._waiters = None
 
     def close(self) -> None:
-        """Turn away those who wait and all who come. Whoever holds it goes on."""
+        """Make every :meth:`acquire` return False, including those that are waiting. The owner keeps the lock."""
         self._closed = True
-        if self._line is not None:
-            self._line.unpark_all()
+        if self._waiters is not None:
+            self._waiters.unpark_all()

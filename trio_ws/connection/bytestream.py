@@ -1,20 +1,21 @@
-"""A WebSocket as a Trio stream of bytes, to tunnel a protocol that knows nothing of messages: SSH, VNC, a database's.
+"""A WebSocket as a Trio stream of bytes, to tunnel a protocol without messages: SSH, VNC, a database protocol.
 
-Bytes that are sent become binary messages, and what is received are the payloads of the binary messages that come, one
-after the other. Where one message ends and the next begins means nothing, and an empty one means nothing at all. A
-message is taken in parts as it comes in, so how large it is does not matter either, but to ``max_message_size``.
+Sent bytes become binary messages. Received bytes are the payloads of the binary messages, joined. The boundaries of
+messages have no meaning, and empty messages are ignored. Messages are received in parts as they arrive, so their size
+does not matter either, as long as it is not more than ``max_message_size``.
 
-The peer's Close frame is the end of what it sends. It is the end as it should be, ``b""``, if it says that all is well
-and does not cut a message; whether our answer to it arrives does not matter to what was received.
+The peer's Close frame is the end of the stream. It is a normal end, ``b""``, if its code is a normal one and no message
+is incomplete. Whether our answer to it arrives does not matter for the received bytes.
 
-There is no ``send_eof``, so this is no :class:`trio.abc.HalfCloseableStream`. A Close frame is the only thing that says
-that no more will come, and whoever gets one has to answer it "as soon as practical" and cannot send after that (RFC
-6455, section 5.5.1). So it ends both directions; and a stream that said otherwise would lose the answer to all that was
-sent before. A protocol that needs to say "this is all, now you" has to say so in its bytes, as it does over TLS.
+There is no ``send_eof()``, so this is not a :class:`trio.abc.HalfCloseableStream`. Only a Close frame could end one
+direction, but its receiver must answer "as soon as practical" and cannot send anything after that (RFC 6455, section
+5.5.1). So a Close frame ends both directions, and ``send_eof()`` would lose the peer's reply. A protocol that needs to
+announce the end of its data must do so within the data, as it does over TLS.
 """
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from typing import SupportsIndex
 
@@ -28,7 +29,7 @@ from .websocket import WebSocket, connection_of
 
 __all__ = ["ByteStream"]
 
-#: Large enough that what is done for each message does not count, and not larger than what common peers accept.
+#: Default message size, in bytes. It makes the overhead per message negligible, and common peers accept it.
 MESSAGE_SIZE = 64 * 1024
 
 
@@ -42,34 +43,33 @@ class ByteStream(trio.abc.Stream):
             await stream.send_all(b"hello")
             async for data in stream: ...
 
-    It is used as any Trio stream is: by one task that sends and one that receives, and each call is a checkpoint. It
-    can be what is below :class:`trio.SSLStream`, or another WebSocket.
+    Like any Trio stream, it may be used by one task that sends and one that receives at the same time, and every call
+    is a checkpoint. It can be the transport of a :class:`trio.SSLStream` or of another WebSocket.
 
-    From now on nobody else should send or receive on the WebSocket. A text message from the peer fails the connection
-    with 1003.
+    Do not send or receive on the WebSocket directly as long as this stream is in use. A text message from the peer
+    closes the connection with 1003.
 
-    A call raises
+    Calls raise:
 
-    - what is a :exc:`trio.ClosedResourceError` when this end has closed, be it the stream or the WebSocket;
-    - what is a :exc:`trio.BrokenResourceError` when the connection was lost or has failed, when the peer has closed
-      with a code that says that something is wrong, or in the middle of a message, and on sending when it has closed at
-      all;
-    - :exc:`trio.BusyResourceError` when another task is doing the same.
+    - a subclass of :exc:`trio.ClosedResourceError` if this end has closed the stream or the WebSocket;
+    - a subclass of :exc:`trio.BrokenResourceError` if the connection was lost or has failed, if the peer has closed
+      with an error code or in the middle of a message, or, when sending, if the peer has closed at all;
+    - :exc:`trio.BusyResourceError` if another task is sending, or receiving, at the same time.
 
-    All but the last are also a :exc:`ConnectionClosed`, which tells why.
+    The first two are also subclasses of :exc:`ConnectionClosed`, which tells the reason.
 
     Args:
-        ws: The WebSocket. It need not be a new one: messages may have been exchanged before.
-        message_size: How many bytes go into one message at most. Peers refuse messages that are too large for them.
-        compress: False not to compress what is sent, where compression is in use. What is encrypted or compressed
-            already does not become smaller.
+        ws: The WebSocket. Messages may have been exchanged on it before.
+        message_size: Maximum size of the sent messages, in bytes. Peers refuse messages that are too large for them.
+        compress: Whether to compress messages if compression was negotiated. Use False for data that is encrypted or
+            compressed already.
 
     Attributes:
         ws: The WebSocket.
 
     Raises:
-        ValueError: if the size is less than 1.
-        TypeError: if it is not an int.
+        ValueError: If ``message_size`` is less than 1.
+        TypeError: If ``message_size`` is not an int.
     """
 
     ws: WebSocket
@@ -79,29 +79,29 @@ class ByteStream(trio.abc.Stream):
         self.ws = ws
         self._message_size = _positive("message_size", message_size)
         self._compress = compress
-        self._sending = _OneTask("sending")
-        self._receiving = _OneTask("receiving")
-        # The message that is coming in, until its end was seen; and what is left of the part that was taken last.
+        self._sending = _ExclusiveUse("sending")
+        self._receiving = _ExclusiveUse("receiving")
+        # The message that is being received, and the rest of its last part.
         self._message: ReceiveStream | None = None
         self._rest: memoryview | None = None
-        # Whether there was a text message.
-        self._failed = False
+        # Whether the peer has sent a text message.
+        self._text_received = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} over {self.ws!r}>"
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes.
+        """Send bytes, as one or more binary messages.
 
-        It returns when all is in the outbox of the connection, and waits while there is no room. When cancelled, the
-        beginning of the data may have been sent, in whole messages, and the connection goes on. Whether the peer can
-        make sense of that is up to the protocol.
+        This waits for room in the outbox of the connection, and returns when all messages are there. When cancelled,
+        some messages with the beginning of the data may have been sent. The connection stays open, but the peer may not
+        be able to interpret incomplete data.
 
         Args:
-            data: The bytes, of any number. None at all is no message.
+            data: The bytes. If there are none, no message is sent.
 
         Raises:
-            TypeError: if they are not bytes.
+            TypeError: If ``data`` is not bytes.
         """
         if not isinstance(data, bytes):
             view = memoryview(data)
@@ -119,26 +119,26 @@ class ByteStream(trio.abc.Stream):
         with self._sending:
             await self._checkpoint()
             try:
-                # A message begins when there is room, and is nothing if it is abandoned before a part of it was sent.
-                async with self.ws.send_stream():
-                    raise _Abandoned
-            except _Abandoned:
-                pass
+                # Entering a send_stream() waits for room, and abandoning it before the first part sends nothing.
+                with contextlib.suppress(_Abandoned):
+                    async with self.ws.send_stream():
+                        raise _Abandoned
             except ConnectionClosedOK as exc:
                 raise _as_error(exc) from exc
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait until bytes have come in, and return some of them. When cancelled, nothing is lost.
+        """Wait for bytes and return some of them. When cancelled, no bytes are lost.
 
         Args:
-            max_bytes: How many to return at most. None: as many as are there together.
+            max_bytes: Maximum number of bytes to return; None for as many as have arrived together.
 
         Returns:
-            The bytes, at least one; ``b""`` when the peer has closed normally and all was received, each time.
+            The bytes, at least one; ``b""`` on every call after the peer has closed normally and all bytes were
+            received.
 
         Raises:
-            ValueError: if ``max_bytes`` is less than 1.
-            TypeError: if it is neither an int nor None.
+            ValueError: If ``max_bytes`` is less than 1.
+            TypeError: If ``max_bytes`` is neither an int nor None.
         """
         if max_bytes is not None:
             max_bytes = _positive("max_bytes", max_bytes)
@@ -148,43 +148,44 @@ class ByteStream(trio.abc.Stream):
                 part = await self._receive_part()
                 if max_bytes is None or len(part) <= max_bytes:
                     return part
-                # A view, so that taking a large part byte by byte does not copy the rest of it each time.
+                # A view, because slicing bytes would copy the rest of a large part on every call.
                 self._rest = memoryview(part)
             data = bytes(self._rest[:max_bytes])
             self._rest = self._rest[len(data) :] or None
             return data
 
     async def aclose(self) -> None:
-        """Close the WebSocket with 1000, as :meth:`WebSocket.aclose` does.
+        """Close the WebSocket with 1000; see :meth:`WebSocket.aclose`.
 
-        What was sent before goes out first, if the peer takes it within ``close_timeout``; what was not received is
-        dropped. When cancelled, the connection is cut. On a stream that is closed already it does nothing.
+        Bytes that were sent before go out first, if the peer accepts them within ``close_timeout`` seconds. Bytes that
+        were not received are dropped. When cancelled, this closes the connection without waiting. On a closed stream,
+        it does nothing.
         """
         await self.ws.aclose()
-        await trio.lowlevel.checkpoint()  # as each call of a stream is, also where there was nothing to wait for
+        await trio.lowlevel.checkpoint()  # every call of a stream must be a checkpoint, even without any waiting
 
     async def _checkpoint(self) -> None:
-        """Begin a call: one of a stream lets other tasks run each time, and tells even if there is nothing to do."""
+        """Begin a call with a checkpoint, which every call of a stream must have, and check that this end is open."""
         await trio.lowlevel.checkpoint()
         state = connection_of(self.ws).state
         if state.closed_locally:
             raise state.error()
 
     async def _receive_part(self) -> bytes:
-        """Return what has come in of the next message, or of the one that is coming in; ``b""`` at the end."""
+        """Return the next part of a message, or ``b""`` at the end."""
         try:
-            # When cancelled, it goes on in the next call: none of these takes something away and does not return it.
+            # When cancelled, the next call continues: nothing here can be cancelled after it has taken a part.
             while True:
                 if self._message is None:
                     message = self.ws.receive_stream()
                     await message.__aenter__()
                     self._message = message
                 if self._message.text:
-                    # From now on everything is dropped, so that the answer comes in.
-                    self._failed = True
+                    # From now on, everything that arrives before the peer's Close frame is dropped.
+                    self._text_received = True
                     await self.ws.send_close(CloseCode.UNSUPPORTED_DATA, "only binary messages are accepted")
                 async for part in self._message:
-                    if not self._failed:
+                    if not self._text_received:
                         assert isinstance(part, bytes)
                         return part
                 message, self._message = self._message, None
@@ -192,15 +193,15 @@ class ByteStream(trio.abc.Stream):
         except ConnectionClosedLocally:
             raise
         except ConnectionClosed as exc:
-            if self._message is None and not self._failed and _is_end(exc):
+            if self._message is None and not self._text_received and _is_end(exc):
                 return b""
             if isinstance(exc, ConnectionClosedOK):
                 raise _as_error(exc) from exc
             raise
 
 
-class _OneTask:
-    """Lets one task at a time do something."""
+class _ExclusiveUse:
+    """A context manager that only one task may enter at a time."""
 
     def __init__(self, doing: str) -> None:
         self._doing = doing
@@ -216,7 +217,7 @@ class _OneTask:
 
 
 class _Abandoned(Exception):
-    """A message was begun, and will not be sent."""
+    """Leaves a send_stream() block without sending a message."""
 
 
 def _positive(name: str, value: SupportsIndex) -> int:
@@ -230,11 +231,11 @@ def _positive(name: str, value: SupportsIndex) -> int:
 
 
 def _is_end(exc: ConnectionClosed) -> bool:
-    """Whether the peer has said that no more will come, and nobody that something is wrong."""
+    """Whether the peer has closed, and no Close frame has an error code."""
     rcvd, sent = exc.rcvd, exc.sent
     return rcvd is not None and rcvd.is_normal and (sent is None or sent.is_normal)
 
 
 def _as_error(exc: ConnectionClosedOK) -> ConnectionClosedError:
-    """Return what a normal closure is in the middle of something."""
+    """Convert a normal closure into an error, for a stream that was still in use."""
     return ConnectionClosedError(exc.rcvd, exc.sent, exc.rcvd_then_sent)

@@ -1,4 +1,4 @@
-"""The checkpoint of every public call: a cancel point each time, a schedule point once in 32 times."""
+"""The checkpoint at the start of every public call: always a cancel point, and every 32nd time a schedule point."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from .run_local import RunLocal
 
 __all__ = ["CALLS_PER_SCHEDULE_POINT", "CallCounter", "call_counter"]
 
-#: A call lets other tasks run at least once in so many calls.
+#: One call in this many is a schedule point even if it does not wait.
 CALLS_PER_SCHEDULE_POINT = 32
 
 
 class CallCounter:
-    """Counts calls since other tasks could run.
+    """Counts the calls since the last schedule point.
 
-    They are counted per run of Trio, not per connection, so that a task that goes round many connections lets others
-    run too.
+    It counts per run of Trio, not per connection, so a task that loops over many connections lets others run, too.
     """
 
     def __init__(self) -> None:
         self._calls = 0
 
     def checkpoint(self) -> Awaitable[None]:
-        """Return the awaitable for the beginning of a call."""
+        """Return the awaitable with which a call must begin."""
         self._calls += 1
         if self._calls < CALLS_PER_SCHEDULE_POINT:
-            return checkpoint_if_cancelled()  # noqa: ASYNC105  # the caller does
+            return checkpoint_if_cancelled()  # noqa: ASYNC105  # the caller awaits it
         self._calls = 0
-        return checkpoint()  # noqa: ASYNC105  # the caller does
+        return checkpoint()  # noqa: ASYNC105  # the caller awaits it
 
 
 #: The counter of this run of Trio.

@@ -1,4 +1,4 @@
-"""An open connection: what its two tasks and the calls of its user share, how it begins and how it ends.
+"""An open connection: the state that its two tasks and the calls of its user share.
 
 ::
 
@@ -8,39 +8,39 @@
        send() ──▶ outbox ──▶ writer task ──▶ protocol ──▶┘
                    (keepalive: the writer's clock)
 
-Inbox and outbox are Trio memory channels, each with a budget of bytes beside it. The rules:
+The inbox and the outbox are Trio memory channels, each with a budget in bytes. The rules:
 
-1. **The outbox carries messages, never bytes.** They are encoded when they are taken out, to be written. A ``send()``
-   that is cancelled before its message is in the outbox sends nothing; after that the message goes out whole. So what
-   an extension remembers of the messages before is always what the peer has got of them.
-2. **One writes at a time**, and gathers all that waits into one write: the writer task; or, without any ``await`` in
-   between and only while nothing waits or is half-written, a ``send()`` on a socket that takes its message at once (see
-   :mod:`trio_ws.connection.writer`). A write of which nobody knows how far it has come poisons the stream.
-3. **One reads**: the reader task, from the beginning to the end. **It never waits for the writer.** Pongs and the
-   answer to a Close frame go to the outbox, which takes them however full it is, within bounds.
-4. **Backpressure reaches the peer**: while the inbox is full, the reader does not read. It goes on while somebody waits
-   for a message, so that one of any allowed size can be received.
-5. **Liveness goes by evidence, not by the clock alone**: see :mod:`trio_ws.connection.keepalive`.
-6. **What ends a connection takes effect in its place**: what came before it is delivered first, and may be answered, as
-   long as the application asks for it within :data:`GRACE` seconds.
-7. **Closing has one deadline**, that of :attr:`Connection.scope`, around the reader. It is only ever moved forward.
-8. **A connection ends in one place**: :meth:`Connection.settle` records the outcome and then wakes everybody who waits;
-   the stream is closed at the end of :func:`trio_ws.connection.reader.run`, whatever happened.
-9. **Tasks never raise.** They record what went wrong, without its traceback, and the next call of the user reports it.
+1. **The outbox holds messages, never bytes.** The writer encodes a message when it takes it from the outbox. A
+   ``send()`` that is cancelled before its message is in the outbox sends nothing; after that, the message is sent as a
+   whole. So the state of a compressor always matches the messages that the peer has received.
+2. **One writer at a time.** The writer task joins all queued messages into one write. When nothing is queued or
+   half-written, ``send()`` may write to a socket itself, without an ``await`` (see :mod:`trio_ws.connection.writer`). A
+   write that stopped at an unknown point poisons the stream.
+3. **One reader: the reader task, from the beginning to the end. It never waits for the writer.** Pongs and the answer
+   to a Close frame go to the outbox even if it is full. Their number is bounded.
+4. **Backpressure reaches the peer.** While the inbox is full, the reader does not read. It resumes when a task waits
+   for a message, so that messages of any allowed size can be received.
+5. **Liveness is decided by evidence, not by the clock alone.** See :mod:`trio_ws.connection.keepalive`.
+6. **The end of a connection takes effect in order.** All messages that arrived before it are delivered first. The
+   application may still answer them, if it asks for the next message within :data:`GRACE` seconds.
+7. **Closing has one deadline**, in :attr:`Connection.reader_scope`. It only ever moves to an earlier time.
+8. **A connection ends in one place.** :meth:`Connection.settle` records the outcome and then wakes all waiting tasks.
+   The stream is closed at the end of :func:`trio_ws.connection.reader.run`, whatever has happened.
+9. **The two tasks never raise.** They record failures, without tracebacks, and the next call of the user reports them.
 
-What if it is cancelled? The scopes of both tasks are shielded: cancelling the user's task does not stop them, so that
-what the user does to clean up still works. It is ``aclose()`` that is cancelled, on the way out, and then calls
-:meth:`Connection.cut`. So the reader is cancelled by the deadline, by ``cut()`` and by ``abort()`` alone, and stops the
-writer when it ends. Each ``await`` in the writer can end that way, and all lead to its last words: a Close frame, if
-nothing is half-written and it takes no waiting. The writer's scope is also where its clock is: when its deadline comes,
-it leaves a wait in which nothing can be lost, does what is due, and goes on.
+*Cancellation.* The scopes of both tasks are shielded. Cancelling the user's task does not stop them, so the user's
+cleanup code can still send and receive. But leaving the block calls ``aclose()``, and a cancelled ``aclose()`` calls
+:meth:`Connection.cancel_tasks`. So only the deadline, ``cancel_tasks()`` and ``abort()`` cancel the reader, and the
+reader stops the writer when it ends. Every ``await`` of the writer may be cancelled this way. The writer then makes a
+last attempt to flush the outbox and the Close frame, unless a frame is half-written. The deadline of the writer's scope
+is also its clock: when it expires, the writer leaves a wait in which nothing can be lost, runs its checks, and resumes.
 
-And Ctrl-C? It raises ``KeyboardInterrupt`` in whichever task runs, unless that one is protected. These are, because of
-rule 9: so it goes to the main task. There it may strike between any two lines, so what changes a queue and its budget
-together is protected too.
+*Ctrl-C.* ``KeyboardInterrupt`` is raised in whichever task is running, unless that task is protected. Because of rule
+9, both tasks of a connection are protected, so it is raised in the main task. There it may come between any two lines,
+so the functions that update a queue together with its budget are protected, too.
 
-Objects refer to each other in one direction only, from the connection to its parts, and the tasks end with it. So a
-connection that has ended is freed with the last reference to its WebSocket, without the cyclic collector.
+*Memory.* References point in one direction, from the connection to its parts, and both tasks end with the connection.
+So reference counting alone frees a closed connection together with its WebSocket.
 """
 
 from __future__ import annotations
@@ -66,32 +66,32 @@ from .stream import StreamAdapter
 
 __all__ = ["GOODBYE_TIMEOUT", "GRACE", "Connection"]
 
-#: Seconds for what should take no time and may take forever: an application that comes back for the next message before
-#: the connection ends, a last Close frame, the last words of a peer that is gone.
+#: Seconds to wait, at the end of a connection, for a step that usually takes no time but may never happen: the
+#: application asks for its next message, our Close frame is written, the last frames of a lost peer arrive.
 GRACE = 0.5
 
-#: Seconds that saying goodbye may take once there is no more time, because of cancellation or the deadline.
+#: Seconds for a last attempt to send a Close frame, or to close the stream, after cancellation or the deadline.
 GOODBYE_TIMEOUT = 0.1
 
 
 class Connection:
-    """An open connection. The rest of the package uses it, beside the public methods of its WebSocket.
+    """An open connection. It is the internal interface behind a WebSocket, for the other modules of this package.
 
     Args:
-        role: Which end this is.
-        stream: The stream below, after the opening handshake.
+        role: The role of this end.
+        stream: The stream adapter, after the opening handshake.
         settings: The options.
         extensions: The extensions in use.
-        received: What came in together with the opening handshake, and after it.
-        limits: What limits it.
+        received: The bytes that arrived together with the opening handshake and belong to the connection.
+        limits: The limits of the connection.
 
     Attributes:
-        state: How far its end has come.
-        inbox: Received messages.
-        outbox: Messages to send.
-        scope: Around the reader task. Its deadline is the one of rule 7.
-        writer_done: Set when the writer has written its last.
-        told: Whether the user was told how the connection ended.
+        state: The state of the connection.
+        inbox: The received messages.
+        outbox: The messages to send.
+        reader_scope: The cancel scope of the reader task. Its deadline is that of rule 7.
+        writer_done: Set when the writer task will write nothing more.
+        outcome_reported: Whether a call of the user has raised the exception that describes the outcome.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Connection:
         received: bytes = b"",
         limits: NoLimits = NO_LIMITS,
     ) -> None:
-        stream.write_ahead()
+        stream.raise_unsent_limit()
         self.role: Role = role
         self.settings: Settings = settings
         self.stream: StreamAdapter = stream
@@ -122,61 +122,61 @@ class Connection:
         self.outbox: Outbox = Outbox(self.state, settings.send_buffer)
         self.encoder: Encoder = Encoder(self.protocol, bool(extensions), limits, self.observer)
         self.keepalive: Keepalive = Keepalive(settings, limits, stream, self.outbox, self.observer)
-        self.scope: trio.CancelScope = trio.CancelScope(shield=True)
+        self.reader_scope: trio.CancelScope = trio.CancelScope(shield=True)
         self.writer_done: trio.Event = trio.Event()
-        self.told: bool = False
+        self.outcome_reported: bool = False
 
     def begin_closing(self, close: Close | None) -> None:
-        """Accept no more messages, send a Close frame after those that wait, and set the deadline. The first counts.
+        """Accept no more messages, send a Close frame after the queued ones, and set the deadline. Idempotent.
 
         Args:
-            close: The Close frame; None if there is nobody left to send it to.
+            close: The Close frame; None if the connection is lost.
         """
         if self.state.advance(Event.CLOSE):
             self.outbox.finish(close)
             self.keepalive.disarm()
-            self.hurry(self.settings.close_timeout)
+            self.end_within(self.settings.close_timeout)
             self.inbox.wake_reader()
 
     def drop_slow_peer(self) -> None:
-        """Close because the peer takes what it is sent too slowly."""
+        """Begin closing because the peer reads too slowly."""
         if self.state.can_send:
-            self.state.fail(trio.TooSlowError(f"the peer left {self.outbox.size} bytes in the outbox"))
+            self.state.fail(trio.TooSlowError(f"the peer reads too slowly: {self.outbox.size} bytes are in the outbox"))
             self.begin_closing(Close(CloseCode.TRY_AGAIN_LATER, "too slow"))
 
     def shut_down(self, close: Close) -> None:
-        """Close, and let no message that nobody receives hold that up."""
+        """Begin closing, and do not wait for a handler that leaves messages in the inbox."""
         self.begin_closing(close)
-        self.inbox.sheds = True
+        self.inbox.end_when_full = True
         self.inbox.wake_reader()
 
-    def leave(self, close: Close) -> None:
-        """Close because the user does. What was not received is dropped."""
+    def close_locally(self, close: Close) -> None:
+        """Begin closing because the user closes this end. Messages in the inbox are dropped."""
         self.state.closed_locally = True
         self.begin_closing(close)
         self.inbox.drop()
 
-    def hurry(self, seconds: float) -> None:
-        """Let the tasks end in so many seconds at the latest."""
-        self.scope.deadline = min(self.scope.deadline, trio.current_time() + seconds)
+    def end_within(self, seconds: float) -> None:
+        """Limit the time until both tasks end."""
+        self.reader_scope.deadline = min(self.reader_scope.deadline, trio.current_time() + seconds)
         if not seconds:
-            self.cut()
+            self.cancel_tasks()
 
-    def cut(self) -> None:
-        """Let the tasks end now, with a Close frame if that takes no waiting."""
-        # Both at once: a write that the writer begins after this would only be interrupted.
+    def cancel_tasks(self) -> None:
+        """Cancel both tasks now. The writer still makes a short last attempt to send the Close frame."""
+        # Cancelling only the reader would stop the writer later, perhaps within a write, and prevent the Close frame.
         self.keepalive.stop()
-        self.scope.cancel()
+        self.reader_scope.cancel()
 
     def abort(self) -> None:
-        """Drop the connection, without a Close frame."""
+        """Drop the connection at once, without a Close frame."""
         if self.state.phase < Phase.ABORTED:
             was_settled = self.state.is_settled
             self.state.advance(Event.ABORT)
             if not was_settled:
                 self._wake_all()
             self.stream.close()
-            self.cut()
+            self.cancel_tasks()
 
     def settle(self) -> None:
         """Record that the outcome is final, and wake every waiter. Idempotent."""
@@ -188,11 +188,10 @@ class Connection:
         self.keepalive.disarm()
         self.keepalive.end_pings()
         self.inbox.settle()
-        self.inbox.wake_reader()
         self.encoder.close()
 
     async def outcome(self) -> ConnectionClosed:
-        """Wait until it is known how the connection ended, and return the exception that tells it to the user."""
+        """Wait for the outcome, and return the exception that the user's call must raise."""
         await self.state.wait_for(Phase.SETTLED)
-        self.told = True
+        self.outcome_reported = True
         return self.state.error()

@@ -1,7 +1,7 @@
-"""From frames to bytes: the sending half of the protocol, and the memory that compressors take.
+"""The encoder: turns frames into bytes, and bounds the number of compressors in memory.
 
-Three call it, one after the other and never at the same time: the writer task, the write without waiting, and the last
-words of the writer (see :mod:`trio_ws.connection.writer`).
+It has three callers, all in :mod:`trio_ws.connection.writer`, which never run at the same time: the writer task,
+``write_at_once()``, and the final flush of the writer task.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from .run_local import RunLocal
 
 __all__ = ["MAX_COMPRESSORS", "THREAD_SIZE", "CompressorCache", "Encoder"]
 
-#: Payloads of at least so many bytes are compressed in a thread, so that other tasks go on meanwhile. Below, the thread
-#: costs more than it is worth; ``tests/benchmarks/compression.py`` measures it.
+#: Payloads of at least this size, in bytes, are compressed in a thread, so that other tasks can run meanwhile. For
+#: smaller ones, a thread costs more than it gains; ``tests/benchmarks/compression.py`` measures it.
 THREAD_SIZE = 64 * 1024
 
-#: How many connections keep their compressors, at most, in one run of Trio.
+#: Maximum number of connections that keep their compressor, per run of Trio.
 MAX_COMPRESSORS = 256
 
-#: How many threads compress at once, at most. Not Trio's own limiter: all its threads might be waiting for us, in
-#: ``trio.from_thread.run(ws.send, ...)``.
+#: The limiter of the compressing threads. It cannot be Trio's default limiter: all threads of that one might be waiting
+#: in ``trio.from_thread.run(ws.send, ...)`` for a compression that could then never start.
 _limiter = RunLocal(lambda: trio.CapacityLimiter(os.cpu_count() or 1))
 
 
 class CompressorCache:
-    """LRU of encoders that keep their compressor; the others free theirs, and make a new one when they need it.
+    """LRU of encoders that keep their compressor. The others free theirs, and create a new one when needed.
 
-    A compressor takes a hundred KiB or so.
+    A compressor takes about 100 KiB.
     """
 
     def __init__(self) -> None:
         self._encoders: OrderedDict[Encoder, None] = OrderedDict()
 
     def touch(self, encoder: Encoder) -> None:
-        """Mark the compressor of an encoder as the latest used."""
+        """Mark the compressor of an encoder as recently used, and free the oldest one if there are too many."""
         encoders = self._encoders
         encoders[encoder] = None
         encoders.move_to_end(encoder)
         if len(encoders) > MAX_COMPRESSORS:
             oldest, _ = encoders.popitem(last=False)
-            oldest.rest()
+            oldest.free_memory()
 
     def remove(self, encoder: Encoder) -> None:
-        """Forget an encoder whose connection has ended."""
+        """Remove the encoder of a connection that has ended."""
         self._encoders.pop(encoder, None)
 
 
@@ -61,18 +61,17 @@ _cache = RunLocal(CompressorCache)
 
 
 class Encoder:
-    """Turns frames into bytes, in the order in which they are given to it.
+    """Turns frames into bytes, in order.
 
     Args:
         protocol: The protocol.
-        compresses: Whether extensions are in use, so that encoding may take long.
-        limits: The limits of the connection, which count sent messages as activity.
+        compresses: Whether extensions are in use, so that encoding may be slow.
+        limits: The limits of the connection, for which sent messages are activity.
         observer: The observer of the connection.
 
     Attributes:
-        compresses: Whether extensions are in use.
-        interrupted: Whether encoding was begun and has not come to its end. If it never does, the peer cannot decode
-            what would come after it, and only a Close frame may follow.
+        interrupted: Whether encoding has begun and not finished. If it was cancelled, the peer cannot decode later
+            messages, and only a Close frame may follow.
     """
 
     def __init__(self, protocol: Protocol, compresses: bool, limits: NoLimits, observer: NullObserver) -> None:
@@ -80,52 +79,52 @@ class Encoder:
         self._limits = limits
         self._observer = observer
         self._cache = _cache.get() if compresses else None
-        self.compresses: bool = compresses
+        self._compresses = compresses
         self.interrupted: bool = False
 
-    def takes_long(self, frames: Sequence[OutgoingFrame]) -> bool:
-        """Whether to encode these in a thread."""
-        return self.compresses and sum(len(data) for _, data, transform in frames if transform) >= THREAD_SIZE
+    def needs_thread(self, frames: Sequence[OutgoingFrame]) -> bool:
+        """Whether frames are so large that they should be encoded in a thread."""
+        return self._compresses and sum(len(data) for _, data, transform in frames if transform) >= THREAD_SIZE
 
     def encode(self, frames: list[OutgoingFrame]) -> list[bytes]:
-        """Return the bytes of frames, in chunks."""
+        """Return the encoded frames, as chunks of bytes."""
         self.interrupted = True
         chunks = self._protocol.encode_all(frames)
-        self._note(frames, chunks)
+        self._record_sent(frames, chunks)
         return chunks
 
     async def encode_in_thread(self, frames: list[OutgoingFrame]) -> list[bytes]:
-        """Do the same in a thread. When cancelled, the thread is left alone."""
+        """Encode frames in a thread. When cancelled, the thread is abandoned."""
         self.interrupted = True
         encode = self._protocol.encode_all
         try:
             chunks = await trio.to_thread.run_sync(encode, frames, abandon_on_cancel=True, limiter=_limiter.get())
-        except RuntimeError:  # no thread can be started
+        except RuntimeError:  # no thread could be started
             chunks = encode(frames)
-        self._note(frames, chunks)
+        self._record_sent(frames, chunks)
         return chunks
 
     def encode_close(self, close: Close) -> list[bytes]:
-        """Return the bytes of the Close frame."""
+        """Return the encoded Close frame, as chunks of bytes."""
         chunks = self._protocol.encode_close(close)
         self._observer.record_sent([(FIN | Opcode.CLOSE, close.serialize(), False)], chunks)
         return chunks
 
-    def _note(self, frames: list[OutgoingFrame], chunks: list[bytes]) -> None:
+    def _record_sent(self, frames: list[OutgoingFrame], chunks: list[bytes]) -> None:
         self.interrupted = False
         if self._cache is not None and any(transform for _, _, transform in frames):
             self._cache.touch(self)
         self._observer.record_sent(frames, chunks)
         if frames and frames[-1][0] & 0x0F < Opcode.CLOSE:
-            self._limits.note_sent()
+            self._limits.record_sent()
 
-    def rest(self) -> None:
-        """Give back memory that is not worth having while nothing is sent."""
-        if not self.interrupted:  # a thread may be using it
+    def free_memory(self) -> None:
+        """Free the compressor, and other memory that is not needed until the next message."""
+        if not self.interrupted:  # otherwise, a thread may be using the compressor
             self._protocol.rest()
 
     def close(self) -> None:
-        """Free the compressor for good: the connection has ended."""
+        """Leave the cache, because the connection has ended."""
         if self._cache is not None:
             self._cache.remove(self)
             self._cache = None

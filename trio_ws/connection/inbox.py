@@ -1,11 +1,11 @@
-"""Received messages, on their way from the reader task to those who receive.
+"""The inbox: the queue of received messages, from the reader task to the tasks that receive.
 
-A Trio memory channel carries *batches*: each is a list of what one step of reading has brought. A :class:`Budget`
-beside it bounds them in bytes of memory, as :func:`sys.getsizeof` counts them, so that a million empty messages are not
-free. Receivers share one lock, so that messages, and the parts of one, go to one after the other in the order in which
-they asked; and they share what is left of the batch that was taken last. Its memory counts until all of it is taken.
+A Trio memory channel carries *batches*: each is the list of messages from one step of the reader. A :class:`Budget`
+bounds them in bytes of memory, as :func:`sys.getsizeof` counts them, so that a million empty messages are not free. All
+receiving tasks share one lock, which keeps the parts of a message together and serves the tasks in order of arrival.
+They also share the last batch, which counts against the budget until it is used up.
 
-The message in progress is the protocol's. Whoever receives a message in parts takes from the protocol what is there.
+The protocol holds the message in progress. A task that receives in parts takes its bytes directly from there.
 """
 
 from __future__ import annotations
@@ -26,104 +26,103 @@ _Batch: TypeAlias = "list[Message | LastPart]"
 
 
 class Inbox:
-    """Received messages that wait for somebody to receive them.
+    """The queue of received messages.
 
     Args:
-        protocol: Holds the message in progress.
-        limit: Bytes of memory for messages that nobody has asked for yet.
+        protocol: The protocol, which holds the message in progress.
+        limit: Memory for messages that were not received by the application yet, in bytes.
 
     Attributes:
-        lock: Held by whoever receives: for one whole message, or for all parts of one.
-        in_use: Whether the application has taken something and not yet asked for more, so that it may be about to
-            answer.
-        sheds: Whether the reader closes the inbox where it would have to wait for room.
+        lock: Held by the task that is receiving, for one whole message or for all parts of one.
+        end_when_full: Whether the reader must end the inbox instead of waiting for room.
     """
 
     def __init__(self, protocol: Protocol, limit: int) -> None:
         self._protocol = protocol
-        self._put: trio.MemorySendChannel[tuple[_Batch, int]]
-        self._channel: trio.MemoryReceiveChannel[tuple[_Batch, int]]
-        self._put, self._channel = trio.open_memory_channel(math.inf)
+        self._send_channel: trio.MemorySendChannel[tuple[_Batch, int]]
+        self._receive_channel: trio.MemoryReceiveChannel[tuple[_Batch, int]]
+        self._send_channel, self._receive_channel = trio.open_memory_channel(math.inf)
         self._budget = Budget(limit)
-        # What is left of the batch that was taken last, in reverse order; and the size of the whole batch.
-        self._ready: list[Any] = []
-        self._ready_size = 0
-        # Stands for the message that is received in parts.
-        self._in_parts: object | None = None
-        self._waiting = False
+        # The rest of the last batch, in reverse order; and the size that the whole batch had.
+        self._batch: list[Any] = []
+        self._batch_size = 0
+        # The ReceiveStream that is in use. Only its identity matters.
+        self._open_stream: object | None = None
+        self._receiver_waits = False
+        # Whether the application has received something and not asked for more, so that it may still answer.
+        self._handling = False
         self._ended = self._dropped = False
         self.lock: FairLock = FairLock()
-        self.in_use: bool = False
-        self.sheds: bool = False
+        self.end_when_full: bool = False
 
     @property
     def size(self) -> int:
-        """Bytes of memory that the messages use, with what has come of the one in progress."""
+        """Memory used by the queued messages and the message in progress, in bytes."""
         return self._budget.used + self._protocol.held
 
     @property
     def is_empty(self) -> bool:
-        """Whether everything was taken that is complete."""
+        """Whether all complete messages were received by the application."""
         return not self._budget.used
 
     # -- The reader's side -----------------------------------------------------------------------------------------
 
     def put(self, items: _Batch) -> None:
-        """Add what has come in, however full the inbox is, and tell of progress of the message that comes in parts.
+        """Add a batch, even if the inbox is full, and wake the task that receives in parts.
 
         Args:
-            items: Whole messages, and ends of messages in parts. The list belongs to the inbox then.
+            items: Whole messages, and last parts of messages that are received in parts. It may be empty. The caller
+                must not use the list any more.
         """
         if self._ended:
             self._drop_message_in_progress()
         elif items:
             size = sum(map(getsizeof, items))
             self._budget.used += size
-            self._put.send_nowait((items, size))
-        if self._in_parts is not None:
+            self._send_channel.send_nowait((items, size))
+        if self._open_stream is not None:
             self._budget.wake()
 
     @property
     def is_full(self) -> bool:
-        """Whether the reader has to wait: the budget is spent, and nobody waits for more."""
-        return not self._waiting and not self._ended and self.size >= max(self._budget.limit, 1)
+        """Whether the reader must wait: the budget is used up, and no task waits for a message."""
+        return not self._receiver_waits and not self._ended and self.size >= max(self._budget.limit, 1)
 
     @property
-    def is_finished_with(self) -> bool:
-        """Whether everything was taken, and the application is not busy with it: it asks for more, or never did."""
-        return self._dropped or not (self._budget.used or self.in_use)
+    def is_handled(self) -> bool:
+        """Whether the application has received everything and is not going to answer it."""
+        return self._dropped or not (self._budget.used or self._handling)
 
-    async def wait(self) -> None:
-        """Wait until a receiver has changed something. The reader has to look again."""
+    async def wait_for_receiver(self) -> None:
+        """Wait for a change on the receivers' side. The reader must check its condition again."""
         await self._budget.wait()
 
     def wake_reader(self) -> None:
-        """Let the reader look again."""
+        """Wake the reader, so that it checks its condition again."""
         self._budget.wake()
 
     def end(self) -> None:
-        """Close the inbox for more. What is there can still be received."""
+        """Accept no more messages. Queued ones can still be received."""
         self._ended = True
-        self._put.close()
+        self._send_channel.close()
         self._budget.wake()
 
     def settle(self) -> None:
-        """End it, and wake those who wait for their turn if nothing is there for them."""
+        """End the inbox, and close the lock unless there is something left to receive."""
         self.end()
-        # What has come of the message in progress is for whoever receives in parts.
+        # A task that receives in parts may still take the beginning of the message in progress.
         if self.is_empty and (self.lock.owner is not None or not self._protocol.held):
             self.lock.close()
 
     def drop(self) -> None:
-        """Drop everything, and all that will come: nobody will ask for it. Wake all who wait."""
+        """End the inbox, drop all messages, and wake all waiting tasks."""
         self._dropped = True
         self.end()
-        self._channel.close()
-        self._ready = []
+        self._receive_channel.close()
+        self._batch = []
         self._budget.used = 0
         self._drop_message_in_progress()
         self.lock.close()
-        self.wake_reader()
 
     def _drop_message_in_progress(self) -> None:
         if self._protocol.held:
@@ -133,101 +132,102 @@ class Inbox:
 
     @trio.lowlevel.enable_ki_protection
     def get_nowait(self) -> Message | None:
-        """Return the next message if it is at hand and nobody is before us; None otherwise."""
-        if not self._ready or self.lock.owner is not None:
+        """Return the next message of the last batch, or None if there is none or another task is receiving."""
+        if not self._batch or self.lock.owner is not None:
             return None
         message: Message = self._pop()
         return message
 
     @trio.lowlevel.enable_ki_protection
     async def get(self) -> Any:
-        """Return the next message once it is there, or None at the end. When cancelled, it has taken nothing."""
+        """Wait for the next message and return it, or None at the end. When cancelled, no message is taken."""
         if not (self.lock.acquire_nowait() or await self.lock.acquire("receive_stream()")):
             return None
         try:
-            if self._ready or self._take_batch_nowait():
+            if self._batch or self._take_batch_nowait():
                 return self._pop()
             self._begin_waiting()
-            self._accept(*await self._channel.receive())
+            self._open_batch(*await self._receive_channel.receive())
             return None if self._dropped else self._pop()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         finally:
-            self._waiting = False
+            self._receiver_waits = False
             self.lock.release()
 
     def _begin_waiting(self) -> None:
-        self.in_use = False
-        self._waiting = True
-        self.wake_reader()  # it goes on for whoever waits, and ends what everything was received of
+        self._handling = False
+        self._receiver_waits = True
+        self.wake_reader()  # it reads on for a waiting task, or ends the connection if everything was handled
 
     def _take_batch_nowait(self) -> bool:
-        # As nothing is left of the last batch, what uses memory is in the channel.
+        # The last batch is used up, so any memory in use belongs to batches in the channel.
         if self._budget.used:
-            self._accept(*self._channel.receive_nowait())
+            self._open_batch(*self._receive_channel.receive_nowait())
         return bool(self._budget.used)
 
-    def _accept(self, items: _Batch, size: int) -> None:
+    def _open_batch(self, items: _Batch, size: int) -> None:
         items.reverse()
-        self._ready, self._ready_size = items, size
+        self._batch, self._batch_size = items, size
 
     def _pop(self) -> Any:
-        self.in_use = True
-        item = self._ready.pop()
-        if not self._ready:
-            self._budget.give_back(self._ready_size)
+        self._handling = True
+        item = self._batch.pop()
+        if not self._batch:
+            self._budget.release(self._batch_size)
         return item
 
     @trio.lowlevel.enable_ki_protection
-    async def begin_parts(self, message: object) -> bool:
-        """Wait for the beginning of a message, to receive it in parts. When cancelled, nothing has happened.
+    async def begin_parts(self, stream: object) -> bool:
+        """Wait for the beginning of a message, to receive it in parts. When cancelled, nothing has changed.
 
         Args:
-            message: Stands for the message.
+            stream: The ReceiveStream of the message.
 
         Returns:
-            Whether it is there, so that :meth:`end_parts` must follow; False at the end.
+            True if a message has begun, so that :meth:`end_parts` must follow; False at the end.
         """
         if not await self.lock.acquire("receive_stream()"):
             return False
-        self._in_parts = message
+        self._open_stream = stream
         begun = False
         try:
-            begun = await self._wait_for_progress(message)
+            begun = await self._wait_for_progress(stream)
         finally:
             if not begun:
-                self._in_parts = None
+                self._open_stream = None
                 self.lock.release()
         return begun
 
     def next_is_text(self) -> bool:
-        """Whether the message whose beginning is there is text."""
-        if self._ready:
-            return isinstance(self._ready[-1], str)
+        """Whether the message that has begun is text."""
+        if self._batch:
+            return isinstance(self._batch[-1], str)
         return self._protocol.message_in_progress is Opcode.TEXT
 
     @trio.lowlevel.enable_ki_protection
-    async def get_part(self, message: object) -> tuple[Message, bool] | None:
-        """Return the next part of a message. When cancelled, it has taken nothing.
+    async def get_part(self, stream: object) -> tuple[Message, bool] | None:
+        """Wait for the next part of a message and return it. When cancelled, no part is taken.
 
         Returns:
-            The part, and whether it is the last; None if the message was left, or the rest will never come.
+            The part, and whether it is the last one; None if :meth:`end_parts` was called, or the connection has ended
+            within the message.
         """
-        if not await self._wait_for_progress(message):
+        if not await self._wait_for_progress(stream):
             return None
-        if self._ready:
+        if self._batch:
             item = self._pop()
             return (item.data if isinstance(item, LastPart) else item), True
-        self.in_use = True
+        self._handling = True
         part = self._protocol.take_part()
         self.wake_reader()
         return part, False
 
-    async def _wait_for_progress(self, message: object) -> bool:
-        """Wait until something of a message is there. Return False if nothing will be."""
-        while self._in_parts is message:
-            # Of a message whose rest is being dropped nothing is held: that is not ours.
-            if self._ready or self._take_batch_nowait() or self._protocol.held:
+    async def _wait_for_progress(self, stream: object) -> bool:
+        """Wait until there is a part of the message to take. Return False if there will be none."""
+        while self._open_stream is stream:
+            # The protocol holds nothing of a message that is being skipped.
+            if self._batch or self._take_batch_nowait() or self._protocol.held:
                 return True
             self._begin_waiting()
             try:
@@ -235,46 +235,46 @@ class Inbox:
                     break
                 await self._budget.wait()
             finally:
-                self._waiting = False
+                self._receiver_waits = False
         return False
 
     @trio.lowlevel.enable_ki_protection
     def end_parts(self, *, complete: bool) -> None:
-        """Let others receive again, and another task that waits for a part know that there will be none.
+        """Release the lock, and wake a task that still waits for a part.
 
         Args:
-            complete: Whether the last part was received. Otherwise what is left of the message is dropped.
+            complete: Whether the last part was received. Otherwise, the rest of the message is dropped.
         """
         if not complete:
-            if self._ready or self._take_batch_nowait():
-                self._pop()  # it ends with that, if it has not come whole
+            if self._batch or self._take_batch_nowait():
+                self._pop()  # the whole message, or its last part
             elif self._protocol.message_in_progress:
                 self._protocol.skip_message()
                 self.wake_reader()
-        self._in_parts = None
+        self._open_stream = None
         self._budget.wake()
         self.lock.release()
 
-    def stop_using(self) -> None:
-        """Record that the application is not about to answer what it has taken."""
-        self.in_use = False
+    def end_handling(self) -> None:
+        """Record that the application will not answer what it has received."""
+        self._handling = False
         self.wake_reader()
 
     @trio.lowlevel.enable_ki_protection
-    def take_rest(self) -> list[Message]:
-        """Return all whole messages that are left after the end, whoever holds the lock.
+    def drain(self) -> list[Message]:
+        """Remove and return all whole messages that are left after the end, even if another task holds the lock.
 
-        Those who wait for one see that there is none. The end of a message in parts stays for whoever receives it.
+        A waiting task then gets none. The last part of a message that is received in parts stays for its receiver.
         """
-        rest: list[Message] = []
-        ending: LastPart | None = None
-        while self._ready or self._take_batch_nowait():
+        messages: list[Message] = []
+        last_part: LastPart | None = None
+        while self._batch or self._take_batch_nowait():
             item = self._pop()
             if isinstance(item, LastPart):
-                ending = item
+                last_part = item
             else:
-                rest.append(item)
-        if ending is not None:
-            self._ready, self._ready_size = [ending], getsizeof(ending)
-            self._budget.used += self._ready_size
-        return rest
+                messages.append(item)
+        if last_part is not None:
+            self._batch, self._batch_size = [last_part], getsizeof(last_part)
+            self._budget.used += self._batch_size
+        return messages

@@ -12,41 +12,41 @@ __all__ = ["NO_LIMITS", "ConnectionLimits", "NoLimits", "RateLimiter"]
 
 
 class RateLimiter:
-    """So many messages per second on average, and as many at once.
+    """A token bucket: ``limit`` messages per second on average, and a burst of as many, but at least one.
 
     Args:
-        limit: How many.
+        limit: Messages per second.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit: float = limit
-        self._left = max(limit, 1.0)
-        self._at = trio.current_time()
+        self._tokens = max(limit, 1.0)
+        self._updated_at = trio.current_time()
 
     def take(self, count: int) -> bool:
         """Count messages. Return whether they are within the limit."""
         now = trio.current_time()
-        self._left = min(max(self.limit, 1.0), self._left + (now - self._at) * self.limit) - count
-        self._at = now
-        return self._left >= 0
+        self._tokens = min(max(self.limit, 1.0), self._tokens + (now - self._updated_at) * self.limit) - count
+        self._updated_at = now
+        return self._tokens >= 0
 
 
 class NoLimits:
-    """No limits: what a connection has unless a server says otherwise."""
+    """No limits: the default, and always used by clients."""
 
     def check_received(self, count: int) -> TooManyMessages | None:
-        """Count messages that came in. Return the violation if they are too many."""
+        """Count received messages. Return the violation if there are too many."""
         return None
 
-    def note_sent(self) -> None:
-        """Record that a message has gone out."""
+    def record_sent(self) -> None:
+        """Record that a message was sent."""
 
-    def due(self) -> float:
-        """Return when :meth:`expired` should be asked next."""
+    def deadline(self) -> float:
+        """Return the earliest time at which :meth:`expiry_reason` can return a reason."""
         return math.inf
 
-    def expired(self) -> str | None:
-        """Return the reason to close the connection now, if there is one."""
+    def expiry_reason(self) -> str | None:
+        """Return the close reason if the connection must be closed now, and None otherwise."""
         return None
 
 
@@ -54,12 +54,12 @@ NO_LIMITS: NoLimits = NoLimits()
 
 
 class ConnectionLimits(NoLimits):
-    """The limits of one connection, from now on; see :class:`trio_ws.Limits`.
+    """The limits of one connection, which starts now; see :class:`trio_ws.Limits`.
 
     Args:
-        messages_per_second: Messages that the peer may send per second; None for any number.
-        idle: Seconds without a message after which the connection is closed; None for never.
-        lifetime: Seconds after which the connection is closed; None for never.
+        messages_per_second: Messages that the peer may send per second; None for no limit.
+        idle: Seconds without a message after which the connection is closed; None for no limit.
+        lifetime: Seconds after which the connection is closed; None for no limit.
     """
 
     def __init__(self, messages_per_second: float | None, idle: float | None, lifetime: float | None) -> None:
@@ -67,26 +67,26 @@ class ConnectionLimits(NoLimits):
         self._rate = None if messages_per_second is None else RateLimiter(messages_per_second)
         self._idle = math.inf if idle is None else idle
         self._expires_at = math.inf if lifetime is None else now + lifetime
-        # When the last message came or went.
+        # The time of the last message in either direction.
         self._active_at = now
 
     def check_received(self, count: int) -> TooManyMessages | None:
-        """Count messages that came in. Return the violation if they are too many."""
+        """Count received messages. Return the violation if there are too many."""
         self._active_at = trio.current_time()
         if self._rate is None or self._rate.take(count):
             return None
         return TooManyMessages(self._rate.limit)
 
-    def note_sent(self) -> None:
-        """Record that a message has gone out."""
+    def record_sent(self) -> None:
+        """Record that a message was sent."""
         self._active_at = trio.current_time()
 
-    def due(self) -> float:
-        """Return when :meth:`expired` should be asked next."""
+    def deadline(self) -> float:
+        """Return the earliest time at which :meth:`expiry_reason` can return a reason."""
         return min(self._active_at + self._idle, self._expires_at)
 
-    def expired(self) -> str | None:
-        """Return the reason to close the connection now, if there is one."""
+    def expiry_reason(self) -> str | None:
+        """Return the close reason if the connection must be closed now, and None otherwise."""
         now = trio.current_time()
         if now >= self._active_at + self._idle:
             return "idle for too long"

@@ -1,4 +1,4 @@
-"""Messages in parts: ``send_stream()`` and ``receive_stream()``."""
+"""Messages that are sent or received in parts: ``send_stream()`` and ``receive_stream()``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SendStream(AsyncWithOnly):
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise RuntimeError("a send_stream() sends one message")
+            raise RuntimeError("a send_stream() can be entered only once: call send_stream() for each message")
         self._entered = True
         await self._checkpoint()
         if not await self._connection.outbox.begin_parts(self):
@@ -62,29 +62,29 @@ class SendStream(AsyncWithOnly):
             self._utf8.decode(b"", True)
         except UnicodeDecodeError as error:
             self._abandon()
-            raise InvalidData("the text ends in the middle of a character") from error
+            raise InvalidData("the parts of a text message must not end in the middle of a character") from error
         if not outbox.end_parts((FIN | self._opcode, b"", self._compress)):
             raise await self._connection.outcome()
         await self._checkpoint()
 
     def _abandon(self) -> None:
-        if self._opcode is Opcode.CONT:  # a part was sent
+        if self._opcode is Opcode.CONT:  # a part was sent already
             self._connection.begin_closing(Close(CloseCode.INTERNAL_ERROR, "message abandoned"))
         self._connection.outbox.end_parts(None)
 
     async def send(self, part: Sendable) -> None:
-        """Send a part of the message. When cancelled, nothing of this part is sent.
+        """Send the next part of the message. When cancelled, nothing of this part is sent.
 
         Args:
-            part: ``str`` or bytes, whichever kind the message is of: bytes are UTF-8 in a text message, and may end in
-                the middle of a character.
+            part: For a text message, a ``str``, or UTF-8 as bytes, which may end in the middle of a character. For a
+                binary message, bytes.
 
         Raises:
-            ConnectionClosed: if the connection is closed, or closing.
-            TypeError: if the part is neither text nor bytes, or text in a binary message.
-            ValueError: if it cannot be text, in a text message.
-            trio.ClosedResourceError: outside of the block.
-            trio.BusyResourceError: if another task is sending a part.
+            ConnectionClosed: If the connection is closing or closed.
+            TypeError: If the part is neither text nor bytes, or is a ``str`` in a binary message.
+            ValueError: If the message is text, and the part is not UTF-8 or cannot be encoded as UTF-8.
+            trio.ClosedResourceError: If this is called outside of the block.
+            trio.BusyResourceError: If another task is sending a part.
         """
         if isinstance(part, str) and not self._text:
             raise TypeError("a part of a binary message must be bytes, not str")
@@ -99,7 +99,7 @@ class SendStream(AsyncWithOnly):
                 self._utf8.decode(data)
             except UnicodeDecodeError as exc:
                 self._utf8.setstate(before)
-                raise InvalidData(f"a part of a text message is not UTF-8: {exc.reason}") from exc
+                raise InvalidData(f"a part of a text message must be UTF-8: {exc.reason}") from exc
         if not data:
             return
         self._connection.observer.report()
@@ -118,14 +118,14 @@ class SendStream(AsyncWithOnly):
 
     def _check_active(self) -> None:
         if not self._active:
-            raise trio.ClosedResourceError("this message is not being sent any more, or not yet")
+            raise trio.ClosedResourceError("send() must be called inside the send_stream() block")
 
 
 class ReceiveStream(AsyncWithOnly):
-    """A message that is received in parts: an asynchronous iterator; see :meth:`WebSocket.receive_stream`.
+    """A message that is received in parts, as an asynchronous iterator; see :meth:`WebSocket.receive_stream`.
 
     Attributes:
-        text: Whether the message is text; its parts are ``str`` then, and ``bytes`` otherwise.
+        text: True if the parts are ``str``, False if they are ``bytes``.
     """
 
     text: bool
@@ -144,7 +144,7 @@ class ReceiveStream(AsyncWithOnly):
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise RuntimeError("a receive_stream() receives one message")
+            raise RuntimeError("a receive_stream() can be entered only once: call receive_stream() for each message")
         self._entered = True
         await self._checkpoint()
         if not await self._inbox.begin_parts(self):
@@ -168,9 +168,9 @@ class ReceiveStream(AsyncWithOnly):
         """Receive the next part. When cancelled, no part is lost.
 
         Raises:
-            ConnectionClosed: if the connection is closed before the message is complete.
-            trio.ClosedResourceError: outside of the block.
-            trio.BusyResourceError: if another task is receiving a part.
+            ConnectionClosed: If the connection is closed before the message is complete.
+            trio.ClosedResourceError: If this is called outside of the block.
+            trio.BusyResourceError: If another task is receiving a part.
         """
         await self._checkpoint()
         self._check_active()
@@ -192,4 +192,4 @@ class ReceiveStream(AsyncWithOnly):
 
     def _check_active(self) -> None:
         if not self._active:
-            raise trio.ClosedResourceError("this message is not being received any more, or not yet")
+            raise trio.ClosedResourceError("parts must be received inside the receive_stream() block")

@@ -1,4 +1,4 @@
-"""The reader task: from the first byte after the opening handshake to the closed stream."""
+"""The reader task: it reads from the end of the opening handshake on, and closes the stream at the end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .stream import MAX_RECEIVE_SIZE, RECEIVE_SIZE, StreamBroken
 
 __all__ = ["run"]
 
-#: How often the reader reads again, at most, before it lets other tasks run.
-_READS = 4
+#: Maximum number of consecutive reads without letting other tasks run.
+_MAX_READS = 4
 
 
 @trio.lowlevel.enable_ki_protection
 async def run(connection: Connection) -> None:
-    """Read until the connection ends, let the writer end, and close the stream. Never raises.
+    """Read until the connection ends, wait for the writer to end, and close the stream.
 
-    Cannot be cancelled but by the connection itself.
+    Never raises. Only :attr:`Connection.reader_scope` can cancel it.
     """
-    state, scope = connection.state, connection.scope
+    state, scope = connection.state, connection.reader_scope
     try:
         with scope:
             await _read(connection)
@@ -47,45 +47,45 @@ async def _read(connection: Connection) -> None:
         if ending is None:
             connection.settle()
         else:
-            await _end(connection, ending)
+            await _end_connection(connection, ending)
     except StreamBroken as exc:
         connection.state.fail(exc.__cause__)
         connection.settle()
 
 
 async def _receive(connection: Connection) -> Close | ProtocolError | None:
-    """Read what the peer sends, and hand it on.
+    """Read from the stream and dispatch everything that the peer sends.
 
     Returns:
-        What ended it: a Close frame or a violation; None for the end of the stream.
+        The reason why the connection ends: a Close frame or a violation; None for the end of the stream.
     """
     stream, inbox, protocol = connection.stream, connection.inbox, connection.protocol
     received, connection.received = connection.received, b""
-    ending = await _take_in(connection, received) if received else None
+    ending = await _process(connection, received) if received else None
     reads = 0
     while ending is None:
         if not reads:
-            # Before there must be room: whoever was given something in the last step has taken it by then.
+            # This comes before the check for room, because meanwhile a task may receive the messages of the last step.
             await stream.wait_readable()
         if inbox.is_full:
             await _wait_for_room(connection)
         size = _read_size(protocol.expected) if inbox.is_empty else RECEIVE_SIZE
         data = stream.receive_now(size) if stream.is_socket else await stream.receive_view(size)
-        if data is None:  # it was not there yet
+        if data is None:  # no bytes have arrived yet
             reads = 0
             continue
         if not data:
             return None
-        # After a full read more is there already, most likely. After others, looking for it costs what waiting does.
+        # After a full read, more bytes are probably there. Otherwise, another read would cost as much as waiting.
         full = stream.is_socket and len(data) == size
-        ending = await _take_in(connection, data)
-        del data  # not to be kept while nothing comes
-        reads = (reads + 1) % _READS if full and inbox.is_empty else 0
+        ending = await _process(connection, data)
+        del data  # otherwise it stays in memory until the next bytes arrive
+        reads = (reads + 1) % _MAX_READS if full and inbox.is_empty else 0
     return ending
 
 
 def _read_size(expected: int) -> int:
-    """Return how many bytes to read where so many are expected. Of large frames, several are read at once."""
+    """Return the number of bytes to read if so many are expected. Large frames are read several at a time."""
     if expected <= RECEIVE_SIZE:
         return RECEIVE_SIZE
     return min(max(expected, 4 * RECEIVE_SIZE), MAX_RECEIVE_SIZE)
@@ -93,21 +93,21 @@ def _read_size(expected: int) -> int:
 
 async def _wait_for_room(connection: Connection) -> None:
     inbox, keepalive = connection.inbox, connection.keepalive
-    keepalive.note_reading(False)
+    keepalive.record_reading(False)
     while inbox.is_full:
-        if inbox.sheds:
+        if inbox.end_when_full:
             inbox.end()
         else:
-            await inbox.wait()
-    keepalive.note_reading(True)
+            await inbox.wait_for_receiver()
+    keepalive.record_reading(True)
 
 
-async def _take_in(connection: Connection, data: bytes | memoryview) -> Close | ProtocolError | None:
-    """Take in what was received, in steps. Return what has ended the connection, if something has."""
-    connection.keepalive.note_heard()
+async def _process(connection: Connection, data: bytes | memoryview) -> Close | ProtocolError | None:
+    """Decode received bytes in steps. Return the Close frame or the violation if there is one."""
+    connection.keepalive.record_received()
     connection.observer.record_received(len(data))
-    # Not in a thread: those who receive look at the message in progress, and what comes out, which may be a thousand
-    # times as much, has to fill the inbox before more is decompressed.
+    # Not in a thread, because receive_stream() uses the message in progress meanwhile. Between two steps, the inbox may
+    # fill up: the output of the decompressor can be a thousand times as large as its input.
     for _ in connection.protocol.receive_in_steps(data):
         ending = _dispatch_events(connection)
         if ending is not None:
@@ -119,9 +119,9 @@ async def _take_in(connection: Connection, data: bytes | memoryview) -> Close | 
 
 
 def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
-    """Hand on what has come of the last step. Return what has ended the connection, which is always the last."""
+    """Dispatch the events of the last step. Return the Close frame or the violation if there is one."""
     protocol = connection.protocol
-    items: list[Message | LastPart] = protocol.next_messages()  # type: ignore[assignment]  # the list is ours
+    items: list[Message | LastPart] = protocol.next_messages()  # type: ignore[assignment]  # nobody else uses the list
     ending: Close | ProtocolError | None = None
     while (event := protocol.next_event()) is not None:
         if isinstance(event, (str, bytes, LastPart)):
@@ -142,20 +142,20 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
     return ending
 
 
-async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
-    """Let the connection end because of what the peer has sent, after everything before it."""
+async def _end_connection(connection: Connection, ending: Close | ProtocolError) -> None:
+    """End the connection after the peer's Close frame or violation, once the messages before it are handled."""
     state, inbox, stream = connection.state, connection.inbox, connection.stream
     state.advance(Event.PEER_ENDS)
 
     def may_be_answered() -> bool:
-        return state.can_send and not inbox.is_finished_with
+        return state.can_send and not inbox.is_handled
 
     if may_be_answered():
         with trio.move_on_after(GRACE):
             while may_be_answered():
-                await inbox.wait()
+                await inbox.wait_for_receiver()
     if isinstance(ending, Close):
-        # The answer is the echo of the code (RFC 6455, section 5.5.1); and the server closes the stream first.
+        # Echo the code (RFC 6455, section 5.5.1). The server closes the stream first (section 7.1.1).
         connection.begin_closing(ending)
         await connection.writer_done.wait()
         connection.settle()
@@ -163,18 +163,18 @@ async def _end(connection: Connection, ending: Close | ProtocolError) -> None:
             return
     else:
         state.fail(ending)
-        connection.begin_closing(Close(ending.code, _shorten(ending.reason)))
+        connection.begin_closing(Close(ending.code, _truncate(ending.reason)))
         with trio.move_on_after(GRACE):
             await connection.writer_done.wait()
         connection.settle()
-        # If we closed a socket with unread bytes in it, the reset could overtake the Close frame. So let the peer see
-        # that no more is coming, and wait for the same from its side.
+        # Closing a socket with unread bytes sends a reset, and the peer might lose the Close frame. So close only the
+        # sending direction, and then read until the peer has closed, too.
         if not await stream.send_eof():
-            connection.hurry(GRACE)
+            connection.end_within(GRACE)
     while await stream.receive():
         pass
 
 
-def _shorten(reason: str) -> str:
-    """Cut text to what a Close frame can hold."""
+def _truncate(reason: str) -> str:
+    """Cut a reason to the 123 bytes that fit into a Close frame."""
     return reason.encode()[:123].decode(errors="ignore")

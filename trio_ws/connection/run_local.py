@@ -1,4 +1,4 @@
-"""A value for each run of Trio."""
+"""Values that exist once per run of Trio."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class RunLocal(Generic[T]):
-    """A value created once per ``trio.run()``, when it is first asked for.
+    """A value created once per ``trio.run()``, on first use.
 
     Args:
-        make: Makes the value.
+        make: The function that creates the value.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:

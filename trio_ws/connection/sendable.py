@@ -1,4 +1,4 @@
-"""Messages as they are given to ``send()``."""
+"""Conversion of the argument of ``send()`` to an opcode and a payload."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ..frames import Opcode
 
 __all__ = ["Sendable", "prepare"]
 
-#: What can be sent as one message.
+#: The types that can be sent as one message.
 Sendable: TypeAlias = str | bytes | bytearray | memoryview
 
 
 def prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
-    """Return the opcode of a message and its bytes, which nobody else can change.
+    """Return the opcode and the payload of a message. The payload is immutable.
 
     Args:
         message: The message.
-        text: True for a text message, False for a binary one, None to go by its type.
+        text: True for a text message, False for a binary one, None to decide by the type.
 
     Raises:
-        TypeError: if the message is neither text nor bytes.
-        InvalidData: if it must be text and is not UTF-8.
+        TypeError: If the message is neither text nor bytes.
+        InvalidData: If ``text`` is true and the bytes are not UTF-8.
     """
     if text is None:
-        # Nearly all are of these.
+        # Nearly all messages take one of these two exits.
         if type(message) is bytes:
             return Opcode.BINARY, message
         if type(message) is str:
@@ -39,6 +39,6 @@ def prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
         try:
             data.decode()
         except UnicodeDecodeError as exc:
-            raise InvalidData(f"the message is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+            raise InvalidData(f"the message must be UTF-8: {exc.reason} at byte {exc.start}") from exc
         return Opcode.TEXT, data
     raise TypeError(f"a message must be str or bytes, not {type(message).__name__}")

@@ -1,4 +1,4 @@
-"""The nursery around a connection: ``async with``."""
+"""The nursery of a connection, which lives as long as an ``async with`` block."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Session", "code_after"]
 
 
 class Session:
-    """Runs a connection for as long as a block: ``async with Session(...) as ws``.
+    """Runs the tasks of a connection during a block: ``async with Session(ws):``.
 
-    It closes the connection on the way out, whichever way that is, and what comes out of the block comes out of the
-    session as it is. It is a class because a nursery must not be held across the ``yield`` of a generator; and it holds
-    the nursery by hand because the exceptions of the block must not end up in the nursery's ExceptionGroup.
+    Leaving the block closes the connection, with or without an exception. The exception of the block propagates
+    unchanged. This is a class because an async generator must not hold a nursery across a ``yield``. It enters and
+    exits the nursery by hand because the nursery would wrap the exception of the block in an ExceptionGroup.
 
     Args:
         ws: The WebSocket.
@@ -49,7 +49,7 @@ class Session:
     ) -> None:
         nurseries = trio.lowlevel.current_task().child_nurseries
         if not nurseries or nurseries[-1] is not self._nursery:
-            connection_of(self._ws).cut()
+            connection_of(self._ws).cancel_tasks()
             raise RuntimeError(
                 "a WebSocket must be left in the task that entered it, after everything that was entered later"
             )
@@ -57,28 +57,28 @@ class Session:
             code = code_after(exc)
             if code == CloseCode.GOING_AWAY:
                 with trio.CancelScope() as scope:
-                    scope.cancel()  # whoever is interrupted does not wait for the peer
+                    scope.cancel()  # an interrupted block must not wait for the peer
                     await self._ws.aclose(code)
             else:
                 await self._ws.aclose(code)
         except trio.Cancelled:
             if exc is None:
                 raise
-            # The exception of the block goes on. The cancellation is not lost: the next checkpoint meets it again.
+            # The exception of the block propagates. The next checkpoint raises the cancellation again.
         finally:
-            # Nothing is left in the nursery by now, so this does not wait.
+            # Both tasks have ended, so this does not wait.
             await self._manager.__aexit__(None, None, None)
 
 
 def code_after(exc: BaseException | None) -> CloseCode:
-    """Return the code to close with when a block has ended, with an exception or without."""
+    """Return the close code after a block that raised ``exc``, or None."""
     if exc is None:
         return CloseCode.NORMAL_CLOSURE
     return CloseCode.GOING_AWAY if _is_interrupted(exc) else CloseCode.INTERNAL_ERROR
 
 
 def _is_interrupted(exc: BaseException) -> bool:
-    """Whether cancellation, KeyboardInterrupt or SystemExit is what has ended a block, or among it."""
+    """Whether an exception is or contains a cancellation, KeyboardInterrupt or SystemExit."""
     if isinstance(exc, BaseExceptionGroup):
         return any(_is_interrupted(each) for each in exc.exceptions)
     return isinstance(exc, (trio.Cancelled, KeyboardInterrupt, SystemExit))

@@ -1,14 +1,15 @@
-"""The state of a connection, as data: how far its end has come, and all that follows from that.
+"""The state of a connection, as a table of phases and events.
 
-The closing handshake has a table of its own, :mod:`trio_ws.protocol.closing`. This one builds on it and adds only what
-the protocol cannot know: that a Close frame waits to be sent, that the outcome is known, that the stream is closed::
+The closing handshake has its own table in :mod:`trio_ws.protocol.closing`. The table here builds on it, and adds only
+facts that the protocol does not know: that a Close frame is queued, that the outcome is known, that the stream is
+closed::
 
             PEER_ENDS        CLOSE           SETTLE          STREAM_CLOSED
        OPEN ───────▶ ENDING ──────▶ CLOSING ───────▶ SETTLED ─────────▶ CLOSED
          │                            ▲   │              │                 ▲
          └───────── CLOSE ────────────┘   └── ABORT ──▶ ABORTED ───────────┘
 
-SETTLE and ABORT are possible from any earlier phase. A phase is never left backwards.
+SETTLE and ABORT are possible in every earlier phase. A connection never goes back to an earlier phase.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ __all__ = ["TRANSITIONS", "ConnectionState", "Event", "Phase", "State"]
 
 
 class State(enum.Enum):
-    """How far a :class:`WebSocket` has come (RFC 6455, section 7.1).
+    """The state of a :class:`WebSocket` (RFC 6455, section 7.1).
 
     Attributes:
         OPEN: Messages can be sent and received.
-        CLOSING: The closing handshake has begun, by either end. Messages that came in before can still be received.
-        CLOSED: The outcome is known and the stream is closed. What came in before can still be received.
+        CLOSING: Either end has begun to close. Messages that arrived before can still be received.
+        CLOSED: The outcome is known and the stream is closed. Messages that arrived before can still be received.
     """
 
     OPEN = "open"
@@ -38,40 +39,40 @@ class State(enum.Enum):
 
 
 class Phase(enum.IntEnum):
-    """How far the end of a connection has come."""
+    """The phases of a connection, in order."""
 
     #: Both ends may send.
     OPEN = 0
-    #: The peer has closed, or broken the protocol. What came before it may be received, and answered.
+    #: The peer has closed or violated the protocol. Earlier messages can still be received and answered.
     ENDING = 1
-    #: Nothing more can be sent: our Close frame is queued or sent, or there is nobody to send one to.
+    #: No more messages are accepted: our Close frame is queued or sent, or the connection is lost.
     CLOSING = 2
-    #: It is known how the connection ended.
+    #: The outcome is known.
     SETTLED = 3
-    #: The same, and nothing is waited for any more.
+    #: The outcome is known, and the tasks have been cancelled by ``abort()``.
     ABORTED = 4
-    #: The stream is closed too.
+    #: The outcome is known, and the stream is closed.
     CLOSED = 5
 
 
 class Event(enum.IntEnum):
-    """What takes the end of a connection further."""
+    """The events that move a connection to its next phase."""
 
-    #: A Close frame or a violation of the peer was read.
+    #: The reader has read a Close frame or a violation.
     PEER_ENDS = 0
-    #: No more messages are accepted for sending.
+    #: The outbox stops accepting messages.
     CLOSE = 1
     #: The outcome is known.
     SETTLE = 2
-    #: The connection is dropped.
+    #: The user calls ``abort()``.
     ABORT = 3
-    #: The stream is closed.
+    #: The stream has been closed.
     STREAM_CLOSED = 4
 
 
 _SETTLE = {Event.SETTLE: Phase.SETTLED, Event.ABORT: Phase.ABORTED}
 
-#: What is not in the table changes nothing.
+#: An event that is not in the row of the current phase has no effect.
 TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
     Phase.OPEN: {Event.PEER_ENDS: Phase.ENDING, Event.CLOSE: Phase.CLOSING, **_SETTLE},
     Phase.ENDING: {Event.CLOSE: Phase.CLOSING, **_SETTLE},
@@ -86,26 +87,26 @@ class ConnectionState:
     """The state of one connection.
 
     Args:
-        closing: The state of the closing handshake, which the protocol owns.
+        closing: The protocol's state of the closing handshake.
 
     Attributes:
-        phase: How far the end has come.
+        phase: The current phase.
         can_send: Whether messages are accepted for sending.
-        closed_locally: Whether the user has closed this end, so that using it is a mistake.
-        cause: The first thing that went wrong on our side or below, without its traceback.
+        closed_locally: Whether the user has closed this end. Using the WebSocket is then a bug of the application.
+        cause: The first failure of this end or of the stream, without its traceback.
     """
 
     def __init__(self, closing: Closing) -> None:
         self._closing = closing
         self._changed = trio.lowlevel.ParkingLot()
         self.phase: Phase = Phase.OPEN
-        # It follows from the phase, and each message asks for it.
+        # Derived from the phase. An attribute, because every send() reads it.
         self.can_send: bool = True
         self.closed_locally: bool = False
         self.cause: BaseException | None = None
 
     def advance(self, event: Event) -> bool:
-        """Go on to the next phase and wake those who wait for it. Return whether there was one."""
+        """Apply an event, and wake the waiters of the new phase. Return whether the phase has changed."""
         phase = TRANSITIONS[self.phase].get(event)
         if phase is None:
             return False
@@ -117,34 +118,34 @@ class ConnectionState:
         return True
 
     async def wait_for(self, phase: Phase) -> None:
-        """Wait until the end has come so far; at least :attr:`Phase.SETTLED`."""
+        """Wait until the connection has reached a phase: :attr:`Phase.SETTLED` or a later one."""
         while self.phase < phase:
             await self._changed.park()
 
     def fail(self, cause: BaseException | None) -> None:
-        """Record a cause. The first one counts, and none that comes when the outcome is known."""
+        """Record the cause of a failure, unless there is one already or the outcome is known."""
         if self.cause is None and cause is not None and not self.is_settled:
             self.cause = _without_traceback(cause)
 
     @property
     def public(self) -> State:
-        """The state as the user sees it."""
+        """The state that users see."""
         if self.phase is Phase.OPEN:
             return State.OPEN
         return State.CLOSED if self.phase >= Phase.ABORTED else State.CLOSING
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is known how the connection ended."""
+        """Whether the outcome is known."""
         return self.phase >= Phase.SETTLED
 
     @property
     def is_clean(self) -> bool:
-        """Whether both ends have closed, and neither said that something is wrong."""
+        """Whether both ends have closed normally."""
         return self._closing.is_clean and self.cause is None
 
     def error(self) -> ConnectionClosed:
-        """Return a new exception that says how the connection ended."""
+        """Return a new exception that describes the outcome."""
         error = ConnectionClosedOK if self.is_clean else ConnectionClosedError
         closing = self._closing
         exc: ConnectionClosed = (ConnectionClosedLocally if self.closed_locally else error)(
@@ -155,9 +156,9 @@ class ConnectionState:
 
 
 def _without_traceback(exc: BaseException) -> BaseException:
-    """Return an exception without the frames that it would keep alive, and with them the connection."""
+    """Remove the tracebacks of an exception and of all related ones: their frames would keep the connection alive."""
     todo: list[BaseException | None] = [exc]
-    for each in todo:  # which grows meanwhile
+    for each in todo:  # the loop itself appends to the list
         if each is not None:
             each.__traceback__ = None
             related = [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]

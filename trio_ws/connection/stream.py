@@ -1,16 +1,15 @@
-"""The Trio stream below a connection.
+"""The adapter around the Trio stream of a connection.
 
-A :class:`StreamAdapter` gives any :class:`trio.abc.Stream` some properties that the layers above rely on:
+A :class:`StreamAdapter` gives any :class:`trio.abc.Stream` the properties that the other modules rely on:
 
-* Whatever goes wrong below comes out as one exception, :exc:`StreamBroken`, with the cause attached.
-* A write that failed, or that was cancelled where nobody knows how much of it the peer has got, poisons it: all later
-  writes raise. So half a frame can only be the last thing that a peer sees.
-* A socket of its own (not one inside TLS) can be read and written without waiting. There it is always known how much
-  was written, so cancelling the wait for more room loses nothing: what the system has not taken goes first next time.
-* What is small is written at once with what surrounds it; what is large is not copied for that. What has been written
-  is not kept.
-* It tells how many bytes the peer has taken, as far as the system knows.
-* It always closes, cleanly if that is possible within the time given.
+* Every failure of the stream is reported as :exc:`StreamBroken`, with the original exception as its cause.
+* A failed write poisons the adapter, and so does a cancelled write if nobody can know how many bytes were written: all
+  later writes raise. So after half a frame, a peer never receives anything else.
+* A plain :class:`trio.SocketStream`, without TLS, can be read and written without waiting. The number of written bytes
+  is always known there, so cancelling a write loses nothing: the next write begins with the remaining bytes.
+* Small chunks are joined into one write. Large chunks are not copied. Chunks are dropped as soon as they are written.
+* The adapter knows how many bytes were delivered to the peer, as far as the system reports it.
+* Closing always succeeds, and is clean if there is enough time.
 """
 
 from __future__ import annotations
@@ -39,83 +38,89 @@ __all__ = [
     "stream_broken",
 ]
 
-#: As much is put together to be written at once. Up to here a copy costs less than a system call.
+#: Chunks are joined up to this size, in bytes. Copying this much costs less than another system call.
 BATCH = 64 * 1024
 
-#: How many bytes the system may take that it has not sent yet.
-_UNSENT = 128 * 1024
+#: Number of unsent bytes up to which the system reports a TCP socket as writable.
+_UNSENT_LIMIT = 128 * 1024
 
-#: How many chunks the system takes at a time, at least.
+#: Number of chunks per call of writev(). POSIX guarantees at least this many.
 _MAX_CHUNKS = 16
 
-#: How many bytes to ask the stream for at a time.
+#: Number of bytes to read at a time.
 RECEIVE_SIZE = 64 * 1024
 
-#: How many bytes it can be at most.
+#: Number of bytes to read at a time, at most, while a large message is received.
 MAX_RECEIVE_SIZE = 1024 * 1024
 
 _Chunk: TypeAlias = bytes | memoryview
 
-#: What sockets are read into. One for all of a run of Trio: what has come in is looked at at once. Where memory is
-#: taken anew for each large read, that costs more than the reading.
+#: The buffer that all sockets of a run of Trio are read into. They can share it because received bytes are processed
+#: before the next read. Allocating memory for each large read would cost more than the read.
 _receive_buffer = RunLocal(lambda: memoryview(bytearray(MAX_RECEIVE_SIZE)))
 
-#: How many bytes the peer has not acknowledged, and how many of these were not even sent (``linux/sockios.h``).
+#: Requests for the number of bytes not acknowledged by the peer, and of those not even sent (``linux/sockios.h``).
 _SIOCOUTQ = 0x5411
 _SIOCOUTQNSD = 0x894B
 
 
 class StreamBroken(Exception):
-    """The stream cannot be used any more. The ``__cause__`` says why. It never leaves this package."""
+    """The stream cannot be used any more, because of the ``__cause__``. Internal: users never see this exception."""
 
 
 class StreamAdapter:
-    """A stream, as a connection wants it.
+    """A stream with the properties that a connection needs; see the top of this module.
 
     Args:
-        stream: The stream. From now on it belongs to the adapter.
+        stream: The stream, which nobody else may use from now on.
 
     Attributes:
         stream: The stream.
         tls_object: An :class:`ssl.SSLObject`, or a :class:`trio.SSLStream`, which tells of the TLS connection; or None.
-        poisoned: Whether nothing more can be written.
-        written: How many bytes the stream has taken.
-        local_address: The address of this end as ``getsockname`` gives it; None when there is no socket below.
-        remote_address: The address of the other end as ``getpeername`` gives it; None when there is no socket below.
+        poisoned: Whether all further writes raise.
+        bytes_written: Number of bytes that the stream has accepted.
+        local_address: The address of this end, from ``getsockname()``; None without a socket.
+        remote_address: The address of the peer, from ``getpeername()``; None without a socket.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream: trio.abc.Stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) and hasattr(os, "writev") else None
-        # The socket below, also where there is TLS in between.
-        self._below: Any = _socket_below(stream)
-        self.local_address: Any = _address(self._below, "getsockname")
-        self.remote_address: Any = _address(self._below, "getpeername")
-        # Where what is received comes in.
+        # The socket of the stream, or of the transport of its TLS.
+        self._transport_socket: Any = _find_transport_socket(stream)
+        self.local_address: Any = _address(self._transport_socket, "getsockname")
+        self.remote_address: Any = _address(self._transport_socket, "getpeername")
+        # The buffer for received bytes.
         self._buffer = _receive_buffer.get() if self._socket is not None else memoryview(b"")
-        # What was begun to be written to a socket and not taken by the system.
-        self._rest: list[_Chunk] = []
-        # What reading has ended with. The system says it only once.
-        self._lost: trio.BrokenResourceError | None = None
+        # Chunks that a socket has not accepted yet.
+        self._unwritten: list[_Chunk] = []
+        # The error of the socket. The system reports it only once, but every later read raises it again.
+        self._read_error: trio.BrokenResourceError | None = None
         self.tls_object: Any = stream if isinstance(stream, trio.SSLStream) else None
         self.poisoned: bool = False
-        self.written: int = 0
+        self.bytes_written: int = 0
 
     # -- Reading ---------------------------------------------------------------------------------------------------
 
     async def receive(self) -> bytes:
-        """Return what has arrived, or ``b""`` when nothing more will. When cancelled, nothing is lost.
+        """Wait for bytes and return them, or ``b""`` at the end of the stream. When cancelled, no bytes are lost.
 
         Raises:
-            StreamBroken: if the connection is lost.
+            StreamBroken: If the connection is lost.
         """
         return bytes(await self.receive_view(RECEIVE_SIZE))
 
     async def receive_view(self, size: int) -> bytes | memoryview:
-        """Do the same, but what is returned may be good only until something is received by any adapter.
+        """Wait for bytes, as :meth:`receive` does, without copying them.
 
         Args:
-            size: How many bytes at most.
+            size: Maximum number of bytes.
+
+        Returns:
+            The bytes, or a view that is valid only until any adapter of this run of Trio reads again.
+
+        Raises:
+            StreamBroken: If the connection is lost.
         """
         if self._socket is None:
             try:
@@ -129,10 +134,10 @@ class StreamAdapter:
                 return received
 
     async def wait_readable(self) -> None:
-        """Wait until :meth:`receive_now` may return something, on a socket. Only one task may do so at a time.
+        """Wait until a socket is readable; return at once for other streams. Only one task may wait at a time.
 
         Raises:
-            StreamBroken: if the connection is lost.
+            StreamBroken: If the connection is lost.
         """
         if self._socket is not None:
             try:
@@ -142,62 +147,63 @@ class StreamAdapter:
 
     @property
     def is_socket(self) -> bool:
-        """Whether it can be read and written without waiting."""
+        """Whether the stream is a plain socket, which can be read and written without waiting."""
         return self._socket is not None
 
     def receive_now(self, size: int) -> memoryview | None:
-        """Return what has arrived at a socket, nothing when nothing more will, or None if there is nothing now.
+        """Read from a socket without waiting.
 
         Args:
-            size: How many bytes at most.
+            size: Maximum number of bytes.
 
         Returns:
-            The bytes. They are good until something is received by any adapter.
+            A view that is valid until any adapter of this run of Trio reads again. It is empty at the end of the
+            stream. None if there are no bytes yet.
 
         Raises:
-            StreamBroken: if the connection is lost, every time.
+            StreamBroken: If the connection is lost; also on every later call.
         """
         assert self._socket is not None
-        if self._lost is not None:
-            raise stream_broken(self._lost) from self._lost
+        if self._read_error is not None:
+            raise stream_broken(self._read_error) from self._read_error
         view = self._buffer[:size]
         try:
             return view[: os.readv(self._socket.fileno(), [view])]
         except BlockingIOError:
             return None
         except OSError as exc:
-            self._lost = socket_broken(exc)
-            raise stream_broken(self._lost) from self._lost
+            self._read_error = socket_broken(exc)
+            raise stream_broken(self._read_error) from self._read_error
 
     def _fileno(self) -> int:
         assert self._socket is not None
         fd: int = self._socket.fileno()
-        if fd < 0:  # Trio would keep a task that waits for this number for good
+        if fd < 0:  # Trio would never wake a task that waits for this number
             raise trio.ClosedResourceError("the socket is closed")
         return fd
 
     # -- Writing ---------------------------------------------------------------------------------------------------
 
-    def write_ahead(self) -> None:
-        """Let the system take more at a time than the 16 KiB that Trio sets, where there is a TCP socket."""
+    def raise_unsent_limit(self) -> None:
+        """Raise the limit of unsent bytes of a TCP socket, which Trio sets to 16 KiB (TCP_NOTSENT_LOWAT)."""
         if self._socket is not None:
-            with contextlib.suppress(AttributeError, OSError):  # not every system has it, and not every socket is TCP
-                self._socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT)
+            with contextlib.suppress(AttributeError, OSError):  # not all systems have it, and not all sockets are TCP
+                self._socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT_LIMIT)
 
     def can_write_now(self) -> bool:
-        """Whether :meth:`write_now` can do anything. Nobody else may be writing."""
-        return self._socket is not None and not self._rest and not self.poisoned
+        """Whether :meth:`write_now` may be called, provided that no other task is writing."""
+        return self._socket is not None and not self._unwritten and not self.poisoned
 
     def write_now(self, chunks: list[bytes]) -> bool:
-        """Write as much to a socket as takes no waiting. The rest is kept, and goes first with the next :meth:`write`.
+        """Write as many bytes to a socket as it accepts without waiting. The next :meth:`write` begins with the rest.
 
-        Never raises: an error comes out of the next :meth:`write`.
+        Never raises; the next :meth:`write` reports the error.
 
         Args:
-            chunks: Bytes, in order. The list belongs to the adapter then.
+            chunks: The bytes, in order. The caller must not use the list any more.
 
         Returns:
-            Whether everything is written.
+            Whether all bytes were written.
         """
         try:
             self._add(chunks)
@@ -206,24 +212,25 @@ class StreamAdapter:
             return False
 
     async def write(self, chunks: list[bytes], before_wait: Callable[[], object] = lambda: None) -> None:
-        """Write what was kept, and then all of that.
+        """Write the rest of earlier writes, and then these bytes.
 
-        When cancelled, a socket has written a part, and the next call goes on with the rest. Another stream is poisoned
-        then, as it is when this raises.
+        When cancelled on a socket, the next call goes on where this one stopped. When cancelled on another stream, or
+        when it raises, this poisons the adapter.
 
         Args:
-            chunks: Bytes, in order. They are taken out of the list, so that nothing that has been written is kept.
-            before_wait: Called before each wait for a socket, and before each piece of at most 64 KiB of other streams.
+            chunks: The bytes, in order. The list is emptied, so that no written bytes stay in memory.
+            before_wait: A function to call before each wait for a socket, and before each piece, of at most 64 KiB,
+                that is written to another stream.
 
         Raises:
-            StreamBroken: if the connection is lost, or an earlier write was not completed.
+            StreamBroken: If the connection is lost, or the adapter is poisoned.
         """
         if self.poisoned:
             raise StreamBroken("an earlier write was not completed")
         if self._socket is not None:
             try:
                 self._add(chunks)
-                while self._rest and not self._write_some():
+                while self._unwritten and not self._write_some():
                     before_wait()
                     await trio.lowlevel.wait_writable(self._fileno())
             except trio.ClosedResourceError as exc:
@@ -238,27 +245,27 @@ class StreamAdapter:
             for piece in _pieces(chunks):
                 before_wait()
                 await self.stream.send_all(piece)
-                self.written += len(piece)
+                self.bytes_written += len(piece)
         except Exception as exc:
             raise stream_broken(exc) from exc
         self.poisoned = False
 
     def _add(self, chunks: list[bytes]) -> None:
         """Take chunks over, to be written after what is there."""
-        self._rest += chunks
+        self._unwritten += chunks
         chunks.clear()
 
     def _write_some(self) -> bool:
-        """Write to the socket once. Return whether nothing is left."""
+        """Write to the socket once. Return whether all chunks are written."""
         assert self._socket is not None
-        rest = self._rest
+        rest = self._unwritten
         fd = self._socket.fileno()
         try:
-            # One is what nearly all writes have, and takes the system less time in this way.
+            # Nearly all writes have one chunk, for which write() is faster than writev().
             written = os.write(fd, rest[0]) if len(rest) == 1 else os.writev(fd, rest[:_MAX_CHUNKS])
         except BlockingIOError:
             return False
-        self.written += written
+        self.bytes_written += written
         while rest and written >= len(rest[0]):
             written -= len(rest.pop(0))
         if written:
@@ -266,78 +273,77 @@ class StreamAdapter:
         return not rest
 
     async def send_eof(self) -> bool:
-        """Tell the peer that nothing more will be written. Return whether this stream can do that, and did."""
-        if self.poisoned or self._rest or not isinstance(self.stream, trio.abc.HalfCloseableStream):
+        """Close the sending direction. Return whether that was possible: not every stream supports it."""
+        if self.poisoned or self._unwritten or not isinstance(self.stream, trio.abc.HalfCloseableStream):
             return False
         self.poisoned = True
         try:
             if self._socket is not None:
-                # Not by way of the stream: on Python 3.13 an error that it raises stays in a reference cycle, with us.
+                # Not stream.send_eof(): on Python 3.13, its exception would be in a reference cycle with the adapter.
                 self._socket.shutdown(trio.socket.SHUT_WR)
             else:
                 await self.stream.send_eof()
-        except Exception:  # a stream may be of anybody's making
+        except Exception:  # third-party streams may raise anything
             return False
         return True
 
-    # -- Signs of life ---------------------------------------------------------------------------------------------
+    # -- Delivery --------------------------------------------------------------------------------------------------
 
-    def count_waiting(self) -> tuple[int, int]:
-        """Return how much of what was written waits: bytes that the peer has not taken, and of these not even sent.
+    def count_undelivered(self) -> tuple[int, int]:
+        """Return the number of undelivered bytes: those not acknowledged by the peer's system, and those not even sent.
 
-        The first is what the peer's system has not acknowledged, the second what the network or the peer's window keeps
-        from being sent. Where the system does not tell, nothing waits that the stream has taken. Inside TLS these are
-        a few bytes more.
+        The second number is part of the first: bytes that the network or the peer's TCP window holds back. If the
+        system does not report these numbers, all bytes that the stream has accepted count as delivered. With TLS, the
+        numbers include its overhead.
         """
-        rest = sum(map(len, self._rest))
-        if sys.platform != "linux" or self._below is None:
-            return rest, rest
+        unwritten = sum(map(len, self._unwritten))
+        if sys.platform != "linux" or self._transport_socket is None:
+            return unwritten, unwritten
         counts = []
         for request in (_SIOCOUTQ, _SIOCOUTQNSD):
             try:
-                counts.append(
-                    rest + int.from_bytes(fcntl.ioctl(self._below.fileno(), request, bytes(4)), sys.byteorder)
-                )
-            except (OSError, ValueError):  # not for this kind of socket; or it is closed
-                counts.append(counts[0] if counts else rest)
+                count = fcntl.ioctl(self._transport_socket.fileno(), request, bytes(4))
+                counts.append(unwritten + int.from_bytes(count, sys.byteorder))
+            except (OSError, ValueError):  # the socket does not support the request, or is closed
+                counts.append(counts[0] if counts else unwritten)
         return counts[0], counts[1]
 
     def has_unread(self) -> bool:
-        """Whether the system has something for us, be it the end of the stream; False where nobody can tell."""
-        if self._below is None or self._below.fileno() < 0 or not hasattr(select, "poll"):
+        """Whether unread bytes or the end of the stream have arrived. False if the system cannot tell."""
+        if self._transport_socket is None or self._transport_socket.fileno() < 0 or not hasattr(select, "poll"):
             return False
         poll = select.poll()
-        poll.register(self._below.fileno(), select.POLLIN)
+        poll.register(self._transport_socket.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close a socket at once. Other streams are left as they are."""
+        """Close a socket at once. Do nothing for other streams."""
         if self._socket is not None:
             self._socket.close()
 
     async def aclose(self, seconds: float) -> None:
-        """Close the stream, with the goodbye that it may have, such as that of TLS, if there is time.
+        """Close the stream, with its own closing handshake if it has one, as TLS does.
 
-        Cannot be cancelled; never raises.
+        Cannot be cancelled, and never raises.
 
         Args:
-            seconds: How long it may take.
+            seconds: Seconds for a clean close. After that, the stream is closed forcefully.
         """
         if self._socket is not None:
             self.close()
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
-            with contextlib.suppress(Exception):  # as above
+            with contextlib.suppress(Exception):  # third-party streams may raise anything
                 await self.stream.aclose()
                 return
-        # It raised, or did not come to an end. Streams of Trio are closed by now; this is for those of others.
+        # aclose() has raised or timed out. Trio's own streams are closed even then, but third-party streams may not be.
         with trio.CancelScope(shield=True), contextlib.suppress(Exception):
             await trio.aclose_forcefully(self.stream)
 
 
-def _socket_below(stream: Any) -> Any:
+def _find_transport_socket(stream: Any) -> Any:
     while isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
     return stream.socket if isinstance(stream, trio.SocketStream) else None
@@ -346,25 +352,25 @@ def _socket_below(stream: Any) -> Any:
 def _address(socket: Any, method: str) -> Any:
     try:
         return getattr(socket, method)()
-    except (AttributeError, OSError):  # no socket, or not connected any more
+    except (AttributeError, OSError):  # no socket, or it is not connected any more
         return None
 
 
 def socket_broken(exc: OSError) -> trio.BrokenResourceError:
-    """Return the error of Trio's own streams for an error of the system."""
-    # Without the traceback, whose frames would refer to the error, and it to them.
+    """Return the exception that Trio's own streams raise for an error of the system."""
+    # The traceback would create a reference cycle through its frames.
     error = trio.BrokenResourceError(f"socket connection broken: {exc}")
     error.__cause__ = exc.with_traceback(None)
     return error
 
 
 def stream_broken(exc: Exception) -> StreamBroken:
-    """Return the error of this module for any exception: after it, the state of the stream is unknown."""
+    """Return the exception of this module. Any exception is fatal: the state of the stream is unknown afterwards."""
     return StreamBroken(str(exc) or type(exc).__name__)
 
 
 def _pieces(chunks: list[bytes]) -> Iterator[_Chunk]:
-    """Yield the pieces to write, at most 64 KiB each, and keep no more of the chunks than that."""
+    """Yield the chunks in pieces of at most 64 KiB, and empty the list on the way."""
     chunks.reverse()
     while chunks:
         batch = [chunks.pop()]
@@ -374,5 +380,5 @@ def _pieces(chunks: list[bytes]) -> Iterator[_Chunk]:
             size += len(batch[-1])
         data = b"".join(batch) if len(batch) > 1 else batch[0]
         batch.clear()
-        # One that is large is not copied.
+        # A large chunk is sliced without copying it.
         yield from [data] if size <= BATCH else (memoryview(data)[at : at + BATCH] for at in range(0, size, BATCH))

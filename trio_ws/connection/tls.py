@@ -111,7 +111,7 @@ class TLSAdapter(StreamAdapter):
             except ssl.SSLWantReadError:
                 done = False
             except ssl.SSLError as exc:
-                raise self._fail_handshake(exc) from self._lost
+                raise self._fail_handshake(exc) from self._read_error
             self._take_ciphertext()
             await self.write([])
             if done:
@@ -121,11 +121,11 @@ class TLSAdapter(StreamAdapter):
 
     def _fail_handshake(self, exc: ssl.SSLError) -> StreamBroken:
         """Send the alert, if that takes no waiting, and return the error to raise."""
-        self._lost = socket_broken(exc)
+        self._read_error = socket_broken(exc)
         self._take_ciphertext()
         with contextlib.suppress(OSError):
             super()._write_some()
-        return stream_broken(self._lost)
+        return stream_broken(self._read_error)
 
     # -- Reading ---------------------------------------------------------------------------------------------------
 
@@ -152,14 +152,14 @@ class TLSAdapter(StreamAdapter):
         """
         if self._has_closed:  # after send_eof(): what still comes is only taken from the system
             return super().receive_now(size)
-        if self._lost is None and not self._has_pending() and not self._receive_ciphertext(size):
+        if self._read_error is None and not self._has_pending() and not self._receive_ciphertext(size):
             return None
         view = self._buffer[:size]
         count = self._decrypt(view)
         if count:
             return view[:count]
-        if self._lost is not None:
-            raise stream_broken(self._lost) from self._lost
+        if self._read_error is not None:
+            raise stream_broken(self._read_error) from self._read_error
         return view[:0] if self._has_ended else None
 
     def _has_pending(self) -> bool:
@@ -183,7 +183,7 @@ class TLSAdapter(StreamAdapter):
         """Decrypt what has come in, as much as fits. Return how many bytes that are."""
         count = 0
         try:
-            while self._lost is None and count < len(view):
+            while self._read_error is None and count < len(view):
                 size = self.tls_object.read(len(view) - count, view[count:])
                 if not size:
                     self._has_ended = True
@@ -194,9 +194,9 @@ class TLSAdapter(StreamAdapter):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLEOFError:
-            self._lost = trio.BrokenResourceError("the TLS connection was cut off: it ended without close_notify")
+            self._read_error = trio.BrokenResourceError("the TLS connection was cut off: it ended without close_notify")
         except ssl.SSLError as exc:
-            self._lost = socket_broken(exc)
+            self._read_error = socket_broken(exc)
         self._take_ciphertext()
         return count
 
@@ -205,7 +205,7 @@ class TLSAdapter(StreamAdapter):
     def _add(self, chunks: list[bytes]) -> None:
         self._plaintext += chunks
         chunks.clear()
-        if self._plaintext and not self._rest:
+        if self._plaintext and not self._unwritten:
             self._encrypt()
 
     def _write_some(self) -> bool:
@@ -246,13 +246,13 @@ class TLSAdapter(StreamAdapter):
     def _take_ciphertext(self) -> None:
         """Let what OpenSSL has to send be the next to be written."""
         if self._outgoing.pending:
-            self._rest.append(self._outgoing.read())
+            self._unwritten.append(self._outgoing.read())
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 
     async def send_eof(self) -> bool:
         """Tell the peer that nothing more will be written. Return whether that was possible."""
-        if self.poisoned or self._rest or not self._say_close_notify():
+        if self.poisoned or self._unwritten or not self._say_close_notify():
             return False
         return await super().send_eof()
 
@@ -262,7 +262,7 @@ class TLSAdapter(StreamAdapter):
         Args:
             seconds: Does not matter here.
         """
-        if not self.poisoned and not self._rest:
+        if not self.poisoned and not self._unwritten:
             self._say_close_notify()
         self.close()
 
@@ -275,6 +275,6 @@ class TLSAdapter(StreamAdapter):
                 self.tls_object.unwrap()
             self._take_ciphertext()
         try:
-            return not self._rest or super()._write_some()
+            return not self._unwritten or super()._write_some()
         except OSError:
             return False

@@ -1,6 +1,6 @@
-"""The open WebSocket, as its user sees it.
+"""``WebSocket``: the public interface of an open connection.
 
-What happens between the calls here and the peer is in :mod:`trio_ws.connection.core`.
+:mod:`trio_ws.connection.core` explains how its methods, the two tasks and the peer interact.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from .writer import write_at_once
 
 __all__ = ["WebSocket", "connection_of", "make_close"]
 
-#: The numbers of connections.
+#: The values of :attr:`WebSocket.id`.
 _ids = itertools.count(1)
 
 
 class WebSocket(trio.abc.Channel[Message]):
     """An open WebSocket connection: a Trio channel of messages, ``str`` for text and ``bytes`` for binary.
 
-    Get one from :func:`connect` or as the argument of a handler of :func:`serve`. Any number of tasks may use it at the
-    same time: messages are neither mixed nor torn, and each is received once.
+    Get one from :func:`connect`, or as the argument of a handler of :func:`serve`. Any number of tasks may use it at
+    the same time. Messages are never mixed, and each is received exactly once.
 
-    All methods marked ``async`` can be cancelled, and check for it on every call. They let other tasks run whenever
-    they wait, and at least once in 32 calls (that is the difference to Trio's own channels, where it is every call).
+    All ``async`` methods can be cancelled, and every call is a cancel point. A call lets other tasks run if it waits,
+    and at least every 32nd call does in any case. (Every call of Trio's own channels does.)
 
-    When the connection is not open any more, they raise a :exc:`ConnectionClosed`: :exc:`ConnectionClosedOK` after a
-    normal closure by the peer, :exc:`ConnectionClosedLocally` after one by this end, :exc:`ConnectionClosedError`
-    otherwise. Messages that came in before are received first, unless this end has closed.
+    When the connection is not open any more, calls raise a :exc:`ConnectionClosed`: :exc:`ConnectionClosedOK` if the
+    peer has closed normally, :exc:`ConnectionClosedLocally` if this end has closed, :exc:`ConnectionClosedError`
+    otherwise. Messages that arrived before can be received first, unless this end has closed.
 
-    Iterating with ``async for`` receives messages until the connection is closed normally by either end.
+    ``async for`` receives messages until either end closes the connection normally.
 
     Attributes:
         request: The request of the opening handshake.
-        response: Its response.
-        subprotocol: The subprotocol that was agreed on, or None.
-        id: A number that no other connection of this process has, for logs.
-        local_address: The address of this end, in the form that the socket gives it; None without a socket.
-        remote_address: The address of the other end; None without a socket. On a server behind a proxy that it knows
-            of, it is that of the client: see :class:`Opening`.
+        response: The response of the opening handshake.
+        subprotocol: The negotiated subprotocol, or None.
+        id: A number that is unique in this process, for logs.
+        local_address: The address of this end, in the format of the socket; None without a socket.
+        remote_address: The address of the peer, in the format of the socket; None without a socket. On a server behind
+            a trusted proxy, the address of the client; see :class:`Opening`.
     """
 
     request: Request
@@ -80,28 +80,28 @@ class WebSocket(trio.abc.Channel[Message]):
 
     @property
     def role(self) -> Role:
-        """Which end this is: ``CLIENT`` or ``SERVER``."""
+        """The role of this end: ``CLIENT`` or ``SERVER``."""
         return self._connection.role
 
     @property
     def state(self) -> State:
-        """How far the connection has come: open, closing or closed."""
+        """The state of the connection: open, closing or closed."""
         return self._connection.state.public
 
     @property
     def latency(self) -> float | None:
-        """The last round trip of a ping, in seconds: of a :meth:`ping`, or of the keepalive. None before the first."""
+        """The last round trip of a :meth:`ping` or of the keepalive, in seconds; None before the first one."""
         return self._connection.keepalive.latency
 
     @property
     def close_code(self) -> int | None:
-        """The close code of the peer, 1006 if the connection was lost without one; None while that is not known."""
+        """The close code of the peer; 1006 if the connection was lost without one; None until the outcome is known."""
         state = self._connection.state
         return state.error().code if state.is_settled else None
 
     @property
     def close_reason(self) -> str | None:
-        """The close reason of the peer, which may be empty; None while that is not known."""
+        """The close reason of the peer, which may be empty; None until the outcome is known."""
         state = self._connection.state
         return state.error().reason if state.is_settled else None
 
@@ -110,20 +110,20 @@ class WebSocket(trio.abc.Channel[Message]):
     async def send(self, message: Sendable, *, text: bool | None = None, compress: bool = True) -> None:
         """Send a message.
 
-        It returns when the message is in the outbox of the connection, which has room for 64 KiB (see ``send_buffer``)
-        and for one message of any size, and waits while there is no room. When cancelled, nothing of the message is
-        sent; otherwise all of it is, as long as the connection lives.
+        This waits for room in the outbox of the connection, and returns when the message is there. The outbox holds 64
+        KiB (see ``send_buffer``), or one message of any size. When cancelled, nothing of the message is sent.
+        Otherwise, all of it is, unless the connection is lost.
 
         Args:
-            message: A ``str`` goes out as text, bytes as binary. The content of a ``bytearray`` or ``memoryview`` is
-                copied.
-            text: True to send bytes that are UTF-8 as text, False to send the UTF-8 of a ``str`` as binary.
-            compress: False not to compress this message, where compression is in use.
+            message: A ``str`` is sent as text, bytes as binary. A ``bytearray`` or ``memoryview`` is copied.
+            text: True to send UTF-8 bytes as a text message, False to send a ``str`` as a binary message. None:
+                decide by the type.
+            compress: Whether to compress the message if compression was negotiated.
 
         Raises:
-            ConnectionClosed: if the connection is closed, or closing.
-            TypeError: if the message is neither text nor bytes.
-            ValueError: if it is to be text and cannot be.
+            ConnectionClosed: If the connection is closing or closed.
+            TypeError: If the message is neither text nor bytes.
+            ValueError: If the message is sent as text but is not UTF-8, or is a ``str`` that UTF-8 cannot encode.
         """
         opcode, data = prepare(message, text)
         try:
@@ -132,7 +132,7 @@ class WebSocket(trio.abc.Channel[Message]):
             raise outside_of_trio("WebSocket.send()") from None
         connection = self._connection
         frame = (FIN | opcode, data, compress)
-        # Whoever still has messages to handle may send more, and what is small can go out in the same write.
+        # If more received messages wait to be handled, their answers can be joined with a small message into one write.
         if (connection.inbox.is_empty or len(data) >= LARGE) and write_at_once(connection, frame):
             return
         if not connection.outbox.put_nowait(frame):
@@ -152,16 +152,16 @@ class WebSocket(trio.abc.Channel[Message]):
     async def receive(self, *, decode: bool | None = None) -> Message:
         """Receive the next message.
 
-        When cancelled, no message is lost, and none is received twice.
+        When cancelled, no message is lost or received twice.
 
         Args:
-            decode: True to get binary messages as ``str`` too, False to get text as ``bytes``, which are known to be
-                UTF-8.
+            decode: True to return binary messages as ``str``, too. False to return text messages as ``bytes``, which
+                are valid UTF-8. None: ``str`` for text, ``bytes`` for binary.
 
         Raises:
-            ConnectionClosed: if the connection is closed and there is no message left.
-            InvalidData: if ``decode`` is true and a binary message is not UTF-8. It was received all the same, and is
-                the ``object`` of the exception's ``__cause__``.
+            ConnectionClosed: If the connection is closed and no message is left.
+            InvalidData: If ``decode`` is true and a binary message is not UTF-8. The message counts as received; it is
+                in the ``object`` attribute of the exception's ``__cause__``.
         """
         try:
             await self._checkpoint()
@@ -180,7 +180,7 @@ class WebSocket(trio.abc.Channel[Message]):
         try:
             return message.decode()
         except UnicodeDecodeError as exc:
-            raise InvalidData(f"a binary message is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+            raise InvalidData(f"a message to decode must be UTF-8: {exc.reason} at byte {exc.start}") from exc
 
     async def __anext__(self) -> Message:
         try:
@@ -200,38 +200,38 @@ class WebSocket(trio.abc.Channel[Message]):
         try:
             raise error
         finally:
-            del error  # its traceback refers to this frame
+            del error  # otherwise, this frame and the traceback would refer to each other
 
     def send_stream(self, *, text: bool = False, compress: bool = True) -> SendStream:
-        """Send a message in parts, without knowing its end.
+        """Send a message in parts, without knowing its size in advance.
 
         ::
 
             async with ws.send_stream(text=True) as out:
                 await out.send("part")
 
-        Parts go out as they come. Other tasks that send wait until the message is complete.
+        Each part is sent at once. Other tasks that send wait until the message is complete.
 
-        Leaving the block with an exception abandons the message. There is no way to tell the peer so in the middle of a
-        message, so if a part was sent, the connection is closed with 1011; otherwise nothing happens. Leaving it after
-        the connection was closed raises a :exc:`ConnectionClosed`, as the message is not complete.
+        Leaving the block with an exception abandons the message. WebSocket cannot tell the peer so within a message.
+        So if a part was sent already, the connection is closed with 1011; otherwise, nothing happens. If the connection
+        is closed before the message is complete, leaving the block raises a :exc:`ConnectionClosed`.
 
         Args:
             text: True for a text message, False for a binary one.
-            compress: False not to compress it, where compression is in use.
+            compress: Whether to compress the message if compression was negotiated.
         """
         return SendStream(self._connection, text, compress)
 
     def receive_stream(self) -> ReceiveStream:
-        """Receive the next message in parts, as they come in, however large it is.
+        """Receive the next message in parts as they arrive, so that a large message needs little memory.
 
         ::
 
             async with ws.receive_stream() as parts:
                 async for part in parts: ...
 
-        ``parts.text`` tells whether it is text. Where one part ends and the next begins means nothing; none is empty.
-        Leaving the block early drops the rest of the message, and the next one can be received. Other tasks that
+        ``parts.text`` is True for a text message. The boundaries of parts have no meaning, and no part is empty.
+        Leaving the block early drops the rest of the message, and then the next one can be received. Other tasks that
         receive wait until the block is left.
         """
         return ReceiveStream(self._connection)
@@ -241,23 +241,23 @@ class WebSocket(trio.abc.Channel[Message]):
     async def ping(self, data: str | bytes | None = None) -> float:
         """Send a ping and wait for its pong. When cancelled, the pong is ignored.
 
-        The pong comes after what the peer has sent before it. So when messages fill the inbox, another task has to
-        receive them meanwhile.
+        The pong arrives after the messages that the peer has sent before it. If they fill the inbox, another task must
+        receive them, or the pong cannot be read.
 
         Args:
-            data: What the ping carries, at most 125 bytes. None: something that no other ping carries.
+            data: The payload of the ping, at most 125 bytes; None for a payload that is unique on this connection.
 
         Returns:
-            The round trip in seconds.
+            The round trip time, in seconds.
 
         Raises:
-            ConnectionClosed: if the connection is closed, or before the pong comes.
-            TypeError: if the data are neither text nor bytes.
-            ValueError: if they are too long.
+            ConnectionClosed: If the connection is closing or closed, or is closed before the pong arrives.
+            TypeError: If ``data`` is neither text nor bytes.
+            ValueError: If ``data`` is longer than 125 bytes.
         """
         payload = None if data is None else prepare(data, None)[1]
         if payload is not None and len(payload) > MAX_CONTROL_PAYLOAD:
-            raise ValueError(f"the data of a ping must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
+            raise ValueError(f"data must be at most {MAX_CONTROL_PAYLOAD} bytes long, not {len(payload)}")
         await self._checkpoint()
         connection = self._connection
         if not connection.state.can_send:
@@ -267,7 +267,7 @@ class WebSocket(trio.abc.Channel[Message]):
         try:
             await done.wait()
         finally:
-            connection.keepalive.forget_ping(ping)
+            connection.keepalive.withdraw_ping(ping)
         if ping.round_trip is None:
             raise await connection.outcome()
         return ping.round_trip
@@ -275,59 +275,61 @@ class WebSocket(trio.abc.Channel[Message]):
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close the connection.
 
-        What was sent before goes out first; messages that were not received are dropped. Then this waits until the peer
-        has closed too, at most ``close_timeout`` seconds, and the stream below is closed in any case. On a connection
-        that is closed already it does nothing.
+        Queued messages are sent first. Messages that were not received are dropped. Then this waits until the peer has
+        closed, too, for at most ``close_timeout`` seconds, and closes the stream in any case. On a closed connection,
+        it does nothing.
 
-        When cancelled, it does not wait: the stream is closed at once, after a Close frame if there is room for it.
+        When cancelled, it does not wait: it sends the Close frame if that is possible at once, and closes the stream.
 
         Args:
             code: The close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455, section 7.4).
-            reason: Text for the peer's log, at most 123 bytes of UTF-8.
+            reason: A text for the peer's log, at most 123 bytes of UTF-8.
 
         Raises:
-            ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
-            TypeError: if they are not an int and a str.
+            ValueError: If the code may not be sent or the reason is too long. The connection stays as it was.
+            TypeError: If ``code`` is not an int or ``reason`` is not a str.
         """
         check_in_trio("WebSocket.aclose()")  # before anything changes, which would break the run of Trio
         close = make_close(code, reason)
         connection = self._connection
-        connection.leave(close)
+        connection.close_locally(close)
         if trio.current_effective_deadline() == -math.inf:
-            # We are cancelled already. Say so before the writer begins, or it may be cut off in the middle of a write.
-            connection.cut()
+            # This task is cancelled already. If the writer began another write now, that would be interrupted.
+            connection.cancel_tasks()
         try:
             await self.wait_closed()
         except BaseException:
-            connection.cut()
-            # What is left to do takes GOODBYE_TIMEOUT twice at most.
+            connection.cancel_tasks()
+            # The last flush and closing the stream take at most GOODBYE_TIMEOUT each.
             with trio.CancelScope(shield=True):
                 await connection.state.wait_for(Phase.CLOSED)
             raise
 
     async def send_close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Close this direction: nothing can be sent any more, but the peer's last messages can be received.
+        """Close the sending direction. The peer's last messages can still be received.
 
-        The peer has ``close_timeout`` seconds to close too. On a connection that is closing already it does nothing.
+        The peer has ``close_timeout`` seconds to close, too. On a connection that is closing or closed, this does
+        nothing.
 
         Args:
-            code: As for :meth:`aclose`.
-            reason: As for :meth:`aclose`.
+            code: The close code, as for :meth:`aclose`.
+            reason: The close reason, as for :meth:`aclose`.
 
         Raises:
-            ValueError: if the code may not be sent, or the reason is too long; nothing has happened then.
-            TypeError: if they are not an int and a str.
+            ValueError: If the code may not be sent or the reason is too long. The connection stays as it was.
+            TypeError: If ``code`` is not an int or ``reason`` is not a str.
         """
         close = make_close(code, reason)
         await self._checkpoint()
         self._connection.begin_closing(close)
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is over: it is known how it ended, and the stream is closed.
+        """Wait until the connection is closed, without closing it.
 
-        It does not raise because of how that was; :attr:`close_code` and :attr:`close_reason` tell. It closes nothing
-        itself. So a handler that neither sends nor receives learns that its peer has left. While messages that nobody
-        receives fill the inbox, nothing of that can be noticed. When cancelled, nothing has happened.
+        A handler that neither sends nor receives can use this to notice that its peer has left. But as long as messages
+        that nobody receives fill the inbox, the end of the connection cannot be noticed. This does not raise an
+        exception for an abnormal end; see :attr:`close_code` and :attr:`close_reason`. When cancelled, it only stops
+        waiting.
         """
         await self._checkpoint()
         await self._connection.state.wait_for(Phase.CLOSED)
@@ -335,23 +337,23 @@ class WebSocket(trio.abc.Channel[Message]):
     def abort(self) -> None:
         """Drop the connection at once, without a Close frame.
 
-        What waits to be sent is lost. Those who wait for something get a :exc:`ConnectionClosedError`. Messages that
-        came in before can still be received. On a connection that is closed already it does nothing.
+        Queued messages are lost. Calls that are waiting raise :exc:`ConnectionClosedError`. Messages that arrived
+        before can still be received. On a closed connection, this does nothing.
         """
         self._connection.abort()
 
 
 def connection_of(ws: WebSocket) -> Connection:
-    """Return what is behind a WebSocket, for the rest of the package."""
+    """Return the connection of a WebSocket, for other modules of this package."""
     return ws._connection
 
 
 def make_close(code: int, reason: str) -> Close:
-    """Return what to close with.
+    """Return a Close frame for this end to send.
 
     Raises:
-        ValueError: if that may not be sent.
-        TypeError: if they are not an int and a str.
+        ValueError: If the code may not be sent or the reason is too long.
+        TypeError: If ``code`` is not an int or ``reason`` is not a str.
     """
     if isinstance(code, bool) or not isinstance(code, int):
         raise TypeError(f"code must be an int, not {code!r}")

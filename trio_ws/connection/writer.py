@@ -1,7 +1,8 @@
-"""The writer task, and the write without waiting.
+"""The writer task, and the shortcut for writing without it.
 
-Three encode and write: the task, :func:`write_at_once`, and the last words of the task. They never meet: the second
-looks first whether the outbox is clear, and has no ``await``; the last words come when the task has ended.
+Three functions encode and write: the main loop of the task, its final flush, and :func:`write_at_once`. They never
+overlap. The flush follows the main loop, and ``write_at_once()`` runs without an ``await``, and only if the outbox is
+clear.
 """
 
 from __future__ import annotations
@@ -15,53 +16,53 @@ from .stream import BATCH, StreamBroken
 
 __all__ = ["write", "write_at_once"]
 
-#: Whether :func:`write_at_once` writes. Otherwise the writer task writes everything.
+#: Whether :func:`write_at_once` is enabled. If not, the writer task writes everything.
 WRITE_AT_ONCE = True
 
-#: How often those who handle messages may go on, at most, before what they have sent is written.
-_ROUNDS = 8
+#: Maximum number of times that other tasks may run before their messages are written.
+_GATHER_ROUNDS = 8
 
 
 @trio.lowlevel.enable_ki_protection
 def write_at_once(connection: Connection, frame: OutgoingFrame) -> bool:
-    """Write a message to the socket, if nothing is in its way and the socket takes it without waiting.
+    """Write a message to the socket without waiting, if nothing else must be written before it.
 
-    What the socket does not take of it is for the writer task. Not waking that task saves 30 % of the instructions of a
-    round trip of 32 bytes: it takes 182,000 instead of 262,000.
+    The writer task writes the rest if the socket does not accept the whole message. Not waking that task saves 30 % of
+    the instructions of a round trip of 32 bytes: 182,000 instead of 262,000.
 
     Returns:
-        Whether it was done. If not, nothing has happened.
+        True if the message was written or left to the writer task; False if nothing was done.
     """
     outbox, stream, encoder = connection.outbox, connection.stream, connection.encoder
     if not (WRITE_AT_ONCE and connection.state.can_send and outbox.is_clear and stream.can_write_now()):
         return False
     frames = [frame]
-    if encoder.takes_long(frames):
+    if encoder.needs_thread(frames):
         return False
     if not stream.write_now(encoder.encode(frames)):
-        outbox.keep(frame)
+        outbox.add_unwritten(frame)
     connection.observer.report()
     return True
 
 
 @trio.lowlevel.enable_ki_protection
 async def write(connection: Connection) -> None:
-    """Write what is in the outbox until nothing more will come, and do what is due meanwhile. Never raises."""
+    """Write the outbox until it is finished and empty, and run the checks of the keepalive. Never raises."""
     keepalive = connection.keepalive
     try:
         while not keepalive.stopped:
-            with keepalive.scope:
+            with keepalive.writer_scope:
                 await _write_queued(connection)
                 return
             if not keepalive.stopped:
-                _do_what_is_due(connection)
-                keepalive.restart()
+                _run_checks(connection)
+                keepalive.renew_scope()
     except StreamBroken as exc:
-        # Do not wait for anything more to be written. But the peer may have told us why before it went.
+        # Write nothing more, but give the reader some time: a Close frame with the peer's reason may have arrived.
         connection.state.fail(exc.__cause__)
         connection.begin_closing(None)
-        connection.outbox.finish(None)  # if it was closing already
-        connection.hurry(GRACE)
+        connection.outbox.finish(None)  # begin_closing() does nothing if the connection was closing already
+        connection.end_within(GRACE)
     finally:
         await _flush_close(connection)
         connection.writer_done.set()
@@ -70,31 +71,31 @@ async def write(connection: Connection) -> None:
 async def _write_queued(connection: Connection) -> None:
     """Write queued frames until the outbox is finished and empty, and then the Close frame.
 
-    When the deadline of the clock cancels it, be it in a wait in which nothing is lost: this can be called again.
+    The deadline of the writer's scope may cancel this only in waits in which nothing is lost. It is then called again.
     """
     outbox, stream, keepalive = connection.outbox, connection.stream, connection.keepalive
     more = True
     while more:
-        if outbox.taken:  # what the socket has not taken at once, or when the clock interrupted us
-            await stream.write([], keepalive.before_wait)
-            _note_written(connection)
+        if outbox.writing:  # write_at_once() has left a rest, or the deadline has interrupted the write below
+            await stream.write([], keepalive.before_blocking)
+            _record_written(connection)
         more = await outbox.wait()
-        if outbox.taken:
+        if outbox.writing:
             continue
-        # When we are cancelled, let it be here, where nothing is encoded, and not in the write that comes next.
+        # A pending cancellation must take effect here, before anything is taken and encoded, not in the write below.
         await trio.lowlevel.checkpoint_if_cancelled()
         await _gather(connection)
         chunks = await _encode(connection, outbox.take())
-        await stream.write(chunks, keepalive.before_wait)
-        _note_written(connection)
+        await stream.write(chunks, keepalive.before_blocking)
+        _record_written(connection)
     await _write_close(connection)
 
 
 async def _gather(connection: Connection) -> None:
-    """Let those who handle received messages go on: one write for many answers is cheaper than one for each."""
+    """Give other tasks time to answer received messages: one write for many answers is cheaper than many writes."""
     outbox, inbox = connection.outbox, connection.inbox
     size = -1
-    for _ in range(_ROUNDS):
+    for _ in range(_GATHER_ROUNDS):
         if inbox.is_empty or outbox.size == size or outbox.size >= BATCH or not connection.state.can_send:
             return
         size = outbox.size
@@ -103,23 +104,23 @@ async def _gather(connection: Connection) -> None:
 
 async def _encode(connection: Connection, frames: list[OutgoingFrame]) -> list[bytes]:
     encoder, keepalive = connection.encoder, connection.keepalive
-    if not encoder.takes_long(frames):
+    if not encoder.needs_thread(frames):
         return encoder.encode(frames)
-    keepalive.hold(True)  # what the compressor has begun cannot be repeated
+    keepalive.set_interruptible(False)  # the compressor's work cannot be repeated
     try:
         return await encoder.encode_in_thread(frames)
     finally:
-        keepalive.hold(False)
+        keepalive.set_interruptible(True)
 
 
-def _note_written(connection: Connection) -> None:
-    connection.keepalive.after_write()
-    connection.outbox.written()
+def _record_written(connection: Connection) -> None:
+    connection.keepalive.record_written()
+    connection.outbox.record_written()
     connection.observer.report()
 
 
 async def _write_close(connection: Connection) -> None:
-    """Write the Close frame, if there is one and it is not out yet."""
+    """Write the Close frame, if there is one and it was not sent yet."""
     close = connection.outbox.close
     if close is not None and connection.protocol.closing.can_send:
         await connection.stream.write(connection.encoder.encode_close(close))
@@ -127,32 +128,32 @@ async def _write_close(connection: Connection) -> None:
 
 
 async def _flush_close(connection: Connection) -> None:
-    """Write queued frames and the Close frame, if nothing is half-written and it takes next to no time."""
+    """Make a short last attempt to write queued frames and the Close frame, unless the stream is poisoned."""
     outbox, stream = connection.outbox, connection.stream
     if outbox.close is None or stream.poisoned or not connection.protocol.closing.can_send:
         return
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
         try:
             await stream.write([])
-            if not connection.encoder.interrupted:  # otherwise the peer could not decode what comes next
+            if not connection.encoder.interrupted:  # otherwise, the peer could not decode more messages
                 await stream.write(await _encode(connection, outbox.take()))
             await _write_close(connection)
         except StreamBroken as exc:
             connection.state.fail(exc.__cause__)
 
 
-def _do_what_is_due(connection: Connection) -> None:
-    """Ping, or close because of a limit or a dead peer."""
+def _run_checks(connection: Connection) -> None:
+    """Send a ping if it is time, and begin closing if a limit is exceeded or the peer is dead."""
     if not connection.state.can_send:
-        return  # the closing handshake has a deadline of its own
-    reason = connection.limits.expired()
+        return  # the closing handshake has its own deadline
+    reason = connection.limits.expiry_reason()
     if reason is not None:
         connection.begin_closing(Close(CloseCode.GOING_AWAY, reason))
         return
     if connection.keepalive.ping_is_due:
-        connection.encoder.rest()  # in so long a time it may be that nothing goes on
+        connection.encoder.free_memory()  # the connection may have become idle
     failure = connection.keepalive.check()
     if failure is not None:
         connection.state.fail(failure)
         connection.begin_closing(Close(CloseCode.INTERNAL_ERROR, "keepalive ping timeout"))
-        connection.cut()
+        connection.cancel_tasks()

@@ -101,7 +101,7 @@ class memory_websocket_pair(AsyncWithOnly):
         if self._sessions is None or self._server is None:
             raise RuntimeError("a memory_websocket_pair must be entered before it is left")
         # The block will not answer the messages that it has received, so the server must not wait for that.
-        connection_of(self._server).inbox.stop_using()
+        connection_of(self._server).inbox.end_handling()
         await self._sessions.__aexit__(exc_type, exc, traceback)
 
     def _open_without_io(self) -> tuple[WebSocket, ServerWebSocket]:

@@ -116,7 +116,7 @@ class Supervisor:
             # how the connection ended, which leaving the block would replace by a local close.
             with trio.move_on_after(GRACE):
                 await ws.wait_closed()
-            connection.cut()
+            connection.cancel_tasks()
         return retry
 
     async def _call_on_connect(self, ws: WebSocket, connecting: Connecting) -> None:
@@ -132,7 +132,7 @@ class Supervisor:
     def _save_backlog(self, ws: WebSocket) -> None:
         """Save the unreceived messages of a connection that has ended."""
         self.ws = None
-        messages = connection_of(ws).inbox.take_rest()
+        messages = connection_of(ws).inbox.drain()
         # Each inbox is bounded, but the messages of many connections may pile up. Drop the oldest ones.
         excess = sum(map(len, messages)) + sum(map(len, self.backlog)) - connection_of(ws).settings.receive_buffer
         while self.backlog and excess > 0:
