@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,10 @@ import trio
 
 from trio_ws.connection import stream as module
 from trio_ws.testing import Fault, Reset, Split
+
+sockets_only = pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX") or not hasattr(os, "writev"), reason="there are no such sockets"
+)
 
 
 @attrs.frozen
@@ -77,7 +82,7 @@ class Tap:
         reading: The direction in which this end reads.
         log: All that was written.
         write_began: Where the last write began in it, the calls that go on with its rest included.
-        was_full: Whether the system has ever taken less than it was given.
+        was_full: Whether there was ever a time at which a write had to wait.
         write_failed: Whether a write has failed.
         ended_at: When reading has ended or failed.
     """
@@ -113,6 +118,11 @@ class Tap:
     def closed(self) -> bool:
         """Whether the socket is closed."""
         return self.stream.socket.fileno() < 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the system says that something can be written. It may not, though it would take a little more."""
+        return not self.closed and is_ready(self.stream.socket.fileno(), select.POLLOUT)
 
     def reset(self) -> None:
         """Let all calls fail from now on, as after a reset. It does not wake anybody."""
@@ -156,7 +166,7 @@ class Tap:
         except OSError:
             self.write_failed = True
             raise
-        self.was_full = self.was_full or size < limit
+        self.was_full = self.was_full or size < limit or not self.has_room
         self.log += data[:size]
         # After as many chunks as one call takes, there may be more.
         self._unfinished = size < len(data) or len(chunks) >= module._MAX_CHUNKS
@@ -245,6 +255,12 @@ class Taps:
             del self._taps[fd]
             return None
         return tap
+
+
+def is_ready(fd: int, event: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, event)
+    return any(ready & event for _, ready in poll.poll(0))
 
 
 @contextmanager

@@ -11,9 +11,7 @@ Nothing is random: the masking keys are made up, and so is the order in which Tr
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
@@ -42,7 +40,7 @@ from trio_ws.settings import Options
 from trio_ws.testing import Corrupt, Delay, Drop, Fault, FaultyStream, Reset, Split, Stall
 
 from .cancellation import socket_pair
-from .taps import BrokenPipe, Tap, Taps, TryAgain, tapping
+from .taps import BrokenPipe, Tap, Taps, TryAgain, sockets_only, tapping
 
 OPEN_TIMEOUT = 3.0
 PING_INTERVAL = 5.0
@@ -491,9 +489,6 @@ each_socket_kind_and_place = pytest.mark.parametrize(
         for place in PLACES
         if place.sending or not kind.sending
     ],
-)
-sockets_only = pytest.mark.skipif(
-    not hasattr(socket, "AF_UNIX") or not hasattr(os, "writev"), reason="there are no such sockets"
 )
 
 

@@ -129,13 +129,15 @@ async def _write_close(connection: Connection) -> None:
 
 
 async def _flush_close(connection: Connection) -> None:
-    """Write queued frames and the Close frame, if nothing is half-written and it takes next to no time."""
+    """Write queued frames and the Close frame, unless the stream is poisoned, if it takes next to no time."""
     outbox, stream = connection.outbox, connection.stream
-    if outbox.close is None or stream.poisoned or not connection.protocol.closing.can_send:
+    if outbox.close is None or stream.poisoned:
         return
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
         try:
             await stream.write([])
+            if not connection.protocol.closing.can_send:  # the Close frame was among that
+                return
             if not connection.encoder.interrupted:  # otherwise the peer could not decode what comes next
                 await stream.write(await _encode(connection, outbox.take()))
             await _write_close(connection)
