@@ -39,7 +39,7 @@ class TryAgain(Fault):
 
 @attrs.frozen
 class BrokenPipe(Fault):
-    """Writing fails with EPIPE from this place on. What the other end has sent can still be read."""
+    """Writing fails with EPIPE from this place on, and nothing else happens: the other end can still be read."""
 
 
 class _Direction:
@@ -196,7 +196,6 @@ class Tap:
                 raise BlockingIOError(errno.EAGAIN, "try again")
             if isinstance(fault, BrokenPipe):
                 direction.faults.appendleft(fault)
-                self._shut_down(socket.SHUT_WR)
                 raise BrokenPipeError(errno.EPIPE, "broken pipe")
             if isinstance(fault, Reset):
                 self._break()
@@ -210,14 +209,11 @@ class Tap:
             self._break()
 
     def _break(self) -> None:
+        """Let both ends see that the connection is gone, also those who wait."""
         self._was_reset = True
-        self._shut_down(socket.SHUT_RDWR)
-
-    def _shut_down(self, how: int) -> None:
-        """Let the other end see that this one is gone. Whoever waits at this end wakes, too."""
         # By way of another object: that of Trio would remember it.
         with socket.socket(fileno=os.dup(self.stream.socket.fileno())) as same, suppress(OSError):
-            same.shutdown(how)
+            same.shutdown(socket.SHUT_RDWR)
 
     def _note_end(self) -> None:
         self.ended_at = min(self.ended_at, trio.current_time())

@@ -17,8 +17,8 @@ How far our end has read and what it has written is taken from the stream below,
 Trio runs in guest mode, and its host is the machine: it lets Trio go on for as long as a step takes. There is no thread
 and no real time in it, so the same steps do the same each time.
 
-All of this is done over a stream in memory; and over a real socket, on which ``send`` writes at once if it can, or leaves
-everything to the writer task. There a tap (:mod:`tests.taps`) takes note of what was read and written, and lets the
+All of this is done over a stream in memory; and over a real socket, on which ``send`` writes at once if it can, or
+leaves everything to the writer task. There a tap (:mod:`tests.taps`) records what was read and written, and lets the
 system take and return less at a time than it would, or nothing for once.
 """
 
@@ -438,6 +438,23 @@ class Wire:
             assert self.close is None, "nothing follows a Close frame"
             self._take(Opcode(first & 0x0F), first, payload)
         assert not (self.close and self.rest), "nothing follows a Close frame"
+
+    def unfinished(self) -> tuple[bool, bytes] | None:
+        """Return what there is of the message in progress, with the frame that is cut at the end."""
+        data = self.rest
+        if not data or data[0] & 0x0F >= Opcode.CLOSE:
+            return self.partial
+        first, second = data[0], data[1] if len(data) > 1 else 0
+        start = 2 + {126: 2, 127: 8}.get(second & 0x7F, 0) + (4 if self._masked else 0)
+        payload = data[start:]
+        if self._masked:
+            payload = bytes(byte ^ data[start - 4 + i % 4] for i, byte in enumerate(payload))
+        begun = first & 0x0F != Opcode.CONT
+        assert begun is (self.partial is None)
+        if first & RSV1 if begun else self._compressed:
+            payload = self._window.copy().decompress(payload)
+        text, before = self.partial or (first & 0x0F == Opcode.TEXT, b"")
+        return text, before + payload
 
     def _take(self, opcode: Opcode, first: int, payload: bytes) -> None:
         fin = bool(first & FIN)
@@ -1211,6 +1228,12 @@ class ConnectionMachine(RuleBasedStateMachine):
     def peer_answers(self, pause: int | None) -> None:
         self.do(self.peer.answer, pause)
 
+    @precondition(lambda self: not self.ours.forgets_writes)
+    @rule(each=st.lists(sizes, min_size=2, max_size=3), pause=pauses)
+    def send_from_several_tasks(self, each: list[int], pause: int | None) -> None:
+        for index, size in enumerate(each, 1):
+            self.send([(False, size, False)], pause if index == len(each) else 0)
+
     # -- The system ----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: not self.ours.forgets_writes)
@@ -1288,8 +1311,9 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert all(sent.epoch >= written[-1].epoch for sent in left), "a message is missing between others"
         if self.wire.close is not None or self.writer_is_free:
             assert not left, "a message was lost"
-        if self.wire.partial is not None:
-            text, data = self.wire.partial
+        unfinished = self.wire.unfinished()
+        if unfinished is not None:
+            text, data = unfinished
             assert any(
                 sent.text is text and (sent.data.startswith(data) or sent.state == "pending")
                 for sent in self.sends
@@ -1560,4 +1584,4 @@ TestConnection.settings = settings(
 if hasattr(socket, "AF_UNIX") and hasattr(os, "writev"):
     TestSocket = SocketMachine.TestCase
     TestSocketOfWriter = SocketOfWriterMachine.TestCase
-    TestSocket.settings = TestSocketOfWriter.settings = settings(TestConnection.settings, max_examples=100)
+    TestSocket.settings = TestSocketOfWriter.settings = settings(TestConnection.settings, max_examples=200)
