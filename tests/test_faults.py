@@ -1,6 +1,7 @@
 """A fault at every byte of a conversation: one run for each place, direction, end and kind of fault.
 
-Our client talks to our server over memory, with a :class:`~trio_ws.testing.FaultyStream` at one of the ends.
+Our client talks to our server over memory, with a :class:`~trio_ws.testing.FaultyStream` at one of the ends; or over a
+pair of sockets, where the other end is a plain socket, or where system calls fail at one of them (:mod:`tests.taps`).
 What has to be there afterwards, whatever the fault was: an exception that is documented or none at each end, within the
 deadlines; two closed streams; no tasks. And, unless bytes were changed or lost in the middle, which TCP never does:
 what was received is what was sent, as far as it goes.
@@ -11,7 +12,8 @@ Nothing is random: the masking keys are made up, and so is the order in which Tr
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 import attrs
 import pytest
@@ -20,7 +22,9 @@ import trio.testing
 from trio.testing import MockClock
 
 import trio_ws
+from trio_ws.connection import writer
 from trio_ws.connection.core import GOODBYE_TIMEOUT, GRACE
+from trio_ws.connection.keepalive import SAMPLE_INTERVAL
 from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import (
     ConnectFailed,
@@ -31,9 +35,12 @@ from trio_ws.exceptions import (
     ProtocolError,
 )
 from trio_ws.frames import CloseCode
-from trio_ws.protocol import Message
+from trio_ws.protocol import Message, Role
 from trio_ws.settings import Options
 from trio_ws.testing import Corrupt, Delay, Drop, Fault, FaultyStream, Reset, Split, Stall
+
+from .cancellation import socket_pair
+from .taps import BrokenPipe, Tap, Taps, TryAgain, sockets_only, tapping
 
 OPEN_TIMEOUT = 3.0
 PING_INTERVAL = 5.0
@@ -147,6 +154,15 @@ async def talk_at_length(ws: WebSocket, end: End) -> None:
     await end.receive(ws)
 
 
+async def talk_in_turns(ws: WebSocket, end: End) -> None:
+    """Send nothing until the other end has answered: each message can be written at once, and nothing follows it."""
+    for i in range(4):
+        if (ws.role is Role.CLIENT) is (i % 2 == 0):
+            await end.send(ws, f"message {i}")
+        else:
+            await end.receive(ws)
+
+
 async def listen(ws: WebSocket, end: End) -> None:
     """Go on until the other end closes. All messages have been received before."""
     async for message in ws:
@@ -164,14 +180,20 @@ class Conversation:
 EVERYTHING = Conversation(talk_about_everything, client_closes=True)
 LITTLE = Conversation(talk_a_little, client_closes=False)
 LONG = Conversation(talk_at_length, client_closes=True)
-CONVERSATIONS = {"everything": EVERYTHING, "a little": LITTLE, "at length": LONG}
+TURNS = Conversation(talk_in_turns, client_closes=True)
+CONVERSATIONS = {"everything": EVERYTHING, "a little": LITTLE, "at length": LONG, "in turns": TURNS}
 
 
 class Line(trio.abc.HalfCloseableStream):
-    """One end of a line in memory. Knows how many bytes have passed, and whether it was closed."""
+    """One end of a line. Knows how many bytes have passed, and whether it was closed.
+
+    Attributes:
+        outer: The stream that this end uses.
+    """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.stream = stream
+        self.outer: trio.abc.Stream = self
         self.sent = 0
         self.received = 0
         self.closed = False
@@ -206,17 +228,49 @@ class Place:
     def __str__(self) -> str:
         return f"{'client' if self.at_client else 'server'} {'sends' if self.sending else 'receives'}"
 
-    def apply(self, client: Line, server: Line, fault: Fault) -> tuple[trio.abc.Stream, trio.abc.Stream]:
-        end = client if self.at_client else server
-        faulty = FaultyStream(end, sending=[fault]) if self.sending else FaultyStream(end, receiving=[fault])
-        return (faulty, server) if self.at_client else (client, faulty)
+    def apply(self, end: Line | Tap, fault: Fault) -> None:
+        """Put a fault there, at this end of the line."""
+        if isinstance(end, Tap):
+            (end.writing if self.sending else end.reading).faults.append(fault)
+        elif self.sending:
+            end.outer = FaultyStream(end, sending=[fault])
+        else:
+            end.outer = FaultyStream(end, receiving=[fault])
+
+    def sender(self, done: Run) -> Line | Tap:
+        """The end from which the bytes come that pass there."""
+        return done.client_line if self.at_client is self.sending else done.server_line
 
     def size(self, done: Run) -> int:
         """Return the number of bytes that have passed this place."""
-        return (done.client_line if self.at_client is self.sending else done.server_line).sent
+        return self.sender(done).sent
+
+    def opening(self, done: Run) -> int:
+        """How many of these were of the opening handshake, if it was over sockets."""
+        sender = self.sender(done)
+        assert isinstance(sender, Tap)
+        return sender.log.index(b"\r\n\r\n") + 4
 
 
 PLACES = [Place(at_client, sending) for at_client in (True, False) for sending in (True, False)]
+
+#: Makes both ends of a line. Where there is to be a fault, it is told so, and whether a system call is to fail.
+MakeLines = Callable[[Place | None, bool], tuple[Line | Tap, Line | Tap]]
+
+
+def over_memory(place: Place | None, system: bool) -> tuple[Line, Line]:
+    ours, theirs = trio.testing.memory_stream_pair()
+    return Line(ours), Line(theirs)
+
+
+def over_sockets(taps: Taps, place: Place | None, system: bool) -> tuple[Line | Tap, Line | Tap]:
+    """Both ends are plain sockets, but for one that is to have a fault that only streams have."""
+    client, server = socket_pair()
+    assert isinstance(client, trio.SocketStream)
+    assert isinstance(server, trio.SocketStream)
+    if place is None or system:
+        return taps.add(client), taps.add(server)
+    return (Line(client), taps.add(server)) if place.at_client else (taps.add(client), Line(server))
 
 
 @attrs.define
@@ -225,8 +279,8 @@ class Run:
 
     client: End
     server: End
-    client_line: Line
-    server_line: Line
+    client_line: Line | Tap
+    server_line: Line | Tap
     start: float
 
     @property
@@ -252,20 +306,32 @@ async def converse(conversation: Conversation, end: End, ws: WebSocket, closes: 
         end.close_code = ws.close_code
 
 
-async def run(conversation: Conversation, place: Place | None = None, fault: Fault | None = None) -> Run:
-    """Run a conversation from beginning to end."""
-    ours, theirs = trio.testing.memory_stream_pair()
-    client_line, server_line = Line(ours), Line(theirs)
-    client_stream: trio.abc.Stream = client_line
-    server_stream: trio.abc.Stream = server_line
+async def run(
+    conversation: Conversation,
+    place: Place | None = None,
+    fault: Fault | None = None,
+    *,
+    system: bool = False,
+    make_lines: MakeLines = over_memory,
+) -> Run:
+    """Run a conversation from beginning to end.
+
+    Args:
+        conversation: The conversation.
+        place: Where there is a fault.
+        fault: The fault.
+        system: Whether it is a system call that fails. Otherwise it is a stream.
+        make_lines: Makes what it runs over.
+    """
+    client_line, server_line = make_lines(place, system)
     if place is not None and fault is not None:
-        client_stream, server_stream = place.apply(client_line, server_line, fault)
+        place.apply(client_line if place.at_client else server_line, fault)
     done = Run(End(), End(), client_line, server_line, trio.current_time())
 
     async def be_client() -> None:
         end = done.client
         try:
-            async with trio_ws.connect_over(client_stream, "ws://a/", user_agent=None, **OPTIONS) as ws:
+            async with trio_ws.connect_over(client_line.outer, "ws://a/", user_agent=None, **OPTIONS) as ws:
                 await converse(conversation, end, ws, conversation.client_closes)
             assert "closed" in repr(ws)
         except Exception as exc:  # judged later, with all the rest
@@ -282,7 +348,7 @@ async def run(conversation: Conversation, place: Place | None = None, fault: Fau
                 end.error = exc
                 raise
 
-        await trio_ws.serve_over(server_stream, handle, **OPTIONS)
+        await trio_ws.serve_over(server_line.outer, handle, **OPTIONS)
         end.ended_at = trio.current_time()
 
     # So that there is an end to it in any case: where nothing has a deadline, this clock stands still.
@@ -325,13 +391,19 @@ def check_prefix(done: Run) -> None:
             assert other.said[len(end.heard)].startswith(end.part)  # type: ignore[arg-type]  # both of one type
 
 
-def check_cut(done: Run, usual: Run) -> None:
-    """Check a run whose fault was that nothing more came, of what was sent."""
+def check_cut(done: Run, usual: Run, late: float = 0.0) -> None:
+    """Check a run whose fault was that nothing more came, of what was sent.
+
+    Args:
+        done: The run.
+        usual: A run without a fault.
+        late: How many seconds later it may be noticed that the peer is dead.
+    """
     check_prefix(done)
     for end, _ in done.ends:
         assert not end.gave_up
         assert end.ended_at is not None
-        assert end.ended_at - done.start <= usual.duration() + DEAF + CLOSING
+        assert end.ended_at - done.start <= usual.duration() + DEAF + late + CLOSING
         if end.opened:
             # That the peer breaks the protocol is something else.
             assert end.error is None or isinstance(end.error, ConnectionClosedError)
@@ -384,6 +456,10 @@ class Kind:
     conversation: Conversation = LITTLE
     #: Whether it needs a byte to happen to.
     needs_byte: bool = False
+    #: Whether it is a system call that fails, and not a stream.
+    system: bool = False
+    #: Whether it can happen only to what is sent.
+    sending: bool = False
 
     def places(self, size: int) -> range:
         return range(size if self.needs_byte else size + 1)
@@ -402,8 +478,28 @@ KINDS: dict[str, Kind] = {
     "reset": Kind(Reset, check_reset, EVERYTHING),
 }
 
+#: Of these, the kinds for which it matters that the other end is a socket, and those that are of sockets alone.
+SOCKET_KINDS: dict[str, Kind] = {
+    # When a ping has left a socket, that is seen with the next look.
+    "stall": Kind(Stall, partial(check_cut, late=SAMPLE_INTERVAL)),
+    "reset": attrs.evolve(KINDS["reset"], conversation=LITTLE),
+    "short call": Kind(Split, lambda done, usual: check_unchanged(done, usual, 0), system=True),
+    "try again": Kind(TryAgain, lambda done, usual: check_unchanged(done, usual, 0), system=True),
+    "reset call": Kind(Reset, check_reset, system=True),
+    "broken pipe": Kind(BrokenPipe, check_reset, TURNS, system=True, sending=True),
+}
+
 each_kind = pytest.mark.parametrize("name", KINDS)
 each_place = pytest.mark.parametrize("place", PLACES, ids=str)
+each_socket_kind_and_place = pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        pytest.param(name, place, id=f"{name}-{place}")
+        for name, kind in SOCKET_KINDS.items()
+        for place in PLACES
+        if place.sending or not kind.sending
+    ],
+)
 
 
 # -- Nothing random --------------------------------------------------------------------------------------------------
@@ -421,25 +517,58 @@ def made_up_random(monkeypatch: pytest.MonkeyPatch) -> random.Random:
 Again = Callable[..., Awaitable[Run]]
 
 
+async def run_again(
+    scheduling: random.Random,
+    make_lines: MakeLines,
+    conversation: Conversation,
+    place: Place | None = None,
+    fault: Fault | None = None,
+    system: bool = False,
+) -> Run:
+    """Run a conversation, and check that nothing of it is left."""
+    scheduling.seed(0)
+    before = trio.lowlevel.current_statistics().tasks_living
+    done = await run(conversation, place, fault, system=system, make_lines=make_lines)
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    return done
+
+
 @pytest.fixture
 def again(made_up_random: random.Random) -> Again:
-    """Run a conversation, and check that nothing of it is left."""
+    """Run a conversation over memory."""
+    return partial(run_again, made_up_random, over_memory)
 
-    async def run_again(conversation: Conversation, place: Place | None = None, fault: Fault | None = None) -> Run:
-        made_up_random.seed(0)
-        before = trio.lowlevel.current_statistics().tasks_living
-        done = await run(conversation, place, fault)
-        assert trio.lowlevel.current_statistics().tasks_living == before
-        return done
 
-    return run_again
+@pytest.fixture(params=[True, False], ids=["at once", "by the writer"])
+def again_over_sockets(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, made_up_random: random.Random
+) -> Iterator[Again]:
+    """Run a conversation over sockets, on which ``send`` writes at once, or leaves everything to the writer task."""
+    monkeypatch.setattr(writer, "WRITE_AT_ONCE", request.param)
+    with tapping() as taps:
+        yield partial(run_again, made_up_random, partial(over_sockets, taps))
 
 
 # -- Tests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
+each_conversation = pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
+
+
+@each_conversation
 async def test_without_a_fault(conversation: Conversation, again: Again, autojump_clock: MockClock) -> None:
+    await check_without_a_fault(conversation, again)
+
+
+@sockets_only
+@each_conversation
+async def test_without_a_fault_over_sockets(
+    conversation: Conversation, again_over_sockets: Again, autojump_clock: MockClock
+) -> None:
+    await check_without_a_fault(conversation, again_over_sockets)
+
+
+async def check_without_a_fault(conversation: Conversation, again: Again) -> None:
     done = await again(conversation)
     check_end(done)
     for end, other in done.ends:
@@ -472,12 +601,41 @@ async def test_a_fault_in_a_huge_message(
     # At the first bytes and the last: before the payload there are 10 bytes of header, and of a client 14.
     kind = attrs.evolve(KINDS[name], conversation=LONG)
     usual = await again(LONG)
-    size = place.size(usual)
-    close = 8 if place.at_client is place.sending else 4
-    end = size - close
-    start = end - len(HUGE)
-    for at in (*range(start - 14, start + 1), start + len(HUGE) // 2, end - 1, end):
+    for at in places_in_huge(place, usual):
         await check_fault(kind, place, at, usual, again, caplog)
+
+
+def places_in_huge(place: Place, usual: Run) -> list[int]:
+    """Return places at the beginning, in the middle and at the end of the huge message."""
+    close = 8 if place.at_client is place.sending else 4
+    end = place.size(usual) - close
+    start = end - len(HUGE)
+    return [*range(start - 14, start + 1), start + len(HUGE) // 2, end - 1, end]
+
+
+@sockets_only
+@each_socket_kind_and_place
+async def test_a_fault_at_every_byte_over_sockets(
+    name: str, place: Place, again_over_sockets: Again, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    kind = SOCKET_KINDS[name]
+    usual = await again_over_sockets(kind.conversation)
+    opening = place.opening(usual)
+    # The opening handshake is much the same over memory.
+    for at in kind.places(place.size(usual)):
+        if at >= opening or at % 10 == 0:
+            await check_fault(kind, place, at, usual, again_over_sockets, caplog)
+
+
+@sockets_only
+@each_socket_kind_and_place
+async def test_a_fault_in_a_huge_message_over_sockets(
+    name: str, place: Place, again_over_sockets: Again, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    kind = attrs.evolve(SOCKET_KINDS[name], conversation=LONG)
+    usual = await again_over_sockets(LONG)
+    for at in places_in_huge(place, usual):
+        await check_fault(kind, place, at, usual, again_over_sockets, caplog)
 
 
 async def test_how_many_faults_there_are(again: Again, autojump_clock: MockClock) -> None:
@@ -492,7 +650,7 @@ async def check_fault(
     kind: Kind, place: Place, at: int, usual: Run, again: Again, caplog: pytest.LogCaptureFixture
 ) -> None:
     fault = kind.make(at)
-    done = await again(kind.conversation, place, fault)
+    done = await again(kind.conversation, place, fault, kind.system)
     try:
         check_end(done)
         kind.check(done, usual)

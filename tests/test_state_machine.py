@@ -16,14 +16,21 @@ How far our end has read and what it has written is taken from the stream below,
 
 Trio runs in guest mode, and its host is the machine: it lets Trio go on for as long as a step takes. There is no thread
 and no real time in it, so the same steps do the same each time.
+
+All of this is done over a stream in memory; and over a real socket, on which ``send`` writes at once if it can, or
+leaves everything to the writer task. There a tap (:mod:`tests.taps`) records what was read and written, and lets the
+system take and return less at a time than it would, or nothing for once.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from math import inf
@@ -31,6 +38,7 @@ from sys import getsizeof
 from typing import Any, TypeAlias
 
 import attrs
+import pytest
 import trio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -38,6 +46,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
+from trio_ws.connection import writer
 from trio_ws.connection.websocket import connection_of
 from trio_ws.exceptions import (
     ConnectionClosed,
@@ -54,6 +63,11 @@ from trio_ws.protocol.extensions import Extension
 
 from .protocol.strategies import frame_to
 from .support import ROLES, PipeStream, born_open, pipe_pair, split_frames
+from .taps import Tap, TryAgain, tapping
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 FIN, RSV1, RSV2 = 0x80, 0x40, 0x20
 TAIL = b"\x00\x00\xff\xff"
@@ -63,7 +77,13 @@ GRACE = 0.5
 #: Seconds that the end of a connection takes at most, once there is no more time: a Close frame, and the stream.
 GOODBYE = 0.2 + 1e-6
 
+#: Seconds after which a peer is dead that takes nothing of what waits.
+WRITE_TIMEOUT = 60.0
+
 MAX_MESSAGE_SIZE = 4000
+
+#: The memory of a message in the outbox, apart from its payload.
+FRAME = getsizeof((0, b"", False))
 
 Step: TypeAlias = Callable[[], Awaitable[object]]
 
@@ -139,17 +159,60 @@ class Stage:
         self._outcome = outcome
 
 
+# -- What it runs over -----------------------------------------------------------------------------------------------
+
+
 class OurStream(PipeStream):
-    """Our end of the stream. It counts what was read from it, and knows where the last write began."""
+    """Our end of a stream in memory. It counts what was read from it, and knows where the last write began."""
 
     consumed = 0
     write_began = 0
     #: When it said that there is no more, or that it is broken.
     ended_at = inf
+    #: Whether nobody knows how much of a write the peer gets when it is cancelled.
+    forgets_writes = True
+
+    @property
+    def outer(self) -> PipeStream:
+        """The stream that the connection gets."""
+        return self
+
+    @property
+    def log(self) -> bytearray:
+        """All that was ever written."""
+        assert self.outgoing.log is not None
+        return self.outgoing.log
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a write need not wait."""
+        return len(self.outgoing.data) < self.outgoing.capacity
+
+    @property
+    def was_full(self) -> bool:
+        """Whether a write may ever have had to wait."""
+        return len(self.log) >= self.outgoing.capacity
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the peer takes nothing any more."""
+        return self.outgoing.broken
+
+    @property
+    def is_half_closed(self) -> bool:
+        """Whether this end writes nothing any more."""
+        return self.outgoing.ended
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something waits to be read."""
+        return bool(self.incoming.data)
+
+    def try_again(self, reading: bool) -> None:
+        """Let the next call say that it can do nothing at once. It always waits here."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        assert self.outgoing.log is not None
-        self.write_began = len(self.outgoing.log)
+        self.write_began = len(self.log)
         await super().send_all(data)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -164,6 +227,104 @@ class OurStream(PipeStream):
         return data
 
 
+class TheirStream(PipeStream):
+    """The peer's end of a stream in memory."""
+
+    def vanish(self) -> None:
+        """Close it, at once."""
+        self.closed = self.outgoing.ended = self.incoming.broken = True
+        self.incoming.data.clear()
+        for pipe in (self.incoming, self.outgoing):
+            pipe.changed.unpark_all()
+
+
+class OurSocket:
+    """The same as :class:`OurStream`, for a real socket."""
+
+    forgets_writes = False
+
+    def __init__(self, tap: Tap, theirs: TheirSocket) -> None:
+        self.tap = tap
+        self._theirs = theirs
+
+    @property
+    def outer(self) -> trio.SocketStream:
+        return self.tap.stream
+
+    @property
+    def consumed(self) -> int:
+        return self.tap.received
+
+    @property
+    def log(self) -> bytearray:
+        return self.tap.log
+
+    @property
+    def write_began(self) -> int:
+        return self.tap.write_began
+
+    @property
+    def ended_at(self) -> float:
+        return self.tap.ended_at
+
+    @property
+    def has_room(self) -> bool:
+        return self.tap.has_room
+
+    @property
+    def was_full(self) -> bool:
+        return self.tap.was_full
+
+    @property
+    def is_broken(self) -> bool:
+        return self.tap.write_failed or self._theirs.is_gone
+
+    @property
+    def is_half_closed(self) -> bool:
+        return self.closed or self.outer.socket.did_shutdown_SHUT_WR
+
+    @property
+    def has_unread(self) -> bool:
+        return not self.closed and bool(count_unread(self.outer.socket.fileno()))
+
+    @property
+    def closed(self) -> bool:
+        return self.tap.closed
+
+    def try_again(self, reading: bool) -> None:
+        direction = self.tap.reading if reading else self.tap.writing
+        direction.faults.append(TryAgain(direction.position))
+
+
+class TheirSocket:
+    """The same as :class:`TheirStream`, for a real socket."""
+
+    def __init__(self, stream: trio.SocketStream, tap: Tap) -> None:
+        self.send_all = stream.send_all
+        self.receive_some = stream.receive_some
+        self.send_eof = stream.send_eof
+        self._socket = stream.socket
+        self._tap = tap
+
+    @property
+    def is_gone(self) -> bool:
+        return self._socket.fileno() < 0
+
+    def vanish(self) -> None:
+        self._socket.close()
+
+    def reset(self) -> None:
+        """Let our end see a reset as TCP has it: what was on its way is lost."""
+        self._tap.reset()
+        self._socket.close()
+
+
+def count_unread(fd: int) -> int:
+    """Return how many bytes wait to be read."""
+    count = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int.from_bytes(count, sys.byteorder)
+
+
 # -- The model -------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +336,7 @@ class Sent:
         task: Whose it is.
         epoch: How often nothing had moved any more when it was begun.
         in_parts: Whether it is sent in parts.
+        posted: Whether it follows the message that was being sent in parts, before those of calls that waited already.
         state: What has become of the call.
     """
 
@@ -183,6 +345,7 @@ class Sent:
     task: int
     epoch: int
     in_parts: bool = False
+    posted: bool = False
     state: str = "pending"
 
 
@@ -214,6 +377,7 @@ class Call:
 
     Attributes:
         busy: The call of the WebSocket that it is in, if it is in one.
+        was_receiving: Whether it waited for a message when this end began to close, and may have been given one.
         commands: What it is to do, if it is to be told.
     """
 
@@ -221,6 +385,7 @@ class Call:
     name: str
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     busy: str | None = None
+    was_receiving: bool = False
     cancelled_at: float = inf
     ping: bytes | None = None
     since: int = 0
@@ -274,6 +439,23 @@ class Wire:
             self._take(Opcode(first & 0x0F), first, payload)
         assert not (self.close and self.rest), "nothing follows a Close frame"
 
+    def unfinished(self) -> tuple[bool, bytes] | None:
+        """Return what there is of the message in progress, with the frame that is cut at the end."""
+        data = self.rest
+        if not data or data[0] & 0x0F >= Opcode.CLOSE:
+            return self.partial
+        first, second = data[0], data[1] if len(data) > 1 else 0
+        start = 2 + {126: 2, 127: 8}.get(second & 0x7F, 0) + (4 if self._masked else 0)
+        payload = data[start:]
+        if self._masked:
+            payload = bytes(byte ^ data[start - 4 + i % 4] for i, byte in enumerate(payload))
+        begun = first & 0x0F != Opcode.CONT
+        assert begun is (self.partial is None)
+        if first & RSV1 if begun else self._compressed:
+            payload = self._window.copy().decompress(payload)
+        text, before = self.partial or (first & 0x0F == Opcode.TEXT, b"")
+        return text, before + payload
+
     def _take(self, opcode: Opcode, first: int, payload: bytes) -> None:
         fin = bool(first & FIN)
         if opcode >= Opcode.CLOSE:
@@ -307,7 +489,7 @@ class OtherEnd:
         role: Which end the connection is that is tested.
     """
 
-    def __init__(self, role: Role, stream: PipeStream, compresses: bool) -> None:
+    def __init__(self, role: Role, stream: TheirStream | TheirSocket, compresses: bool) -> None:
         self.role = role
         self.stream = stream
         self.polite = False
@@ -334,6 +516,11 @@ class OtherEnd:
     def may_speak(self) -> bool:
         """Whether what it says is listened to. If not, it says nothing of what follows but bytes."""
         return self.close is None and self.violation is None and not self.hung_up
+
+    @property
+    def taken(self) -> int:
+        """How many bytes it has read."""
+        return len(self._read)
 
     @property
     def fragment(self) -> Said | None:
@@ -422,10 +609,7 @@ class OtherEnd:
                 self.stream.reset()
             elif how == "close":
                 self._budget = 0
-                self.stream.closed = self.stream.outgoing.ended = self.stream.incoming.broken = True
-                self.stream.incoming.data.clear()
-                for pipe in (self.stream.incoming, self.stream.outgoing):
-                    pipe.changed.unpark_all()
+                self.stream.vanish()
         self._changed.unpark_all()
 
     def read(self, size: float) -> None:
@@ -484,6 +668,26 @@ class ConnectionMachine(RuleBasedStateMachine):
     """One connection, its user, its peer, and the clock."""
 
     stage: Stage | None = None
+    ours: OurStream | OurSocket
+
+    def set_up(self) -> None:
+        """Get ready for :meth:`make_streams`."""
+
+    def tear_down(self) -> None:
+        """Put everything in order again that :meth:`set_up` has changed."""
+
+    def make_streams(self, capacity: int, step: int) -> tuple[OurStream | OurSocket, TheirStream | TheirSocket]:
+        """Make both ends of what the connection runs over.
+
+        Args:
+            capacity: How many bytes it holds, or takes at a time.
+            step: How many bytes our end reads at a time.
+        """
+        ours, theirs = pipe_pair(capacity, step=step, logged=True)
+        return (
+            OurStream(ours.incoming, ours.outgoing, step),
+            TheirStream(theirs.incoming, theirs.outgoing, step),
+        )
 
     @initialize(
         role=st.sampled_from(ROLES),
@@ -514,9 +718,9 @@ class ConnectionMachine(RuleBasedStateMachine):
         peaceful: int,
         scheduler: object,
     ) -> None:
+        self.set_up()
         self.stage = Stage()
-        ours, theirs = pipe_pair(capacity, step=step, logged=True)
-        self.ours = OurStream(ours.incoming, ours.outgoing, step)
+        self.ours, theirs = self.make_streams(capacity, step)
         self.step, self.send_buffer, self.receive_buffer = step, send_buffer, receive_buffer
         self.close_timeout, self.ping_timeout = close_timeout, keepalive[1]
         self.compresses = compresses
@@ -545,19 +749,22 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.left = False
         self.heard = 0
         self.heard_at = 0.0
+        self.taken = 0
+        self.took_at = 0.0
         self.peer_closed_at = inf
         self.failed_at = inf
 
         deflate = PerMessageDeflate(Deflate(min_size=100), send_bits=12, receive_bits=15)
         extensions: list[Extension] = [deflate] if compresses else []
         self.session = born_open(
-            self.ours,
+            self.ours.outer,
             role,
             extensions,
             send_buffer=send_buffer,
             receive_buffer=receive_buffer,
             ping_interval=keepalive[0],
             ping_timeout=keepalive[1],
+            write_timeout=WRITE_TIMEOUT,
             close_timeout=close_timeout,
             max_message_size=MAX_MESSAGE_SIZE,
         )
@@ -630,17 +837,16 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     def look(self) -> None:
         now = trio.current_time()
-        log = self.ours.outgoing.log
-        assert log is not None
-        self.wire.read(log)
+        self.wire.read(self.ours.log)
         if self.ours.consumed > self.heard:
             self.heard, self.heard_at = self.ours.consumed, now
+        if self.peer.taken > self.taken or self.peer.taken == len(self.ours.log):
+            self.taken, self.took_at = self.peer.taken, now
         if self.peer.close is not None and self.ours.consumed >= self.peer.close[0]:
             self.peer_closed_at = min(self.peer_closed_at, now)
         if self.wire.close is not None and self.wire.close.reason == "keepalive ping timeout" and self.failed_at == inf:
             self.failed_at = now
-            assert self.ping_timeout is not None
-            assert now - self.heard_at >= self.ping_timeout - 1e-6
+            assert not self.is_alive
 
     def start(self, name: str, function: Callable[[Call], Awaitable[None]], pause: int | None) -> None:
         """Let a new task of the user do something."""
@@ -672,7 +878,10 @@ class ConnectionMachine(RuleBasedStateMachine):
         return name + b"\xff" * (size - len(name))
 
     def begin_closing(self, close: Close, *, locally: bool = False) -> None:
-        self.locally = self.locally or locally
+        if locally and not self.locally:
+            self.locally = True
+            for call in self.calls:
+                call.was_receiving = call.busy in ("receive", "receive_stream")
         if self.closing is None:
             self.closing = close
             self.closing_at = trio.current_time()
@@ -715,6 +924,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             else:
                 # If it waits for the end of a message in parts, that may never come.
                 sent.state = "sent or not" if in_parts else "sent"
+                sent.posted = in_parts
 
         self.do(send, pause)
 
@@ -803,7 +1013,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                     self.check_all_received(exc)
                     raise
                 data = message.encode() if isinstance(message, str) else message
-                self.check_received(Received(text if decode is None else self.next_is_text(), data, True))
+                self.check_received(Received(text if decode is None else self.next_is_text(), data, True), call)
 
         self.start("receive", receive, pause)
 
@@ -825,7 +1035,9 @@ class ConnectionMachine(RuleBasedStateMachine):
                     self.check_all_received(exc)
                     raise
                 text = isinstance(message, str)
-                self.check_received(Received(text, message.encode() if isinstance(message, str) else message, True))
+                self.check_received(
+                    Received(text, message.encode() if isinstance(message, str) else message, True), call
+                )
 
         self.start("iterate", iterate, pause)
 
@@ -838,7 +1050,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                         parts = await stack.enter_async_context(self.ws.receive_stream())
                     self.receiving = call
                     entry = Received(parts.text, b"", False)
-                    self.check_received(entry)
+                    self.check_received(entry, call)
                     while await call.next_command() != "end":
                         try:
                             with call.doing("next part"):
@@ -848,7 +1060,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                             entry.data += part.encode() if isinstance(part, str) else part
                         except StopAsyncIteration:
                             entry.complete = True
-                        self.check_received(entry)
+                        self.check_received(entry, call)
                     call.busy = "end of receive_stream"
             except ConnectionClosed as exc:
                 self.check_all_received(exc)
@@ -878,9 +1090,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             with call.doing("ping"):
                 round_trip = await self.ws.ping(call.ping)
             assert abs(round_trip - (trio.current_time() - start)) < 1e-6
-            log = self.ours.outgoing.log
-            assert log is not None
-            self.wire.read(log)
+            self.wire.read(self.ours.log)
             answers = {payload for end, payload in self.peer.pongs if call.since < end <= self.ours.consumed}
             if call.ping is None:
                 assert answers & {*self.wire.pings, *self.pings}
@@ -1018,6 +1228,19 @@ class ConnectionMachine(RuleBasedStateMachine):
     def peer_answers(self, pause: int | None) -> None:
         self.do(self.peer.answer, pause)
 
+    @precondition(lambda self: not self.ours.forgets_writes)
+    @rule(each=st.lists(sizes, min_size=2, max_size=3), pause=pauses)
+    def send_from_several_tasks(self, each: list[int], pause: int | None) -> None:
+        for index, size in enumerate(each, 1):
+            self.send([(False, size, False)], pause if index == len(each) else 0)
+
+    # -- The system ----------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.ours.forgets_writes)
+    @rule(reading=st.booleans(), pause=pauses)
+    def try_again(self, reading: bool, pause: int | None) -> None:
+        self.do(lambda: self.ours.try_again(reading), pause)
+
     # -- The clock -----------------------------------------------------------------------------------------------------
 
     @rule(seconds=st.sampled_from([0.1, 0.5, 1, 10, 60]))
@@ -1055,8 +1278,8 @@ class ConnectionMachine(RuleBasedStateMachine):
     @property
     def writer_is_free(self) -> bool:
         """Whether all that was sent must have been written."""
-        pipe = self.ours.outgoing
-        return len(pipe.data) < pipe.capacity and not pipe.broken and not pipe.ended and self.ours.ended_at == inf
+        ours = self.ours
+        return ours.has_room and not ours.is_broken and not ours.is_half_closed and ours.ended_at == inf
 
     def written(self) -> tuple[list[Sent], list[Sent]]:
         """Return the messages that are on the wire, in order, and those that were sent and are not."""
@@ -1073,7 +1296,9 @@ class ConnectionMachine(RuleBasedStateMachine):
     def check_wire(self) -> None:
         """Check that sent messages are on the wire, whole and in order, and so are the pongs."""
         written, left = self.written()
-        for one, next_one in pairwise(written):
+        for index, sent in enumerate(written):
+            assert not sent.posted or all(one.epoch <= sent.epoch for one in written[:index])
+        for one, next_one in pairwise(sent for sent in written if not sent.posted):
             assert one.epoch <= next_one.epoch, "what was called first is not first"
             assert (
                 one.task != next_one.task
@@ -1086,8 +1311,9 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert all(sent.epoch >= written[-1].epoch for sent in left), "a message is missing between others"
         if self.wire.close is not None or self.writer_is_free:
             assert not left, "a message was lost"
-        if self.wire.partial is not None:
-            text, data = self.wire.partial
+        unfinished = self.wire.unfinished()
+        if unfinished is not None:
+            text, data = unfinished
             assert any(
                 sent.text is text and (sent.data.startswith(data) or sent.state == "pending")
                 for sent in self.sends
@@ -1135,13 +1361,13 @@ class ConnectionMachine(RuleBasedStateMachine):
         # The reader reads as long as there is room.
         reads = self.peer.may_speak and not over and self.wire.close is None
         if reads and receiving and self.receiving is None:
-            assert not self.ours.incoming.data
+            assert not self.ours.has_unread
         begun = next((len(said.data) for said in self.peer.messages if not self.came(said.end)), 0)
         # The memory of what one read has brought counts until all of it is taken.
         held = connection_of(self.ws).inbox.size
         assert not held or self.unreceived() or begun or self.receiving is not None
         if reads and (not held or held < self.receive_buffer):
-            assert not self.ours.incoming.data
+            assert not self.ours.has_unread
         for call in self.calls:
             if call.name != "aclose":
                 assert call.cancelled_at == inf, "cancelled, and still there"
@@ -1163,13 +1389,14 @@ class ConnectionMachine(RuleBasedStateMachine):
         _, left = self.written()
         if not any(sent.in_parts for sent in left):
             # Room is given back when a write is done, be part of it on the wire already.
-            assert self.ours.outgoing.log is not None
             before = Wire(self.peer.role)
-            before.read(self.ours.outgoing.log[: self.ours.write_began])
+            before.read(self.ours.log[: self.ours.write_began])
             being_written = self.wire.messages[len(before.messages) :]
-            taken = sum(getsizeof(sent.data) for sent in left) + sum(getsizeof(data) for _, data in being_written)
+            taken = sum(
+                FRAME + getsizeof(data) for data in [sent.data for sent in left] + [data for _, data in being_written]
+            )
             assert taken
-            assert any(taken + getsizeof(sent.data) > self.send_buffer for sent in first)
+            assert any(taken + FRAME + getsizeof(sent.data) > self.send_buffer for sent in first)
 
     @property
     def is_open(self) -> bool:
@@ -1179,9 +1406,18 @@ class ConnectionMachine(RuleBasedStateMachine):
             self.closing is None
             and not any(map(self.came, ends))
             and self.ours.ended_at == inf
-            and not self.ours.outgoing.broken
-            and (self.ping_timeout is None or trio.current_time() < self.heard_at + self.ping_timeout)
+            and not self.ours.is_broken
+            and self.is_alive
         )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the peer must be considered alive: it has said or taken something of late."""
+        now = trio.current_time()
+        heard = self.ping_timeout is None or now < self.heard_at + self.ping_timeout - 1e-6
+        # After this, other streams are poisoned, so that there is no Close frame to judge.
+        taken = self.ours.forgets_writes or now < self.took_at + WRITE_TIMEOUT - 1e-6
+        return heard and taken
 
     def came(self, end: float) -> bool:
         return end <= self.ours.consumed
@@ -1205,9 +1441,8 @@ class ConnectionMachine(RuleBasedStateMachine):
                 allowed.add(self.peer.violation[1])
             assert wire.code in allowed
         # Even when it is cut, a Close frame goes out if there is room for it and nothing is half-written.
-        log = self.ours.outgoing.log or b""
-        lost = self.cut or self.ours.outgoing.broken or self.ours.ended_at != inf
-        if self.ours.closed and self.closing is not None and len(log) < self.ours.outgoing.capacity and not lost:
+        lost = (self.cut and self.ours.forgets_writes) or self.ours.is_broken or self.ours.ended_at != inf
+        if self.ours.closed and self.closing is not None and not self.ours.was_full and not lost:
             assert wire is not None
         if now > self.closing_at + self.close_timeout + GOODBYE or now > self.ours.ended_at + GRACE + GOODBYE:
             assert self.ours.closed
@@ -1216,9 +1451,10 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     # -- What must hold when something comes out of a call -------------------------------------------------------------
 
-    def check_received(self, entry: Received) -> None:
+    def check_received(self, entry: Received, call: Call) -> None:
         """Check that this is the next message of the peer, as far as it has arrived."""
-        assert not self.locally or entry in self.received
+        assert not self.locally or entry in self.received or call.was_receiving
+        call.was_receiving = False
         if entry not in self.received:
             assert self.receiving is None or not entry.complete, "a message went past the one that is taken in parts"
             self.received.append(entry)
@@ -1240,9 +1476,7 @@ class ConnectionMachine(RuleBasedStateMachine):
 
     def check_exception(self, exc: ConnectionClosed) -> None:
         """Check that the exception describes how the connection ended."""
-        log = self.ours.outgoing.log
-        assert log is not None
-        self.wire.read(log)
+        self.wire.read(self.ours.log)
         if self.locally:
             assert isinstance(exc, ConnectionClosedLocally)
         elif exc.rcvd is not None and exc.rcvd.is_normal and self.wire.close is not None and self.wire.close.is_normal:
@@ -1271,7 +1505,10 @@ class ConnectionMachine(RuleBasedStateMachine):
             if self.stage.failure is None:
                 self.end()
         finally:
-            self.stage.finish()
+            try:
+                self.stage.finish()
+            finally:
+                self.tear_down()
 
     def end(self) -> None:
         """End the connection in any state. Check that this takes no longer than allowed, and leaves nothing behind."""
@@ -1280,7 +1517,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.advance(self.close_timeout + GOODBYE)
         self.check()
         assert self.left
-        assert self.ours.closings
+        assert self.ours.closed
         for name in ("send_stream", "receive_stream"):
             for call in self.streams(name):
                 self.do(partial(call.tell, "end"), None)
@@ -1303,6 +1540,38 @@ def is_text(data: bytes) -> bool:
     return True
 
 
+class SocketMachine(ConnectionMachine):
+    """The same over real sockets, where ``send`` writes at once if it can."""
+
+    writes_at_once = True
+
+    def set_up(self) -> None:
+        self.stack = ExitStack()
+        monkeypatch = self.stack.enter_context(pytest.MonkeyPatch.context())
+        monkeypatch.setattr(writer, "WRITE_AT_ONCE", self.writes_at_once)
+        self.taps = self.stack.enter_context(tapping())
+
+    def tear_down(self) -> None:
+        self.stack.close()
+
+    def make_streams(self, capacity: int, step: int) -> tuple[OurSocket, TheirSocket]:
+        ours, theirs = map(self.stack.enter_context, socket.socketpair(socket.AF_UNIX))
+        if capacity < 65536:
+            for sock in (ours, theirs):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as little as the system allows
+        tap = self.taps.add(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+        tap.writing.most = capacity
+        tap.reading.most = step
+        stream = TheirSocket(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)), tap)
+        return OurSocket(tap, stream), stream
+
+
+class SocketOfWriterMachine(SocketMachine):
+    """The same, where the writer task writes everything."""
+
+    writes_at_once = False
+
+
 TestConnection = ConnectionMachine.TestCase
 TestConnection.settings = settings(
     deadline=None,
@@ -1311,3 +1580,8 @@ TestConnection.settings = settings(
     stateful_step_count=30,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
+
+if hasattr(socket, "AF_UNIX") and hasattr(os, "writev"):
+    TestSocket = SocketMachine.TestCase
+    TestSocketOfWriter = SocketOfWriterMachine.TestCase
+    TestSocket.settings = TestSocketOfWriter.settings = settings(TestConnection.settings, max_examples=200)

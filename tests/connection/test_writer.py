@@ -11,7 +11,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws.connection.websocket import connection_of
 from trio_ws.exceptions import ConnectionClosedLocally
+from trio_ws.testing import Split
 
+from ..cancellation import socket_pair
 from ..support import (
     Faulty,
     binary,
@@ -25,6 +27,7 @@ from ..support import (
     pong,
     text,
 )
+from ..taps import sockets_only, tapping
 
 settle = wait_all_tasks_blocked
 
@@ -72,6 +75,25 @@ async def test_cancelled_with_messages_in_the_outbox(autojump_clock: MockClock) 
             await ws.send(b"%d" % i)
         assert await cancelled(partial(ws.aclose, 4000))
         assert await peer.receive_all() == [*[binary(b"%d" % i) for i in range(5)], close(4000)]
+
+
+@sockets_only
+async def test_cancelled_in_the_middle_of_the_close_frame(autojump_clock: MockClock) -> None:
+    # On a socket it is known how much of it is written, so the rest follows.
+    ours, theirs = socket_pair()
+    assert isinstance(ours, trio.SocketStream)
+    with tapping() as taps:
+        tap = taps.add(ours)
+        async with opened(streams=(ours, theirs)) as (ws, peer):
+            await ws.send(b"x" * 1000)
+            await settle()
+            tap.writing.faults.append(Split(tap.sent + 1))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ws.aclose, 4000)
+                await settle()
+                assert tap.sent == tap.write_began + 1  # and now it waits: the system says that there is no room
+                nursery.cancel_scope.cancel()
+            assert await peer.receive_all() == [binary(b"x" * 1000), close(4000)]
 
 
 async def test_a_goodbye_that_fails() -> None:

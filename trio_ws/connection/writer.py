@@ -130,11 +130,13 @@ async def _write_close(connection: Connection) -> None:
 async def _flush_close(connection: Connection) -> None:
     """Make a short last attempt to write queued frames and the Close frame, unless the stream is poisoned."""
     outbox, stream = connection.outbox, connection.stream
-    if outbox.close is None or stream.poisoned or not connection.protocol.closing.can_send:
+    if outbox.close is None or stream.poisoned:
         return
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
         try:
             await stream.write([])
+            if not connection.protocol.closing.can_send:  # the Close frame was among that
+                return
             if not connection.encoder.interrupted:  # otherwise, the peer could not decode more messages
                 await stream.write(await _encode(connection, outbox.take()))
             await _write_close(connection)
