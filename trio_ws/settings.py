@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 
+from .http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from .instruments import Instrument
 from .protocol.deflate import Deflate
 from .protocol.handshake import check_subprotocols
@@ -28,10 +29,11 @@ def _number(
         if value is None and none:
             return
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            kind = "whole number" if whole else "number"
-            raise TypeError(f"{attribute.name} is a {kind}{' or None' if none else ''}, not {value!r}")
+            kind = "an int" if whole else "a number"
+            raise TypeError(f"{attribute.name} must be {kind}{' or None' if none else ''}, not {value!r}")
         if not value >= minimum or (finite and math.isinf(value)):
-            raise ValueError(f"{attribute.name} is at least {minimum}{' and finite' if finite else ''}, not {value!r}")
+            bounds = f"at least {minimum}{' and finite' if finite else ''}"
+            raise ValueError(f"{attribute.name} must be {bounds}, not {value!r}")
 
     return check
 
@@ -69,6 +71,8 @@ class Settings:
     ping_timeout: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
     write_timeout: float | None = attrs.field(default=60, validator=_number(minimum=0.001, none=True))
     max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
+    max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, validator=_number(minimum=1, none=False, whole=True))
+    max_headers: int = attrs.field(default=MAX_HEADERS, validator=_number(minimum=1, none=False, whole=True))
     receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
@@ -93,6 +97,11 @@ class Options(TypedDict, total=False):
             connection fails. A peer that takes it slowly is not affected. None: no limit. Default: 60.
         max_message_size: Size in bytes of the largest message that is accepted; a larger one fails the connection with
             1009. None: no limit. Default: 1 MiB.
+        max_head_size: Maximum size of the peer's part of the opening handshake, without a body: the start line and the
+            headers, in bytes. A server answers a larger request with 431, a client raises :exc:`HeadTooBig`.
+            Default: 32 KiB.
+        max_headers: Maximum number of headers in the peer's part of the opening handshake. A server answers a request
+            with more with 431, a client raises :exc:`TooManyHeaders`. Default: 128.
         receive_buffer: Bytes of memory for messages that were received and not yet asked for. When they take more, no
             more is read from the peer. There is always room for one message. Default: 64 KiB.
         send_buffer: Bytes of memory for messages that were given to ``send`` and are not yet written. When they take
@@ -109,6 +118,8 @@ class Options(TypedDict, total=False):
     ping_timeout: float | None
     write_timeout: float | None
     max_message_size: int | None
+    max_head_size: int
+    max_headers: int
     receive_buffer: int
     send_buffer: int
     compression: Literal["deflate"] | Deflate | None

@@ -174,7 +174,8 @@ class _HTTPConnection:
 
     async def _read(self) -> Request | None:
         """Read a request. Return None if the client closes the connection after the previous one."""
-        parser = RequestParser()
+        settings = self._settings
+        parser = RequestParser(max_head_size=settings.max_head_size, max_headers=settings.max_headers)
         request = None
         while request is None:
             data, self._received = self._received or await self._stream.receive(), b""

@@ -32,8 +32,7 @@ class Limits:
 
     A connection over a limit gets 503 (Service Unavailable) with Retry-After. It may be closed without a response if
     the server uses TLS or is rejecting many others. Further limits of a single connection, such as
-    ``max_message_size``, are among the :class:`Options`. A request with a head of more than 32 KiB or 128 headers gets
-    431.
+    ``max_message_size`` and ``max_head_size``, are among the :class:`Options`.
 
     Attributes:
         connections: Total connections, including those in the opening handshake. Default: 10,000.
