@@ -22,6 +22,7 @@ TABLE = {
         ["version", "exceptions.base"],
         ["exceptions.addresses", "exceptions.handshake", "exceptions.protocol"],
         ["datastructures", "frames", "uri"],
+        ["http11.lines"],
         ["http11.messages"],
         ["http11.body"],
         ["http11.parsers"],

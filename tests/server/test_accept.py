@@ -192,7 +192,7 @@ BAD_REQUESTS: dict[str, tuple[bytes, int]] = {
     "an empty line": (b"\r\n\r\n", 400),
     "half a request": (request()[:50], 400),
     "HTTP/1.0": (request(line="GET / HTTP/1.0"), 505),
-    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "POST": (request(line="POST / HTTP/1.1"), 405),
     "HEAD": (request(line="HEAD / HTTP/1.1"), 405),
     "get": (request(line="get / HTTP/1.1"), 405),

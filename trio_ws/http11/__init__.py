@@ -10,6 +10,7 @@ What a message is does not depend on the pieces in which it arrives. Therefore h
 whole, and a body in pieces of our own size.
 
 ==================================  ============================================================
+:mod:`~trio_ws.http11.lines`        what is not HTTP, recognized early; errors that quote a line
 :mod:`~trio_ws.http11.messages`     ``Request``, ``Response``, and how they become bytes
 :mod:`~trio_ws.http11.body`         bodies that are compressed
 :mod:`~trio_ws.http11.parsers`      ``RequestParser``, ``ResponseParser``, ``TunnelParser``

@@ -13,6 +13,7 @@ import h11
 
 from ..datastructures import TOKEN, Headers, HeadersLike
 from ..exceptions.handshake import InvalidMessage
+from .lines import explain_local_error
 
 __all__ = ["BODILESS", "SPACE", "UPGRADE_REQUEST", "Request", "Response", "reason_phrase", "software"]
 
@@ -106,7 +107,7 @@ class Request:
             )
             return h11.Connection(h11.CLIENT).send(request) or b""
         except h11.LocalProtocolError as exc:
-            raise InvalidMessage(f"not a request: {exc}") from exc
+            raise InvalidMessage(f"not a request: {explain_local_error(str(exc))}") from exc
 
 
 @attrs.frozen
@@ -173,7 +174,7 @@ class Response:
             ]
             return parts[0] or b"" if head else b"".join(part or b"" for part in parts)
         except h11.LocalProtocolError as exc:
-            raise InvalidMessage(f"not a response: {exc}") from exc
+            raise InvalidMessage(f"not a response: {explain_local_error(str(exc))}") from exc
 
     def _serialize_interim(self) -> bytes:
         # RFC 9112, section 6.3: it ends with the empty line.
