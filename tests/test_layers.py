@@ -88,6 +88,7 @@ TABLE = {
         ["server.forwarded.headers"],
         ["server.forwarded.__init__"],
         ["server.server"],
+        ["server.target"],
         ["server.auth", "server.options", "server.policy", "server.routing"],
         ["server.handshake"],
         ["server.accept"],

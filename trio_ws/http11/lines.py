@@ -111,7 +111,7 @@ def _not_http(line: bytes, expected: str) -> InvalidMessage:
 def explain_head(head: bytes) -> str:
     """Return what is wrong with a head that h11 has refused, although its start line is well-formed."""
     values: dict[bytes, list[bytes]] = {}
-    start, *lines = (line.removesuffix(b"\r") for line in head.split(b"\n"))
+    start, *lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
     for number, line in enumerate(lines):
         if line[:1] in (b" ", b"\t") and number and _HEADER_LINE.fullmatch(b"X:" + line):
             continue  # the line before goes on
@@ -121,9 +121,10 @@ def explain_head(head: bytes) -> str:
         values.setdefault(name.lower(), []).append(value.strip(b" \t"))
     if not start.startswith(_HTTP) and len(values.get(b"host", ())) != 1:
         return "there must be exactly one Host header"
-    for header, name in ((b"content-length", "Content-Length"), (b"transfer-encoding", "Transfer-Encoding")):
-        if header in values:
-            return f"invalid {name}: {quote(b', '.join(values[header]))}"
+    for header in ("Content-Length", "Transfer-Encoding"):
+        found = values.get(header.lower().encode())
+        if found is not None:
+            return f"invalid {header}: {quote(b', '.join(found))}"
     return f"the headers after this line are invalid: {quote(start)}"
 
 

@@ -6,6 +6,7 @@
 :mod:`~trio_ws.server.origins`              the check of the Origin header
 :mod:`~trio_ws.server.forwarded`            the client's address behind a proxy
 :mod:`~trio_ws.server.server`               ``Server``, ``ServerWebSocket``, ``Opening``: what handlers and hooks see
+:mod:`~trio_ws.server.target`               the host and the path that a request is for
 :mod:`~trio_ws.server.options`              the options, as typed keyword arguments
 :mod:`~trio_ws.server.auth`                 ``basic_auth``
 :mod:`~trio_ws.server.routing`              ``route``: a handler for each path

@@ -4,7 +4,7 @@ Each request goes through these steps:
 
 1. It is read. A malformed request gets 400, one whose head is too large 431.
 2. If it comes from a trusted proxy, its headers name the client. A client with too many connections gets 503.
-3. Its Host header is checked, and its Origin header if it asks for a WebSocket: 400, 421 or 403.
+3. Its target and its Host header are checked, and its Origin header if it asks for a WebSocket: 400, 421 or 403.
 4. The application's ``process_request`` may answer it with any response. Plain HTTP requests are answered here; the
    connection then stays open for another request. A router, if there is one, comes last: 404, 405 or a redirect.
 5. Otherwise it is upgraded to a WebSocket, or refused: 426 if it does not ask for one.
@@ -195,7 +195,7 @@ class _HTTPConnection:
         response = self._admit(self.opening)
         if response is not None:
             return response
-        self._policy.check(request)
+        request = self._policy.check(request, self.opening)
         response = await self._policy.call_process_request(self.opening, request)
         ws = None
         if response is None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from ..http11 import Request, Response
 from .server import Opening, ServerWebSocket
+from .target import strip_port
 
 if TYPE_CHECKING:
     from werkzeug.routing import Map
@@ -162,7 +163,7 @@ class _Rules:
         from werkzeug.exceptions import HTTPException, MethodNotAllowed
         from werkzeug.routing import RequestRedirect, WebsocketMismatch
 
-        host = _strip_port(request.headers.get("Host", ""))
+        host = strip_port(opening.host or request.headers.get("Host", "").strip(" \t"))
         subdomain = None
         if self._server_name is not None:
             subdomain, dot, rest = host.rpartition(self._server_name)
@@ -237,12 +238,6 @@ def _without_host(target: str) -> str:
     if target.startswith("/"):
         return target
     return "/" + target.partition("://")[2].partition("/")[2]
-
-
-def _strip_port(host: str) -> str:
-    """Return the name in a Host header, in lower case."""
-    name, colon, port = host.strip(" \t").rpartition(":")
-    return (name if colon and port.isdigit() and not name.endswith(":") else host.strip(" \t")).lower()
 
 
 def _to_location(url: str, host: str) -> str:

@@ -46,12 +46,24 @@ class Opening:
             proxy names the client, this is the IP address and the port that the proxy names; the port is 0 if it names
             none.
         proxy_address: The address of the trusted proxy that has named the client; None if there is none.
+        host: The host that the client has asked for, with the port if there is one: the one that a trusted proxy names,
+            or else that of the Host header. Empty before the Host header was checked, and for HTTP/1.0 without one.
         secure: Whether the client uses TLS, with this server or, according to a trusted proxy, with the proxy.
         username: The user name, once the client is authenticated; None before. :func:`basic_auth` sets it, and other
             ``process_request`` functions may set it too.
     """
 
-    __slots__ = ("_match", "local_address", "proxy_address", "remote_address", "secure", "server", "username")
+    __slots__ = (
+        "_match",
+        "_peer",
+        "host",
+        "local_address",
+        "proxy_address",
+        "remote_address",
+        "secure",
+        "server",
+        "username",
+    )
 
     def __init__(self, transport: StreamAdapter, server: Server | None, peer: Peer | None = None) -> None:
         peer = peer or identify_peer(transport, Forwarding())
@@ -60,6 +72,8 @@ class Opening:
         self.username: str | None = None
         # The handler that a router has chosen, and its keyword arguments.
         self._match: tuple[Callable[..., Awaitable[object]], Mapping[str, Any]] | None = None
+        self.host: str = ""
+        self._peer: Peer
         self.remote_address: Any
         self.proxy_address: Any
         self.secure: bool
@@ -67,6 +81,7 @@ class Opening:
 
     def _set_peer(self, peer: Peer) -> None:
         """Set the attributes that describe the peer."""
+        self._peer = peer
         self.remote_address = peer.address
         self.proxy_address = peer.proxy_address
         self.secure = peer.secure

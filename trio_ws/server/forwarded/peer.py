@@ -21,13 +21,15 @@ class Peer:
         address: The address of the client; None without a socket.
         proxy_address: The address of the proxy that has named the client; None if there is none.
         secure: Whether the client uses TLS.
-        is_trusted_proxy: Whether ``address`` is a trusted proxy itself, whose HTTP headers can name the client.
+        is_trusted_proxy: Whether the connection comes from a trusted proxy, whose HTTP headers can name the client.
+        host: The host that the client has asked for, with the port if there is one, if a trusted proxy names it.
     """
 
     address: Any
     proxy_address: Any = None
     secure: bool = False
     is_trusted_proxy: bool = False
+    host: str | None = None
 
 
 def identify_peer(transport: StreamAdapter, forwarding: Forwarding, header: ProxyHeader | None = None) -> Peer:
