@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -426,6 +427,41 @@ async def test_headers_of_every_response() -> None:
         async with served(**options) as client:
             _, headers, _ = await client.ask(request)
             assert (headers["x-a"], headers["server"]) == ("1", "mine")
+
+
+async def test_every_final_response_has_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(opening: Opening, request: Request) -> Response | None:
+        dated = {"Date": "Tue, 15 Nov 1994 08:12:31 GMT"} if request.path == "/dated" else {}
+        return opening.respond(200, "", dated) if request.path != "/" else None
+
+    made: list[float] = []
+
+    def formatdate(timeval: float, *, usegmt: bool) -> str:
+        made.append(timeval)
+        return real(timeval, usegmt=usegmt)
+
+    now = 784111777.25
+    real = email.utils.formatdate
+    monkeypatch.setattr(email.utils, "formatdate", formatdate)
+    monkeypatch.setattr("time.time", lambda: now)
+    for request, date in (
+        (get("/page"), "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (get("/dated"), "Tue, 15 Nov 1994 08:12:31 GMT"),
+        (get("/"), "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (get("/", *UPGRADE, "Origin: https://evil.example"), "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (b"nonsense\r\n", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ):
+        async with served(process_request=answer) as client:
+            _, headers, _ = await client.ask(request)
+            assert headers["date"] == date
+    assert made == [784111777]
+    now += 1
+    async with served(process_request=answer) as client:
+        assert (await client.ask(get("/page")))[1]["date"] == "Sun, 06 Nov 1994 08:49:38 GMT"
+    async with served(headers={"Date": "x"}) as client:
+        assert (await client.ask(get("/")))[1]["date"] == "x"
+    async with connected() as ws:
+        assert "Date" not in ws.response.headers
 
 
 async def test_no_server_header() -> None:

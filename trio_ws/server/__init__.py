@@ -1,6 +1,7 @@
 """The server: accepts connections and runs a handler for each.
 
 ==========================================  ====================================================================
+:mod:`~trio_ws.server.date`                 the Date header
 :mod:`~trio_ws.server.limits`               limits on connections and messages
 :mod:`~trio_ws.server.listeners`            TCP, Unix and systemd listeners
 :mod:`~trio_ws.server.origins`              the check of the Origin header

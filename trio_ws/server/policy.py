@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 import attrs
@@ -14,6 +14,7 @@ from ..http11 import Request, Response
 from ..http11.messages import software
 from ..protocol.handshake import check_headers, is_upgrade
 from ..version import __version__
+from .date import http_date
 from .forwarded.trust import Forwarding
 from .origins import SAME_HOST, Origins, check_origin, is_valid_host, validate_origins
 from .server import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
@@ -30,6 +31,8 @@ SERVER = software(__version__)
 def _to_tuple(functions: ProcessRequest | Sequence[ProcessRequest] | None) -> tuple[ProcessRequest, ...]:
     if functions is None:
         return ()
+    if isinstance(functions, (Set, Mapping)):
+        raise TypeError(f"process_request must be a function or a sequence of functions, not {functions!r}")
     return (functions,) if callable(functions) else tuple(functions)
 
 
@@ -130,14 +133,16 @@ class HandshakePolicy:
         return changed
 
     def add_headers(self, response: Response) -> Response:
-        """Return a response with ``headers`` and ``server_header`` added, except for headers that it has already."""
-        missing = [(name, value) for name, value in self.headers.raw_items() if name not in response.headers]
-        if self.server_header is not None and "Server" not in response.headers:
-            missing.append(("Server", self.server_header))
-        if not missing:
-            return response
+        """Return a final response with ``headers``, ``server_header`` and Date, except for headers that it has already.
+
+        101 is not a final response: it has no Date, and the opening handshake adds the others.
+        """
         headers = Headers(response.headers)
-        headers.update(missing)
+        headers.update((name, value) for name, value in self.headers.raw_items() if name not in response.headers)
+        if self.server_header is not None and "Server" not in headers:
+            headers["Server"] = self.server_header
+        if "Date" not in headers:
+            headers["Date"] = http_date()
         return attrs.evolve(response, headers=headers)
 
 
