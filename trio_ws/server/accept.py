@@ -8,6 +8,7 @@ to ``trio_ws.server``.
 from __future__ import annotations
 
 import errno
+import math
 import ssl as ssl_module
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,17 @@ __all__ = ["Acceptor"]
 #: Errors of ``accept()`` that mean the system is out of resources, and the seconds to wait before trying again.
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_DELAY = 0.1
+
+#: Seconds between two log lines about that.
+LOG_INTERVAL = 1.0
+
+#: Errors of ``accept()`` that only concern the connection that was to be accepted. Its client has left already, or the
+#: network or a firewall has dropped it (see accept(2) of Linux).
+_DROPPED = frozenset(
+    getattr(errno, name)
+    for name in ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET")
+    if hasattr(errno, name)
+)
 
 #: Connections over a limit that may be answered with 503 at the same time. Any more are closed without an answer.
 MAX_REJECTIONS = 100
@@ -80,6 +92,8 @@ class Acceptor:
         self._rejecting_policy = attrs.evolve(
             policy, process_request=_unavailable, process_response=None, origins=ANY, hosts=None
         )
+        # When the next failure to accept may be logged.
+        self._next_overload_log = -math.inf
         self._state = ServerState()
         self.server: Server = Server(
             [_socket_address(listener) for listener in listeners], settings.close_timeout, self._state
@@ -109,9 +123,14 @@ class Acceptor:
                 try:
                     stream = await listener.accept()
                 except OSError as exc:
+                    if exc.errno in _DROPPED:
+                        await trio.lowlevel.checkpoint()
+                        continue
                     if exc.errno not in _OVERLOADED:
                         raise
-                    logger.error("cannot accept a connection, trying again in %g seconds: %s", ACCEPT_DELAY, exc)
+                    if trio.current_time() >= self._next_overload_log:
+                        self._next_overload_log = trio.current_time() + LOG_INTERVAL
+                        logger.error("cannot accept connections, trying every %g seconds: %s", ACCEPT_DELAY, exc)
                     await trio.sleep(ACCEPT_DELAY)
                 else:
                     nursery.start_soon(self.serve_connection, stream)
