@@ -151,10 +151,16 @@ def test_subprotocols() -> None:
     assert settings.subprotocols == ("chat", "superchat")
 
 
-@pytest.mark.parametrize("value", ["chat", b"chat", [b"chat"], [1], 1, None])
+@pytest.mark.parametrize("value", ["chat", b"chat", [b"chat"], [1], 1, None, {"a", "b"}, frozenset("a"), {"a": 1}])
 def test_subprotocols_of_wrong_type(value: object) -> None:
     with pytest.raises(TypeError):
         make(subprotocols=value)
+
+
+@pytest.mark.parametrize("value", [set(), {}, frozenset()])
+def test_instruments_have_an_order(value: object) -> None:
+    with pytest.raises(TypeError, match="instruments"):
+        make(instruments=value)
 
 
 @pytest.mark.parametrize("value", [[""], ["a b"], ["a", "a"], ["é"]])

@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import attrs
 
@@ -80,11 +80,13 @@ def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
     """Return the subprotocols as a tuple, after a look at each (RFC 6455, section 4.1, item 10).
 
     Raises:
-        TypeError: if it is a string instead of a sequence of them.
+        TypeError: if it is a string instead of a sequence of them, or a set or mapping, which has no order.
         ValueError: if one is not a token, or occurs twice.
     """
     if isinstance(subprotocols, (str, bytes)):
         raise TypeError(f"subprotocols is a sequence of strings, not the string {subprotocols!r}")
+    if isinstance(subprotocols, (Set, Mapping)):
+        raise TypeError(f"subprotocols must be a sequence, in order of preference, not {subprotocols!r}")
     checked = tuple(subprotocols)
     for subprotocol in checked:
         if not isinstance(subprotocol, str):

@@ -29,8 +29,8 @@ class ServeOptions(Options, total=False):
             the :class:`Response`, for every request for a WebSocket, whether it was accepted or refused. It returns
             another response, or None to keep this one. Default: none.
         select_subprotocol: A function that is called with an :class:`Opening` and the subprotocols that the client
-            offers, most preferred first. It returns one of them, or None for no subprotocol. Default: choose the first
-            of ``subprotocols`` that the client offers.
+            offers, most preferred first. It returns one of them, or None for no subprotocol; ``subprotocols`` is not
+            used then. Default: choose the first of ``subprotocols`` that the client offers.
         origins: The web pages that may connect, by the Origin header that browsers send (RFC 6455, section 10.2): a
             sequence of origins such as ``"https://example.org"``, regular expressions that match a whole origin, and
             None for requests without an Origin; or :data:`ANY`. Other requests get 403. Default: :data:`SAME_HOST`,

@@ -68,7 +68,7 @@ def route(table: Mapping[str, RouteHandler] | Map, *, server_name: str | None = 
     Raises:
         ImportError: If a path contains a converter and werkzeug is not installed.
         TypeError: If ``table`` is neither a dict nor a ``Map``, or a handler cannot take the arguments that its path
-            gives it.
+            gives it; if ``server_name`` is given with a dict, whose paths have no host.
         ValueError: If a path does not begin with a slash, has a query or a fragment, or cannot be parsed.
         LookupError: If a converter is unknown.
     """
@@ -88,6 +88,8 @@ class Router:
         self._static: dict[str, RouteHandler] = {}
         self._rules: _Rules | None = None
         if isinstance(table, Mapping):
+            if server_name is not None:
+                raise TypeError("server_name must be given together with a werkzeug.routing.Map")
             patterns = {path: handler for path, handler in table.items() if "<" in _check_path(path)}
             self._static = {path: handler for path, handler in table.items() if path not in patterns}
             for path, handler in self._static.items():

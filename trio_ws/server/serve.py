@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl as ssl_module
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -14,7 +14,7 @@ from ..settings import Settings, check_names, pick
 from .accept import Acceptor
 from .forwarded.trust import Forwarding
 from .limits import Limits
-from .listeners import open_tcp_listeners, open_unix_listener
+from .listeners import is_abstract, open_tcp_listeners, open_unix_listener
 from .options import ServeOptions
 from .policy import HandshakePolicy
 from .server import Handler, Server
@@ -36,6 +36,7 @@ async def serve(
     *,
     host: str | None = None,
     path: _Path | None = None,
+    mode: int | None = None,
     listeners: _Listeners | None = None,
     ssl: ssl_module.SSLContext | None = None,
     backlog: int | None = None,
@@ -62,11 +63,14 @@ async def serve(
         port: The TCP port to listen on; 0 for any free port.
         host: The host name or address to listen on; None for all addresses of this machine.
         path: The path of a Unix socket to listen on, instead of ``port``. A file that a killed server has left behind
-            is replaced.
+            is replaced. On Linux, a path that begins with a NUL is the name of an abstract socket, which has no file.
+        mode: The permissions of the file at ``path``, such as ``0o660``: a client must be allowed to write to it. None
+            to let the umask decide.
         listeners: Trio listeners to accept connections from, instead of ``port``. They are closed at the end.
         ssl: The TLS context; None for plain connections. A certificate that is loaded into the context later (with
             ``load_cert_chain``) applies to connections from then on.
-        backlog: How many connections the operating system queues until they are accepted; None for a good default.
+        backlog: How many connections the operating system queues until they are accepted; None for as many as
+            possible. Not with ``listeners``, which listen already.
         reuse_port: Whether other processes may listen on the same port (``SO_REUSEPORT``). The operating system then
             distributes the connections among them.
         limits: The limits of the server.
@@ -75,8 +79,8 @@ async def serve(
 
     Raises:
         OSError: If listening fails.
-        TypeError: If not exactly one of ``port``, ``path`` and ``listeners`` is given, or an option is unknown or of
-            the wrong type.
+        TypeError: If not exactly one of ``port``, ``path`` and ``listeners`` is given, if another argument has no
+            meaning together with it, or if an option is unknown or of the wrong type.
         ValueError: If an option is out of range, or ``ssl`` is not a server-side context.
     """
     if sum(each is not None for each in (port, path, listeners)) != 1:
@@ -85,10 +89,14 @@ async def serve(
         raise TypeError("host must be given together with port")
     if reuse_port and port is None:
         raise TypeError("reuse_port must be given together with port")
+    if listeners is not None:
+        listeners = _check_listeners(listeners, ssl, backlog)
+    _check_int("backlog", backlog, 1, None)
+    _check_int("mode", mode, 0, 0o777)
+    if mode is not None and (path is None or is_abstract(path)):
+        raise TypeError("mode must be given together with the path of a file")
     if not isinstance(limits, Limits):
         raise TypeError(f"limits must be a Limits, not {limits!r}")
-    if listeners is not None and not listeners:
-        raise ValueError("listeners must not be empty")
     settings, policy = _parse("serve", options)
     file_stat = None
     if ssl is not None:
@@ -96,7 +104,7 @@ async def serve(
     if port is not None:
         listeners = await open_tcp_listeners(port, host=host, backlog=backlog, reuse_port=reuse_port)
     elif path is not None:
-        listener, file_stat = await open_unix_listener(path, backlog)
+        listener, file_stat = await open_unix_listener(path, backlog, mode)
         listeners = [listener]
     assert listeners is not None
     acceptor = Acceptor(listeners, handler, settings, ssl, policy, limits)
@@ -133,6 +141,34 @@ def _parse(function: str, options: ServeOptions) -> tuple[Settings, HandshakePol
     settings = Settings(**pick(options, Settings))
     forwarding = Forwarding(**pick(options, Forwarding))
     return settings, HandshakePolicy(forwarding=forwarding, **pick(options, HandshakePolicy))
+
+
+def _check_listeners(
+    listeners: _Listeners, ssl: ssl_module.SSLContext | None, backlog: int | None
+) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
+    if isinstance(listeners, (Set, Mapping)) or not isinstance(listeners, Iterable):
+        raise TypeError(f"listeners must be a sequence of Trio listeners, not {listeners!r}")
+    listeners = tuple(listeners)
+    for listener in listeners:
+        if not isinstance(listener, trio.abc.Listener):
+            raise TypeError(f"each of listeners must be a Trio listener, not {listener!r}")
+        if ssl is not None and isinstance(listener, trio.SSLListener):
+            raise TypeError("ssl must not be given together with a trio.SSLListener, which does TLS already")
+    if backlog is not None:
+        raise TypeError("backlog must be given together with port or path: listeners listen already")
+    if not listeners:
+        raise ValueError("listeners must not be empty")
+    return listeners
+
+
+def _check_int(name: str, value: int | None, minimum: int, maximum: int | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int or None, not {value!r}")
+    if value < minimum or (maximum is not None and value > maximum):
+        bounds = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum:#o}"
+        raise ValueError(f"{name} must be {bounds}, not {value!r}")
 
 
 def _check_tls(context: ssl_module.SSLContext) -> None:
