@@ -4,6 +4,7 @@
 :mod:`~trio_ws.server.date`                 the Date header
 :mod:`~trio_ws.server.limits`               limits on connections and messages
 :mod:`~trio_ws.server.listeners`            TCP, Unix and systemd listeners
+:mod:`~trio_ws.server.openings`             connections that are not WebSockets yet
 :mod:`~trio_ws.server.origins`              the check of the Origin header
 :mod:`~trio_ws.server.forwarded`            the client's address behind a proxy
 :mod:`~trio_ws.server.server`               ``Server``, ``ServerWebSocket``, ``Opening``: what handlers and hooks see

@@ -29,6 +29,7 @@ from .forwarded.peer import identify_peer
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
 from .handshake import RETRY_AFTER, logger, open_connection
 from .limits import AddressSlot, Limits
+from .openings import OpeningTask, Stage
 from .origins import ANY
 from .policy import HandshakePolicy
 from .routing import Router
@@ -140,8 +141,9 @@ class Acceptor:
         # This frame takes memory as long as the connection lasts: keep it the only one, with few variables.
         adapter = StreamAdapter(stream)
         slot = AddressSlot(self._state.by_address, self._limits.per_address)
-        reason = self._find_reached_limit() or self._acquire_slot(adapter, slot)
+        reason = self._acquire_slot(adapter, slot) or self._find_reached_limit()
         if reason is not None:
+            slot.release()
             await self._reject(adapter, reason)
             return
         self._state.count += 1
@@ -173,12 +175,16 @@ class Acceptor:
             slot.release()
 
     def _find_reached_limit(self) -> str | None:
-        """Return the server-wide limit that is reached, as text for the log; None if there is none."""
-        limits = self._limits
-        if limits.connections is not None and self._state.count >= limits.connections:
-            return f"the limit of {limits.connections} connections is reached"
-        if limits.openings is not None and len(self._state.openings) >= limits.openings:
-            return f"the limit of {limits.openings} opening handshakes is reached"
+        """Return the server-wide limit that is reached, as text for the log; None if there is room, or can be made."""
+        limits, openings = self._limits, self._state.openings
+        if limits.connections is not None and self._state.count - openings.leaving >= limits.connections:
+            reached = f"the limit of {limits.connections} connections is reached"
+            if not openings.make_room(reached, idle=True):
+                return reached
+        if limits.openings is not None and len(openings) >= limits.openings:
+            reached = f"the limit of {limits.openings} opening handshakes is reached"
+            if not openings.make_room(reached, idle=False):
+                return reached
         return None
 
     def _acquire_slot(self, stream: StreamAdapter, slot: AddressSlot) -> str | None:
@@ -226,23 +232,27 @@ class Acceptor:
     async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | None:
         """Do the TLS and opening handshakes within ``open_timeout``. On failure, close the stream and return None."""
         ws = registered = header = None
+        openings = self._state.openings
         timeout = self._settings.open_timeout
         seconds = float("inf") if timeout is None else timeout
+        scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        task = OpeningTask(scope)
         try:
-            with trio.move_on_after(seconds) as scope:
+            with scope:
 
                 def restart_timeout() -> None:
                     scope.deadline = trio.current_time() + seconds
 
                 def get_cancelled_status() -> int:
-                    return 408 if trio.current_time() >= scope.deadline and self._state.close is None else 503
+                    is_late = trio.current_time() >= scope.deadline
+                    return 408 if is_late and self._state.close is None and task.reached is None else 503
 
                 def register(ws: ServerWebSocket) -> None:
                     nonlocal registered
                     registered = ws
                     self._state.connections.add(ws)
 
-                self._state.openings.add(scope)
+                openings.add(task)
                 try:
                     if self._policy.forwarding.proxy_protocol:
                         header = await self._read_header(stream)
@@ -260,21 +270,32 @@ class Acceptor:
                         header=header,
                         admit=partial(self._admit, slot),
                         on_response=restart_timeout,
+                        on_stage=partial(openings.advance, task),
                         get_cancelled_status=get_cancelled_status,
                         on_open=register,
                         limits=self._limits,
                     )
                 finally:
-                    self._state.openings.discard(scope)
+                    if task.reached is None:
+                        openings.discard(task)
             if scope.cancelled_caught and self._state.close is None:
-                address = identify_peer(stream, self._policy.forwarding, header).address
-                logger.info("opening handshake with %s timed out after %g seconds", address, timeout)
+                self._log_unfinished(task, identify_peer(stream, self._policy.forwarding, header).address)
         finally:
             if ws is None:
                 if registered is not None:
                     self._state.connections.discard(registered)
                 await stream.aclose(0)
+            openings.discard(task)
         return ws
+
+    def _log_unfinished(self, task: OpeningTask, address: Any) -> None:
+        """Log that an opening handshake has timed out or given way. Clients that have begun none are not logged."""
+        if task.stage is Stage.IDLE:
+            return
+        if task.reached is not None:
+            logger.info("opening handshake with %s gave way to another one: %s", address, task.reached)
+        elif task.stage is not Stage.SILENT or self._policy.forwarding.proxy_protocol:
+            logger.info("opening handshake with %s timed out after %g seconds", address, self._settings.open_timeout)
 
     async def _acquire_slot_for_header(self, stream: StreamAdapter, header: ProxyHeader, slot: AddressSlot) -> bool:
         """Acquire a slot for the client that a PROXY header names. On failure, reject the connection; return False."""

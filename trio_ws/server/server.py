@@ -21,6 +21,7 @@ from ..http11 import Request, Response
 from ..http11.messages import reason_phrase
 from .forwarded.peer import Peer, identify_peer
 from .forwarded.trust import Forwarding
+from .openings import Openings
 
 __all__ = [
     "Handler",
@@ -150,7 +151,7 @@ class ServerState:
         count: The number of connections, including those in the opening handshake.
         by_address: The number of connections from each IP address.
         rejecting: The number of connections over a limit that are being answered with 503.
-        openings: The cancel scopes of the opening handshakes in progress.
+        openings: The connections that are not WebSockets yet.
         connections: The open connections.
         close: The Close frame for all connections, once the server is closing; None before.
         accepting: The cancel scope of the tasks that accept connections.
@@ -174,7 +175,7 @@ class ServerState:
         self.count: int = 0
         self.by_address: Counter[str] = Counter()
         self.rejecting: int = 0
-        self.openings: set[trio.CancelScope] = set()
+        self.openings: Openings = Openings()
         self.connections: set[ServerWebSocket] = set()
         self.close: Close | None = None
         self.accepting: trio.CancelScope = trio.CancelScope()
@@ -187,8 +188,8 @@ class ServerState:
             return
         self.close = close
         self.accepting.cancel()
-        for scope in self.openings:
-            scope.cancel()
+        for task in self.openings:
+            task.scope.cancel()
         for ws in self.connections:
             self.begin_closing_connection(ws, close)
 
