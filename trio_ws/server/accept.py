@@ -25,7 +25,7 @@ from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
 from ..settings import Settings
-from .forwarded.peer import identify_peer
+from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
 from .handshake import RETRY_AFTER, logger, open_connection
 from .limits import AddressSlot, Limits
@@ -200,7 +200,9 @@ class Acceptor:
     async def _reject(self, stream: StreamAdapter, reason: str, header: ProxyHeader | None = None) -> None:
         """Answer the request with 503 if it arrives soon and few others are being answered; close the stream."""
         forwarding = self._policy.forwarding
-        logger.info("connection from %s rejected: %s", identify_peer(stream, forwarding, header).address, reason)
+        logger.info(
+            "connection from %s rejected: %s", show_address(identify_peer(stream, forwarding, header).address), reason
+        )
         try:
             # A TLS handshake would cost more than the request itself.
             if self._ssl is None and self._state.rejecting < MAX_REJECTIONS:
@@ -226,7 +228,7 @@ class Acceptor:
                 raise InvalidProxyHeader("not from a trusted proxy")
             return await read_proxy_header(stream)
         except (InvalidProxyHeader, StreamBroken) as exc:
-            logger.info("connection from %s closed: %s", address, exc)
+            logger.info("connection from %s closed: %s", show_address(address), exc)
             return None
 
     async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | None:
@@ -279,7 +281,7 @@ class Acceptor:
                     if task.reached is None:
                         openings.discard(task)
             if scope.cancelled_caught and self._state.close is None:
-                self._log_unfinished(task, identify_peer(stream, self._policy.forwarding, header).address)
+                self._log_unfinished(task, show_address(identify_peer(stream, self._policy.forwarding, header).address))
         finally:
             if ws is None:
                 if registered is not None:
@@ -288,7 +290,7 @@ class Acceptor:
             openings.discard(task)
         return ws
 
-    def _log_unfinished(self, task: OpeningTask, address: Any) -> None:
+    def _log_unfinished(self, task: OpeningTask, address: str) -> None:
         """Log that an opening handshake has timed out or given way. Clients that have begun none are not logged."""
         if task.stage is Stage.IDLE:
             return
@@ -310,7 +312,7 @@ class Acceptor:
         reason = slot.acquire(opening.remote_address)
         if reason is None:
             return None
-        logger.info("connection from %s rejected: %s", opening.remote_address, reason)
+        logger.info("connection from %s rejected: %s", show_address(opening.remote_address), reason)
         return _unavailable(opening)
 
 
@@ -322,9 +324,9 @@ def _unavailable(opening: Opening, _request: Request | None = None) -> Response:
 def _log_failure(ws: ServerWebSocket, exc: BaseException, was_closed: bool) -> None:
     if was_closed and _is_connection_closed(exc):
         # The peer left while the handler was using the connection: that is not a bug in the handler.
-        logger.info("connection from %s: %s", ws.remote_address, exc)
+        logger.info("connection from %s: %s", show_address(ws.remote_address), exc)
     else:
-        logger.error("connection from %s: the handler failed", ws.remote_address, exc_info=exc)
+        logger.error("connection from %s: the handler failed", show_address(ws.remote_address), exc_info=exc)
 
 
 def _is_connection_closed(exc: BaseException) -> bool:

@@ -36,7 +36,7 @@ from ..protocol.deflate import DeflateServer
 from ..protocol.handshake import accept, is_upgrade, reject
 from ..settings import Settings
 from .forwarded.headers import find_client
-from .forwarded.peer import identify_peer
+from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import ProxyHeader
 from .limits import Limits
 from .openings import Stage
@@ -91,7 +91,7 @@ async def open_connection(
         await connection.send_error(get_cancelled_status())
         raise
     except StreamBroken as exc:
-        address = connection.opening.remote_address
+        address = show_address(connection.opening.remote_address)
         # A client that has sent no request may leave, as health checks do. In TLS, it may have sent something else.
         left = connection.stage is Stage.IDLE or (connection.stage is Stage.SILENT and not stream.is_tls)
         level = logging.DEBUG if left else logging.INFO
@@ -156,7 +156,8 @@ class _HTTPConnection:
             data, is_persistent = self._serialize(request, self._refuse(exc))
         except Exception:
             # An exception of an application function must not end the server.
-            logger.exception("connection from %s: the opening handshake failed", self.opening.remote_address)
+            address = show_address(self.opening.remote_address)
+            logger.exception("connection from %s: the opening handshake failed", address)
             self.ws = None
             response = self.opening.respond(500, "internal server error, try again later\n")
             data, is_persistent = self._serialize(request, _with_connection_close(response))
@@ -235,7 +236,9 @@ class _HTTPConnection:
         return response
 
     def _refuse(self, exc: InvalidHandshake) -> Response:
-        logger.info("opening handshake with %s failed: %s", self.opening.remote_address, exc)
+        # The error may quote a header of any length.
+        address = show_address(self.opening.remote_address)
+        logger.info("opening handshake with %s failed: %.500s", address, exc)
         return reject(exc, server=self._policy.server_header)
 
     async def send_error(self, status: int) -> None:

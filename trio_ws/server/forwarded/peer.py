@@ -10,7 +10,7 @@ from ...connection.stream import StreamAdapter
 from .proxy_protocol import ProxyHeader
 from .trust import Forwarding
 
-__all__ = ["Peer", "identify_peer"]
+__all__ = ["Peer", "identify_peer", "show_address"]
 
 
 @attrs.frozen
@@ -52,3 +52,12 @@ def identify_peer(transport: StreamAdapter, forwarding: Forwarding, header: Prox
         secure=header.secure or transport.is_tls,
         is_trusted_proxy=isinstance(source, tuple) and forwarding.trusts(source),
     )
+
+
+def show_address(address: Any) -> str:
+    """Return a socket address as text for a log line.
+
+    A client chooses the path of its Unix socket, so control characters in it are escaped.
+    """
+    text = str(address)
+    return text if text.isprintable() else repr(text)
