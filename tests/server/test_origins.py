@@ -171,7 +171,26 @@ def test_valid_hosts(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", ":80", "a b", "a/b", "user@a", "a:b", "a:65536", "::1", "[::1", "a,b", "[::g]", "a:1:2", "ä", "a#", "a?b"],
+    [
+        "",
+        ":80",
+        "a b",
+        "a/b",
+        "user@a",
+        "a:b",
+        "a:65536",
+        "::1",
+        "[::1",
+        "a,b",
+        "[::g]",
+        "a:1:2",
+        "ä",
+        "a#",
+        "a?b",
+        "[1:2]",
+        "[1.2.3.4]",
+        "[::::]",
+    ],
 )
 def test_invalid_hosts(host: str) -> None:
     assert not is_valid_host(host)

@@ -12,6 +12,7 @@ the same host as their requests to the server. The option ``hosts`` refuses such
 from __future__ import annotations
 
 import enum
+import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
@@ -128,4 +129,11 @@ def _is_same_host(origin: str, host: str, any_port: bool) -> bool:
 def is_valid_host(host: str) -> bool:
     """Whether a Host header is valid: a name or an address, with or without a port (RFC 9110, section 7.2)."""
     match = _HOST.fullmatch(host)
-    return match is not None and int(match[2] or 0) <= 0xFFFF
+    if match is None or int(match[2] or 0) > 0xFFFF:
+        return False
+    if match[1].startswith("["):
+        try:
+            ipaddress.IPv6Address(match[1][1:-1])
+        except ValueError:
+            return False
+    return True
