@@ -581,6 +581,114 @@ def test_reasons_are_short() -> None:
     assert len(caught.value.reason) <= 200
 
 
+# Bytes of other protocols, what the error names, and whether they can be a response in the beginning.
+NOT_HTTP: dict[str, tuple[bytes, str]] = {
+    "TLS": (b"\x16\x03\x01\x02\x00\x01", r"TLS.* '\x16\x03\x01\x02\x00\x01'"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n", "HTTP/2.* 'PRI * HTTP/2.0'"),
+    "SSH": (b"SSH-2.0-OpenSSH_9.9\r\n", "SSH.* 'SSH-2.0-OpenSSH_9.9'"),
+    "SMTP": (b"HELO relay.test\r\n", "'HELO relay.test'"),
+    "banner": (b"220 mail.test ESMTP ready\r\n", "'220 mail.test ESMTP ready'"),
+    "PROXY 1": (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "PROXY protocol.* 'PROXY TCP4 192.0.2.1"),
+    "PROXY 2": (b"\r\n\r\n\0\r\nQUIT\n!!", "PROXY protocol"),
+    "HTTP/0.9": (b"GET /\r\n", "'GET /'"),
+    "binary": (b"\xff\xfd\x18", r"'ÿý\x18'"),
+    "escapes": (b"a\x1b[2J\x9b\x7f", r"'a\x1b[2J\x9b\x7f'"),
+}
+
+
+@pytest.mark.parametrize("data, shown", NOT_HTTP.values(), ids=NOT_HTTP)
+@pytest.mark.parametrize("parser_type", [RequestParser, ResponseParser, TunnelParser])
+def test_other_protocols_are_recognized_at_their_first_line(
+    parser_type: type[RequestParser | ResponseParser], data: bytes, shown: str
+) -> None:
+    with pytest.raises(InvalidMessage, match=".*".join(map(re.escape, shown.split(".*")))) as caught:
+        parser_type().feed(data)
+    assert type(caught.value) is InvalidMessage
+    assert caught.value.reason.isprintable()
+    # It does not matter in which pieces they arrive.
+    parser = parser_type()
+    with pytest.raises(InvalidMessage):
+        for piece in one_by_one(data):
+            assert parser.feed(piece) is None
+
+
+@pytest.mark.parametrize("data", [b'{"type": "hello"}', b"hello world, hello", b"GET /\xc3\xa9", b"GET / FTP"])
+def test_what_cannot_be_a_request_line_is_refused_before_its_end(data: bytes) -> None:
+    with pytest.raises(InvalidMessage, match=r"not an HTTP/1\.1 request"):
+        RequestParser().feed(data)
+
+
+def test_text_without_end_is_no_response() -> None:
+    parser = ResponseParser()
+    assert parser.feed(b"login: ") is None
+    with pytest.raises(InvalidMessage, match=r"not an HTTP/1\.1 response: 'login: xxx"):
+        parser.feed(b"x" * 1000)
+    parser = ResponseParser()
+    assert parser.feed(b"login: ") is None
+    with pytest.raises(InvalidMessage, match="closed before the end of the response: 'login: '"):
+        parser.feed(b"")
+
+
+HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\n"
+EXPLAINED: dict[str, tuple[type[RequestParser | ResponseParser], bytes, str]] = {
+    "a header": (RequestParser, HEAD + b"X : y\r\n\r\n", "this is not a header: 'X : y'"),
+    "a NUL": (RequestParser, HEAD + b"X: a\0b\r\n\r\n", r"this is not a header: 'X: a\x00b'"),
+    "an escape": (RequestParser, HEAD + b"X: \x1b[2J\r\n\r\n", r"this is not a header: 'X: \x1b[2J'"),
+    "a fold": (RequestParser, HEAD + b"X: a\r\n b\r\nY\r\n\r\n", "this is not a header: 'Y'"),
+    "an early fold": (RequestParser, HEAD[:16] + b" X: a\r\n\r\n", "this is not a header: ' X: a'"),
+    "no Host": (RequestParser, b"GET / HTTP/1.1\r\n\r\n", "there must be exactly one Host header"),
+    "a length": (RequestParser, HEAD + b"Content-Length: \xe9\r\n\r\n", "invalid Content-Length: 'é'"),
+    "a coding": (RequestParser, HEAD + b"Transfer-Encoding: br\r\n\r\n", "invalid Transfer-Encoding: 'br'"),
+    "a status": (ResponseParser, b"HTTP/1.1 2x0 OK\r\n", "this is not an HTTP/1.1 response: 'HTTP/1.1 2x0 OK'"),
+    "a value": (ResponseParser, ANSWER + b"X: \x07\r\n\r\n", r"this is not a header: 'X: \x07'"),
+    "a chunk": (ResponseParser, ANSWER + b"Transfer-Encoding: chunked\r\n\r\nx\r\n", "malformed chunk in the body"),
+    "a long chunk header": (
+        ResponseParser,
+        ANSWER + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * 10_000,
+        "a chunk header, or the trailers, of more than 4096 bytes",
+    ),
+    "an early end": (
+        ResponseParser,
+        ANSWER + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe",
+        "the connection was closed before the end of the body",
+    ),
+    "101 of a proxy": (
+        TunnelParser,
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "a proxy must not respond to CONNECT with 'HTTP/1.1 101 Switching Protocols'",
+    ),
+}
+
+
+@pytest.mark.parametrize("parser_type, data, reason", EXPLAINED.values(), ids=EXPLAINED)
+def test_errors_quote_the_line_and_not_h11(
+    parser_type: type[RequestParser | ResponseParser], data: bytes, reason: str
+) -> None:
+    parser = parser_type()
+    with pytest.raises(InvalidMessage) as caught:
+        if parser.feed(data) is None:
+            parser.feed(b"")
+    assert caught.value.reason == reason
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "message, reason",
+    [
+        (Request("/", {}), "not a valid request: there must be exactly one Host header"),
+        (Request("/", {"Host": "a"}, http_version="1.0"), "not a valid request: the version must be HTTP/1.1"),
+        (Response(200, "OK", {"Content-Length": "1"}), "not a valid response: the body must not be shorter than"),
+        (Response(200, "OK", {"Content-Length": "x"}), "not a valid response: Content-Length must be a number"),
+        (Response(200, "OK", {"Transfer-Encoding": "br"}), "not a valid response: Transfer-Encoding must be chunked"),
+    ],
+    ids=["no Host", "version", "short body", "length", "coding"],
+)
+def test_errors_about_our_own_messages(message: Request | Response, reason: str) -> None:
+    with pytest.raises(InvalidMessage, match=reason):
+        message.serialize()
+
+
 # -- Parsing responses ---------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ DEFAULTS = {
     "ping_timeout": 20,
     "write_timeout": 60,
     "max_message_size": 1024 * 1024,
+    "max_head_size": 32 * 1024,
+    "max_headers": 128,
     "receive_buffer": 64 * 1024,
     "send_buffer": 64 * 1024,
     "compression": Deflate(),
@@ -27,7 +29,8 @@ DEFAULTS = {
 }
 TIMES = ["open_timeout", "close_timeout", "ping_interval", "ping_timeout", "write_timeout"]
 SIZES = ["max_message_size", "receive_buffer", "send_buffer"]
-NUMBERS = TIMES + SIZES
+COUNTS = ["max_head_size", "max_headers"]
+NUMBERS = TIMES + SIZES + COUNTS
 OPTIONAL = ["open_timeout", "ping_interval", "ping_timeout", "write_timeout", "max_message_size"]
 
 
@@ -67,7 +70,7 @@ def test_not_a_number(name: str, value: object) -> None:
         make(**{name: value})
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SIZES + COUNTS)
 @pytest.mark.parametrize("value", [1.0, 0.5, math.inf, math.nan])
 def test_sizes_are_whole(name: str, value: float) -> None:
     with pytest.raises(TypeError):
@@ -99,8 +102,8 @@ def test_values_that_are_not_a_time(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_zero(name: str) -> None:
-    if name.startswith("ping") or name == "write_timeout":
-        with pytest.raises(ValueError):
+    if name.startswith("ping") or name == "write_timeout" or name in COUNTS:
+        with pytest.raises(ValueError, match=f"^{name} must be at least [0-9.]+, not 0$"):
             make(**{name: 0})
     else:
         assert getattr(make(**{name: 0}), name) == 0
@@ -122,7 +125,7 @@ def test_forever(name: str) -> None:
         assert getattr(make(**{name: math.inf}), name) == math.inf
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", SIZES + COUNTS)
 @pytest.mark.parametrize("value", [1, 125, 2**63])
 def test_sizes(name: str, value: int) -> None:
     assert getattr(make(**{name: value}), name) == value
@@ -148,10 +151,16 @@ def test_subprotocols() -> None:
     assert settings.subprotocols == ("chat", "superchat")
 
 
-@pytest.mark.parametrize("value", ["chat", b"chat", [b"chat"], [1], 1, None])
+@pytest.mark.parametrize("value", ["chat", b"chat", [b"chat"], [1], 1, None, {"a", "b"}, frozenset("a"), {"a": 1}])
 def test_subprotocols_of_wrong_type(value: object) -> None:
     with pytest.raises(TypeError, match=r"^subprotocols must be a sequence of str(ings)?, "):
         make(subprotocols=value)
+
+
+@pytest.mark.parametrize("value", [set(), {}, frozenset()])
+def test_instruments_have_an_order(value: object) -> None:
+    with pytest.raises(TypeError, match="instruments"):
+        make(instruments=value)
 
 
 @pytest.mark.parametrize("value", [[""], ["a b"], ["a", "a"], ["é"]])

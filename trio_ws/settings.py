@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 
+from .http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from .instruments import Instrument
+from .misuse.values import to_tuple
 from .protocol.deflate import Deflate
 from .protocol.handshake import check_subprotocols
 
@@ -46,9 +48,7 @@ def _to_deflate(value: Any) -> Deflate | None:
 
 
 def _to_instruments(value: Any) -> tuple[Instrument, ...]:
-    if isinstance(value, Instrument) or not hasattr(value, "__iter__"):
-        raise TypeError(f"instruments must be a sequence of Instruments, not {value!r}")
-    instruments = tuple(value)
+    instruments: tuple[Instrument, ...] = to_tuple("instruments", value, "a sequence of Instruments", ordered=True)
     for instrument in instruments:
         if not isinstance(instrument, Instrument):
             raise TypeError(f"instruments must be a sequence of Instruments, but one of them is {instrument!r}")
@@ -70,6 +70,8 @@ class Settings:
     ping_timeout: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
     write_timeout: float | None = attrs.field(default=60, validator=_number(minimum=0.001, none=True))
     max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
+    max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, validator=_number(minimum=1, none=False, whole=True))
+    max_headers: int = attrs.field(default=MAX_HEADERS, validator=_number(minimum=1, none=False, whole=True))
     receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
@@ -93,6 +95,11 @@ class Options(TypedDict, total=False):
             Default: 60.
         max_message_size: Maximum size of a received message in bytes, after decompression. A larger message fails the
             connection with 1009. None: no limit. Default: 1 MiB.
+        max_head_size: Maximum size of the peer's part of the opening handshake without a body: the start line and the
+            headers, in bytes. A server answers a larger request with 431, a client raises :exc:`HeadTooBig`.
+            Default: 32 KiB.
+        max_headers: Maximum number of headers in the peer's part of the opening handshake. A server answers a request
+            with more with 431, a client raises :exc:`TooManyHeaders`. Default: 128.
         receive_buffer: Bytes of memory for messages that wait to be received. When they are used up, the connection
             stops reading from the peer. There is always room for one message. Default: 64 KiB.
         send_buffer: Bytes of memory for messages that wait to be written. When they are used up, ``send`` waits. There
@@ -110,6 +117,8 @@ class Options(TypedDict, total=False):
     ping_timeout: float | None
     write_timeout: float | None
     max_message_size: int | None
+    max_head_size: int
+    max_headers: int
     receive_buffer: int
     send_buffer: int
     compression: Literal["deflate"] | Deflate | None

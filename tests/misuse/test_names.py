@@ -130,7 +130,7 @@ def test_server_options_of_other_libraries(library: str) -> None:
         (serve, "nonsense", "see trio_ws.ServeOptions"),
         (serve_over, "port", "use serve() to listen"),
         (serve_over, "ssl", "wrap the stream in a trio.SSLStream instead"),
-        (memory_websocket_pair, "headers", "see trio_ws.Options"),
+        (memory_websocket_pair, "nonsense", "see trio_ws.Options"),
         (memory_websocket_pair, "max_size", "did you mean 'max_message_size'?"),
     ],
 )

@@ -192,7 +192,7 @@ BAD_REQUESTS: dict[str, tuple[bytes, int]] = {
     "an empty line": (b"\r\n\r\n", 400),
     "half a request": (request()[:50], 400),
     "HTTP/1.0": (request(line="GET / HTTP/1.0"), 505),
-    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "POST": (request(line="POST / HTTP/1.1"), 405),
     "HEAD": (request(line="HEAD / HTTP/1.1"), 405),
     "get": (request(line="get / HTTP/1.1"), 405),
@@ -342,9 +342,38 @@ async def test_slow_clients(
     nursery.start_soon(trickle)
     assert (await read_to_end(client)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert trio.current_time() - begin == seconds
+    if not data:  # no handshake has begun, so none has failed
+        assert not caplog.records
+        return
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert f"{seconds:g} seconds" in record.getMessage()
+
+
+@pytest.mark.parametrize("how", ["timeout", "end", "close"])
+@pytest.mark.parametrize("answered", [True, False])
+async def test_connections_without_a_request_are_not_logged(
+    how: str, answered: bool, caplog: Logs, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    def answer(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response:
+        return opening.respond(200, "ok")
+
+    caplog.set_level(logging.INFO)
+    client = start_over(nursery, never, process_request=answer, open_timeout=5)
+    if answered:
+        await client.send_all(request(Upgrade=None))
+        assert (await read_response(client))[0].status_code == 200
+    if how == "timeout":
+        begin = trio.current_time()
+        assert (await read_to_end(client)).startswith(b"" if answered else b"HTTP/1.1 408")
+        assert trio.current_time() - begin == 5
+    elif how == "end":
+        assert isinstance(client, trio.abc.HalfCloseableStream)
+        await client.send_eof()
+        assert await read_to_end(client) == b""
+    await client.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not caplog.records
 
 
 async def test_no_open_timeout(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:

@@ -61,6 +61,12 @@ async def test_the_scheme_is_case_insensitive(scheme: str) -> None:
         [basic("ann", "secret").replace("=", "")],
         [basic("ann", "secret") + "x"],
         ["Digest username=ann"],
+        ["Basic \xe9"],
+        ["Basic YW5uO\xe9"],
+        ["Basic \xa0"],
+        ["Basic YQ==YQ=="],
+        ["Basic ===="],
+        ["\xe9 YW5uOnNlY3JldA=="],
     ],
 )
 async def test_invalid_credentials_are_rejected(authorizations: list[str]) -> None:

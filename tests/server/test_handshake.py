@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -428,6 +429,41 @@ async def test_headers_of_every_response() -> None:
             assert (headers["x-a"], headers["server"]) == ("1", "mine")
 
 
+async def test_every_final_response_has_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(opening: Opening, request: Request) -> Response | None:
+        dated = {"Date": "Tue, 15 Nov 1994 08:12:31 GMT"} if request.path == "/dated" else {}
+        return opening.respond(200, "", dated) if request.path != "/" else None
+
+    made: list[float] = []
+
+    def formatdate(timeval: float, *, usegmt: bool) -> str:
+        made.append(timeval)
+        return real(timeval, usegmt=usegmt)
+
+    now = 784111777.25
+    real = email.utils.formatdate
+    monkeypatch.setattr(email.utils, "formatdate", formatdate)
+    monkeypatch.setattr("time.time", lambda: now)
+    for request, date in (
+        (get("/page"), "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (get("/dated"), "Tue, 15 Nov 1994 08:12:31 GMT"),
+        (get("/"), "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (get("/", *UPGRADE, "Origin: https://evil.example"), "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (b"nonsense\r\n", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ):
+        async with served(process_request=answer) as client:
+            _, headers, _ = await client.ask(request)
+            assert headers["date"] == date
+    assert made == [784111777]
+    now += 1
+    async with served(process_request=answer) as client:
+        assert (await client.ask(get("/page")))[1]["date"] == "Sun, 06 Nov 1994 08:49:38 GMT"
+    async with served(headers={"Date": "x"}) as client:
+        assert (await client.ask(get("/")))[1]["date"] == "x"
+    async with connected() as ws:
+        assert "Date" not in ws.response.headers
+
+
 async def test_no_server_header() -> None:
     async with connected(server_header=None) as ws:
         assert "Server" not in ws.response.headers
@@ -519,7 +555,71 @@ async def test_hosts(hosts: list[str] | None, host: str, served_: bool) -> None:
             await client.stream.send_all(b"\x88\x80\0\0\0\0")
 
 
-@pytest.mark.parametrize("options", [{"hosts": "example.org"}, {"origins": "https://example.org"}])
+@pytest.mark.parametrize(
+    "target", ["*", "evil:80", "foo", "?a", "http:/a", "ftp://example.org/", "http://", "http:///a"]
+)
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+async def test_targets_that_are_no_path(target: str, method: str) -> None:
+    called: list[Request] = []
+    async with served(process_request=lambda _, request: called.append(request)) as client:
+        status, headers, body = await client.ask(get(target, *UPGRADE, method=method))
+        assert (status, headers["connection"]) == (400, "close")
+        assert repr(target) in body.decode()
+    assert not called
+
+
+@pytest.mark.parametrize(
+    "target", ["http://user@example.org/", "http://a_b!/", "http://example.org:99999/", "http://example.org#a"]
+)
+async def test_invalid_hosts_of_targets(target: str) -> None:
+    async with served() as client:
+        assert (await client.ask(get(target, *UPGRADE)))[0] == 400
+
+
+async def test_connect_is_another_method() -> None:
+    called: list[Request] = []
+    async with served(process_request=lambda _, request: called.append(request)) as client:
+        assert (await client.ask(get("example.org:443", method="CONNECT")))[0] == 405
+    assert not called
+
+
+@pytest.mark.parametrize(
+    "target, host, path",
+    [
+        ("http://other.example/path?a=b", "other.example", "/path?a=b"),
+        ("https://other.example:8443/a//b", "other.example:8443", "/a//b"),
+        ("WS://other.example", "other.example", "/"),
+        ("wss://[::1]?a", "[::1]", "/?a"),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_the_host_of_a_target_replaces_that_of_the_header(
+    target: str, host: str, path: str, version: str
+) -> None:
+    def answer(opening: Opening, request: Request) -> Response:
+        return opening.respond(200, f"{opening.host} {request.headers['Host']} {request.path}")
+
+    async with served(process_request=answer) as client:
+        header = "example.org" if version == "1.1" else None
+        _, _, body = await client.ask(get(target, version=version, host=header))
+        assert body.decode() == f"{host} {host} {path}"
+
+
+async def test_hosts_and_origins_are_compared_with_the_host_of_the_target() -> None:
+    for target, host, status in (
+        ("http://example.org/", "evil.example", 101),
+        ("http://evil.example/", "example.org", 421),
+        ("http://example.net/", "example.org", 403),
+    ):
+        async with served(hosts=["example.org", "example.net"]) as client:
+            origin = "Origin: https://example.org"
+            assert (await client.ask(get(target, *UPGRADE, origin, host=host)))[0] == status
+            await client.stream.send_all(b"\x88\x80\0\0\0\0")
+
+
+@pytest.mark.parametrize(
+    "options", [{"hosts": "example.org"}, {"hosts": b"a"}, {"hosts": [b"a"]}, {"origins": "https://example.org"}]
+)
 async def test_options_of_the_wrong_type(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
         await trio_ws.serve(echo, 0, host="127.0.0.1", **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -89,20 +89,130 @@ async def test_each_address_has_its_own_limit() -> None:
         assert server._state.count == 0
 
 
-async def test_opening_handshakes_in_progress() -> None:
+def health(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response | None:
+    return opening.respond(200, "ok") if request.path == "/health" else None
+
+
+GET_HEALTH = b"GET /health HTTP/1.1\r\nHost: example.org\r\n\r\n"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await trio.lowlevel.checkpoint()
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    data = b""
+    while portion := await stream.receive_some():
+        data += portion
+    return data
+
+
+async def test_the_oldest_opening_handshake_gives_way(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with server_with(Limits(openings=2)) as server:
+        openings = server._state.openings
         async with trio_ws.connect(uri(server)) as one:  # its handshake is complete
-            slow = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(2)]
-            while len(server._state.openings) < 2:
-                await trio.lowlevel.checkpoint()
-            await refused(server)
-            assert await answers(one)
-            await slow[0].aclose()
-            while len(server._state.openings) == 2:
-                await trio.lowlevel.checkpoint()
+            first = await trio.open_tcp_stream("127.0.0.1", server.port)
+            await until(lambda: len(openings) == 1)
+            second = await trio.open_tcp_stream("127.0.0.1", server.port)
+            await second.send_all(b"GET / HTTP/1.1\r\n")
+            await until(lambda: len(openings) == 2)
             async with trio_ws.connect(uri(server)) as two:
                 assert await answers(two)
-            await slow[1].aclose()
+            response = await read_all(first)
+            assert response.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"Retry-After: 5\r\n" in response
+            # The other one has not lost its place.
+            await second.send_all(b"Host: example.org\r\n\r\n")
+            assert (await second.receive_some()).startswith(b"HTTP/1.1 426")
+            assert await answers(one)
+            await first.aclose()
+            await second.aclose()
+        await until(lambda: server._state.count == 0)
+        assert openings.leaving == 0
+    assert "gave way to another one: the limit of 2 opening handshakes is reached" in caplog.text
+
+
+@pytest.mark.parametrize("limits", [Limits(openings=10), Limits(connections=10)])
+async def test_half_open_connections_lock_nobody_out(limits: Limits) -> None:
+    async with server_with(limits) as server:
+        clients = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(50)]
+        async with trio_ws.connect(uri(server)) as ws:
+            assert await answers(ws)
+            await until(lambda: server._state.openings.leaving == 0)
+            assert len(server._state.openings) <= 10
+            for client in clients:
+                await client.aclose()
+        await until(lambda: server._state.count == 0)
+        assert len(server._state.openings) == server._state.openings.leaving == 0
+        assert not server._state.by_address
+
+
+async def test_requests_that_are_being_answered_do_not_give_way() -> None:
+    entered = trio.Event()
+
+    async def wait(opening: trio_ws.Opening, request: trio_ws.Request) -> None:
+        entered.set()
+        await trio.sleep_forever()
+
+    for limits in (Limits(openings=1), Limits(connections=1)):
+        async with server_with(limits, process_request=wait) as server:
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                await stream.send_all(GET_HEALTH)
+                await entered.wait()
+                entered = trio.Event()
+                await refused(server)
+
+
+async def test_a_client_over_the_limit_of_its_address_makes_nobody_give_way() -> None:
+    async with server_with(Limits(openings=1, per_address=1)) as server:
+        first = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await until(lambda: len(server._state.openings) == 1)
+        await refused(server)
+        await first.send_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
+        assert (await first.receive_some()).startswith(b"HTTP/1.1 426")
+        await first.aclose()
+
+
+async def test_idle_connections_are_no_opening_handshakes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with server_with(Limits(openings=1), process_request=health) as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+            for _ in range(3):
+                await stream.send_all(GET_HEALTH)
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+                await until(lambda: len(server._state.openings) == 0)
+                async with trio_ws.connect(uri(server)) as ws:
+                    assert await answers(ws)
+            # With the next request, it is one.
+            await stream.send_all(GET_HEALTH[:10])
+            await until(lambda: len(server._state.openings) == 1)
+            async with trio_ws.connect(uri(server)) as ws:
+                assert await answers(ws)
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 503")
+
+
+async def test_idle_connections_give_way_to_new_ones(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with server_with(Limits(connections=2), process_request=health) as server:
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", server.port) as begun,
+            await trio.open_tcp_stream("127.0.0.1", server.port) as idle,
+        ):
+            await begun.send_all(GET_HEALTH[:10])
+            await idle.send_all(GET_HEALTH)
+            assert (await idle.receive_some()).startswith(b"HTTP/1.1 200")
+            async with trio_ws.connect(uri(server)) as ws:
+                # No request waits for a response there, and nothing has failed.
+                assert await idle.receive_some() == b""
+                assert not caplog.records
+                assert await answers(ws)
+                async with trio_ws.connect(uri(server)) as other:
+                    assert await answers(other)
+                    assert (await read_all(begun)).startswith(b"HTTP/1.1 503")
+                    await refused(server)
+    assert "gave way to another one: the limit of 2 connections is reached" in caplog.text
 
 
 async def test_a_failed_opening_handshake_frees_its_slot() -> None:

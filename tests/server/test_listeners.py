@@ -6,11 +6,13 @@ import errno
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -129,6 +131,77 @@ class TestUnix:
         with pytest.raises(OSError):
             await trio_ws.serve(echo, path=path)
         assert path.exists()
+
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+    async def test_the_permissions_of_the_file(self, umask: int, tmp_path: Path, nursery: trio.Nursery) -> None:
+        path = tmp_path / "app.sock"
+        before = os.umask(umask)
+        try:
+            for mode in (None, 0o660, 0o600, 0o777, 0):
+                server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, echo, path=path, mode=mode))
+                expected = 0o777 & ~umask if mode is None else mode
+                assert stat.S_IMODE(path.stat().st_mode) == expected
+                await server.aclose()
+        finally:
+            os.umask(before)
+
+    async def test_the_permissions_are_never_wider(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "app.sock"
+        seen: list[int] = []
+
+        def chmod(name: str, mode: int) -> None:
+            seen.append(stat.S_IMODE(os.stat(name).st_mode))
+            with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ConnectionRefusedError):
+                sock.connect(name)  # it does not listen yet
+            real_chmod(name, mode)
+
+        real_chmod = os.chmod
+        monkeypatch.setattr(os, "chmod", chmod)
+        before = os.umask(0)
+        try:
+            listener, _ = await open_unix_listener(path, backlog=None, mode=0o640)
+        finally:
+            os.umask(before)
+        await listener.aclose()
+        if sys.platform == "linux":
+            assert seen == [0o640]
+        assert len(seen) == 1
+
+    @pytest.mark.parametrize(
+        "options, error",
+        [
+            ({"path": "app.sock", "mode": "660"}, TypeError),
+            ({"path": "app.sock", "mode": True}, TypeError),
+            ({"path": "app.sock", "mode": -1}, ValueError),
+            ({"path": "app.sock", "mode": 0o1000}, ValueError),
+            ({"path": "\0app", "mode": 0o660}, TypeError),
+            ({"port": 0, "mode": 0o660}, TypeError),
+        ],
+    )
+    async def test_a_mode_that_is_none(self, options: dict[str, Any], error: type[Exception]) -> None:
+        with pytest.raises(error, match="mode must be"):
+            await trio_ws.serve(echo, **options)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="there are no abstract Unix sockets on this system")
+    async def test_an_abstract_socket(self, nursery: trio.Nursery) -> None:
+        path = f"\0trio-ws-test-{os.getpid()}"
+        server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, echo, path=path))
+        assert server.addresses == [path.encode()]
+        with pytest.raises(OSError) as caught:
+            await trio_ws.serve(echo, path=path)
+        assert caught.value.errno == errno.EADDRINUSE
+        async with trio_ws.connect_unix(path) as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+        await server.aclose()
+        with pytest.raises(trio_ws.ConnectFailed, match="cannot connect to @trio-ws-test-"):
+            async with trio_ws.connect_unix(path):
+                pytest.fail("the connection was opened")
+
+    async def test_a_system_without_abstract_sockets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        with pytest.raises(OSError, match="no abstract Unix sockets"):
+            await open_unix_listener("\0app", backlog=None)
 
 
 # -- systemd ---------------------------------------------------------------------------------------------------------

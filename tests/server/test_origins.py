@@ -40,7 +40,6 @@ def is_allowed(request: Request, origins: Any) -> bool:
         ("http://127.0.0.1:8765", "127.0.0.1:8765"),
         ("http://[::1]:8765", "[::1]:8765"),
         ("http://[::1]", "[::1]"),
-        ("app://example.org:7", "example.org:7"),
     ],
 )
 def test_pages_of_the_same_host(origin: str, host: str) -> None:
@@ -70,10 +69,30 @@ def test_pages_of_the_same_host(origin: str, host: str) -> None:
         ("https://example.org https://evil.example", "example.org"),
         ("app://example.org", "example.org:7"),
         ("https://example.org:99999999", "example.org"),
+        ("app://example.org:7", "example.org:7"),
+        ("ws://example.org", "example.org"),
+        ("wss://example.org", "example.org"),
+        ("chrome-extension://example.org:80", "example.org:80"),
     ],
 )
 def test_pages_of_other_hosts(origin: str, host: str) -> None:
     assert not is_allowed(request(origin, host=host), SAME_HOST)
+
+
+@pytest.mark.parametrize("host", ["example.org", "example.org:8000"])
+def test_the_port_of_a_host_behind_a_proxy_does_not_count(host: str) -> None:
+    for origin, allowed in (
+        ("https://example.org:8443", True),
+        ("https://example.org", True),
+        ("https://a.org", False),
+    ):
+        for header in ("example.org:1", "localhost"):  # only the given host counts
+            try:
+                check_origin(request(origin, host=header), SAME_HOST, host=host, any_port=True)
+            except InvalidOrigin:
+                assert not allowed
+            else:
+                assert allowed
 
 
 @pytest.mark.parametrize(
@@ -152,7 +171,26 @@ def test_valid_hosts(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", ":80", "a b", "a/b", "user@a", "a:b", "a:65536", "::1", "[::1", "a,b", "[::g]", "a:1:2", "ä", "a#", "a?b"],
+    [
+        "",
+        ":80",
+        "a b",
+        "a/b",
+        "user@a",
+        "a:b",
+        "a:65536",
+        "::1",
+        "[::1",
+        "a,b",
+        "[::g]",
+        "a:1:2",
+        "ä",
+        "a#",
+        "a?b",
+        "[1:2]",
+        "[1.2.3.4]",
+        "[::::]",
+    ],
 )
 def test_invalid_hosts(host: str) -> None:
     assert not is_valid_host(host)

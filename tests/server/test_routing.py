@@ -566,3 +566,9 @@ def test_the_error_without_werkzeug_says_what_to_install(monkeypatch: pytest.Mon
     nothing: Any = 3
     with pytest.raises(TypeError):
         route(nothing)
+
+
+def test_a_server_name_without_a_map() -> None:
+    for path in ("/", "/<room>"):
+        with pytest.raises(TypeError, match="server_name must be given together with a"):
+            route({path: handler("x")}, server_name="example.org")

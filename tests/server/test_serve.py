@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -109,6 +108,54 @@ async def test_tls(nursery: trio.Nursery, server_context: ssl.SSLContext, client
         assert (ours.local_address, ours.remote_address) == (ws.remote_address, ws.local_address)
 
 
+async def test_arguments_that_would_be_ignored(server_context: ssl.SSLContext) -> None:
+    async with (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] as tcp:
+        tls = trio.SSLListener(tcp, server_context)
+        for options, message in (
+            ({"listeners": [tcp], "backlog": 5}, "backlog must be given together with port or path"),
+            ({"listeners": [tcp], "host": "localhost"}, "host must be given together with port"),
+            ({"listeners": [tcp], "reuse_port": True}, "reuse_port must be given together with port"),
+            ({"listeners": [tcp], "mode": 0o660}, "mode must be given together with the path"),
+            (
+                {"listeners": [tcp, tls], "ssl": server_context},
+                "ssl must not be given together with a trio.SSLListener",
+            ),
+            ({"path": "app.sock", "host": "localhost"}, "host must be given together with port"),
+            ({"path": "app.sock", "reuse_port": True}, "reuse_port must be given together with port"),
+            ({"port": 0, "mode": 0o660}, "mode must be given together with the path"),
+            ({"port": 0, "process_request": {print}}, "process_request must be a function, a sequence"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                await trio_ws.serve(echo, **options)
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"port": 0, "backlog": 0}, ValueError, "backlog must be at least 1, not 0"),
+        ({"port": 0, "backlog": -1}, ValueError, "backlog must be at least 1, not -1"),
+        ({"port": 0, "backlog": "5"}, TypeError, "backlog must be an int, not '5'"),
+        ({"path": "app.sock", "backlog": 1.5}, TypeError, "backlog must be an int, not 1.5"),
+        ({"path": "app.sock", "backlog": True}, TypeError, "backlog must be an int, not True"),
+        ({"listeners": []}, ValueError, "listeners must not be empty"),
+        ({"listeners": [1]}, TypeError, "each of listeners must be a Trio listener, not 1"),
+        ({"listeners": MemoryListener()}, TypeError, "listeners must be a sequence of Trio listeners"),
+        ({"listeners": {1}}, TypeError, "listeners must be a sequence of Trio listeners"),
+    ],
+)
+async def test_arguments_of_the_wrong_kind(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        await trio_ws.serve(echo, **options)
+
+
+async def test_listeners_of_any_iterable(nursery: trio.Nursery) -> None:
+    listener = MemoryListener()
+    server = await start(nursery, echo, listeners=(each for each in [listener]))
+    async with trio_ws.connect_over(listener.connect(), "ws://any/"):
+        pass
+    await server.aclose()
+
+
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no Unix sockets on this system")
 class TestUnixSocket:
     @pytest.mark.parametrize("convert", [str, Path])
@@ -141,11 +188,6 @@ class TestUnixSocket:
             await trio_ws.serve(echo, path=path)
         assert caught.value.errno == errno.EADDRINUSE
         assert path.read_text() == "mine"
-        nothing_left()
-
-    async def test_abstract_socket(self, nothing_left: Callable[[], None]) -> None:
-        with pytest.raises(ValueError):
-            await trio_ws.serve(echo, path=f"\0trio_ws {os.getpid()}")
         nothing_left()
 
     async def test_the_file_was_removed(self, tmp_path: Path) -> None:

@@ -553,7 +553,7 @@ async def test_accept_fails_for_lack_of_resources(
     """The server waits and tries again."""
 
     class Overloaded(MemoryListener):
-        failures = 2
+        failures = 15
 
         async def accept(self) -> Stream:
             if self.failures:
@@ -568,7 +568,33 @@ async def test_accept_fails_for_lack_of_resources(
         async with trio_ws.connect_over(listener.connect(), "ws://any/") as ws:
             await ws.send("hello")
             assert await ws.receive() == "hello"
-        assert trio.current_time() - begin == pytest.approx(2 * ACCEPT_DELAY)
+        assert trio.current_time() - begin == pytest.approx(15 * ACCEPT_DELAY)
         await server.aclose()
+    # At most one line a second.
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert os.strerror(number) in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM], ids=errno.errorcode.get)
+async def test_accept_fails_for_one_connection(
+    number: int, caplog: Logs, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The server accepts the next one."""
+
+    class Dropped(MemoryListener):
+        failures = 3
+
+        async def accept(self) -> Stream:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(number, os.strerror(number))
+            return await super().accept()
+
+    listener = Dropped()
+    async with trio.open_nursery() as nursery:
+        server = await start(nursery, echo, listeners=[listener])
+        async with trio_ws.connect_over(listener.connect(), "ws://any/") as ws:
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+        await server.aclose()
+    assert not caplog.records

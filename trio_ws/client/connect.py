@@ -97,7 +97,7 @@ def connect_unix(
     Redirects are only followed within the origin of the URI, and use the same socket.
 
     Args:
-        path: The file name of the socket.
+        path: The file name of the socket. On Linux, a name that begins with a NUL is that of an abstract socket.
         uri: The URI to request. Its host, path, query and user information are sent in the request. A ``wss://`` URI
             uses TLS over the socket, with a certificate for the host of the URI.
         **options: See :class:`ConnectUnixOptions`.
@@ -107,7 +107,7 @@ def connect_unix(
     """
     check_names(connect_unix, options, ConnectUnixOptions)
     check_path("path", path)
-    return _connect(parse_uri(uri), os.fspath(path), options, elsewhere=False, function="connect_unix")
+    return _connect(parse_uri(uri), os.fsdecode(path), options, elsewhere=False, function="connect_unix")
 
 
 def _connect(

@@ -112,7 +112,9 @@ class Dialer:
                 )
         except OSError as exc:
             reason = explain(exc) if self.path is not None else await explain_addresses(exc, uri.host, uri.port)
-            raise ConnectFailed(self.path or uri.host_header, reason) from exc
+            # An abstract Unix socket is written with an "@", as by the tools of Linux.
+            peer = uri.host_header if self.path is None else self.path.replace("\0", "@")
+            raise ConnectFailed(peer, reason) from exc
         return stream
 
     def _context(self) -> ssl_module.SSLContext:

@@ -9,6 +9,7 @@ The result of parsing must not depend on how the message was split into chunks o
 only when it is complete, and a body in pieces of a fixed maximum size.
 
 ==================================  ============================================================
+:mod:`~trio_ws.http11.lines`        early recognition of other protocols; errors that quote a line
 :mod:`~trio_ws.http11.messages`     ``Request``, ``Response``, serialization
 :mod:`~trio_ws.http11.body`         decompression of response bodies
 :mod:`~trio_ws.http11.parsers`      ``RequestParser``, ``ResponseParser``, ``TunnelParser``

@@ -13,6 +13,7 @@ import h11
 
 from ..datastructures import TOKEN, Headers, HeadersLike
 from ..exceptions.handshake import InvalidMessage
+from .lines import explain_local_error
 
 if TYPE_CHECKING:
     from attrs import Attribute
@@ -116,7 +117,7 @@ class Request:
             )
             return h11.Connection(h11.CLIENT).send(request) or b""
         except h11.LocalProtocolError as exc:
-            raise InvalidMessage(f"not a valid request: {exc}") from exc
+            raise InvalidMessage(f"not a valid request: {explain_local_error(str(exc))}") from exc
 
 
 @attrs.frozen
@@ -182,7 +183,7 @@ class Response:
             ]
             return parts[0] or b"" if head else b"".join(part or b"" for part in parts)
         except h11.LocalProtocolError as exc:
-            raise InvalidMessage(f"not a valid response: {exc}") from exc
+            raise InvalidMessage(f"not a valid response: {explain_local_error(str(exc))}") from exc
 
     def _serialize_interim(self) -> bytes:
         # An interim response ends with the empty line (RFC 9112, section 6.3).

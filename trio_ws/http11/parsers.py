@@ -11,6 +11,7 @@ import h11
 from ..datastructures import COMMON_NAMES
 from ..exceptions.handshake import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 from .body import MAX_BODY_SIZE
+from .lines import check_request_line, check_status_line, explain_head, quote
 from .messages import BODILESS, UPGRADE_REQUEST, Request, Response
 
 __all__ = ["RequestParser", "ResponseParser", "TunnelParser"]
@@ -48,6 +49,9 @@ class _Parser:
         # Bytes that h11 has not got yet, and the position up to which they contain no empty line.
         self._buffer = bytearray()
         self._searched = 0
+        # Whether the start line has arrived and is well-formed; and the head that h11 has seen last.
+        self._is_http = False
+        self._last_head = b""
 
     @property
     def unused(self) -> bytes:
@@ -56,10 +60,12 @@ class _Parser:
 
     def _pass_head_to_h11(self) -> bool:
         """Pass the next head to h11 if it is complete. Return whether it was."""
-        # This is not HTTP, but perhaps TLS. Fail now, because an empty line may never arrive.
-        if self._buffer and self._buffer[0] <= 0x20:
-            raise InvalidMessage("the message starts with a space or a control character")
         room = self._max_head_size - self._head_size
+        if not self._is_http:
+            # Another protocol may never send an empty line.
+            line_end = self._buffer.find(b"\n", self._searched, room)
+            self._check_start_line(bytes(self._buffer[: min(room, len(self._buffer))]), line_end)
+            self._is_http = line_end >= 0
         end = _END_OF_HEAD.search(self._buffer, self._searched, room)
         if end is None:
             if len(self._buffer) > room:
@@ -69,8 +75,10 @@ class _Parser:
         head = bytes(self._buffer[: end.end()])
         # The only suspect characters must be the CRs at the ends of lines.
         if len(head) - len(head.translate(None, _SUSPECT)) != head.count(b"\r\n"):
-            raise InvalidMessage("the start line or the headers contain a NUL, a stray CR or another control character")
+            raise InvalidMessage(explain_head(head))
         del self._buffer[: len(head)]
+        self._is_http = False
+        self._last_head = head
         self._searched = 0
         self._head_size += len(head)
         self._connection.receive_data(head)
@@ -80,8 +88,15 @@ class _Parser:
         try:
             return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
-            # The message of the exception may quote a line of any length.
-            raise InvalidMessage(f"{exc!s:.200}", exc.error_status_hint) from exc
+            raise InvalidMessage(self._explain(str(exc)), exc.error_status_hint) from None
+
+    def _check_start_line(self, data: bytes, end: int) -> None:
+        """Check the start line, as far as it has arrived."""
+        raise NotImplementedError
+
+    def _explain(self, error: str) -> str:
+        """Return what is wrong, in our words, when h11 has refused something."""
+        return explain_head(self._last_head)
 
     def _headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[str, str]]:
         pairs = event.headers.raw_items()
@@ -123,7 +138,8 @@ class RequestParser(_Parser):
             TooManyHeaders: If there are more than ``max_headers`` headers.
         """
         if not data:
-            raise InvalidMessage("the connection was closed before the end of the request")
+            seen = f": {quote(bytes(self._buffer))}" if self._buffer else ""
+            raise InvalidMessage(f"the connection was closed before the end of the request{seen}")
         self._buffer += data
         if not self._pass_head_to_h11():
             return None
@@ -135,8 +151,11 @@ class RequestParser(_Parser):
                 method=event.method.decode("ascii"),
                 http_version=event.http_version.decode("ascii"),
             )
-        except InvalidHeader as exc:
-            raise InvalidMessage(str(exc)) from exc
+        except InvalidHeader:
+            raise InvalidMessage(explain_head(self._last_head)) from None
+
+    def _check_start_line(self, data: bytes, end: int) -> None:
+        check_request_line(data, end)
 
 
 class ResponseParser(_Parser):
@@ -198,7 +217,8 @@ class ResponseParser(_Parser):
         if data:
             self._buffer += data
         elif self._head is None:
-            raise InvalidMessage("the connection was closed before the end of the response")
+            seen = f": {quote(bytes(self._buffer))}" if self._buffer else ""
+            raise InvalidMessage(f"the connection was closed before the end of the response{seen}")
         else:
             self._connection.receive_data(b"")
         while self._head is None:
@@ -242,8 +262,20 @@ class ResponseParser(_Parser):
             raise InvalidMessage(f"the response must be HTTP/1.1, not HTTP/{version}")
         try:
             return Response(event.status_code, event.reason.decode("iso-8859-1"), self._headers(event))
-        except InvalidHeader as exc:
-            raise InvalidMessage(str(exc)) from exc
+        except InvalidHeader:
+            raise InvalidMessage(explain_head(self._last_head)) from None
+
+    def _check_start_line(self, data: bytes, end: int) -> None:
+        check_status_line(data, end)
+
+    def _explain(self, error: str) -> str:
+        if self._head is None:
+            return super()._explain(error)
+        if error.startswith("peer "):
+            return "the connection was closed before the end of the body"
+        if error.startswith("Receive buffer"):
+            return f"a chunk header, or the trailers, of more than {MAX_CHUNK_HEADER_SIZE} bytes"
+        return "malformed chunk in the body"
 
 
 class TunnelParser(ResponseParser):
@@ -254,6 +286,12 @@ class TunnelParser(ResponseParser):
     """
 
     _request = _CONNECT_REQUEST
+
+    def _explain(self, error: str) -> str:
+        start_line = self._last_head.partition(b"\n")[0].rstrip()
+        if self._head is None and start_line.split(b" ")[1] == b"101":
+            return f"a proxy must not respond to CONNECT with {quote(start_line)}"
+        return super()._explain(error)
 
     def _has_no_body(self, status_code: int) -> bool:
         return status_code < 300 or super()._has_no_body(status_code)

@@ -7,7 +7,7 @@ show only the type.
 from __future__ import annotations
 
 import ssl as ssl_module
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -67,18 +67,23 @@ def check_int(name: str, value: object, minimum: int, maximum: int | None = None
         raise ValueError(f"{name} must be {allowed}, not {value}")
 
 
-def to_tuple(name: str, value: Any, expected: str) -> tuple[Any, ...]:
+def to_tuple(name: str, value: Any, expected: str, *, ordered: bool = False) -> tuple[Any, ...]:
     """Convert an argument to a tuple. Strings and bytes are not accepted as sequences.
 
     Args:
         name: The name of the argument.
         value: The value of the argument.
         expected: A description of the allowed values, such as ``"a sequence of str"``.
+        ordered: Whether the order matters, so that sets and mappings are not accepted.
 
     Raises:
-        TypeError: If the value is a str, is bytes, or is not iterable.
+        TypeError: If the value is a str, is bytes, is not iterable, or has no order that it must have.
     """
-    if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Iterable):
+    if (
+        isinstance(value, (str, bytes, bytearray))
+        or not isinstance(value, Iterable)
+        or (ordered and isinstance(value, (Set, Mapping)))
+    ):
         raise TypeError(f"{name} must be {expected}, not {value!r}")
     return tuple(value)
 

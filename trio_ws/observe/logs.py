@@ -108,4 +108,5 @@ def _format_address(address: Any) -> str | None:
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(address) if address else None
+    text = str(address or "")
+    return (text if text.isprintable() else repr(text)) or None  # a client chooses the path of its Unix socket

@@ -81,10 +81,10 @@ def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
     """Validate subprotocols, and return them as a tuple (RFC 6455, section 4.1, item 10).
 
     Raises:
-        TypeError: If ``subprotocols`` is not a sequence of strings.
+        TypeError: If ``subprotocols`` is not a sequence of strings, such as a set, which has no order.
         ValueError: If a subprotocol is not a token, or occurs twice.
     """
-    checked = to_tuple("subprotocols", subprotocols, "a sequence of str")
+    checked = to_tuple("subprotocols", subprotocols, "a sequence of str, in order of preference", ordered=True)
     for subprotocol in checked:
         if not isinstance(subprotocol, str):
             raise TypeError(f"subprotocols must be a sequence of strings, but one of them is {subprotocol!r}")

@@ -1,11 +1,14 @@
 """The server: accepts connections and runs a handler for each.
 
 ==========================================  ====================================================================
+:mod:`~trio_ws.server.date`                 the Date header
 :mod:`~trio_ws.server.limits`               limits on connections and messages
 :mod:`~trio_ws.server.listeners`            TCP, Unix and systemd listeners
+:mod:`~trio_ws.server.openings`             connections that are not WebSockets yet
 :mod:`~trio_ws.server.origins`              the check of the Origin header
 :mod:`~trio_ws.server.forwarded`            the client's address behind a proxy
 :mod:`~trio_ws.server.server`               ``Server``, ``ServerWebSocket``, ``Opening``: what handlers and hooks see
+:mod:`~trio_ws.server.target`               the host and the path that a request is for
 :mod:`~trio_ws.server.options`              the options, as typed keyword arguments
 :mod:`~trio_ws.server.auth`                 ``basic_auth``
 :mod:`~trio_ws.server.routing`              ``route``: a handler for each path

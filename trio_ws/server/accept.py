@@ -8,6 +8,7 @@ to ``trio_ws.server``.
 from __future__ import annotations
 
 import errno
+import math
 import ssl as ssl_module
 import sys
 from collections.abc import Sequence
@@ -26,10 +27,11 @@ from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
 from ..misuse.usage import call_async
 from ..settings import Settings
-from .forwarded.peer import identify_peer
+from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
 from .handshake import RETRY_AFTER, logger, open_connection
 from .limits import AddressSlot, Limits
+from .openings import OpeningTask, Stage
 from .origins import ANY
 from .policy import HandshakePolicy
 from .routing import Router
@@ -43,6 +45,17 @@ __all__ = ["Acceptor"]
 #: Errors of ``accept()`` that mean the system is out of resources, and the seconds to wait before trying again.
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_DELAY = 0.1
+
+#: Seconds between two log lines about that.
+LOG_INTERVAL = 1.0
+
+#: Errors of ``accept()`` that only concern the connection that was to be accepted. Its client has left already, or the
+#: network or a firewall has dropped it (see accept(2) of Linux).
+_DROPPED = frozenset(
+    getattr(errno, name)
+    for name in ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET")
+    if hasattr(errno, name)
+)
 
 #: Connections over a limit that may be answered with 503 at the same time. Any more are closed without an answer.
 MAX_REJECTIONS = 100
@@ -82,6 +95,8 @@ class Acceptor:
         self._rejecting_policy = attrs.evolve(
             policy, process_request=_unavailable, process_response=None, origins=ANY, hosts=None
         )
+        # When the next failure to accept may be logged.
+        self._next_overload_log = -math.inf
         self._state = ServerState()
         self.server: Server = Server(
             [_socket_address(listener) for listener in listeners], settings.close_timeout, self._state
@@ -111,9 +126,14 @@ class Acceptor:
                 try:
                     stream = await listener.accept()
                 except OSError as exc:
+                    if exc.errno in _DROPPED:
+                        await trio.lowlevel.checkpoint()
+                        continue
                     if exc.errno not in _OVERLOADED:
                         raise
-                    logger.error("cannot accept a connection, trying again in %g seconds: %s", ACCEPT_DELAY, exc)
+                    if trio.current_time() >= self._next_overload_log:
+                        self._next_overload_log = trio.current_time() + LOG_INTERVAL
+                        logger.error("cannot accept connections, trying every %g seconds: %s", ACCEPT_DELAY, exc)
                     await trio.sleep(ACCEPT_DELAY)
                 else:
                     nursery.start_soon(self.serve_connection, stream)
@@ -123,8 +143,9 @@ class Acceptor:
         # This frame takes memory as long as the connection lasts: keep it the only one, with few variables.
         adapter = StreamAdapter(stream)
         slot = AddressSlot(self._state.by_address, self._limits.per_address)
-        reason = self._find_reached_limit() or self._acquire_slot(adapter, slot)
+        reason = self._acquire_slot(adapter, slot) or self._find_reached_limit()
         if reason is not None:
+            slot.release()
             await self._reject(adapter, reason)
             return
         self._state.count += 1
@@ -156,12 +177,16 @@ class Acceptor:
             slot.release()
 
     def _find_reached_limit(self) -> str | None:
-        """Return the server-wide limit that is reached, as text for the log; None if there is none."""
-        limits = self._limits
-        if limits.connections is not None and self._state.count >= limits.connections:
-            return f"the limit of {limits.connections} connections is reached"
-        if limits.openings is not None and len(self._state.openings) >= limits.openings:
-            return f"the limit of {limits.openings} opening handshakes is reached"
+        """Return the server-wide limit that is reached, as text for the log; None if there is room, or can be made."""
+        limits, openings = self._limits, self._state.openings
+        if limits.connections is not None and self._state.count - openings.leaving >= limits.connections:
+            reached = f"the limit of {limits.connections} connections is reached"
+            if not openings.make_room(reached, idle=True):
+                return reached
+        if limits.openings is not None and len(openings) >= limits.openings:
+            reached = f"the limit of {limits.openings} opening handshakes is reached"
+            if not openings.make_room(reached, idle=False):
+                return reached
         return None
 
     def _acquire_slot(self, stream: StreamAdapter, slot: AddressSlot) -> str | None:
@@ -177,7 +202,9 @@ class Acceptor:
     async def _reject(self, stream: StreamAdapter, reason: str, header: ProxyHeader | None = None) -> None:
         """Answer the request with 503 if it arrives soon and few others are being answered; close the stream."""
         forwarding = self._policy.forwarding
-        logger.info("connection from %s rejected: %s", identify_peer(stream, forwarding, header).address, reason)
+        logger.info(
+            "connection from %s rejected: %s", show_address(identify_peer(stream, forwarding, header).address), reason
+        )
         try:
             # A TLS handshake would cost more than the request itself.
             if self._ssl is None and self._state.rejecting < MAX_REJECTIONS:
@@ -203,29 +230,33 @@ class Acceptor:
                 raise InvalidProxyHeader("not from a trusted proxy")
             return await read_proxy_header(stream)
         except (InvalidProxyHeader, StreamBroken) as exc:
-            logger.info("connection from %s closed: %s", address, exc)
+            logger.info("connection from %s closed: %s", show_address(address), exc)
             return None
 
     async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | None:
         """Do the TLS and opening handshakes within ``open_timeout``. On failure, close the stream and return None."""
         ws = registered = header = None
+        openings = self._state.openings
         timeout = self._settings.open_timeout
         seconds = float("inf") if timeout is None else timeout
+        scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        task = OpeningTask(scope)
         try:
-            with trio.move_on_after(seconds) as scope:
+            with scope:
 
                 def restart_timeout() -> None:
                     scope.deadline = trio.current_time() + seconds
 
                 def get_cancelled_status() -> int:
-                    return 408 if trio.current_time() >= scope.deadline and self._state.close is None else 503
+                    is_late = trio.current_time() >= scope.deadline
+                    return 408 if is_late and self._state.close is None and task.reached is None else 503
 
                 def register(ws: ServerWebSocket) -> None:
                     nonlocal registered
                     registered = ws
                     self._state.connections.add(ws)
 
-                self._state.openings.add(scope)
+                openings.add(task)
                 try:
                     if self._policy.forwarding.proxy_protocol:
                         header = await self._read_header(stream)
@@ -246,21 +277,32 @@ class Acceptor:
                         header=header,
                         admit=partial(self._admit, slot),
                         on_response=restart_timeout,
+                        on_stage=partial(openings.advance, task),
                         get_cancelled_status=get_cancelled_status,
                         on_open=register,
                         limits=self._limits,
                     )
                 finally:
-                    self._state.openings.discard(scope)
+                    if task.reached is None:
+                        openings.discard(task)
             if scope.cancelled_caught and self._state.close is None:
-                address = identify_peer(stream, self._policy.forwarding, header).address
-                logger.info("opening handshake with %s timed out after %g seconds", address, timeout)
+                self._log_unfinished(task, show_address(identify_peer(stream, self._policy.forwarding, header).address))
         finally:
             if ws is None:
                 if registered is not None:
                     self._state.connections.discard(registered)
                 await stream.aclose(0)
+            openings.discard(task)
         return ws
+
+    def _log_unfinished(self, task: OpeningTask, address: str) -> None:
+        """Log that an opening handshake has timed out or given way. Clients that have begun none are not logged."""
+        if task.stage is Stage.IDLE:
+            return
+        if task.reached is not None:
+            logger.info("opening handshake with %s gave way to another one: %s", address, task.reached)
+        elif task.stage is not Stage.SILENT or self._policy.forwarding.proxy_protocol:
+            logger.info("opening handshake with %s timed out after %g seconds", address, self._settings.open_timeout)
 
     async def _acquire_slot_for_header(self, stream: StreamAdapter, header: ProxyHeader, slot: AddressSlot) -> bool:
         """Acquire a slot for the client that a PROXY header names. On failure, reject the connection; return False."""
@@ -275,7 +317,7 @@ class Acceptor:
         reason = slot.acquire(opening.remote_address)
         if reason is None:
             return None
-        logger.info("connection from %s rejected: %s", opening.remote_address, reason)
+        logger.info("connection from %s rejected: %s", show_address(opening.remote_address), reason)
         return _unavailable(opening)
 
 
@@ -287,9 +329,9 @@ def _unavailable(opening: Opening, _request: Request | None = None) -> Response:
 def _log_failure(ws: ServerWebSocket, exc: BaseException, was_closed: bool) -> None:
     if was_closed and _is_connection_closed(exc):
         # The peer left while the handler was using the connection: that is not a bug in the handler.
-        logger.info("connection from %s: %s", ws.remote_address, exc)
+        logger.info("connection from %s: %s", show_address(ws.remote_address), exc)
     else:
-        logger.error("connection from %s: the handler failed", ws.remote_address, exc_info=exc)
+        logger.error("connection from %s: the handler failed", show_address(ws.remote_address), exc_info=exc)
 
 
 def _is_connection_closed(exc: BaseException) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import inspect
 import re
@@ -91,6 +90,6 @@ def _parse(request: Request) -> tuple[str, str] | None:
         return None
     try:
         username, colon, password = base64.b64decode(token.strip(" "), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, or not UTF-8
         return None
     return (username, password) if colon else None

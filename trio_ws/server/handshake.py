@@ -4,7 +4,7 @@ Each request goes through these steps:
 
 1. It is read. A malformed request gets 400, one whose head is too large 431.
 2. If it comes from a trusted proxy, its headers name the client. A client with too many connections gets 503.
-3. Its Host header is checked, and its Origin header if it asks for a WebSocket: 400, 421 or 403.
+3. Its target and its Host header are checked, and its Origin header if it asks for a WebSocket: 400, 421 or 403.
 4. The application's ``process_request`` may answer it with any response. Plain HTTP requests are answered here; the
    connection then stays open for another request. A router, if there is one, comes last: 404, 405 or a redirect.
 5. Otherwise it is upgraded to a WebSocket, or refused: 426 if it does not ask for one.
@@ -36,9 +36,10 @@ from ..protocol.deflate import DeflateServer
 from ..protocol.handshake import accept, is_upgrade, reject
 from ..settings import Settings
 from .forwarded.headers import find_client
-from .forwarded.peer import identify_peer
+from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import ProxyHeader
 from .limits import Limits
+from .openings import Stage
 from .policy import HandshakePolicy
 from .server import Opening, Server, ServerWebSocket
 
@@ -59,6 +60,7 @@ async def open_connection(
     header: ProxyHeader | None = None,
     admit: Callable[[Opening], Response | None] = lambda _: None,
     on_response: Callable[[], object] = lambda: None,
+    on_stage: Callable[[Stage], object] = lambda _: None,
     get_cancelled_status: Callable[[], int] = lambda: 503,
     on_open: Callable[[ServerWebSocket], object] = lambda _: None,
     limits: Limits | None = None,
@@ -76,11 +78,12 @@ async def open_connection(
         admit: Called with the :class:`Opening` of each request, once the client's address is known. A response that it
             returns is sent without looking at the request any further.
         on_response: Called after a plain HTTP request was answered, if another one may follow.
+        on_stage: Called when the connection has come further with a request.
         get_cancelled_status: Called when this is cancelled. Returns the status code of the error response.
         on_open: Called before the 101 response is sent. From then on, messages can be sent.
         limits: The limits of the connection.
     """
-    connection = _HTTPConnection(stream, settings, policy, server, header, admit, on_open, limits or Limits())
+    connection = _HTTPConnection(stream, settings, policy, server, header, admit, on_stage, on_open, limits or Limits())
     try:
         while await connection.serve_request():
             on_response()
@@ -88,8 +91,11 @@ async def open_connection(
         await connection.send_error(get_cancelled_status())
         raise
     except StreamBroken as exc:
-        address = connection.opening.remote_address
-        logger.info("connection from %s lost during the opening handshake: %s", address, exc)
+        address = show_address(connection.opening.remote_address)
+        # A client that has sent no request may leave, as health checks do. In TLS, it may have sent something else.
+        left = connection.stage is Stage.IDLE or (connection.stage is Stage.SILENT and stream.tls_object is None)
+        level = logging.DEBUG if left else logging.INFO
+        logger.log(level, "connection from %s lost during the opening handshake: %s", address, exc)
         return None
     return connection.ws
 
@@ -99,6 +105,7 @@ class _HTTPConnection:
 
     Attributes:
         opening: The opening handshake in progress, as hooks see it.
+        stage: How far the connection has come with its next request.
         ws: The WebSocket, once a request was accepted; None before that.
     """
 
@@ -110,6 +117,7 @@ class _HTTPConnection:
         server: Server | None,
         header: ProxyHeader | None,
         admit: Callable[[Opening], Response | None],
+        on_stage: Callable[[Stage], object],
         on_open: Callable[[ServerWebSocket], object],
         limits: Limits,
     ) -> None:
@@ -118,15 +126,14 @@ class _HTTPConnection:
         self._policy = policy
         self._peer = identify_peer(self._stream, policy.forwarding, header)
         self._admit = admit
+        self._on_stage = on_stage
         self._on_open = on_open
         self._limits = limits
         self.opening = Opening(self._stream, server, self._peer)
         self.ws: ServerWebSocket | None = None
         # Bytes that arrived after the last request.
         self._received = b""
-        # Whether a request was answered, and whether a byte of the next one has arrived.
-        self._has_served = False
-        self._has_begun = False
+        self.stage: Stage = Stage.SILENT
         # Whether a response may be half-written.
         self._is_sending = False
 
@@ -149,17 +156,22 @@ class _HTTPConnection:
             data, is_persistent = self._serialize(request, self._refuse(exc))
         except Exception:
             # An exception of an application function must not end the server.
-            logger.exception("connection from %s: the opening handshake failed", self.opening.remote_address)
+            address = show_address(self.opening.remote_address)
+            logger.exception("connection from %s: the opening handshake failed", address)
             self.ws = None
             response = self.opening.respond(500, "internal server error, try again later\n")
             data, is_persistent = self._serialize(request, _with_connection_close(response))
         if self.ws is not None:
             self._on_open(self.ws)  # before the client can know that the connection is open
         await self._send(data)
-        self._has_served, self._has_begun = True, False
+        self._advance(Stage.IDLE)
         if self.ws is None and not is_persistent:
             await self._linger()
         return is_persistent
+
+    def _advance(self, stage: Stage) -> None:
+        self.stage = stage
+        self._on_stage(stage)
 
     def _serialize(self, request: Request | None, response: Response) -> tuple[bytes, bool]:
         """Return a response as bytes, and whether another request may follow."""
@@ -173,15 +185,18 @@ class _HTTPConnection:
             raise ValueError(f"the application's response is not valid: {exc}") from exc
 
     async def _read(self) -> Request | None:
-        """Read a request. Return None if the client closes the connection after the previous one."""
-        parser = RequestParser()
+        """Read a request. Return None if the client closes the connection before it sends any of it."""
+        settings = self._settings
+        parser = RequestParser(max_head_size=settings.max_head_size, max_headers=settings.max_headers)
         request = None
         while request is None:
             data, self._received = self._received or await self._stream.receive(), b""
-            if not data and self._has_served and parser.is_empty:
-                return None
-            self._has_begun = True
+            if self.stage is not Stage.READING:
+                if not data:
+                    return None
+                self._advance(Stage.READING)
             request = parser.feed(data)
+        self._advance(Stage.ANSWERING)
         self._received = parser.unused
         return request
 
@@ -194,7 +209,7 @@ class _HTTPConnection:
         response = self._admit(self.opening)
         if response is not None:
             return response
-        self._policy.check(request)
+        request = self._policy.check(request, self.opening)
         response = await self._policy.call_process_request(self.opening, request)
         ws = None
         if response is None:
@@ -221,12 +236,14 @@ class _HTTPConnection:
         return response
 
     def _refuse(self, exc: InvalidHandshake) -> Response:
-        logger.info("opening handshake with %s failed: %s", self.opening.remote_address, exc)
+        # The error may quote a header of any length.
+        address = show_address(self.opening.remote_address)
+        logger.info("opening handshake with %s failed: %.500s", address, exc)
         return reject(exc, server=self._policy.server_header)
 
     async def send_error(self, status: int) -> None:
         """Send an error response, unless no request waits for one or it takes too long. Raises no ``Exception``."""
-        if self._is_sending or (self._has_served and not self._has_begun):
+        if self._is_sending or self.stage is Stage.IDLE:
             return  # another response may be half-written, or no request has arrived since the last one
         headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
         response = _with_connection_close(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))

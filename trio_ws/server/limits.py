@@ -30,16 +30,20 @@ def _limit(default: float | None, *, whole: bool) -> Any:
 class Limits:
     """Limits on the connections of a server. None means no limit.
 
-    A connection over a limit gets 503 (Service Unavailable) with Retry-After. It may be closed without a response if
-    the server uses TLS or is rejecting many others. Further limits of a single connection, such as
-    ``max_message_size``, are among the :class:`Options`. A request with a head of more than 32 KiB or 128 headers gets
-    431.
+    When a limit on connections or opening handshakes is reached, the oldest connection that waits for its client gives
+    way to a new one. It gets 503 (Service Unavailable) with Retry-After if its request is incomplete. If there is no
+    such connection, the new one gets that response. It may be closed without a response if the server uses TLS or is
+    rejecting many others.
+
+    Further limits of a single connection, such as ``max_message_size`` and ``max_head_size``, are among the
+    :class:`Options`.
 
     Attributes:
         connections: Total connections, including those in the opening handshake. Default: 10,000.
         per_address: Connections from one IP address. Default: None, because all connections through a proxy come from
             the proxy's address, unless ``trusted_proxies`` or ``proxy_protocol`` of :func:`serve` is set.
-        openings: Opening handshakes in progress. Default: 1,000.
+        openings: Opening handshakes in progress, without connections that may send another plain HTTP request after one
+            that was answered. Default: 1,000.
         messages_per_second: Messages that a client may send per second on average. It may send one second's worth in a
             burst. A client that sends more is closed with 1008 (policy violation). Default: None.
         idle: Seconds without a message in either direction after which a connection is closed with 1001. Default: None.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import stat
+import sys
 from typing import TypeAlias
 
 import trio
 
-__all__ = ["open_systemd_listeners", "open_tcp_listeners", "open_unix_listener"]
+__all__ = ["is_abstract", "open_systemd_listeners", "open_tcp_listeners", "open_unix_listener"]
 
 _Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -50,7 +52,7 @@ async def open_tcp_listeners(
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 await sock.bind(address)
-                sock.listen(min(backlog or _BACKLOG, _BACKLOG))
+                sock.listen(_BACKLOG if backlog is None else min(backlog, _BACKLOG))
             except BaseException:  # also when cancelled: leave no socket open
                 sock.close()
                 raise
@@ -62,39 +64,60 @@ async def open_tcp_listeners(
     return listeners
 
 
-async def open_unix_listener(path: _Path, backlog: int | None) -> tuple[trio.SocketListener, os.stat_result]:
+def is_abstract(path: _Path) -> bool:
+    """Whether a path is the name of an abstract Unix socket, which has no file."""
+    return os.fsdecode(path).startswith("\0")
+
+
+async def open_unix_listener(
+    path: _Path, backlog: int | None, mode: int | None = None
+) -> tuple[trio.SocketListener, os.stat_result | None]:
     """Return a listener for a Unix socket, and the ``stat`` of the socket's file, to recognize that file later.
 
     A file that a killed server has left behind is replaced, but not that of a server that is listening.
 
+    Args:
+        path: The path of the file. The name of an abstract socket, which has no file, begins with a NUL.
+        backlog: How many connections the operating system queues; None for the largest possible backlog.
+        mode: The permissions of the file; None to let the umask decide. Nobody can connect before they are set, because
+            a socket refuses connections until it listens.
+
     Raises:
         OSError: If listening fails.
     """
+    name = os.fsdecode(path)
+    if is_abstract(name) and sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, "path must be the path of a file: this system has no abstract Unix sockets")
     sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     try:
+        if mode is not None:
+            with contextlib.suppress(OSError):  # where it works, the file never has wider permissions
+                os.fchmod(sock.fileno(), mode)
         try:
-            await sock.bind(os.fspath(path))
+            await sock.bind(name)
         except OSError as exc:
-            if exc.errno != errno.EADDRINUSE or not _is_stale(path):
+            if exc.errno != errno.EADDRINUSE or is_abstract(name) or not _is_stale(name):
                 raise
-            os.unlink(path)
-            await sock.bind(os.fspath(path))
-        sock.listen(min(backlog or _BACKLOG, _BACKLOG))
-        file_stat = os.stat(path)
+            os.unlink(name)
+            await sock.bind(name)
+        if mode is not None:
+            os.chmod(name, mode)  # the umask may have removed some
+        sock.listen(_BACKLOG if backlog is None else min(backlog, _BACKLOG))
+        file_stat = None if is_abstract(name) else os.stat(name)
     except BaseException:  # also when cancelled: leave no socket open
         sock.close()
         raise
     return trio.SocketListener(sock), file_stat
 
 
-def _is_stale(path: _Path) -> bool:
+def _is_stale(path: str) -> bool:
     """Whether a file is a socket on which no process listens."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)  # a listening socket accepts at once, or its backlog is full
-            sock.connect(os.fspath(path))
+            sock.connect(path)
     except ConnectionRefusedError:
         return True
     except OSError:

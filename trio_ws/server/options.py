@@ -29,20 +29,21 @@ class ServeOptions(Options, total=False):
             the :class:`Response`, for every request for a WebSocket, whether it was accepted or refused. It returns
             another response, or None to keep this one. Default: none.
         select_subprotocol: A function that is called with an :class:`Opening` and the subprotocols that the client
-            offers, most preferred first. It returns one of them, or None for no subprotocol. Default: choose the first
-            of ``subprotocols`` that the client offers.
+            offers, most preferred first. It returns one of them, or None for no subprotocol; ``subprotocols`` is not
+            used then. Default: choose the first of ``subprotocols`` that the client offers.
         origins: The web pages that may connect, by the Origin header that browsers send (RFC 6455, section 10.2): a
             sequence of origins such as ``"https://example.org"``, regular expressions that match a whole origin, and
             None for requests without an Origin; or :data:`ANY`. Other requests get 403. Default: :data:`SAME_HOST`,
-            pages of the host that the request is for and requests without an Origin.
-        hosts: The values of the Host header that the server accepts, with or without a port. Other requests get 421.
-            None for any host. Default: None.
+            pages of the host that the request is for, over http or https, and requests without an Origin.
+        hosts: The hosts that the server accepts requests for, with or without a port. Other requests get 421. Set it to
+            protect :data:`SAME_HOST` from DNS rebinding. None for any host. Default: None.
         headers: Headers to add to each response. Default: none.
         server_header: The value of the Server header; None to send none. Default: the versions of trio_ws and Python.
         trusted_proxies: The reverse proxies in front of the server: IP addresses, networks such as ``"10.0.0.0/8"``,
             and ``"unix"`` for everything that connects through a Unix socket. The server takes the client's address
-            from X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239) if these headers come from a trusted proxy,
-            and ignores them otherwise. Default: none.
+            from X-Forwarded-For and X-Forwarded-Proto, or from Forwarded (RFC 7239), and the host for ``origins`` and
+            ``hosts`` from X-Forwarded-Host or Forwarded. Only headers from a trusted proxy count. The port of a host
+            from a trusted proxy counts only if it is in one of these headers. Default: none.
         proxy_protocol: Whether each connection starts with a header of the PROXY protocol, version 1 or 2. Connections
             without one are closed, and if ``trusted_proxies`` is set, so are those from other addresses.
             Default: False.

@@ -3,11 +3,16 @@
 A browser lets any page open a WebSocket to any server, with the user's cookies, and names the page in the Origin
 header. A server that ignores this header lets any page act in the user's name. Clients other than browsers need not
 send the header.
+
+:data:`SAME_HOST` compares the origin with the host that the client has asked for. An attacker can choose that host by
+*DNS rebinding*: if the name evil.example is made to resolve to the address of the server, pages of evil.example have
+the same host as their requests to the server. The option ``hosts`` refuses such requests.
 """
 
 from __future__ import annotations
 
 import enum
+import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
@@ -27,7 +32,7 @@ class _Rule(enum.Enum):
         return f"trio_ws.{self.value}"
 
 
-#: Accept pages of the host that the request is for, and requests without an Origin header.
+#: Accept pages of the host that the request is for, over http and https, and requests without an Origin header.
 SAME_HOST: Final = _Rule.SAME_HOST
 
 #: Accept every origin.
@@ -66,8 +71,15 @@ def validate_origins(origins: Origins) -> Origins:
     return validated
 
 
-def check_origin(request: Request, origins: Origins) -> None:
+def check_origin(request: Request, origins: Origins, *, host: str | None = None, any_port: bool = False) -> None:
     """Check that the origin of a request may connect.
+
+    Args:
+        request: The request.
+        origins: The origins that may connect.
+        host: The host that the client has asked for; None for that of the Host header.
+        any_port: Whether the port of the host is not the one that the client has connected to, as behind a proxy, so
+            that only the names are compared.
 
     Raises:
         InvalidOrigin: If it may not, or if there is more than one Origin header.
@@ -79,7 +91,7 @@ def check_origin(request: Request, origins: Origins) -> None:
         raise InvalidOrigin("Origin", ", ".join(values), "more than one Origin header")
     origin = values[0].strip(" \t") if values else None
     if isinstance(origins, _Rule):
-        allowed = origin is None or _is_same_host(origin, request.headers["Host"])
+        allowed = origin is None or _is_same_host(origin, host or request.headers["Host"], any_port)
     else:
         allowed = any(_matches(origin, each) for each in origins)
     if not allowed:
@@ -103,17 +115,25 @@ def _matches(origin: str | None, allowed: str | re.Pattern[str] | None) -> bool:
     return origin == allowed if parsed is None else parsed == _parse(allowed)
 
 
-def _is_same_host(origin: str, host: str) -> bool:
+def _is_same_host(origin: str, host: str, any_port: bool) -> bool:
     """Whether an origin has the host and port of a Host header. The scheme may differ: a proxy may terminate TLS."""
     parsed, match = _parse(origin), _HOST.fullmatch(host.strip(" \t"))
     if parsed is None or match is None:
         return False
     scheme, name, port = parsed
-    own_port = int(match[2]) if match[2] else _DEFAULT_PORTS.get(scheme)
-    return (name, port) == (match[1].lower(), own_port)
+    if scheme not in ("http", "https") or name != match[1].lower():
+        return False
+    return any_port or port == (int(match[2]) if match[2] else _DEFAULT_PORTS[scheme])
 
 
 def is_valid_host(host: str) -> bool:
     """Whether a Host header is valid: a name or an address, with or without a port (RFC 9110, section 7.2)."""
     match = _HOST.fullmatch(host)
-    return match is not None and int(match[2] or 0) <= 0xFFFF
+    if match is None or int(match[2] or 0) > 0xFFFF:
+        return False
+    if match[1].startswith("["):
+        try:
+            ipaddress.IPv6Address(match[1][1:-1])
+        except ValueError:
+            return False
+    return True

@@ -15,9 +15,11 @@ from ..http11.messages import software
 from ..misuse.values import optional_function, optional_text, to_tuple
 from ..protocol.handshake import check_headers, is_upgrade
 from ..version import __version__
+from .date import http_date
 from .forwarded.trust import Forwarding
 from .origins import SAME_HOST, Origins, check_origin, is_valid_host, validate_origins
 from .server import Opening, ProcessRequest, ProcessResponse, SelectSubprotocol
+from .target import has_port, strip_port, to_origin_form
 
 __all__ = ["HandshakePolicy"]
 
@@ -32,7 +34,7 @@ def _to_tuple(functions: ProcessRequest | Sequence[ProcessRequest] | None) -> tu
         return ()
     if callable(functions):
         return (functions,)
-    validated = to_tuple("process_request", functions, "a function, a sequence of functions or None")
+    validated = to_tuple("process_request", functions, "a function, a sequence of functions or None", ordered=True)
     for function in validated:
         if not callable(function):
             raise TypeError(f"each of process_request must be a function, not {function!r}")
@@ -62,25 +64,50 @@ class HandshakePolicy:
     server_header: str | None = attrs.field(default=SERVER, validator=optional_text)
     forwarding: Forwarding = attrs.field(factory=Forwarding)
 
-    def check(self, request: Request) -> None:
-        """Check the Host header of a request and, if it asks for a WebSocket, its Origin header.
+    def check(self, request: Request, opening: Opening) -> Request:
+        """Check the target and the Host header of a request and, if it asks for a WebSocket, its Origin header.
+
+        Args:
+            request: The request.
+            opening: The opening handshake. Its host is set here.
+
+        Returns:
+            The request, with a path as its target.
 
         Raises:
+            InvalidMessage: If the target of the request is not a path.
+            InvalidMethod: If the method is CONNECT.
             InvalidHeader: If the request does not have exactly one valid Host header.
             HostNotServed: If the host is not one of ``hosts``.
             InvalidOrigin: If the origin may not open a WebSocket.
         """
         values = request.headers.get_all("Host")
-        if not values and request.http_version != "1.1":
-            return  # HTTP/1.0 needs no Host header, and cannot be upgraded
-        if len(values) != 1 or not is_valid_host(host := values[0].strip(" \t")):
+        is_required = request.http_version == "1.1"  # HTTP/1.0 needs no Host header, and cannot be upgraded
+        if (values or is_required) and (len(values) != 1 or not is_valid_host(values[0].strip(" \t"))):
             raise InvalidHeader(
                 "Host", ", ".join(values) if values else None, "exactly one valid Host header is required"
             )
-        if self.hosts is not None and host.lower() not in self.hosts and _strip_port(host) not in self.hosts:
+        request = to_origin_form(request)
+        forwarded = opening._peer.host
+        opening.host = host = forwarded or request.headers.get("Host", "").strip(" \t")
+        if not host:
+            return request
+        # A proxy may replace the port, or leave it out.
+        any_port = opening._peer.is_trusted_proxy and not (forwarded and has_port(forwarded))
+        if not self._serves(host, any_port):
             raise HostNotServed("Host", host, "host not served here")
         if is_upgrade(request):
-            check_origin(request, self.origins)
+            check_origin(request, self.origins, host=host, any_port=any_port)
+        return request
+
+    def _serves(self, host: str, any_port: bool) -> bool:
+        """Whether a host is one of ``hosts``."""
+        if self.hosts is None:
+            return True
+        name = strip_port(host)
+        if any_port:
+            return name in {strip_port(each) for each in self.hosts}
+        return name in self.hosts or host.lower() in self.hosts
 
     async def call_process_request(self, opening: Opening, request: Request) -> Response | None:
         """Call the ``process_request`` functions. Return the first response, or None. Exceptions propagate."""
@@ -110,26 +137,22 @@ class HandshakePolicy:
         return changed
 
     def add_headers(self, response: Response) -> Response:
-        """Return a response with ``headers`` and ``server_header`` added, except for headers that it has already."""
-        missing = [(name, value) for name, value in self.headers.raw_items() if name not in response.headers]
-        if self.server_header is not None and "Server" not in response.headers:
-            missing.append(("Server", self.server_header))
-        if not missing:
-            return response
+        """Return a final response with ``headers``, ``server_header`` and Date, except for headers that it has already.
+
+        101 is not a final response: it has no Date, and the opening handshake adds the others.
+        """
         headers = Headers(response.headers)
-        headers.update(missing)
+        headers.update((name, value) for name, value in self.headers.raw_items() if name not in response.headers)
+        if self.server_header is not None and "Server" not in headers:
+            headers["Server"] = self.server_header
+        if "Date" not in headers:
+            headers["Date"] = http_date()
         return attrs.evolve(response, headers=headers)
 
 
 async def _call(function: Callable[..., T | Awaitable[T]], *args: Any) -> T:
     result = function(*args)
     return await result if inspect.isawaitable(result) else result
-
-
-def _strip_port(host: str) -> str:
-    """Return the name in a Host header, in lower case."""
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() and not name.endswith(":") else host).lower()
 
 
 def _keeps_handshake(response: Response, changed: Response) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 from ..http11 import Request, Response
 from ..misuse.usage import call_async, check_async_function
 from .server import Opening, ServerWebSocket
+from .target import strip_port
 
 if TYPE_CHECKING:
     from werkzeug.routing import Map
@@ -67,7 +68,7 @@ def route(table: Mapping[str, RouteHandler] | Map, *, server_name: str | None = 
     Raises:
         ImportError: If a path contains a converter and werkzeug is not installed.
         TypeError: If ``table`` is neither a dict nor a ``Map``, or a handler cannot take the arguments that its path
-            gives it.
+            gives it; if ``server_name`` is given with a dict, whose paths have no host.
         ValueError: If a path does not begin with a slash, has a query or a fragment, or cannot be parsed.
         LookupError: If a converter is unknown.
     """
@@ -87,6 +88,8 @@ class Router:
         self._static: dict[str, RouteHandler] = {}
         self._rules: _Rules | None = None
         if isinstance(table, Mapping):
+            if server_name is not None:
+                raise TypeError("server_name must be given together with a werkzeug.routing.Map")
             patterns = {path: handler for path, handler in table.items() if "<" in _check_path(path)}
             self._static = {path: handler for path, handler in table.items() if path not in patterns}
             for path, handler in self._static.items():
@@ -162,7 +165,7 @@ class _Rules:
         from werkzeug.exceptions import HTTPException, MethodNotAllowed
         from werkzeug.routing import RequestRedirect, WebsocketMismatch
 
-        host = _strip_port(request.headers.get("Host", ""))
+        host = strip_port(opening.host or request.headers.get("Host", "").strip(" \t"))
         subdomain = None
         if self._server_name is not None:
             subdomain, dot, rest = host.rpartition(self._server_name)
@@ -228,12 +231,6 @@ def _without_host(target: str) -> str:
     if target.startswith("/"):
         return target
     return "/" + target.partition("://")[2].partition("/")[2]
-
-
-def _strip_port(host: str) -> str:
-    """Return the name in a Host header, in lower case."""
-    name, colon, port = host.strip(" \t").rpartition(":")
-    return (name if colon and port.isdigit() and not name.endswith(":") else host.strip(" \t")).lower()
 
 
 def _to_location(url: str, host: str) -> str:

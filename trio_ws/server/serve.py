@@ -17,7 +17,7 @@ from ..settings import Settings, pick
 from .accept import Acceptor
 from .forwarded.trust import Forwarding
 from .limits import Limits
-from .listeners import open_tcp_listeners, open_unix_listener
+from .listeners import is_abstract, open_tcp_listeners, open_unix_listener
 from .options import ServeOptions
 from .policy import HandshakePolicy
 from .server import Handler, Server
@@ -39,6 +39,7 @@ async def serve(
     *,
     host: str | None = None,
     path: _Path | None = None,
+    mode: int | None = None,
     listeners: _Listeners | None = None,
     ssl: ssl_module.SSLContext | None = None,
     backlog: int | None = None,
@@ -65,11 +66,14 @@ async def serve(
         port: The TCP port to listen on; 0 for any free port.
         host: The host name or address to listen on; None for all addresses of this machine.
         path: The path of a Unix socket to listen on, instead of ``port``. A file that a killed server has left behind
-            is replaced.
+            is replaced. On Linux, a path that begins with a NUL is the name of an abstract socket, which has no file.
+        mode: The permissions of the file at ``path``, such as ``0o660``: a client must be allowed to write to it. None
+            to let the umask decide.
         listeners: Trio listeners to accept connections from, instead of ``port``. They are closed at the end.
         ssl: The TLS context; None for plain connections. A certificate that is loaded into the context later (with
             ``load_cert_chain``) applies to connections from then on.
-        backlog: How many connections the operating system queues until they are accepted; None for a good default.
+        backlog: How many connections the operating system queues until they are accepted; None for as many as
+            possible. Not with ``listeners``, which listen already.
         reuse_port: Whether other processes may listen on the same port (``SO_REUSEPORT``). The operating system then
             distributes the connections among them.
         limits: The limits of the server.
@@ -78,8 +82,8 @@ async def serve(
 
     Raises:
         OSError: If listening fails.
-        TypeError: If not exactly one of ``port``, ``path`` and ``listeners`` is given, or an option is unknown or of
-            the wrong type.
+        TypeError: If not exactly one of ``port``, ``path`` and ``listeners`` is given, if another argument has no
+            meaning together with it, or if an option is unknown or of the wrong type.
         ValueError: If an option is out of range, or ``ssl`` is not a server-side context.
     """
     check_in_trio("serve()")
@@ -90,12 +94,18 @@ async def serve(
         raise TypeError("host must be given together with port")
     if reuse_port and port is None:
         raise TypeError("reuse_port must be given together with port")
+    if listeners is not None:
+        listeners = _check_listeners(listeners, ssl, backlog)
+    if backlog is not None:
+        check_int("backlog", backlog, 1)
+    if mode is not None:
+        check_int("mode", mode, 0, 0o777)
+    if mode is not None and (path is None or is_abstract(path)):
+        raise TypeError("mode must be given together with the path of a file")
     if not isinstance(limits, Limits):
         raise TypeError(f"limits must be a Limits, not {limits!r}")
-    _check_address(port, host, path, listeners)
+    _check_address(port, host, path)
     check_instance("reuse_port", reuse_port, bool, "a bool")
-    if backlog is not None:
-        check_int("backlog", backlog, 0)
     settings, policy = _parse(serve, options)
     file_stat = None
     if ssl is not None:
@@ -103,7 +113,7 @@ async def serve(
     if port is not None:
         listeners = await open_tcp_listeners(port, host=host, backlog=backlog, reuse_port=reuse_port)
     elif path is not None:
-        listener, file_stat = await open_unix_listener(path, backlog)
+        listener, file_stat = await open_unix_listener(path, backlog, mode)
         listeners = [listener]
     assert listeners is not None
     acceptor = Acceptor(listeners, handler, settings, ssl, policy, limits)
@@ -145,7 +155,7 @@ def _parse(function: Callable[..., object], options: ServeOptions) -> tuple[Sett
     return settings, HandshakePolicy(forwarding=forwarding, **pick(options, HandshakePolicy))
 
 
-def _check_address(port: object, host: object, path: object, listeners: object) -> None:
+def _check_address(port: object, host: object, path: object) -> None:
     """Check the types and the ranges of the address parameters."""
     if port is not None:
         if isinstance(port, str) and not port.isdigit():  # in other libraries, the host comes first
@@ -154,13 +164,22 @@ def _check_address(port: object, host: object, path: object, listeners: object) 
         check_instance("host", host, (str, type(None)), "a str or None")
     if path is not None:
         check_path("path", path)
-    if listeners is not None:
-        validated = to_tuple("listeners", listeners, "a sequence of Trio listeners")
-        if not validated:
-            raise ValueError("listeners must not be empty")
-        for listener in validated:
-            if not hasattr(listener, "accept"):
-                raise TypeError(f"each of listeners must be a Trio listener, not {listener!r}")
+
+
+def _check_listeners(
+    listeners: _Listeners, ssl: ssl_module.SSLContext | None, backlog: int | None
+) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
+    validated = to_tuple("listeners", listeners, "a sequence of Trio listeners", ordered=True)
+    if not validated:
+        raise ValueError("listeners must not be empty")
+    for listener in validated:
+        if not hasattr(listener, "accept"):
+            raise TypeError(f"each of listeners must be a Trio listener, not {listener!r}")
+        if ssl is not None and isinstance(listener, trio.SSLListener):
+            raise TypeError("ssl must not be given together with a trio.SSLListener, which does TLS already")
+    if backlog is not None:
+        raise TypeError("backlog must be given together with port or path: listeners listen already")
+    return validated
 
 
 def _check_tls(context: ssl_module.SSLContext) -> None:

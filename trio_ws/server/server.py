@@ -21,6 +21,7 @@ from ..http11 import Request, Response
 from ..http11.messages import reason_phrase
 from .forwarded.peer import Peer, identify_peer
 from .forwarded.trust import Forwarding
+from .openings import Openings
 
 __all__ = [
     "Handler",
@@ -46,12 +47,24 @@ class Opening:
             proxy names the client, this is the IP address and the port that the proxy names; the port is 0 if it names
             none.
         proxy_address: The address of the trusted proxy that has named the client; None if there is none.
+        host: The host that the client has asked for, with the port if there is one: the one that a trusted proxy names,
+            or else that of the Host header. Empty before the Host header was checked, and for HTTP/1.0 without one.
         secure: Whether the client uses TLS, with this server or, according to a trusted proxy, with the proxy.
         username: The user name, once the client is authenticated; None before. :func:`basic_auth` sets it, and other
             ``process_request`` functions may set it too.
     """
 
-    __slots__ = ("_match", "local_address", "proxy_address", "remote_address", "secure", "server", "username")
+    __slots__ = (
+        "_match",
+        "_peer",
+        "host",
+        "local_address",
+        "proxy_address",
+        "remote_address",
+        "secure",
+        "server",
+        "username",
+    )
 
     def __init__(self, transport: StreamAdapter, server: Server | None, peer: Peer | None = None) -> None:
         peer = peer or identify_peer(transport, Forwarding())
@@ -60,6 +73,8 @@ class Opening:
         self.username: str | None = None
         # The handler that a router has chosen, and its keyword arguments.
         self._match: tuple[Callable[..., Awaitable[object]], Mapping[str, Any]] | None = None
+        self.host: str = ""
+        self._peer: Peer
         self.remote_address: Any
         self.proxy_address: Any
         self.secure: bool
@@ -67,6 +82,7 @@ class Opening:
 
     def _set_peer(self, peer: Peer) -> None:
         """Set the attributes that describe the peer."""
+        self._peer = peer
         self.remote_address = peer.address
         self.proxy_address = peer.proxy_address
         self.secure = peer.secure
@@ -135,7 +151,7 @@ class ServerState:
         count: The number of connections, including those in the opening handshake.
         by_address: The number of connections from each IP address.
         rejecting: The number of connections over a limit that are being answered with 503.
-        openings: The cancel scopes of the opening handshakes in progress.
+        openings: The connections that are not WebSockets yet.
         connections: The open connections.
         close: The Close frame for all connections, once the server is closing; None before.
         accepting: The cancel scope of the tasks that accept connections.
@@ -159,7 +175,7 @@ class ServerState:
         self.count: int = 0
         self.by_address: Counter[str] = Counter()
         self.rejecting: int = 0
-        self.openings: set[trio.CancelScope] = set()
+        self.openings: Openings = Openings()
         self.connections: set[ServerWebSocket] = set()
         self.close: Close | None = None
         self.accepting: trio.CancelScope = trio.CancelScope()
@@ -172,8 +188,8 @@ class ServerState:
             return
         self.close = close
         self.accepting.cancel()
-        for scope in self.openings:
-            scope.cancel()
+        for task in self.openings:
+            task.scope.cancel()
         for ws in self.connections:
             self.begin_closing_connection(ws, close)
 

@@ -436,3 +436,89 @@ async def test_tls_with_the_server_is_secure(contexts: tuple[ssl.SSLContext, ssl
         for headers, expected in [({}, "True"), (X, "True"), ({"X-Forwarded-Proto": "http"}, "False")]:
             async with trio_ws.connect(uri, ssl=client, proxy=None, headers=headers) as ws:
                 assert str(await ws.receive()).endswith(expected)
+
+
+# -- The host --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers, host",
+    [
+        ([("X-Forwarded-Host", "a.example")], "a.example"),
+        ([("X-Forwarded-Host", "a.example:8443"), *x("192.0.2.1")], "a.example:8443"),
+        # The client may have sent the first one.
+        ([("X-Forwarded-Host", "evil.example, a.example"), *x("192.0.2.9, 192.0.2.1")], "a.example"),
+        # Two proxies, of which both or only one append, or the last one replaces.
+        ([("X-Forwarded-Host", "a.example, inner"), *x("192.0.2.1, 10.0.0.2")], "a.example"),
+        ([("X-Forwarded-Host", "a.example"), *x("192.0.2.1, 10.0.0.2")], "a.example"),
+        ([("X-Forwarded-Host", "not a host"), *x("192.0.2.1")], None),
+        ([("X-Forwarded-Host", "")], None),
+        (f("for=192.0.2.1;host=a.example"), "a.example"),
+        (f('for=192.0.2.1;host="a.example:8443"'), "a.example:8443"),
+        (f("host=a.example"), "a.example"),
+        (f("for=192.0.2.9;host=evil.example, for=192.0.2.1;host=a.example"), "a.example"),
+        (f("for=192.0.2.9;host=evil.example, for=192.0.2.1"), None),
+        (f("for=192.0.2.1;host=a.example, for=10.0.0.2;host=inner"), "a.example"),
+        (f("for=192.0.2.1, for=10.0.0.2;host=a.example"), "a.example"),
+        (f('for=192.0.2.1;host="a b"'), None),
+        ([*f("for=192.0.2.1;host=a.example"), *x("192.0.2.1"), ("X-Forwarded-Host", "A.example")], "A.example"),
+        ([*f("for=192.0.2.1;host=a.example"), *x("192.0.2.1")], "a.example"),
+        ([*f("for=192.0.2.1"), *x("192.0.2.1"), ("X-Forwarded-Host", "a.example")], "a.example"),
+    ],
+)
+def test_the_host_that_the_client_has_asked_for(headers: list[tuple[str, str]], host: str | None) -> None:
+    found = find(*headers).host
+    assert (found and found.lower()) == (host and host.lower())
+    assert find(*headers, address=("198.51.100.7", 1)).host is None  # not a trusted proxy
+
+
+def test_contradictory_hosts() -> None:
+    with pytest.raises(InvalidHeader, match="contradicts"):
+        find(*f("for=192.0.2.1;host=a.example"), *x("192.0.2.1"), ("X-Forwarded-Host", "b.example"))
+
+
+async def status_of(server: trio_ws.Server, headers: dict[str, str]) -> int:
+    try:
+        async with connect(server, headers):
+            return 101
+    except trio_ws.InvalidStatus as exc:
+        return exc.status_code
+
+
+HOST = "X-Forwarded-Host"
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({HOST: "chat.example"}, 101),
+        ({"Forwarded": "for=192.0.2.9;host=chat.example;proto=https"}, 101),
+        ({HOST: "evil.example", "Host": "chat.example"}, 421),
+        ({HOST: "other.example"}, 403),
+        ({"Host": "chat.example"}, 101),
+        ({}, 421),
+        # The port of Host says nothing about that of the page; the one of a forwarded host does.
+        ({"Host": "chat.example", "Origin": "https://chat.example:8443"}, 101),
+        ({"Host": "chat.example:8000"}, 101),
+        ({HOST: "chat.example", "Origin": "https://chat.example:8443"}, 101),
+        ({HOST: "chat.example:8443", "Origin": "https://chat.example:8443"}, 101),
+        ({HOST: "chat.example:8443", "Origin": "https://chat.example:9000"}, 403),
+    ],
+)
+async def test_origins_and_hosts_behind_a_trusted_proxy(headers: dict[str, str], status: int) -> None:
+    hosts = ["chat.example", "other.example"]
+    sent = {"Host": "inner", "Origin": "https://chat.example", **headers}
+    async with serving(trusted_proxies=["127.0.0.1"], hosts=hosts) as server:
+        assert await status_of(server, sent) == status
+    # Nobody else can name the host.
+    sent["Host"] = "inner"
+    async with serving(hosts=hosts) as server:
+        assert await status_of(server, sent) == 421
+
+
+async def test_a_port_in_hosts_does_not_count_where_the_proxy_drops_it() -> None:
+    for proxies, status in (["127.0.0.1"], 101), ([], 421):
+        async with serving(trusted_proxies=proxies, hosts=["chat.example:8443"]) as server:
+            assert await status_of(server, {"Host": "chat.example"}) == status
+            assert await status_of(server, {"Host": "chat.example:8443"}) == 101
+            assert await status_of(server, {"Host": "evil.example"}) == 421

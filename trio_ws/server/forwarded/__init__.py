@@ -12,12 +12,14 @@ https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt). Anybody can send s
   none, the address of the proxy.
 * A request whose Forwarded and X-Forwarded-For headers contradict each other is refused. The proxy has set only one of
   them, and the server cannot tell which; the other one may come from the client.
+* The same proxy names the host that the client has asked for, in X-Forwarded-Host or in ``host=`` of Forwarded. It is
+  used instead of the Host header, which a proxy may rewrite.
 * The PROXY protocol is never detected: either all connections begin with its header, or none.
 
 ==================================================  ===============================================================
 :mod:`~trio_ws.server.forwarded.trust`              ``Forwarding``: the trusted proxies
 :mod:`~trio_ws.server.forwarded.proxy_protocol`     the PROXY protocol
 :mod:`~trio_ws.server.forwarded.peer`               ``Peer``: the client before its first request
-:mod:`~trio_ws.server.forwarded.headers`            X-Forwarded-For, X-Forwarded-Proto and Forwarded
+:mod:`~trio_ws.server.forwarded.headers`            X-Forwarded-For, -Proto and -Host, and Forwarded
 ==================================================  ===============================================================
 """

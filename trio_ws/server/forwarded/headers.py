@@ -1,4 +1,4 @@
-"""The client of a request, from X-Forwarded-For, X-Forwarded-Proto and Forwarded: ``find_client``."""
+"""The client of a request, from X-Forwarded-For, -Proto and -Host, and Forwarded: ``find_client``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import attrs
 
 from ...datastructures import Headers
 from ...exceptions import InvalidHeader
+from ..origins import is_valid_host
 from .peer import Peer
 from .trust import Forwarding, to_ip
 
@@ -26,10 +27,11 @@ _MAX_COMMAS = 16
 
 @attrs.frozen
 class _Hop:
-    """One proxy's information: the address that sent it the request, and whether over TLS. None for unknown."""
+    """One proxy's information: who sent it the request, whether over TLS, and for which host. None for unknown."""
 
     address: tuple[str, int] | None
     secure: bool | None
+    host: str | None = None
 
 
 def find_client(peer: Peer, headers: Headers, forwarding: Forwarding) -> Peer:
@@ -41,52 +43,62 @@ def find_client(peer: Peer, headers: Headers, forwarding: Forwarding) -> Peer:
         forwarding: The trusted proxies.
 
     Raises:
-        InvalidHeader: If Forwarded and X-Forwarded-For contradict each other.
+        InvalidHeader: If Forwarded and the X-Forwarded headers contradict each other.
     """
     if not peer.is_trusted_proxy:
         return peer
     found = []
-    if "X-Forwarded-For" in headers or ("X-Forwarded-Proto" in headers and "Forwarded" not in headers):
+    others = "X-Forwarded-Proto" in headers or "X-Forwarded-Host" in headers
+    if "X-Forwarded-For" in headers or (others and "Forwarded" not in headers):
         found.append(_find_client_hop(_read_x_forwarded(headers), forwarding))
     if "Forwarded" in headers:
         found.append(_find_client_hop(_read_forwarded(headers), forwarding))
     if not found:
         return peer
-    if len({(hop.address and hop.address[0], hop.secure) for hop in found}) > 1:
+    hosts = {hop.host.lower(): hop.host for hop in found if hop.host is not None}
+    if len(hosts) > 1 or len({(hop.address and hop.address[0], hop.secure) for hop in found}) > 1:
         value = ", ".join(headers.get_all("Forwarded"))
-        raise InvalidHeader("Forwarded", value, "contradicts X-Forwarded-For and X-Forwarded-Proto")
+        raise InvalidHeader("Forwarded", value, "contradicts X-Forwarded-For, X-Forwarded-Proto or X-Forwarded-Host")
     hop = found[-1]
     return attrs.evolve(
         peer,
         address=hop.address or peer.address,
         proxy_address=peer.proxy_address or peer.address,
         secure=peer.secure if hop.secure is None else hop.secure,
+        host=next(iter(hosts.values()), None),
     )
 
 
 def _find_client_hop(hops: Iterable[_Hop], forwarding: Forwarding) -> _Hop:
     """Return the first hop whose address is not a trusted proxy, or the last known one. Hops come from the right."""
-    address, secure = None, None
+    address, secure, host = None, None, None
     for hop in hops:
         secure = hop.secure
+        host = hop.host or host  # a proxy that names none has passed on the one that it got
         if hop.address is None:
             break
         address = hop.address
         if not forwarding.trusts(address):
             break
-    return _Hop(address, secure)
+    return _Hop(address, secure, host)
 
 
 def _read_x_forwarded(headers: Headers) -> Iterator[_Hop]:
-    """Yield the hops of X-Forwarded-For and X-Forwarded-Proto, from the right.
+    """Yield the hops of X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host, from the right.
 
-    Some proxies append to X-Forwarded-Proto, others replace it. If it has fewer items, the leftmost one is used for the
+    Some proxies append to the last two, others replace them. If they have fewer items, the leftmost one is used for the
     remaining hops.
     """
     schemes = _reversed_list(headers, "X-Forwarded-Proto")
+    hosts = _reversed_list(headers, "X-Forwarded-Host")
     for number, text in enumerate(_reversed_list(headers, "X-Forwarded-For") or [""]):
         scheme = schemes[min(number, len(schemes) - 1)] if schemes else ""
-        yield _Hop(_parse_address(text), _SCHEMES.get(scheme.lower()))
+        host = hosts[min(number, len(hosts) - 1)] if hosts else ""
+        yield _Hop(_parse_address(text), _SCHEMES.get(scheme.lower()), _to_host(host))
+
+
+def _to_host(text: str) -> str | None:
+    return text if is_valid_host(text) else None
 
 
 def _reversed_list(headers: Headers, name: str) -> list[str]:
@@ -101,7 +113,8 @@ def _read_forwarded(headers: Headers) -> Iterator[_Hop]:
             if element is None:
                 yield _Hop(None, None)
                 return
-            yield _Hop(_parse_node(element.get("for", "")), _SCHEMES.get(element.get("proto", "").lower()))
+            secure = _SCHEMES.get(element.get("proto", "").lower())
+            yield _Hop(_parse_node(element.get("for", "")), secure, _to_host(element.get("host", "")))
 
 
 def _reversed_elements(value: str) -> Iterator[dict[str, str] | None]:

@@ -10,7 +10,7 @@ from ...connection.stream import StreamAdapter
 from .proxy_protocol import ProxyHeader
 from .trust import Forwarding
 
-__all__ = ["Peer", "identify_peer"]
+__all__ = ["Peer", "identify_peer", "show_address"]
 
 
 @attrs.frozen
@@ -21,13 +21,15 @@ class Peer:
         address: The address of the client; None without a socket.
         proxy_address: The address of the proxy that has named the client; None if there is none.
         secure: Whether the client uses TLS.
-        is_trusted_proxy: Whether ``address`` is a trusted proxy itself, whose HTTP headers can name the client.
+        is_trusted_proxy: Whether the connection comes from a trusted proxy, whose HTTP headers can name the client.
+        host: The host that the client has asked for, with the port if there is one, if a trusted proxy names it.
     """
 
     address: Any
     proxy_address: Any = None
     secure: bool = False
     is_trusted_proxy: bool = False
+    host: str | None = None
 
 
 def identify_peer(transport: StreamAdapter, forwarding: Forwarding, header: ProxyHeader | None = None) -> Peer:
@@ -50,3 +52,12 @@ def identify_peer(transport: StreamAdapter, forwarding: Forwarding, header: Prox
         secure=header.secure or (transport.tls_object is not None),
         is_trusted_proxy=isinstance(source, tuple) and forwarding.trusts(source),
     )
+
+
+def show_address(address: Any) -> str:
+    """Return a socket address as text for a log line.
+
+    A client chooses the path of its Unix socket, so control characters in it are escaped.
+    """
+    text = str(address)
+    return text if text.isprintable() else repr(text)
