@@ -19,7 +19,7 @@ PACKAGE = "trio_ws"
 # it, of its own place and of others; not from itself and not from those below. An import for the type checker counts.
 TABLE = {
     "values": [
-        ["version", "exceptions.base"],
+        ["version", "exceptions.base", "exceptions.shown"],
         ["exceptions.addresses", "exceptions.handshake", "exceptions.protocol"],
         ["datastructures", "frames", "uri"],
         ["http11.messages"],

@@ -183,7 +183,7 @@ def check_response(
     if response.status_code != 101:
         raise InvalidStatus(response)
     headers = response.headers
-    _check_upgrade(headers)
+    _check_upgrade(headers, lenient=True)
     upgrade = _get(headers, "Upgrade")
     if upgrade.lower() != "websocket":
         # A client lists what it would like; what a server lists, it has switched to, one on top of the other.
@@ -195,7 +195,7 @@ def check_response(
 
 
 def _accepted_subprotocol(headers: Headers, offered: Sequence[str]) -> str | None:
-    values = headers.get_all("Sec-WebSocket-Protocol")
+    values = _get_list(headers, "Sec-WebSocket-Protocol")
     if not values:
         return None
     subprotocols = parse_tokens("Sec-WebSocket-Protocol", values)
@@ -207,7 +207,7 @@ def _accepted_subprotocol(headers: Headers, offered: Sequence[str]) -> str | Non
 
 
 def _accepted_extensions(headers: Headers, offered: Sequence[ClientExtension]) -> tuple[Extension, ...]:
-    values = headers.get_all("Sec-WebSocket-Extensions")
+    values = _get_list(headers, "Sec-WebSocket-Extensions")
     if not values:
         return ()
     by_name = {extension.name: extension for extension in offered}
@@ -222,6 +222,11 @@ def _accepted_extensions(headers: Headers, offered: Sequence[ClientExtension]) -
             raise NegotiationError(f"the extension {name!r} uses a reserved bit that another one uses")
         accepted.append(extension)
     return tuple(accepted)
+
+
+def _get_list(headers: Headers, name: str) -> list[str]:
+    """Return the values of a list in a response. An empty list counts as none, for the user cannot change it."""
+    return [value for value in headers.get_all(name) if value.strip(" \t,")]
 
 
 # -- Server --------------------------------------------------------------------------------------------------------
@@ -380,12 +385,14 @@ def _get(headers: Headers, name: str) -> str:
     return values[0].strip(" \t")
 
 
-def _check_upgrade(headers: Headers) -> None:
+def _check_upgrade(headers: Headers, *, lenient: bool = False) -> None:
     """Check what both messages must have to be an upgrade (RFC 6455, sections 4.1 and 4.2.1)."""
     for name, token in (("Connection", "upgrade"), ("Upgrade", "websocket")):
         values = headers.get_all(name)
         if not values:
             raise InvalidUpgrade(name, None, f"it is missing, {token!r} is expected")
+        if lenient and token in (each.lower() for each in _elements(values)):
+            continue  # whatever else is there
         if token not in (each.lower() for each in _upgrade_tokens(name, values)):
             raise InvalidUpgrade(name, build_list(values), f"{token!r} is expected")
 
@@ -393,8 +400,12 @@ def _check_upgrade(headers: Headers) -> None:
 def _upgrade_tokens(name: str, values: Sequence[str]) -> list[str]:
     if name == "Upgrade":
         # protocol ["/" version]: the slash is all that a list of tokens would not let pass.
-        return [each.strip(" \t") for each in build_list(values).split(",")]
+        return _elements(values)
     return parse_tokens(name, values)
+
+
+def _elements(values: Sequence[str]) -> list[str]:
+    return [each.strip(" \t") for each in build_list(values).split(",")]
 
 
 def _conflicts(extension: Extension, others: Sequence[Extension]) -> bool:
