@@ -23,7 +23,7 @@ TABLE = {
         ["exceptions.addresses", "exceptions.handshake", "exceptions.protocol"],
         ["datastructures", "frames", "uri"],
         ["http11.messages"],
-        ["http11.body"],
+        ["http11.body", "http11.heads"],
         ["http11.parsers"],
         ["http11.__init__"],
         ["exceptions.closed", "exceptions.connecting", "exceptions.refused"],

@@ -21,6 +21,8 @@ DEFAULTS = {
     "max_message_size": 1024 * 1024,
     "receive_buffer": 64 * 1024,
     "send_buffer": 64 * 1024,
+    "max_head_size": 32 * 1024,
+    "max_headers": 128,
     "compression": Deflate(),
     "subprotocols": (),
     "instruments": (),

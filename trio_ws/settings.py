@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 
+from .http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from .instruments import Instrument
 from .protocol.deflate import Deflate
 from .protocol.handshake import check_subprotocols
@@ -71,6 +72,8 @@ class Settings:
     max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
     receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
     send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
+    max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, validator=_number(minimum=1, none=False, whole=True))
+    max_headers: int = attrs.field(default=MAX_HEADERS, validator=_number(minimum=1, none=False, whole=True))
     compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
     instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=_to_instruments, hash=False)
@@ -97,6 +100,11 @@ class Options(TypedDict, total=False):
             more is read from the peer. There is always room for one message. Default: 64 KiB.
         send_buffer: Bytes of memory for messages that were given to ``send`` and are not yet written. When they take
             more, ``send`` waits. There is always room for one message. Default: 64 KiB.
+        max_head_size: Maximum size in bytes of the first line and the headers of the peer's message in the opening
+            handshake, and of the answer of a proxy. A larger one is refused with :exc:`HeadTooBig`. Large cookies or
+            tokens may need more. Default: 32 KiB.
+        max_headers: Maximum number of headers in such a message. More are refused with :exc:`TooManyHeaders`.
+            Default: 128.
         compression: ``"deflate"`` to compress messages with permessage-deflate (RFC 7692) if the peer agrees, a
             :class:`Deflate` to say how, None not to compress. Default: ``"deflate"``.
         subprotocols: The subprotocols that this end speaks, in order of preference. Default: none.
@@ -111,6 +119,8 @@ class Options(TypedDict, total=False):
     max_message_size: int | None
     receive_buffer: int
     send_buffer: int
+    max_head_size: int
+    max_headers: int
     compression: Literal["deflate"] | Deflate | None
     subprotocols: Sequence[str]
     instruments: Sequence[Instrument]

@@ -7,6 +7,7 @@ a new request. If it leads to another origin, the new request has no credentials
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -18,7 +19,15 @@ from ..connection.core import Connection
 from ..connection.session import Session
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..connection.websocket import WebSocket
-from ..exceptions import ConnectFailed, InvalidMessage, InvalidRedirect, InvalidStatus, OpenTimeout
+from ..exceptions import (
+    ConnectFailed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidRedirect,
+    InvalidStatus,
+    OpenTimeout,
+    TLSFailed,
+)
 from ..http11 import Request, Response, ResponseParser
 from ..http11.body import decode_body
 from ..protocol import Role
@@ -26,7 +35,7 @@ from ..protocol.handshake import check_response
 from ..settings import Settings, check_names, pick
 from ..uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
 from .dial import Dialer
-from .explain import explain
+from .explain import explain, find_tls_error
 from .options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions
 from .redirect import is_redirect, resolve_redirect, same_origin, without_credentials
 from .request import RequestBuilder
@@ -239,6 +248,10 @@ class Connecting:
             if self._builder.cookies is not None:
                 self._builder.cookies.store(self._uri, response)
             return self.upgrade(transport, response, received)
+        except InvalidHandshake as exc:
+            exc.peer = self._uri.host_header
+            await transport.aclose(0)
+            raise
         except BaseException:  # Cancellation must not leave the stream open either.
             await transport.aclose(0)
             raise
@@ -262,25 +275,45 @@ class Connecting:
 
     async def _request_upgrade(self, transport: StreamAdapter) -> tuple[Response, bytes]:
         """Send the request and receive the response. Return it with the bytes that were received after it."""
-        parser = self._parser = ResponseParser()
-        response = None
+        settings = self._settings
+        parser = self._parser = ResponseParser(max_head_size=settings.max_head_size, max_headers=settings.max_headers)
+        response = failure = None
         try:
             await transport.write([self.request.serialize()])
-            while response is None and parser.partial is None:
-                data = await transport.receive()
-                if not data:
-                    raise StreamBroken("the server closed the connection during the opening handshake")
-                response = parser.feed(data)
+        except StreamBroken as exc:
+            failure = exc  # The server may have answered before it closed the connection.
+        try:
+            with trio.move_on_after(math.inf if failure is None else BODY_TIMEOUT):
+                response = await _receive_head(transport, parser)
             # If only the head has arrived, wait for the body of this error response, but do without it if need be.
             with trio.move_on_after(BODY_TIMEOUT):
-                while response is None:
+                while response is None and parser.partial is not None:
                     response = parser.feed(await transport.receive())
         except StreamBroken as exc:
-            if parser.partial is None:
-                raise ConnectFailed(self._uri.host_header, explain(exc)) from exc.__cause__
+            failure = failure or exc
         except InvalidMessage:
             if parser.partial is None:
                 raise
         response = response or parser.partial
-        assert response is not None
+        if response is None:
+            assert failure is not None
+            # With TLS 1.3, a server checks the certificate of the client after the handshake of the client.
+            error = ConnectFailed if find_tls_error(failure) is None else TLSFailed
+            raise error(self._uri.host_header, explain(failure)) from failure.__cause__
         return decode_body(response), parser.unused
+
+
+async def _receive_head(transport: StreamAdapter, parser: ResponseParser) -> Response | None:
+    """Receive the head of a response. Return the response if it is complete.
+
+    Raises:
+        StreamBroken: If the connection is lost.
+        InvalidMessage: If it is not a response.
+    """
+    response = None
+    while response is None and parser.partial is None:
+        data = await transport.receive()
+        if not data:
+            raise StreamBroken("the server closed the connection during the opening handshake")
+        response = parser.feed(data)
+    return response

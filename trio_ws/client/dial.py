@@ -10,6 +10,7 @@ import trio
 
 from ..connection.stream import StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
+from ..http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from ..uri import WebSocketURI
 from .explain import explain, explain_addresses
 from .proxy.environment import find_proxy
@@ -35,6 +36,8 @@ class Dialer:
         local_address: See :class:`ConnectOptions`.
         proxy: See :class:`ConnectOptions`. Unix sockets are never reached through a proxy.
         proxy_ssl: See :class:`ConnectOptions`.
+        max_head_size: See :class:`Options`. For the answer of an HTTP proxy.
+        max_headers: See :class:`Options`. For the answer of an HTTP proxy.
 
     Raises:
         InvalidProxy: If ``proxy`` is not valid.
@@ -52,6 +55,8 @@ class Dialer:
     local_address: str | None = attrs.field(default=None, kw_only=True)
     proxy: Proxy | Literal["auto"] | None = attrs.field(default="auto", kw_only=True, converter=to_proxy)
     proxy_ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True)
+    max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, kw_only=True)
+    max_headers: int = attrs.field(default=MAX_HEADERS, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.ssl is not None and not self.first.secure:
@@ -94,6 +99,8 @@ class Dialer:
                     uri,
                     ssl=self.proxy_ssl,
                     user_agent=self.user_agent_for_proxy,
+                    max_head_size=self.max_head_size,
+                    max_headers=self.max_headers,
                     happy_eyeballs_delay=self.happy_eyeballs_delay,
                     local_address=self.local_address,
                 )
@@ -123,7 +130,7 @@ class Dialer:
         if self.server_hostname is not None and same_origin(uri, self.first):
             return self.server_hostname
         # Host names in certificates have no trailing dot.
-        return uri.host.rstrip(".")
+        return uri.host_without_zone.rstrip(".")
 
 
 def _check_context(context: ssl_module.SSLContext, name: str, option: str = "ssl") -> None:

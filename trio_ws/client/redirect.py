@@ -6,7 +6,6 @@ encrypted connection to an unencrypted one, and credentials never leave their or
 
 from __future__ import annotations
 
-import re
 import urllib.parse
 
 import attrs
@@ -77,10 +76,10 @@ def _resolve(uri: WebSocketURI, location: str) -> str:
         location = octets.decode()
     except UnicodeDecodeError:  # not UTF-8, so send the same bytes back
         location = "".join(chr(octet) if octet < 0x80 else f"%{octet:02X}" for octet in octets)
-    path, mark, rest = re.split("([?#])", location, maxsplit=1) if re.search("[?#]", location) else (location, "", "")
+    path = location.partition("#")[0].partition("?")[0]
     host = f"[{uri.host.replace('%', '%25')}]" if ":" in uri.host else uri.host
     base = f"{'https' if uri.secure else 'http'}://{host}:{uri.port}{uri.resource_name}"
-    scheme, separator, rest = urllib.parse.urljoin(base, path.replace("\\", "/") + mark + rest).partition(":")
+    scheme, separator, rest = urllib.parse.urljoin(base, path.replace("\\", "/") + location[len(path) :]).partition(":")
     scheme = _SCHEMES.get(scheme.lower(), scheme)
     # WebSocket URIs have no fragment, but a Location may have one (RFC 9110, section 10.2.2).
     return (scheme + separator + rest).partition("#")[0]

@@ -12,6 +12,7 @@ whole, and a body in pieces of our own size.
 ==================================  ============================================================
 :mod:`~trio_ws.http11.messages`     ``Request``, ``Response``, and how they become bytes
 :mod:`~trio_ws.http11.body`         bodies that are compressed
+:mod:`~trio_ws.http11.heads`        the heads of responses, before h11 reads them
 :mod:`~trio_ws.http11.parsers`      ``RequestParser``, ``ResponseParser``, ``TunnelParser``
 ==================================  ============================================================
 """

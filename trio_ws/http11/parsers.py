@@ -11,6 +11,7 @@ import h11
 from ..datastructures import COMMON_NAMES
 from ..exceptions.handshake import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 from .body import MAX_BODY_SIZE
+from .heads import Head, check_start
 from .messages import BODILESS, UPGRADE_REQUEST, Request, Response
 
 __all__ = ["RequestParser", "ResponseParser", "TunnelParser"]
@@ -73,21 +74,34 @@ class _Parser:
         del self._held[: len(head)]
         self._searched = 0
         self._head_size += len(head)
-        self._connection.receive_data(head)
+        self._connection.receive_data(self._prepare(head))
         return True
+
+    def _prepare(self, head: bytes) -> bytes:
+        """Return a head in the way that h11 is to see it."""
+        return head
 
     def _next_event(self) -> Any:
         try:
             return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
-            # Shortened, because it may quote a line, however long.
-            raise InvalidMessage(f"{exc!s:.200}", exc.error_status_hint) from exc
+            raise InvalidMessage(_describe(exc), exc.error_status_hint) from exc
 
     def _headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[str, str]]:
         pairs = event.headers.raw_items()
         if len(pairs) > self._max_headers:
             raise TooManyHeaders(self._max_headers)
-        return [(_NAMES.get(name) or name.decode("ascii"), value.decode("iso-8859-1")) for name, value in pairs]
+        return [(_to_name(name), value.decode("iso-8859-1")) for name, value in pairs]
+
+
+def _to_name(name: bytes) -> str:
+    return _NAMES.get(name) or name.decode("ascii")
+
+
+def _describe(exc: h11.RemoteProtocolError) -> str:
+    """Return the message of an error of h11 without its insides."""
+    # It may quote a line, however long.
+    return re.sub(r"bytearray\(b(.*)\)", r"\1", str(exc), flags=re.DOTALL)[:200]
 
 
 class RequestParser(_Parser):
@@ -163,6 +177,7 @@ class ResponseParser(_Parser):
         self._connection.send(h11.EndOfMessage())
         self._max_body_size = max_body_size
         self._interim_responses = 0
+        self._names: list[bytes] = []
         self._head: Response | None = None
         self._body = bytearray()
 
@@ -196,6 +211,7 @@ class ResponseParser(_Parser):
         else:
             self._connection.receive_data(b"")
         while self._head is None:
+            check_start(self._held)
             if not self._hand_on_head():
                 return None
             event = self._next_event()
@@ -208,6 +224,20 @@ class ResponseParser(_Parser):
                 if self._interim_responses > MAX_INTERIM_RESPONSES:
                     raise InvalidMessage(f"more than {MAX_INTERIM_RESPONSES} interim responses")
         return self._read_body()
+
+    def _prepare(self, head: bytes) -> bytes:
+        prepared = Head(head, is_tunnel=self._asked is _CONNECT_REQUEST)
+        self._names = prepared.names
+        if prepared.status_code == 101 and self._asked is not UPGRADE_REQUEST:
+            raise InvalidMessage("it is 101 (Switching Protocols), which the request did not ask for")
+        return prepared.data
+
+    def _headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[str, str]]:
+        # h11 has seen other names, and perhaps one header more. See Head.
+        if len(self._names) > self._max_headers:
+            raise TooManyHeaders(self._max_headers)
+        pairs = zip(self._names, event.headers, strict=False)
+        return [(_to_name(name), value.decode("iso-8859-1")) for name, (_, value) in pairs]
 
     def _read_body(self) -> Response | None:
         while True:

@@ -13,8 +13,10 @@ import trio
 
 from ...connection.stream import StreamAdapter, StreamBroken
 from ...exceptions import InvalidMessage, ProxyFailed
+from ...exceptions.shown import escape
 from ...http11 import Request, Response, TunnelParser
 from ...http11.body import decode_body
+from ...http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from ...uri import WebSocketURI
 from ..explain import explain, explain_addresses
 from ..tls import start_tls
@@ -32,6 +34,8 @@ async def connect_through(
     *,
     ssl: ssl_module.SSLContext | None,
     user_agent: str | None,
+    max_head_size: int,
+    max_headers: int,
     happy_eyeballs_delay: float,
     local_address: str | None,
 ) -> trio.abc.Stream:
@@ -44,6 +48,8 @@ async def connect_through(
         uri: The URI of the server. TLS with the server is up to the caller.
         ssl: The TLS context for an ``https`` proxy; None for the default context.
         user_agent: The User-Agent header for an HTTP proxy; None for none.
+        max_head_size: Maximum size of the head of the answer of an HTTP proxy, in bytes.
+        max_headers: Maximum number of headers in it.
         happy_eyeballs_delay: Seconds after which the next address of the proxy is tried in parallel.
         local_address: The local IP address to connect from; None to let the system choose.
 
@@ -71,10 +77,19 @@ async def connect_through(
         assert context is not None
         try:
             # Host names in certificates have no trailing dot.
-            stream = await start_tls(stream, context, proxy.host.rstrip("."))
+            stream = await start_tls(stream, context, proxy.host.partition("%")[0].rstrip("."))
         except StreamBroken as exc:
             raise ProxyFailed(uri.host_header, str(exc), proxy.url) from exc.__cause__
-    return await open_tunnel(stream, proxy, uri.host, uri.port, peer=uri.host_header, user_agent=user_agent)
+    return await open_tunnel(
+        stream,
+        proxy,
+        uri.host_without_zone,
+        uri.port,
+        peer=uri.host_header,
+        user_agent=user_agent,
+        max_head_size=max_head_size,
+        max_headers=max_headers,
+    )
 
 
 async def open_tunnel(
@@ -85,6 +100,8 @@ async def open_tunnel(
     *,
     peer: str | None = None,
     user_agent: str | None = None,
+    max_head_size: int = MAX_HEAD_SIZE,
+    max_headers: int = MAX_HEADERS,
 ) -> trio.abc.Stream:
     """Open a tunnel to a server over a stream to a proxy.
 
@@ -98,6 +115,8 @@ async def open_tunnel(
         port: The port of the server.
         peer: The name of the server in error messages; None for ``host:port``.
         user_agent: The User-Agent header for an HTTP proxy; None for none.
+        max_head_size: Maximum size of the head of the answer of an HTTP proxy, in bytes.
+        max_headers: Maximum number of headers in it.
 
     Returns:
         The same stream, which is now connected to the server.
@@ -114,7 +133,8 @@ async def open_tunnel(
             assert isinstance(stream, trio.SocketStream)
             await _open_socks_tunnel(stream, proxy, host, port, make_error)
         else:
-            await _open_http_tunnel(StreamAdapter(stream), proxy, target, user_agent, make_error)
+            parser = TunnelParser(max_head_size=max_head_size, max_headers=max_headers)
+            await _open_http_tunnel(StreamAdapter(stream), proxy, target, user_agent, parser, make_error)
     except BaseException:  # Cancellation must not leave the stream open either.
         await StreamAdapter(stream).aclose(0)
         raise
@@ -136,7 +156,12 @@ class _ErrorFactory:
 
 
 async def _open_http_tunnel(
-    transport: StreamAdapter, proxy: Proxy, target: str, user_agent: str | None, make_error: _ErrorFactory
+    transport: StreamAdapter,
+    proxy: Proxy,
+    target: str,
+    user_agent: str | None,
+    parser: TunnelParser,
+    make_error: _ErrorFactory,
 ) -> None:
     headers = {"Host": target}
     if proxy.username is not None:
@@ -145,7 +170,6 @@ async def _open_http_tunnel(
     if user_agent is not None:
         headers["User-Agent"] = user_agent
     request = Request(target, headers, method="CONNECT")
-    parser = TunnelParser()
     response = None
     try:
         await transport.write([request.serialize()])
@@ -158,13 +182,13 @@ async def _open_http_tunnel(
         raise make_error(explain(exc)) from exc.__cause__
     except InvalidMessage as exc:
         if parser.partial is None:
-            raise make_error(f"the proxy's answer is not valid HTTP: {exc}") from exc
+            raise make_error(f"the proxy's answer is not valid: {exc}") from exc
         # Only the body is malformed. It is an error response anyway, since only those have a body here.
     assert parser.partial is not None
     if parser.partial.status_code >= 300:
         if response is None:
             response = await _receive_body(transport, parser)
-        status = f"{response.status_code} {response.reason_phrase:.200}".rstrip()
+        status = f"{response.status_code} {escape(response.reason_phrase):.200}".rstrip()
         raise make_error(f"the proxy answered {status}", decode_body(response))
     if parser.unused:
         # We have sent nothing to the server yet, and a server never speaks first, with TLS or without. So these bytes
