@@ -629,7 +629,11 @@ RESPONSES = {
     # h11 refuses these. Browsers and curl do not, and the user of a client cannot change what a server sends.
     "spaces in the status line": (b"HTTP/1.1 \t 404 \t Not Found \r\nContent-Length: 2\r\n\r\nhi", 404, b"hi"),
     "control character in the reason": (b"HTTP/1.1 403 \x1b[2Jno\r\nContent-Length: 2\r\n\r\nhi", 403, b"hi"),
-    "control character in a value": (b"HTTP/1.1 403 No\r\nX: \x01\r\nY: a\x7f\r\nContent-Length: 2\r\n\r\nhi", 403, b"hi"),
+    "control character in a value": (
+        b"HTTP/1.1 403 No\r\nX: \x01\r\nY: a\x7f\r\nContent-Length: 2\r\n\r\nhi",
+        403,
+        b"hi",
+    ),
     "space before the colon": (b"HTTP/1.1 403 No\r\nX : x\r\nContent-Length\t : 2\r\n\r\nhi", 403, b"hi"),
     "folded lines": (b"HTTP/1.1 403 No\r\nX: x\r\n y\r\nContent-Length:\r\n\t2\r\n\r\nhi", 403, b"hi"),
     "identity": (b"HTTP/1.1 403 No\r\nTransfer-Encoding: Identity\r\nContent-Length: 2\r\n\r\nhi", 403, b"hi"),

@@ -63,8 +63,8 @@ TABLE = {
         ["connection.__init__"],
     ],
     "client": [
-        ["client.backoff", "client.cookies", "client.explain", "client.redirect"],
-        ["client.tls"],
+        ["client.cookies", "client.explain", "client.redirect"],
+        ["client.backoff", "client.tls"],
         ["client.proxy.values"],
         ["client.proxy.environment", "client.proxy.tunnel"],
         ["client.proxy.__init__"],

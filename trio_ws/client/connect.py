@@ -298,8 +298,9 @@ class Connecting:
         if response is None:
             assert failure is not None
             # With TLS 1.3, a server checks the certificate of the client after the handshake of the client.
-            error = ConnectFailed if find_tls_error(failure) is None else TLSFailed
-            raise error(self._uri.host_header, explain(failure)) from failure.__cause__
+            if find_tls_error(failure) is not None:
+                raise TLSFailed(self._uri.host_header, f"TLS: {explain(failure)}") from failure.__cause__
+            raise ConnectFailed(self._uri.host_header, explain(failure)) from failure.__cause__
         return decode_body(response), parser.unused
 
 

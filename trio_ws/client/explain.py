@@ -46,9 +46,9 @@ def explain(exc: BaseException) -> str:
         return f"certificate not accepted: {exc.verify_message}"
     if exc.__cause__ is not None:
         return explain(exc.__cause__)
-    if isinstance(exc, ssl.SSLError) and exc.reason:
-        text = exc.reason.lower().replace("_", " ")
-        return f"{text}: {_TLS_HINTS[exc.reason]}" if exc.reason in _TLS_HINTS else text
+    if isinstance(exc, ssl.SSLError) and (reason := getattr(exc, "reason", None)):
+        text = reason.lower().replace("_", " ")
+        return f"{text}: {_TLS_HINTS[reason]}" if reason in _TLS_HINTS else text
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     return str(exc) or type(exc).__name__

@@ -217,6 +217,8 @@ async def _receive_body(transport: StreamAdapter, parser: TunnelParser) -> Respo
 
 # -- SOCKS -----------------------------------------------------------------------------------------------------------
 
+SOCKS_4 = ("socks4", "socks4a")
+
 
 def _import_socks() -> Any:
     try:
@@ -241,10 +243,11 @@ class _ConnectedSocket:
 async def _open_socks_tunnel(
     stream: trio.SocketStream, proxy: Proxy, host: str, port: int, make_error: _ErrorFactory
 ) -> None:
-    if proxy.scheme in ("socks4", "socks4a") and ":" in host:
-        raise make_error("SOCKS 4 does not support IPv6 addresses")
+    if proxy.scheme in SOCKS_4 and ":" in host:
+        reason = "SOCKS 4 does not support IPv6 addresses"
+        raise make_error(reason) from ValueError(reason)
     python_socks = _import_socks()
-    kind = python_socks.ProxyType.SOCKS4 if proxy.scheme in ("socks4", "socks4a") else python_socks.ProxyType.SOCKS5
+    kind = python_socks.ProxyType.SOCKS4 if proxy.scheme in SOCKS_4 else python_socks.ProxyType.SOCKS5
     connector = python_socks.async_.trio.Proxy(
         kind,
         proxy.host,
@@ -259,9 +262,22 @@ async def _open_socks_tunnel(
         await connector.connect(host, port, timeout=math.inf)
     except python_socks.ProxyError as exc:
         # The message of a ProxyError is more helpful than that of its cause, which explain() would return.
-        raise make_error(str(exc)) from exc
+        raise make_error(str(exc)) from (
+            exc if _is_temporary(4 if proxy.scheme in SOCKS_4 else 5, exc) else PermissionError(str(exc))
+        )
     except socket.gaierror as exc:
         raise make_error(f"cannot resolve {host}: {explain(exc)}") from exc
     except Exception as exc:
         # Catch everything: python-socks does not validate all that a proxy sends, and can fail in any way.
         raise make_error(explain(exc)) from exc
+
+
+#: The SOCKS replies that are about the server or the network: the proxy may open the tunnel later. All others are about
+#: the request or the credentials.
+_TEMPORARY_REPLIES = {5: frozenset({1, 3, 4, 5, 6}), 4: frozenset({91})}
+
+
+def _is_temporary(version: int, exc: Any) -> bool:
+    """Return whether a ProxyError of python-socks reports that the proxy cannot open a tunnel at the moment."""
+    # Only the causes that are about a reply have this attribute. The others are about the loss of the connection.
+    return not hasattr(exc.__cause__, "error_code") or exc.error_code in _TEMPORARY_REPLIES[version]
