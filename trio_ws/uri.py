@@ -36,8 +36,8 @@ class WebSocketURI:
 
     Attributes:
         secure: True for a ``wss`` URI, False for a ``ws`` URI.
-        host: The host name in lower-case ASCII, or an IP address without brackets. An IPv6 address may have a zone, such
-            as ``fe80::1%eth0`` (RFC 6874).
+        host: The host name in lower-case ASCII, or an IP address without brackets. An IPv6 address may have a zone
+            (RFC 6874), as in ``fe80::1%eth0``.
         port: The port; the default port of the scheme if the URI has none.
         path: The path; may be empty.
         query: The query without the question mark; may be empty.
@@ -72,7 +72,7 @@ class WebSocketURI:
 
     @property
     def host_header(self) -> str:
-        """The Host header value: an IPv6 address in brackets, without its zone, and the port unless it is the default."""
+        """The Host header value: an IPv6 address in brackets without its zone; the port unless it is the default."""
         host = self.host_without_zone
         host = f"[{host}]" if ":" in host else host
         return host if self.port == DEFAULT_PORTS["wss" if self.secure else "ws"] else f"{host}:{self.port}"
@@ -87,8 +87,8 @@ def parse_uri(uri: str) -> WebSocketURI:
     refused, and so is a backslash in the path, which browsers take for a slash.
 
     Args:
-        uri: A WebSocket URI, such as ``wss://user:password@example.org:8443/path?query``. The zone of an IPv6 address is
-            written as in ``ws://[fe80::1%25eth0]/`` (RFC 6874). It is used to connect, but not sent to the server.
+        uri: A WebSocket URI, such as ``wss://user:password@example.org:8443/path?query``. An IPv6 address may have a
+            zone, as in ``ws://[fe80::1%25eth0]/`` (RFC 6874). It is used to connect, but not sent to the server.
 
     Raises:
         InvalidURI: If the URI is not valid.

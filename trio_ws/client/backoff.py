@@ -65,7 +65,7 @@ TEMPORARY_STATUSES = frozenset({408, 425, 429})
 #: Close codes that this end sends when the peer has violated the protocol.
 VIOLATIONS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA})
 
-#: TLS errors that are not about the configuration of one of the ends, but about one connection or the state of a server.
+#: TLS errors that are not about the configuration of either end, but about one connection or the state of a server.
 TEMPORARY_TLS_ERRORS = frozenset(
     {
         "BAD_RECORD_TYPE",
