@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
@@ -46,8 +46,8 @@ def _to_deflate(value: Any) -> Deflate | None:
 
 
 def _to_instruments(value: Any) -> tuple[Instrument, ...]:
-    if isinstance(value, Instrument):
-        raise TypeError(f"instruments is a sequence of Instruments, not {value!r}")
+    if isinstance(value, (Instrument, Set, Mapping)):  # The order counts.
+        raise TypeError(f"instruments must be a sequence of Instruments, not {value!r}")
     instruments = tuple(value)
     for each in instruments:
         if not isinstance(each, Instrument):

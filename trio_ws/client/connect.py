@@ -77,9 +77,9 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
     Raises:
         InvalidURI: If the URI is not valid.
         TypeError: If an option has the wrong type or does not exist.
-        ValueError: If an option is out of range; if ``ssl`` is given for a ``ws://`` URI, ``proxy`` for a Unix socket,
-            or ``proxy_ssl`` without an ``https://`` proxy; if ``ssl`` or ``proxy_ssl`` is not a context for clients; if
-            ``server_hostname`` is not valid.
+        ValueError: If an option is out of range; if ``ssl`` or ``server_hostname`` is given for a ``ws://`` URI, an
+            option for TCP or proxies for a Unix socket, or ``proxy_ssl`` without an ``https://`` proxy; if ``ssl`` or
+            ``proxy_ssl`` is not a context for clients; if ``server_hostname`` or ``local_address`` is not valid.
         InvalidProxy: If ``proxy`` is not valid. On entering the block if the proxy comes from the environment.
         ConnectFailed: If the server cannot be reached or closes the connection; :exc:`TLSFailed` if the TLS handshake
             fails, :exc:`ProxyFailed` if there is no way through the proxy. This and the following exceptions are raised
@@ -92,6 +92,10 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
     """
     check_names("connect", options, ConnectOptions)
     path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
+    if path is not None:
+        for name in ("happy_eyeballs_delay", "local_address", "proxy_ssl"):
+            if options.get(name) is not None:
+                raise ValueError(f"{name} must not be given for a Unix socket ({path!r})")
     return _connect(parsed, path, options, elsewhere=path is None)
 
 

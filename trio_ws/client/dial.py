@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl as ssl_module
 from typing import Literal
 
@@ -11,6 +12,7 @@ import trio
 from ..connection.stream import StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
 from ..http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
+from ..settings import _number
 from ..uri import WebSocketURI
 from .explain import explain, explain_addresses
 from .proxy.environment import find_proxy
@@ -20,6 +22,16 @@ from .redirect import same_origin, without_credentials
 from .tls import start_tls
 
 __all__ = ["Dialer"]
+
+
+def _check_local_address(_instance: Dialer, _attribute: attrs.Attribute[str | None], address: str | None) -> None:
+    if not (address is None or isinstance(address, str)):
+        raise TypeError(f"local_address must be a str or None, not {address!r}")
+    if address is not None:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as exc:
+            raise ValueError(f"local_address must be an IP address, not {address!r}") from exc
 
 
 @attrs.define(eq=False)
@@ -41,9 +53,9 @@ class Dialer:
 
     Raises:
         InvalidProxy: If ``proxy`` is not valid.
-        TypeError: If ``proxy`` has the wrong type.
-        ValueError: If the options contradict each other, a TLS context is not for clients, or ``server_hostname`` is
-            not valid.
+        TypeError: If an option has the wrong type.
+        ValueError: If the options contradict each other or would have no effect, a TLS context is not for clients, or
+            an option is not valid.
     """
 
     first: WebSocketURI
@@ -51,8 +63,8 @@ class Dialer:
     user_agent_for_proxy: str | None
     ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True)
     server_hostname: str | None = attrs.field(default=None, kw_only=True)
-    happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True)
-    local_address: str | None = attrs.field(default=None, kw_only=True)
+    happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True, validator=_number(minimum=0, none=False))
+    local_address: str | None = attrs.field(default=None, kw_only=True, validator=_check_local_address)
     proxy: Proxy | Literal["auto"] | None = attrs.field(default="auto", kw_only=True, converter=to_proxy)
     proxy_ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True)
     max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, kw_only=True)
@@ -61,6 +73,9 @@ class Dialer:
     def __attrs_post_init__(self) -> None:
         if self.ssl is not None and not self.first.secure:
             raise ValueError(f"ssl must only be given for a wss:// URI, not for {without_credentials(self.first)}")
+        if self.server_hostname is not None and not self.first.secure:
+            shown = without_credentials(self.first)
+            raise ValueError(f"server_hostname must only be given for a wss:// URI, not for {shown}")
         if self.proxy_ssl is not None:
             if self.proxy != "auto" and (self.proxy is None or self.proxy.scheme != "https"):
                 raise ValueError("proxy_ssl must only be given for an https:// proxy")

@@ -80,11 +80,11 @@ def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
     """Return the subprotocols as a tuple, after a look at each (RFC 6455, section 4.1, item 10).
 
     Raises:
-        TypeError: if it is a string instead of a sequence of them.
+        TypeError: if it is not a sequence of strings. A set or a mapping is not in an order of preference.
         ValueError: if one is not a token, or occurs twice.
     """
-    if isinstance(subprotocols, (str, bytes)):
-        raise TypeError(f"subprotocols is a sequence of strings, not the string {subprotocols!r}")
+    if isinstance(subprotocols, (str, bytes)) or not isinstance(subprotocols, Sequence):
+        raise TypeError(f"subprotocols must be a sequence of str in order of preference, not {subprotocols!r}")
     checked = tuple(subprotocols)
     for subprotocol in checked:
         if not isinstance(subprotocol, str):
