@@ -108,7 +108,7 @@ TABLE = {
         ["testing.__init__"],
     ],
     "cli": [
-        ["cli.failure"],
+        ["cli.failure", "cli.terminal"],
         ["cli.connect", "cli.demo", "cli.serve"],
         ["cli.main"],
         ["cli.__init__"],
