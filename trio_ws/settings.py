@@ -101,9 +101,9 @@ class Options(TypedDict, total=False):
         send_buffer: Bytes of memory for messages that were given to ``send`` and are not yet written. When they take
             more, ``send`` waits. There is always room for one message. Default: 64 KiB.
         max_head_size: Maximum size in bytes of the first line and the headers of the peer's message in the opening
-            handshake, and of the answer of a proxy. A larger one is refused with :exc:`HeadTooBig`. Large cookies or
+            handshake, and of the answer of a proxy. A larger one is refused; see :exc:`HeadTooBig`. Large cookies or
             tokens may need more. Default: 32 KiB.
-        max_headers: Maximum number of headers in such a message. More are refused with :exc:`TooManyHeaders`.
+        max_headers: Maximum number of headers in such a message. More are refused; see :exc:`TooManyHeaders`.
             Default: 128.
         compression: ``"deflate"`` to compress messages with permessage-deflate (RFC 7692) if the peer agrees, a
             :class:`Deflate` to say how, None not to compress. Default: ``"deflate"``.

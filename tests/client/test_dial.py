@@ -34,6 +34,7 @@ from trio_ws.exceptions import (
     InvalidRedirect,
     InvalidStatus,
     OpenTimeout,
+    ProxyFailed,
     TLSFailed,
     TooManyHeaders,
 )
@@ -202,6 +203,60 @@ async def test_refused_and_then_the_name_is_gone(monkeypatch: pytest.MonkeyPatch
     exc = await expect_failure(trio_ws.connect("ws://gone.example/"))
     assert isinstance(exc, ConnectFailed)
     assert exc.reason == "this; that"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="zones differ")
+async def test_zone(nursery: trio.Nursery) -> None:
+    server = await nursery.start(partial(trio_ws.serve, echo, 0, host="::1"))
+    async with trio_ws.connect(f"ws://[::1%251]:{server.port}/") as ws:
+        assert ws.remote_address[:2] == ("::1", server.port)
+        assert ws.request.headers["Host"] == f"[::1]:{server.port}"
+    exc = await expect_failure(trio_ws.connect("ws://[fe80::1%25nowhere]/"))
+    assert isinstance(exc, ConnectFailed)
+    assert exc.reason.endswith("(with the zone nowhere)")
+
+
+async def test_the_zone_is_neither_for_certificates_nor_for_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    async def open_tcp_stream(*arguments: Any, **_options: Any) -> trio.abc.Stream:
+        calls.append(arguments)
+        client, server = trio.testing.memory_stream_pair()
+        nursery.start_soon(answer, server)
+        return client
+
+    async def answer(server: trio.abc.Stream) -> None:
+        calls.append((await server.receive_some()).partition(b"\r\n")[0])
+        await server.send_all(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    async with trio.open_nursery() as nursery:
+        await expect_failure(trio_ws.connect("ws://[fe80::1%25eth0]/"))
+        await expect_failure(trio_ws.connect("wss://[fe80::1%25eth0]/", proxy="http://[fe80::2%25eth1]:3128"))
+    assert calls == [
+        ("fe80::1%eth0", 80),
+        b"GET / HTTP/1.1",
+        ("fe80::2%eth1", 3128),
+        b"CONNECT [fe80::1]:443 HTTP/1.1",
+    ]
+
+
+async def test_the_limits_of_heads_apply_to_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_tcp_stream(*_arguments: Any, **_options: Any) -> trio.abc.Stream:
+        client, server = trio.testing.memory_stream_pair()
+        await server.send_all(b"HTTP/1.1 200 OK\r\nA: b\r\nC: d\r\n\r\nx")
+        return client
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    options: Any
+    for options, text in (
+        ({"max_headers": 1}, "more than 1 headers"),
+        ({"max_head_size": 10}, "more than 10 bytes"),
+        ({}, "the proxy sent data before the server could"),
+    ):
+        exc = await expect_failure(trio_ws.connect("ws://example.org/", proxy="http://proxy.example", **options))
+        assert isinstance(exc, ProxyFailed)
+        assert text in exc.reason
 
 
 async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:

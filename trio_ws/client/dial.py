@@ -132,6 +132,8 @@ class Dialer:
                 )
         except OSError as exc:
             reason = explain(exc) if self.path is not None else await explain_addresses(exc, uri.host, uri.port)
+            if "%" in uri.host:
+                reason += f" (with the zone {uri.host.partition('%')[2]})"
             raise ConnectFailed(self.path or uri.host_header, reason) from exc
         return stream
 
