@@ -68,14 +68,13 @@ VIOLATIONS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA})
 #: TLS errors that are not about the configuration of either end, but about one connection or the state of a server.
 TEMPORARY_TLS_ERRORS = frozenset(
     {
-        "BAD_RECORD_TYPE",
-        "DATA_LENGTH_TOO_LONG",
         "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
         "SSLV3_ALERT_BAD_RECORD_MAC",
         "TLSV1_ALERT_DECRYPTION_FAILED",
         "TLSV1_ALERT_INTERNAL_ERROR",
         "TLSV1_ALERT_RECORD_OVERFLOW",
         "TLSV1_ALERT_USER_CANCELLED",
+        "UNEXPECTED_EOF_WHILE_READING",
     }
 )
 

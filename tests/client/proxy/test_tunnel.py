@@ -257,13 +257,13 @@ async def test_unusual_refusals(head: bytes, body: bytes, autojump_clock: trio.t
 
 async def test_limits_of_the_answer(autojump_clock: trio.testing.MockClock) -> None:
     answer = b"HTTP/1.1 200 OK\r\n" + 200 * b"X: x\r\n" + b"Y: " + 40_000 * b"y" + b"\r\n\r\n"
-    options: dict[str, Any]
-    for options in (
+    too_small: list[dict[str, Any]] = [
         {},
         {"max_head_size": 100_000},
         {"max_headers": 201},
         {"max_head_size": 100_000, "max_headers": 200},
-    ):
+    ]
+    for options in too_small:
         async with Scripted(answer) as scripted:
             with pytest.raises(ProxyFailed) as caught:
                 await scripted.open(**options)
