@@ -751,7 +751,7 @@ def test_errors_do_not_show_the_parser(parser_type: type[ResponseParser]) -> Non
             parser.feed(b"")
         except InvalidMessage as exc:
             reason = exc.reason
-        assert not re.search("bytearray|_SWITCH|h11|event|proposal", reason)
+        assert not re.search("bytearray|_SWITCH|h11|event|proposal|InformationalResponse", reason)
 
 
 def test_headers_of_interim_responses_are_not_those_of_the_response() -> None:

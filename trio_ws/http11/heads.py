@@ -22,7 +22,7 @@ from .messages import BODILESS
 
 __all__ = ["Head", "check_start"]
 
-_STATUS_LINE = re.compile(rb"(HTTP/[0-9]\.[0-9])[ \t]+([0-9]{3})(?:[ \t]([^\n]*?))?\r?")
+_STATUS_LINE = re.compile(rb"(HTTP/[0-9]\.[0-9])[ \t]+([1-9][0-9]{2})(?:[ \t]([^\n]*?))?\r?")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)", re.DOTALL)
 _START = b"HTTP/"
 _CONTROL_CHARACTERS = bytes(octet for octet in range(0x20) if octet != ord("\t")) + b"\x7f"
