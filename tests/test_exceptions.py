@@ -434,6 +434,13 @@ def test_peer_cannot_break_the_message_into_lines() -> None:
     assert exc.reason == "first\r\nsecond \x1b[31m"
 
 
+def test_a_refusal_shows_no_control_characters() -> None:
+    response = Response(403, "\x9b31m\u00adno", [("X", "\x85a\x9b"), ("Location", "http://me:hunter2@example.org/")])
+    for exc in InvalidStatus(response), InvalidRedirect(response, "reason"):
+        assert str(exc).isprintable()
+        assert r"403 \x9b31m\xadno (X: \x85a\x9b; Location: http://me:***@example.org/)" in str(exc)
+
+
 def test_invalid_uri_does_not_show_the_password() -> None:
     exc = InvalidURI("http://user:pa@ss:word@example.org/", "reason")
     assert "word" not in str(exc)

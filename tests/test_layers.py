@@ -19,13 +19,13 @@ PACKAGE = "trio_ws"
 # it, of its own place and of others; not from itself and not from those below. An import for the type checker counts.
 TABLE = {
     "values": [
-        ["version", "exceptions.base", "misuse.names", "misuse.usage", "misuse.values"],
+        ["version", "exceptions.base", "exceptions.shown", "misuse.names", "misuse.usage", "misuse.values"],
         ["misuse.__init__"],
         ["exceptions.addresses", "exceptions.handshake", "exceptions.protocol"],
         ["datastructures", "frames", "uri"],
         ["http11.lines"],
         ["http11.messages"],
-        ["http11.body"],
+        ["http11.body", "http11.heads"],
         ["http11.parsers"],
         ["http11.__init__"],
         ["exceptions.closed", "exceptions.connecting", "exceptions.refused"],
@@ -65,8 +65,8 @@ TABLE = {
         ["connection.__init__"],
     ],
     "client": [
-        ["client.backoff", "client.cookies", "client.explain", "client.redirect"],
-        ["client.tls"],
+        ["client.cookies", "client.explain", "client.redirect"],
+        ["client.backoff", "client.tls"],
         ["client.proxy.values"],
         ["client.proxy.environment", "client.proxy.tunnel"],
         ["client.proxy.__init__"],
@@ -111,7 +111,7 @@ TABLE = {
         ["testing.__init__"],
     ],
     "cli": [
-        ["cli.failure"],
+        ["cli.failure", "cli.terminal"],
         ["cli.connect", "cli.demo", "cli.serve"],
         ["cli.main"],
         ["cli.__init__"],

@@ -48,6 +48,22 @@ def test_options_are_the_settings() -> None:
     assert Options.__total__ is False
 
 
+@pytest.mark.parametrize("name", ["max_head_size", "max_headers"])
+@pytest.mark.parametrize("value, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)])
+def test_limits_of_heads(name: str, value: Any, error: type[Exception]) -> None:
+    assert getattr(make(**{name: 1_000_000}), name) == 1_000_000
+    with pytest.raises(error, match=name):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "value", [{"a", "b"}, frozenset("a"), {"a": None}, {"a": None}.keys(), iter("a"), "a", b"a", 1]
+)
+def test_subprotocols_have_an_order(value: Any) -> None:
+    with pytest.raises(TypeError, match="subprotocols"):
+        make(subprotocols=value)
+
+
 def test_frozen() -> None:
     settings = Settings()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):

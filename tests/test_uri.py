@@ -27,10 +27,10 @@ def assert_sound(uri: WebSocketURI) -> None:
     """Check what everyone who is handed a URI relies on."""
     assert type(uri.secure) is bool
     assert VISIBLE.fullmatch(uri.host)
-    assert uri.host == uri.host.lower()
-    assert not set(uri.host) & set("/?#@[]%\\")
+    assert uri.host_without_zone == uri.host_without_zone.lower()
+    assert not set(uri.host_without_zone) & set("/?#@[]%\\")
     if ":" in uri.host:
-        ipaddress.IPv6Address(uri.host)
+        ipaddress.IPv6Address(uri.host_without_zone)
     assert type(uri.port) is int
     assert 1 <= uri.port <= 65535
     assert uri.path == "" or uri.path.startswith("/")
@@ -45,7 +45,7 @@ def assert_sound(uri: WebSocketURI) -> None:
     # Its parts make the same URI again.
     scheme = "wss" if uri.secure else "ws"
     again = parse_uri(f"{scheme}://{uri.host_header}{uri.path}{'?' if uri.query else ''}{uri.query}")
-    assert again == attrs.evolve(uri, username=None, password=None)
+    assert again == attrs.evolve(uri, host=uri.host_without_zone, username=None, password=None)
     assert parse_uri(f"{scheme}://{uri.host_header}{uri.resource_name}").resource_name == uri.resource_name
 
 
@@ -265,6 +265,45 @@ def test_what_is_encoded_stays_as_it_is(target: str, resource_name: str) -> None
     assert_sound(uri)
 
 
+@pytest.mark.parametrize(
+    "target, resource_name",
+    [
+        ("/?channels[]=a&channels[]=b", "/?channels%5B%5D=a&channels%5B%5D=b"),
+        ('/?f={"a":1}', "/?f=%7B%22a%22:1%7D"),
+        ("/a|b^c`d<e>", "/a%7Cb%5Ec%60d%3Ce%3E"),
+        ("/a b?c d", "/a%20b?c%20d"),
+        ("/100%", "/100%25"),
+        ("/%2", "/%252"),
+        ("/%zz%20%", "/%25zz%20%25"),
+        ("/%\u0662\u0660", "/%25%D9%A2%D9%A0"),
+        ("/%%20", "/%25%20"),
+        ("?a\\b", "/?a%5Cb"),
+        ("/[::1]", "/%5B::1%5D"),
+    ],
+    ids=ascii,
+)
+def test_what_a_uri_must_not_contain_is_encoded(target: str, resource_name: str) -> None:
+    uri = parse_uri(f"ws://example.org{target}")
+    assert uri.resource_name == resource_name
+    assert_sound(uri)
+
+
+@pytest.mark.parametrize(
+    "text, host, host_header",
+    [
+        ("ws://[fe80::1%25eth0]/", "fe80::1%eth0", "[fe80::1]"),
+        ("wss://[FE80:0::1%25Eth0]:8443/", "fe80::1%Eth0", "[fe80::1]:8443"),
+        ("ws://u:p@[fe80::1%2525]:81/x", "fe80::1%25", "[fe80::1]:81"),
+        ("ws://[fe80::1%25en%30]", "fe80::1%en0", "[fe80::1]"),
+        ("ws://[fe80::1%25br-0.1_~]", "fe80::1%br-0.1_~", "[fe80::1]"),
+    ],
+)
+def test_zone(text: str, host: str, host_header: str) -> None:
+    uri = parse_uri(text)
+    assert (uri.host, uri.host_header) == (host, host_header)
+    assert_sound(uri)
+
+
 @pytest.mark.parametrize("length", [63, 64])
 def test_longest_label(length: int) -> None:
     text = f"ws://{'a' * length}.example/"
@@ -338,8 +377,20 @@ INVALID = {
     "too many groups": "ws://[1:2:3:4:5:6:7:8:9]/",
     "group too long": "ws://[12345::]/",
     "two double colons": "ws://[1::2::3]/",
-    "zone": "ws://[fe80::1%25eth0]/",
     "bare zone": "ws://[fe80::1%eth0]/",
+    "empty zone": "ws://[fe80::1%25]/",
+    "space in the zone": "ws://[fe80::1%25a%20b]/",
+    "newline in the zone": "ws://[fe80::1%25a%0Ab]/",
+    "slash in the zone": "ws://[fe80::1%25a%2Fb]/",
+    "percent sign in the zone": "ws://[fe80::1%25%25]/",
+    "bracket in the zone": "ws://[fe80::1%25a%5D]/",
+    "bad escape in the zone": "ws://[fe80::1%25%e]/",
+    "zone not ASCII": "ws://[fe80::1%25é]/",
+    "zone without an address": "ws://[%25eth0]/",
+    "IPv4 with a zone": "ws://[127.0.0.1%25eth0]/",
+    "zone of a name": "ws://example.org%25eth0/",
+    "slash in the password": "ws://user:se/cret@example.org/",
+    "question mark in the password": "ws://user:se?cret@example.org/",
     "text after the bracket": "ws://[::1]x/",
     "text before the bracket": "ws://x[::1]/",
     "port 65536 after the bracket": "ws://[::1]:65536/",
@@ -356,11 +407,6 @@ INVALID = {
     "surrogate in the user": "ws://\ud800:password@example.org/",
     "surrogate in the password": "ws://user:\udfff@example.org/",
     "escaped surrogate in the user": "ws://%ED%A0%80:password@example.org/",
-    "bad escape in the path": "ws://example.org/%",
-    "bad escape in the path, one digit": "ws://example.org/%2",
-    "bad escape in the path, letters": "ws://example.org/%zz",
-    "bad escape in the path, other digits": "ws://example.org/%٢٠",
-    "bad escape in the query": "ws://example.org/?%2x",
     "bad escape in the host": "ws://ex%zzample.org/",
     "escaped percent sign in the host": "ws://ex%25ample.org/",
     "escaped slash in the host": "ws://example.org%2Fpath/",
@@ -373,8 +419,6 @@ INVALID = {
     "surrogate in the path": "ws://example.org/\ud800",
     "surrogate in the query": "ws://example.org/?\udc80",
     "space in the host": "ws://exam ple.org/",
-    "space in the path": "ws://example.org/a b",
-    "space in the query": "ws://example.org/?a b",
     "space at the end": "ws://example.org/ ",
     "tab": "ws://example.org/a\tb",
     "newline": "ws://example.org/a\nb",
@@ -383,13 +427,7 @@ INVALID = {
     "CRLF in the path": "ws://example.org/ HTTP/1.1\r\nX: y",
     "NUL": "ws://example.org/\0",
     "DEL": "ws://example.org/\x7f",
-    "quote in the path": 'ws://example.org/"',
-    "angle bracket in the path": "ws://example.org/<a>",
     "backslash in the path": "ws://example.org/a\\b",
-    "caret in the path": "ws://example.org/^",
-    "brace in the query": "ws://example.org/?{a}",
-    "pipe in the query": "ws://example.org/?a|b",
-    "bracket in the query": "ws://example.org/?a[]=b",
     "backslash in the host": "ws://example.org\\@evil.example/",
     "quote in the host": 'ws://"example.org"/',
     "star in a label that is not ASCII": "ws://*.münchen.example/",
@@ -430,15 +468,18 @@ def test_invalid(text: str) -> None:
         ("http://example.org/", "http"),
         ("ws:///path", "host"),
         ("ws://example.org/#a", "fragment"),
-        ("ws://example.org/a b", "' '"),
+        ("ws://example.org/a ", "space"),
+        ("ws://example.org/a\\b", "backslash in the path"),
         ("ws://example.org/\x7f", "'\\x7f'"),
         ("ws://exam\nple.org/", "'\\n'"),
         ("ws://example.org:65536/", "'65536'"),
         ("ws://[::x]/", "IPv6"),
         ("ws://user@example.org/", "password"),
         ("ws://us%er:password@example.org/", "user information"),
-        ("ws://example.org/%", "path"),
-        ("ws://example.org/?%", "query"),
+        ("ws://example.org/\ud800", "path"),
+        ("ws://example.org/?\ud800", "query"),
+        ("ws://[fe80::1%eth0]/", "%25"),
+        ("ws://us:se/cret@example.org/", "slash"),
         ("ws://ex%zzample.org/", "host"),
         ("ws://\u0301.example/", "IDNA"),
     ],
@@ -472,6 +513,43 @@ def test_the_cause_is_kept(text: str, cause: type[Exception]) -> None:
     with pytest.raises(InvalidURI) as caught:
         parse_uri(text)
     assert isinstance(caught.value.__cause__, cause)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://user:hunter2@example.org/",
+        "ws://user:hunter2@example.org:99999/",
+        "ws://user:hun/ter2@example.org/",
+        "ws://user:hun?ter2@example.org/",
+        "ws://user:hun#ter2@example.org/",
+        "ws://user:hunter2@@example.org/",
+        "ws://user:hun@ter2@example.org/",
+        "ws://user:%hunter2@example.org/",
+        "ws:/user:hunter2@example.org/",
+        "ws:user:hunter2@example.org/",
+        "//user:hunter2@example.org/",
+        "user:hunter2@example.org",
+        " ws://user:hunter2@example.org/",
+        "ws://user:hunter2\n@example.org/",
+        "ws://[user:hunter2@example.org/",
+        "ws+unix://user:hunter2@example.org/",
+    ],
+)
+def test_the_password_is_not_shown(text: str) -> None:
+    with pytest.raises(InvalidURI) as caught:
+        parse_uri(text)
+    for shown in (str(caught.value), repr(caught.value), caught.value.reason):
+        assert "hun" not in shown
+        assert "ter2" not in shown
+    assert caught.value.uri == text
+
+
+def test_what_is_no_password_is_shown() -> None:
+    for text in ("http://example.org:80/?m=a@b", "http://example.org/a@b:c", "http://[::1]:80/a@b"):
+        with pytest.raises(InvalidURI) as caught:
+            parse_uri(text)
+        assert text in str(caught.value)
 
 
 # -- Properties ----------------------------------------------------------------------------------------------
@@ -632,7 +710,7 @@ def test_unix_uri(uri: str, path: str, resource: str, secure: bool) -> None:
         ("ws+unix:/run/app.sock?x", "it must look like"),
         ("ws+unix:/run/app.sock:chat", "must start with a slash"),
         ("ws+unix:/run/app.sock:/#part", "must not have a fragment"),
-        ("ws+unix:/run/app.sock:/a b", "percent-encoded"),
+        ("ws+unix:/run/app.sock:/a\nb", "percent-encoded"),
         ("ws+unix:/run/%00", "NUL"),
         ("http+unix:/run/app.sock", "it must look like"),
     ],

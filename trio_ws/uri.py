@@ -15,12 +15,17 @@ __all__ = ["WebSocketURI", "is_unix", "parse_unix_uri", "parse_uri"]
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
-# The characters that RFC 3986 allows unescaped in user information, in a host name, and in a path or query. Any other
-# ASCII character is an error; non-ASCII characters are encoded.
+# The characters that RFC 3986 allows unescaped in user information, and in a host name. Any other ASCII character is an
+# error there; non-ASCII characters are encoded.
 _USER_INFO_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:%]*")
 _HOST_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=]+")
-_PATH_CHARACTERS = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%]*")
+# The characters that RFC 3986 allows unescaped in a path or query, besides letters, digits and "-._~". All others are
+# encoded there: many services document URIs with brackets, and servers redirect to them.
+_PATH_CHARACTERS = "!$&'()*+,;=:@/?%"
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+# The zone of an IPv6 address (RFC 6874), decoded.
+_ZONE = re.compile(r"[!-~]+")
 _UNIX = re.compile(r"(wss?)\+unix:(?://(?=/))?(?!//)([^:?]+)(?::(.*))?", re.DOTALL | re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(.*)", re.DOTALL)
 
@@ -31,7 +36,8 @@ class WebSocketURI:
 
     Attributes:
         secure: True for a ``wss`` URI, False for a ``ws`` URI.
-        host: The host name in lower-case ASCII, or an IP address without brackets.
+        host: The host name in lower-case ASCII, or an IP address without brackets. An IPv6 address may have a zone
+            (RFC 6874), as in ``fe80::1%eth0``.
         port: The port; the default port of the scheme if the URI has none.
         path: The path; may be empty.
         query: The query without the question mark; may be empty.
@@ -60,20 +66,29 @@ class WebSocketURI:
         return self.username, self.password or ""
 
     @property
+    def host_without_zone(self) -> str:
+        """The host without the zone of an IPv6 address, which has no meaning on other machines."""
+        return self.host.partition("%")[0]
+
+    @property
     def host_header(self) -> str:
-        """The Host header value: an IPv6 address in brackets, and the port unless it is the default."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """The Host header value: an IPv6 address in brackets without its zone; the port unless it is the default."""
+        host = self.host_without_zone
+        host = f"[{host}]" if ":" in host else host
         return host if self.port == DEFAULT_PORTS["wss" if self.secure else "ws"] else f"{host}:{self.port}"
 
 
 def parse_uri(uri: str) -> WebSocketURI:
     """Parse and validate a WebSocket URI.
 
-    Non-ASCII host names are encoded with IDNA 2008; non-ASCII characters in the path and query are percent-encoded as
-    UTF-8. Existing percent-encoding is kept.
+    Non-ASCII host names are encoded with IDNA 2008. In the path and query, characters that a URI must not contain are
+    percent-encoded, as browsers do: spaces, quotes, brackets, braces, ``|``, ``^``, a percent sign without two
+    hexadecimal digits, and, as UTF-8, non-ASCII characters. Existing percent-encoding is kept. Control characters are
+    refused, and so is a backslash in the path, which browsers take for a slash.
 
     Args:
-        uri: A WebSocket URI, such as ``wss://user:password@example.org:8443/path?query``.
+        uri: A WebSocket URI, such as ``wss://user:password@example.org:8443/path?query``. An IPv6 address may have a
+            zone, as in ``ws://[fe80::1%25eth0]/`` (RFC 6874). It is used to connect, but not sent to the server.
 
     Raises:
         InvalidURI: If the URI is not valid.
@@ -125,9 +140,10 @@ class ParseError(Exception):
 
 
 def _parse(uri: str) -> WebSocketURI:
-    for character in uri:
-        if character <= " " or character == "\x7f":
-            raise ParseError(f"the character {character!r} must be percent-encoded")
+    if control_character := _CONTROL_CHARACTER.search(uri):
+        raise ParseError(f"the character {control_character[0]!r} must be percent-encoded")
+    if uri != uri.strip(" "):
+        raise ParseError("it must not begin or end with a space")
     scheme, rest = _split_scheme(uri)
     if "#" in rest:
         raise ParseError("it must not have a fragment (RFC 6455, section 3)")
@@ -137,13 +153,19 @@ def _parse(uri: str) -> WebSocketURI:
     authority, slash, path = rest.partition("/")
     user_info, at, host_and_port = authority.rpartition("@")
     username, password = _parse_user_info(user_info) if at else (None, None)
-    host, port = parse_host_and_port(host_and_port, DEFAULT_PORTS[scheme])
+    try:
+        host, port = parse_host_and_port(host_and_port, DEFAULT_PORTS[scheme])
+    except ParseError as exc:
+        if not at and "@" in path + query:
+            # What looks like a host and a port is a user name and a part of a password, which must not be shown.
+            raise ParseError("a slash or a question mark in the user information must be percent-encoded") from None
+        raise ParseError(exc.args[0]) from exc.__cause__
     return WebSocketURI(
         secure=scheme == "wss",
         host=host,
         port=port,
-        path=_quote(slash + path, "path", _PATH_CHARACTERS),
-        query=_quote(query, "query", _PATH_CHARACTERS),
+        path=_quote_path(slash + path),
+        query=_quote(query, "query"),
         username=username,
         password=password,
     )
@@ -172,9 +194,13 @@ def unquote_user_info(text: str) -> str:
     Raises:
         ParseError: If it is not valid.
     """
-    quoted = _quote(text, "user information", _USER_INFO_CHARACTERS)
+    if _BAD_ESCAPE.search(text):
+        raise ParseError("a percent sign in the user information is not followed by two hexadecimal digits")
+    if not _USER_INFO_CHARACTERS.fullmatch("".join(filter(str.isascii, text))):
+        raise ParseError("the user information contains a character that must be percent-encoded")
+    _quote(text, "user information")  # raises if it cannot be encoded
     try:
-        return urllib.parse.unquote(quoted, errors="strict")
+        return urllib.parse.unquote(text, errors="strict")
     except UnicodeDecodeError as exc:
         raise ParseError("the percent-encoding in the user information is not UTF-8") from exc
 
@@ -203,14 +229,23 @@ def parse_host_and_port(text: str, default_port: int) -> tuple[str, int]:
     return host, int(digits)
 
 
-def _parse_ipv6(address: str) -> str:
+def _parse_ipv6(text: str) -> str:
+    address, percent, zone = text.partition("%")
     try:
-        # A zone (RFC 6874) has a meaning on this machine only, and ipaddress would accept it.
-        if "%" in address:
-            raise ValueError("the address must not have a zone")
-        return str(ipaddress.IPv6Address(address))
+        parsed = str(ipaddress.IPv6Address(address))
     except ValueError as exc:
-        raise ParseError(f"{address!r} is not an IPv6 address") from exc
+        raise ParseError(f"{text!r} is not an IPv6 address") from exc
+    if not percent:
+        return parsed
+    if not zone.startswith("25"):
+        raise ParseError("the zone of an IPv6 address must be separated by %25 (RFC 6874)")
+    zone = zone.removeprefix("25")
+    if _BAD_ESCAPE.search(zone):
+        raise ParseError("a percent sign in the zone of the IPv6 address is not followed by two hexadecimal digits")
+    zone = urllib.parse.unquote(zone, errors="replace")
+    if not _ZONE.fullmatch(zone) or set(zone) & set("%/?#@[]\\"):
+        raise ParseError(f"the zone {zone!r} of the IPv6 address is not valid")
+    return f"{parsed}%{zone}"
 
 
 def _parse_host(host: str) -> str:
@@ -237,14 +272,15 @@ def _parse_host(host: str) -> str:
     return host.lower()
 
 
-def _quote(text: str, component: str, allowed: re.Pattern[str]) -> str:
-    """Percent-encode the non-ASCII characters of a URI component, and check the others."""
-    if _BAD_ESCAPE.search(text):
-        raise ParseError(f"a percent sign in the {component} is not followed by two hexadecimal digits")
+def _quote_path(path: str) -> str:
+    if "\\" in path:
+        raise ParseError("a backslash in the path must be percent-encoded")
+    return _quote(path, "path")
+
+
+def _quote(text: str, component: str) -> str:
+    """Percent-encode what a path or query must not contain. Existing percent-encoding is kept."""
     try:
-        quoted = "".join(c if c.isascii() else urllib.parse.quote(c, safe="") for c in text)
+        return urllib.parse.quote(_BAD_ESCAPE.sub("%25", text), safe=_PATH_CHARACTERS, errors="strict")
     except UnicodeEncodeError as exc:
         raise ParseError(f"the {component} cannot be encoded as UTF-8") from exc
-    if not allowed.fullmatch(quoted):
-        raise ParseError(f"the {component} contains a character that must be percent-encoded")
-    return quoted

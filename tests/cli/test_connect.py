@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws.cli import connect, main
+from trio_ws.cli import connect, main, terminal
 from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 
@@ -338,8 +338,8 @@ def test_connect_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
     ours, theirs = pty.openpty()
     try:
-        with os.fdopen(theirs) as terminal, serving(echo_one) as port:
-            monkeypatch.setattr(sys, "stdin", terminal)
+        with os.fdopen(theirs) as follower, serving(echo_one) as port:
+            monkeypatch.setattr(sys, "stdin", follower)
             os.write(ours, b"hello\n\x04")  # Ctrl-D
             status = main.main(["connect", f"ws://{HOST}:{port}"])
     finally:
@@ -377,3 +377,58 @@ def test_connect_on_a_terminal_as_a_process() -> None:
             finally:
                 client.kill()
                 os.close(ours)
+
+
+# -- What a server sends does not control the terminal ---------------------------------------------------------------
+
+
+HOSTILE = "\x1b]0;title\x07\x9b31m\r\nerror: a line\t\x7f\u202egnp\u2066\u061c\u2028 é🌍"
+SHOWN = r"\x1b]0;title\x07\x9b31m\r" + "\n  error: a line\t" + r"\x7f\u202egnp\u2066\u061c\u2028 é🌍"
+
+
+def test_messages_on_a_terminal() -> None:
+    assert terminal.show(HOSTILE) == SHOWN
+    assert terminal.show("as it is: é🌍 \\x1b\t") == "as it is: é🌍 \\x1b\t"
+    for codepoint in [*range(0x20), *range(0x7F, 0xA0)]:
+        character = chr(codepoint)
+        assert (character in terminal.show(character)) == (character in "\n\t")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_control_characters_in_messages(
+    is_terminal: bool, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def send(ws: trio_ws.WebSocket) -> None:
+        await ws.send(HOSTILE)
+        await ws.aclose(4000, "\x1b[2J\u202e\n")
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    with serving(send) as port:
+        result = command("connect", f"ws://{HOST}:{port}")
+    assert result.out == (SHOWN if is_terminal else HOSTILE) + "\n"
+    # Errors and other text are always escaped.
+    assert r"\x1b[2J\u202e\n" in result.err
+    assert all(line.isprintable() for line in result.err.split("\n"))
+
+
+def test_control_characters_in_a_reason_phrase(command: Command) -> None:
+    async def refuse(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 403 \x9b31m\x1bno\r\nX: \xad\x85y\r\nContent-Length: 4\r\n\r\n\x1b[2J")
+
+    with accepting(refuse) as port:
+        result = command("connect", f"ws://{HOST}:{port}")
+    assert result.is_failure, result
+    assert r"403 \x9b31m no (X: \xad\x85y" in result.err
+    assert result.err[:-1].isprintable()
+
+
+def test_the_password_in_a_uri_is_not_printed(command: Command) -> None:
+    with serving(echo) as port:
+        result = command("connect", f"ws://me:hunter2@{HOST}:{port}/?a@b")
+    assert result.err.startswith(f"connected to ws://me:***@{HOST}:{port}/?a@b\n")
+    for uri in ("http://me:hunter2@example.org", "ws://me:hunt/er2@example.org", "ws://me:hunter2@ex ample.org"):
+        result = command("connect", uri)
+        assert result.is_failure, result
+        assert "hunt" not in result.err
+        assert "er2" not in result.err

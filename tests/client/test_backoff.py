@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
+import socket
 import ssl
 import sys
+from functools import partial
 from typing import Any
 
 import attrs
@@ -30,6 +32,7 @@ from trio_ws.exceptions import (
     NegotiationError,
     NotConnected,
     OpenTimeout,
+    ProxyFailed,
     TLSFailed,
 )
 from trio_ws.frames import Close
@@ -150,6 +153,28 @@ def tls_failure(cause: BaseException | None) -> TLSFailed:
     return exc
 
 
+def tls_error(reason: str) -> ssl.SSLError:
+    exc = ssl.SSLError(1, f"[SSL: {reason}]")
+    exc.reason = reason
+    return exc
+
+
+def connect_failure(cause: BaseException) -> ConnectFailed:
+    # As it comes from a stream.
+    lost = trio.BrokenResourceError()
+    lost.__cause__ = cause
+    exc = ConnectFailed("example.org", "no")
+    exc.__cause__ = lost
+    return exc
+
+
+def proxy_failure(status: int | None, cause: BaseException | None = None) -> ProxyFailed:
+    response = None if status is None else Response(status, "", [])
+    exc = ProxyFailed("example.org", "no", "http://proxy.example", response)
+    exc.__cause__ = cause
+    return exc
+
+
 def closed_error(rcvd: int | None, sent: int | None, rcvd_then_sent: bool | None = None) -> ConnectionClosedError:
     ours, theirs = (None if code is None else Close(code, "") for code in (sent, rcvd))
     return ConnectionClosedError(theirs, ours, rcvd_then_sent)
@@ -170,6 +195,16 @@ def closed_ok(code: int, *, by_peer: bool = True) -> ConnectionClosedOK:
         *(refusal(status) for status in (408, 425, 429, 500, 502, 503, 504, 520, 530, 599)),
         closed_error(None, None),
         closed_error(None, 1011),  # the keepalive
+        closed_error(None, 1002),  # The server violated the protocol on this connection.
+        closed_error(1002, 1002, False),
+        closed_error(1000, 1007, False),
+        connect_failure(socket.gaierror(socket.EAI_NONAME, "no such name")),
+        connect_failure(FileNotFoundError("no socket")),
+        *(proxy_failure(status) for status in (408, 425, 429, 500, 502, 503, 504)),
+        proxy_failure(None),
+        proxy_failure(None, ConnectionRefusedError("down")),
+        tls_failure(tls_error("TLSV1_ALERT_INTERNAL_ERROR")),
+        tls_failure(tls_error("DECRYPTION_FAILED_OR_BAD_RECORD_MAC")),
         closed_error(1000, None),  # The server disconnected before it got our Close frame.
         closed_error(1001, None),
         *(closed_error(code, code, True) for code in (1011, 1012, 1013, 1014)),
@@ -194,9 +229,27 @@ def test_retryable(exc: Exception) -> None:
         NegotiationError("no"),
         NotConnected("waiting"),
         *(closed_error(code, code, True) for code in (1002, 1003, 1007, 1008, 1009, 1010, 3000, 3003, 4000, 4999)),
-        closed_error(None, 1002),
-        closed_error(None, 1007),
+        closed_error(1002, None),
+        closed_error(None, 1009),
+        closed_error(None, 1008),
         closed_error(1000, 1009, False),
+        *(proxy_failure(status) for status in (101, 200, 301, 400, 401, 403, 404, 407, 410, 501, 505)),
+        proxy_failure(None, InvalidMessage("no HTTP")),
+        proxy_failure(None, ssl.SSLCertVerificationError("self-signed")),
+        proxy_failure(None, PermissionError("no")),
+        *(
+            failure(tls_error(reason))
+            for failure in (tls_failure, connect_failure, partial(proxy_failure, None))
+            for reason in (
+                "WRONG_VERSION_NUMBER",
+                "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+                "TLSV1_ALERT_UNKNOWN_CA",
+                "SSLV3_ALERT_HANDSHAKE_FAILURE",
+                "TLSV1_ALERT_PROTOCOL_VERSION",
+                "UNSUPPORTED_PROTOCOL",
+            )
+        ),
+        connect_failure(PermissionError("denied")),
         closed_error(1008, None),
         closed_ok(1000),
         closed_ok(1001, by_peer=False),

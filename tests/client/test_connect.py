@@ -449,7 +449,7 @@ WRONG_ANSWERS: dict[str, tuple[Answer, type[InvalidHandshake], dict[str, Any]]] 
         {"name": "Sec-WebSocket-Protocol", "value": "a, b"},
     ),
     "no subprotocol": (
-        lambda request: switch(request, "Sec-WebSocket-Protocol: "),
+        lambda request: switch(request, "Sec-WebSocket-Protocol: a b"),
         InvalidHeader,
         {"name": "Sec-WebSocket-Protocol"},
     ),

@@ -6,6 +6,7 @@ import datetime
 import errno
 import gzip
 import os
+import pickle
 import re
 import socket
 import ssl
@@ -27,16 +28,21 @@ from trio_ws.client.connect import BODY_TIMEOUT
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosedError,
+    HeadTooBig,
+    InvalidHandshake,
     InvalidMessage,
     InvalidRedirect,
     InvalidStatus,
     OpenTimeout,
+    ProxyFailed,
     TLSFailed,
+    TooManyHeaders,
 )
 
 from .servers import (
     TEXT_HI,
     URI,
+    Wrapped,
     echo,
     expect_failure,
     failure_of,
@@ -46,6 +52,7 @@ from .servers import (
     read_request,
     refusal,
     refused,
+    scripted_server,
     start_server,
     start_tcp,
     switch,
@@ -103,12 +110,16 @@ async def test_refused(nothing_left: Callable[[], None]) -> None:
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """Resolves every name to these addresses, or to none."""
+    """Resolves every name to these addresses, or to none, after some seconds."""
 
-    def __init__(self, *addresses: str) -> None:
+    def __init__(self, *addresses: str, seconds: float = 0) -> None:
         self.addresses = addresses
+        self.seconds = seconds
+        self.calls = 0
 
     async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> list[Any]:
+        self.calls += 1
+        await trio.sleep(self.seconds)
         if not self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
@@ -123,6 +134,36 @@ async def test_unknown_host() -> None:
     assert type(exc) is ConnectFailed
     assert (exc.peer, exc.reason) == ("nowhere.example", "Name or service not known")
     assert isinstance(exc.__cause__, socket.gaierror)
+
+
+async def test_a_slow_resolver_that_finds_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    resolver = Resolver(seconds=9)
+    trio.socket.set_custom_hostname_resolver(resolver)
+    exc = await expect_failure(trio_ws.connect("ws://nowhere.example/"))
+    assert isinstance(exc, ConnectFailed)
+    assert (exc.reason, resolver.calls, trio.current_time()) == ("Name or service not known", 1, 9)
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_slow_resolver_and_a_refusal(
+    named: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The name is only resolved again for an error that does not name its address, and not for long."""
+    resolver = Resolver("192.0.2.1", seconds=9)
+    trio.socket.set_custom_hostname_resolver(resolver)
+    text = os.strerror(errno.ECONNREFUSED)
+
+    async def open_tcp_stream(*_: Any, **__: Any) -> trio.SocketStream:
+        await resolver.getaddrinfo(None, None)
+        error = f"Error connecting to ('192.0.2.1', 80): {text}" if named else text
+        raise OSError("all failed") from ConnectionRefusedError(errno.ECONNREFUSED, error)
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    exc = await expect_failure(trio_ws.connect("ws://one.example/"))
+    assert isinstance(exc, ConnectFailed)
+    assert exc.reason == (f"192.0.2.1: {text}" if named else text)
+    assert resolver.calls == (1 if named else 2)
+    assert trio.current_time() <= 9.1
 
 
 async def test_refused_by_several_addresses() -> None:
@@ -162,6 +203,60 @@ async def test_refused_and_then_the_name_is_gone(monkeypatch: pytest.MonkeyPatch
     exc = await expect_failure(trio_ws.connect("ws://gone.example/"))
     assert isinstance(exc, ConnectFailed)
     assert exc.reason == "this; that"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="zones differ")
+async def test_zone(nursery: trio.Nursery) -> None:
+    server = await nursery.start(partial(trio_ws.serve, echo, 0, host="::1"))
+    async with trio_ws.connect(f"ws://[::1%251]:{server.port}/") as ws:
+        assert ws.remote_address[:2] == ("::1", server.port)
+        assert ws.request.headers["Host"] == f"[::1]:{server.port}"
+    exc = await expect_failure(trio_ws.connect("ws://[fe80::1%25nowhere]/"))
+    assert isinstance(exc, ConnectFailed)
+    assert exc.reason.endswith("(with the zone nowhere)")
+
+
+async def test_the_zone_is_neither_for_certificates_nor_for_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    async def open_tcp_stream(*arguments: Any, **_options: Any) -> trio.abc.Stream:
+        calls.append(arguments)
+        client, server = trio.testing.memory_stream_pair()
+        nursery.start_soon(answer, server)
+        return client
+
+    async def answer(server: trio.abc.Stream) -> None:
+        calls.append((await server.receive_some()).partition(b"\r\n")[0])
+        await server.send_all(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    async with trio.open_nursery() as nursery:
+        await expect_failure(trio_ws.connect("ws://[fe80::1%25eth0]/"))
+        await expect_failure(trio_ws.connect("wss://[fe80::1%25eth0]/", proxy="http://[fe80::2%25eth1]:3128"))
+    assert calls == [
+        ("fe80::1%eth0", 80),
+        b"GET / HTTP/1.1",
+        ("fe80::2%eth1", 3128),
+        b"CONNECT [fe80::1]:443 HTTP/1.1",
+    ]
+
+
+async def test_the_limits_of_heads_apply_to_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_tcp_stream(*_arguments: Any, **_options: Any) -> trio.abc.Stream:
+        client, server = trio.testing.memory_stream_pair()
+        await server.send_all(b"HTTP/1.1 200 OK\r\nA: b\r\nC: d\r\n\r\nx")
+        return client
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
+    options: Any
+    for options, text in (
+        ({"max_headers": 1}, "at most 1 headers"),
+        ({"max_head_size": 10}, "at most 10 bytes"),
+        ({}, "the proxy sent data before the server could"),
+    ):
+        exc = await expect_failure(trio_ws.connect("ws://example.org/", proxy="http://proxy.example", **options))
+        assert isinstance(exc, ProxyFailed)
+        assert text in exc.reason
 
 
 async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
@@ -243,6 +338,101 @@ async def test_a_refusal_whose_compressed_body_stalls(autojump_clock: trio.testi
         assert response.body is not None
         assert len(response.body) > 10_000
         assert gzip.decompress(body).startswith(response.body)
+
+
+@pytest.mark.parametrize(
+    "uri, options, error",
+    [
+        ("ws://example.org", {"server_hostname": "example.org"}, ValueError),
+        ("ws://example.org", {"local_address": "example.org"}, ValueError),
+        ("ws://example.org", {"local_address": "127.0.0.1:80"}, ValueError),
+        ("ws://example.org", {"local_address": 1}, TypeError),
+        ("ws://example.org", {"happy_eyeballs_delay": -1}, ValueError),
+        ("ws://example.org", {"happy_eyeballs_delay": None}, TypeError),
+        ("ws+unix:/run/app.sock", {"local_address": "127.0.0.1"}, ValueError),
+        ("ws+unix:/run/app.sock", {"happy_eyeballs_delay": 1}, ValueError),
+        ("ws+unix:/run/app.sock", {"proxy_ssl": ssl.create_default_context()}, ValueError),
+        ("ws+unix:/run/app.sock", {"proxy": "http://proxy.example"}, ValueError),
+        ("ws+unix:/run/app.sock", {"server_hostname": "example.org"}, ValueError),
+    ],
+)
+async def test_options_that_would_have_no_effect(uri: str, options: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(options))):
+        trio_ws.connect(uri, **options)
+
+
+async def test_local_addresses() -> None:
+    for address in ("127.0.0.1", "::1", "fe80::1%eth0"):
+        trio_ws.connect("ws://example.org", local_address=address)
+
+
+# -- The limits of heads ---------------------------------------------------------------------------------------------
+
+
+LARGE = ["Set-Cookie: a=" + "x" * 40_960, *[f"X-{number}: y" for number in range(200)]]
+
+
+async def test_heads_above_the_default_limits(autojump_clock: trio.testing.MockClock) -> None:
+    async with scripted_server(lambda request: switch(request, *LARGE)) as (client, _):
+        options: Any = {"max_head_size": 100_000, "max_headers": 204, "close_timeout": 0}
+        async with trio_ws.connect_over(client, URI, **options) as ws:
+            assert len(ws.response.headers["Set-Cookie"]) == 40_962
+    exc = await failure_of(lambda request: switch(request, *LARGE))
+    assert isinstance(exc, HeadTooBig)
+    assert "example.org" in str(exc)
+    exc = await failure_of(lambda request: switch(request, *LARGE), max_head_size=100_000, max_headers=203)
+    assert isinstance(exc, TooManyHeaders)
+
+
+# -- Answers that are not HTTP ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "banner", [b"220 mail.test ESMTP ready\r\n", b"SSH-2.0-OpenSSH_9.9\r\n", b"\x15\x03\x01\x00\x02\x02F"]
+)
+async def test_other_protocols_are_recognized_at_once(banner: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    start = trio.current_time()
+    exc = await failure_of(lambda request: banner)
+    assert trio.current_time() == start
+    assert isinstance(exc, InvalidMessage)
+    assert not trio_ws.is_retryable(exc)
+    assert exc.peer == "example.org"
+    assert str(exc).startswith("the response of example.org is not valid: it is not HTTP, but begins with ")
+    assert repr(banner.strip().decode("iso-8859-1")) in str(exc)
+    copy = pickle.loads(pickle.dumps(exc))
+    assert (str(copy), copy.peer) == (str(exc), exc.peer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda request: switch(request, without="Upgrade"), lambda request: switch(request, "Sec-WebSocket-Protocol: x")],
+)
+async def test_invalid_responses_name_the_server(answer: Any, autojump_clock: trio.testing.MockClock) -> None:
+    exc = await failure_of(answer)
+    assert isinstance(exc, InvalidHandshake)
+    assert str(exc).startswith("the response of example.org is not valid: ")
+
+
+async def test_an_answer_before_the_request_is_written(autojump_clock: trio.testing.MockClock) -> None:
+    """A server may refuse a large request before it has received all of it, and close."""
+
+    class Full(Wrapped):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError from BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    client, server = trio.testing.memory_stream_pair()
+    await server.send_all(refusal("Content-Length: 2", body=b"hi", status="431 Too large")(None))  # type: ignore[arg-type]
+    exc = await expect_failure(trio_ws.connect_over(Full(client), URI))
+    assert isinstance(exc, InvalidStatus)
+    assert (exc.status_code, exc.body) == (431, b"hi")
+
+    client, server = trio.testing.memory_stream_pair()
+    start = trio.current_time()
+    exc = await expect_failure(trio_ws.connect_over(Full(client), URI))
+    assert isinstance(exc, ConnectFailed)
+    assert exc.reason == "Broken pipe"
+    assert trio.current_time() - start <= BODY_TIMEOUT
 
 
 # -- Unix sockets ----------------------------------------------------------------------------------------------------
@@ -494,11 +684,9 @@ async def test_no_tls_version_in_common(authority: trustme.CA, nothing_left: Cal
     nothing_left()
 
 
-@pytest.mark.parametrize(
-    "version, kind", [(ssl.TLSVersion.TLSv1_2, TLSFailed), (ssl.TLSVersion.TLSv1_3, ConnectFailed)], ids=["1.2", "1.3"]
-)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 async def test_server_that_wants_a_certificate(
-    version: ssl.TLSVersion, kind: type[Exception], authority: trustme.CA, nothing_left: Callable[[], None]
+    version: ssl.TLSVersion, authority: trustme.CA, nothing_left: Callable[[], None]
 ) -> None:
     server = server_context(authority)
     server.verify_mode = ssl.CERT_REQUIRED
@@ -510,8 +698,8 @@ async def test_server_that_wants_a_certificate(
         )
         nursery.cancel_scope.cancel()
     # With TLS 1.3, our handshake ends before the server's alert arrives; with TLS 1.2 it does not.
-    assert type(exc) is kind
-    assert isinstance(exc, ConnectFailed)
+    assert type(exc) is TLSFailed
+    assert not trio_ws.is_retryable(exc)
     assert "certificate required" in exc.reason or "handshake failure" in exc.reason
     nothing_left()
 

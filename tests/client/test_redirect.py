@@ -68,10 +68,42 @@ def test_other_statuses(status: int) -> None:
         # The default port is the same origin; see below.
         ("http://example.org:81/x", "ws://example.org:81/x"),
         ("ws://[::1]:9/x", "ws://[::1]:9/x"),
+        # What a URI must not contain is encoded, as browsers do.
+        ("/p?c[]=a", "ws://example.org:81/p?c%5B%5D=a"),
+        ('/p?f={"a":1}', "ws://example.org:81/p?f=%7B%22a%22:1%7D"),
+        ("/a b|c^d`e<f>?100%&%zz", "ws://example.org:81/a%20b%7Cc%5Ed%60e%3Cf%3E?100%25&%25zz"),
+        ("http://other.example/[x]?[y]#[z]", "ws://other.example/%5Bx%5D?%5By%5D"),
+        ("\\\\other.example\\x?a\\b", "ws://other.example/x?a%5Cb"),
+        # UTF-8, which headers pass on as ISO 8859-1; and bytes that are not UTF-8.
+        ("/é/à".encode().decode("iso-8859-1"), "ws://example.org:81/%C3%A9/%C3%A0"),
+        ("http://bücher.example/".encode().decode("iso-8859-1"), "ws://xn--bcher-kva.example/"),
+        ("/caf\xe9", "ws://example.org:81/caf%E9"),
     ],
 )
 def test_locations(location: str, target: str) -> None:
     assert show(resolve_redirect(parse_uri("ws://example.org:81/a/b?q=1"), to(location))) == target
+
+
+def test_a_location_that_occurs_twice() -> None:
+    assert show(resolve_redirect(parse_uri("ws://example.org"), to("/x", " /x"))) == "ws://example.org/x"
+
+
+@pytest.mark.parametrize("location", ["/x", "http://[fe80::1]:81/x", "?x", "//[FE80::1]:81"])
+def test_a_redirect_keeps_the_zone(location: str) -> None:
+    target = resolve_redirect(parse_uri("ws://me:secret@[fe80::1%25eth0]:81/"), to(location))
+    assert (target.host, target.username) == ("fe80::1%eth0", "me")
+
+
+def test_a_redirect_to_another_address_has_no_zone() -> None:
+    assert resolve_redirect(parse_uri("ws://[fe80::1%25eth0]/"), to("http://[fe80::2]/")).host == "fe80::2"
+
+
+@pytest.mark.parametrize("location", ["ftp://you:hunter2@example.org/", "ws://you:hunter2@example.org/"])
+def test_passwords_in_locations_are_not_shown(location: str) -> None:
+    with pytest.raises(InvalidRedirect) as caught:
+        resolve_redirect(parse_uri("wss://example.org/"), to(location))
+    assert "hunter2" not in str(caught.value)
+    assert "you" in str(caught.value)
 
 
 def test_relative_locations_stay_encrypted() -> None:
@@ -87,11 +119,12 @@ def test_relative_locations_stay_encrypted() -> None:
         (["ftp://example.org/"], "the scheme must be ws or wss, not ftp"),
         (["javascript:alert(1)"], "the scheme must be ws or wss"),
         (["ws+unix:/run/app.sock"], "the scheme must be ws or wss"),
-        (["/with space"], "must be percent-encoded"),
+        (["/with\ttab"], "must be percent-encoded"),
+        (["/x#part\tpart"], "must be percent-encoded"),
         (["ws:///nowhere"], "is not a WebSocket URI"),
         (["ws://example.org:99999/"], "is not a WebSocket URI"),
         (["http://[::1"], "is not a WebSocket URI"),
-        (["/%zz"], "is not a WebSocket URI"),
+        (["//exam ple.org/"], "is not a WebSocket URI"),
     ],
 )
 def test_invalid_locations(locations: list[str], reason: str) -> None:

@@ -318,7 +318,6 @@ def test_a_server_answers_the_first_valid_offer() -> None:
         'permessage-deflate; client_max_window_bits=""',
         'permessage-deflate; client_max_window_bits="1 0"',
         "permessage-deflate client_max_window_bits",
-        ",",
     ],
 )
 def test_malformed_headers(header: str) -> None:
@@ -326,6 +325,12 @@ def test_malformed_headers(header: str) -> None:
         ask([header])
     with pytest.raises(InvalidHeader):
         tell([header])
+
+
+def test_an_empty_header() -> None:
+    with pytest.raises(InvalidHeader):
+        ask([","])
+    assert tell([","]) is None
 
 
 @pytest.mark.parametrize(

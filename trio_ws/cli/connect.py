@@ -13,8 +13,10 @@ import trio
 from ..client.connect import connect
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed, ConnectionClosedError
+from ..exceptions.shown import hide_passwords
 from ..protocol import Message
-from .failure import Failure
+from .failure import Failure, one_line
+from .terminal import show
 
 __all__ = ["run"]
 
@@ -32,15 +34,16 @@ async def run(options: argparse.Namespace) -> int:
     except ValueError as exc:
         raise Failure(str(exc)) from exc
     interactive = sys.stdin is not None and sys.stdin.isatty()
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
     async with connection as ws:
         subprotocol = "" if ws.subprotocol is None else f", subprotocol {ws.subprotocol}"
-        print(f"connected to {options.uri}{subprotocol}", file=sys.stderr)
+        print(f"connected to {hide_passwords(options.uri)}{subprotocol}", file=sys.stderr)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_send_lines, ws, "> " if interactive else "")
-            outcome = await _print_messages(ws, "\r< {}\n> " if interactive else "{}\n")
+            outcome = await _print_messages(ws, "\r< {}\n> " if interactive else "{}\n", on_terminal)
             nursery.cancel_scope.cancel()
     overwrite = "\r" if interactive else ""  # Overwrite the prompt.
-    print(f"{overwrite}connection closed: {outcome}", file=sys.stderr)
+    print(f"{overwrite}connection closed: {one_line(outcome)}", file=sys.stderr)
     return 1 if isinstance(outcome, ConnectionClosedError) else 0
 
 
@@ -85,15 +88,17 @@ class _StdinLines:
         return line.removesuffix("\r")
 
 
-async def _print_messages(ws: WebSocket, template: str) -> ConnectionClosed:
+async def _print_messages(ws: WebSocket, template: str, terminal: bool) -> ConnectionClosed:
     """Print messages until the connection is closed. Return the exception that tells how it was closed."""
     while True:
         try:
             message = await ws.receive()
         except ConnectionClosed as exc:
             return exc
-        print(template.format(_format(message)), end="", flush=True)
+        print(template.format(_format(message, terminal)), end="", flush=True)
 
 
-def _format(message: Message) -> str:
-    return message if isinstance(message, str) else f"[{len(message)} bytes] {message.hex(' ')}"
+def _format(message: Message, terminal: bool) -> str:
+    if not isinstance(message, str):
+        return f"[{len(message)} bytes] {message.hex(' ')}"
+    return show(message) if terminal else message

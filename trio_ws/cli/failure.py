@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..exceptions.shown import escape
+
 __all__ = ["Failure", "one_line"]
 
 
@@ -10,6 +12,9 @@ class Failure(Exception):
 
 
 def one_line(exc: BaseException) -> str:
-    """Return the message of an exception on one line, or the name of its type if it has no message."""
+    """Return the message of an exception on one line, or the name of its type if it has no message.
+
+    Control characters are escaped, because the message may contain text of a peer.
+    """
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror and not exc.filename else str(exc)
-    return " ".join(text.split()) or type(exc).__name__
+    return escape(" ".join(text.split())) or type(exc).__name__

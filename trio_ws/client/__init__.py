@@ -1,10 +1,10 @@
 """Clients: opening connections, and reconnecting.
 
 ==========================================  ====================================================================
-:mod:`~trio_ws.client.backoff`              ``Backoff``, ``is_retryable``: when to retry, and after which errors
 :mod:`~trio_ws.client.redirect`             HTTP redirects
 :mod:`~trio_ws.client.cookies`              cookies for opening requests
 :mod:`~trio_ws.client.explain`              one-line explanations of errors
+:mod:`~trio_ws.client.backoff`              ``Backoff``, ``is_retryable``: when to retry, and after which errors
 :mod:`~trio_ws.client.tls`                  the TLS handshake
 :mod:`~trio_ws.client.proxy`                proxies, and tunnels through them
 :mod:`~trio_ws.client.options`              the options, as typed keyword arguments

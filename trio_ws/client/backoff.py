@@ -18,7 +18,6 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterator
-from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -31,11 +30,12 @@ from ..exceptions import (
     ConnectionClosedOK,
     InvalidStatus,
     OpenTimeout,
-    TLSFailed,
+    ProxyFailed,
 )
 from ..frames import CloseCode
 from ..http11 import Response
 from ..settings import _number
+from .explain import find_tls_error
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -62,6 +62,22 @@ RETRYABLE_CODES = frozenset(
 #: HTTP statuses below 500 that are temporary: Request Timeout, Too Early, Too Many Requests.
 TEMPORARY_STATUSES = frozenset({408, 425, 429})
 
+#: Close codes that this end sends when the peer has violated the protocol.
+VIOLATIONS = frozenset({CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA})
+
+#: TLS errors that are not about the configuration of either end, but about one connection or the state of a server.
+TEMPORARY_TLS_ERRORS = frozenset(
+    {
+        "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+        "SSLV3_ALERT_BAD_RECORD_MAC",
+        "TLSV1_ALERT_DECRYPTION_FAILED",
+        "TLSV1_ALERT_INTERNAL_ERROR",
+        "TLSV1_ALERT_RECORD_OVERFLOW",
+        "TLSV1_ALERT_USER_CANCELLED",
+        "UNEXPECTED_EOF_WHILE_READING",
+    }
+)
+
 #: HTTP statuses from 500 on that are permanent: Not Implemented, HTTP Version Not Supported.
 PERMANENT_STATUSES = frozenset({501, 505})
 
@@ -69,16 +85,21 @@ PERMANENT_STATUSES = frozenset({501, 505})
 def is_retryable(exc: Exception) -> bool:
     """Return whether connecting again may help after an exception. This is the default for ``is_retryable=``.
 
-    It returns True for these exceptions:
+    The cause decides, not the type of the exception. It returns True for these exceptions:
 
-    * :exc:`ConnectFailed`, unless the server's certificate is not accepted, which somebody should look at.
+    * :exc:`ConnectFailed`, if its cause may go away by itself: the name cannot be looked up, nobody listens, or the
+      connection is lost. The result is False if somebody must change something first: if TLS fails because of a
+      certificate, a version, or a server that speaks no TLS; if a proxy refuses; if the answer is not HTTP or SOCKS; or
+      if the system denies permission.
     * :exc:`OpenTimeout`.
-    * :exc:`InvalidStatus` with status 408, 425 or 429, or 500 and above except 501 and 505. Clients treat unknown
-      statuses from 500 on like 500 (RFC 9110, section 15).
+    * :exc:`InvalidStatus`, and :exc:`ProxyFailed` with a response, with status 408, 425 or 429, or 500 and above except
+      501 and 505. Clients treat unknown statuses from 500 on like 500 (RFC 9110, section 15).
     * :exc:`ConnectionClosedError`, if each Close frame that was sent or received has no code or one of 1000, 1001,
       1011, 1012, 1013 and 1014. The result is False after 1008 (policy violation), for example, and after codes from
-      3000 on, whose meaning is defined by the application. It is also False after a protocol error or a message that
-      is too large, since the same would most likely happen again.
+      3000 on, whose meaning is defined by the application. It is also False after a message that is too large, since
+      the same would most likely happen again.
+    * :exc:`ConnectionClosedError`, if this end closed with 1002 or 1007, because the server violated the protocol on
+      this connection.
     * :exc:`ConnectionClosedOK`, if the server closed with 1001 (going away) or without a code. The code 1000 means that
       the purpose of the connection is fulfilled.
 
@@ -87,18 +108,38 @@ def is_retryable(exc: Exception) -> bool:
     Args:
         exc: An exception from connecting, or one that tells how a connection ended. Never an exception group.
     """
-    if isinstance(exc, TLSFailed):
-        return not isinstance(exc.__cause__, SSLCertVerificationError)
-    if isinstance(exc, (ConnectFailed, OpenTimeout)):
-        return True
-    if isinstance(exc, InvalidStatus):
-        status = exc.response.status_code
+    if (response := _response(exc)) is not None:
+        status = response.status_code
         return status in TEMPORARY_STATUSES or (status >= 500 and status not in PERMANENT_STATUSES)
+    if isinstance(exc, ConnectFailed):
+        return not _is_permanent(exc.__cause__)
+    if isinstance(exc, OpenTimeout):
+        return True
     if not isinstance(exc, ConnectionClosed) or isinstance(exc, ConnectionClosedLocally):
         return False
     if isinstance(exc, ConnectionClosedOK) and (exc.code == CloseCode.NORMAL_CLOSURE or not exc.rcvd_then_sent):
         return False
+    if exc.sent is not None and not exc.rcvd_then_sent and exc.sent.code in VIOLATIONS:
+        return True  # The server may have answered with the same code.
     return all(close is None or close.code in RETRYABLE_CODES for close in (exc.rcvd, exc.sent))
+
+
+def _response(exc: BaseException) -> Response | None:
+    """Return the HTTP response that refused a connection, if there is one."""
+    return exc.response if isinstance(exc, (InvalidStatus, ProxyFailed)) else None
+
+
+def _is_permanent(cause: BaseException | None) -> bool:
+    """Return whether the cause of a :exc:`ConnectFailed` will not go away by itself."""
+    tls_error = find_tls_error(cause)
+    if tls_error is not None:
+        return getattr(tls_error, "reason", None) not in TEMPORARY_TLS_ERRORS
+    while cause is not None:
+        # A PermissionError comes from the system or a SOCKS proxy; a ValueError is an InvalidMessage, for example.
+        if isinstance(cause, (PermissionError, ValueError)):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _check_at_least_initial(backoff: Backoff, attribute: Attribute[float], value: float) -> None:
@@ -236,8 +277,8 @@ class Retries:
         if lived is not None and lived >= backoff.reset_after:
             self._attempts_in_series, self._series_start = 0, now
         delay = backoff.delay(max(self._attempts_in_series, 1))
-        if isinstance(exc, InvalidStatus):
-            delay += min(retry_after(exc.response) or 0.0, backoff.max_retry_after)
+        if (response := _response(exc)) is not None:
+            delay += min(retry_after(response) or 0.0, backoff.max_retry_after)
         self.due = now + delay
         if backoff.max_attempts is not None and self._attempts_in_series >= backoff.max_attempts:
             return None

@@ -7,6 +7,7 @@ a new request. If it leads to another origin, the new request has no credentials
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -18,7 +19,15 @@ from ..connection.core import Connection
 from ..connection.session import Session
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..connection.websocket import WebSocket
-from ..exceptions import ConnectFailed, InvalidMessage, InvalidRedirect, InvalidStatus, OpenTimeout
+from ..exceptions import (
+    ConnectFailed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidRedirect,
+    InvalidStatus,
+    OpenTimeout,
+    TLSFailed,
+)
 from ..http11 import Request, Response, ResponseParser
 from ..http11.body import decode_body
 from ..misuse.names import check_names
@@ -29,7 +38,7 @@ from ..protocol.handshake import check_response
 from ..settings import Settings, pick
 from ..uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
 from .dial import Dialer
-from .explain import explain
+from .explain import explain, find_tls_error
 from .options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions
 from .redirect import is_redirect, resolve_redirect, same_origin, without_credentials
 from .request import RequestBuilder
@@ -71,9 +80,9 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
     Raises:
         InvalidURI: If the URI is not valid.
         TypeError: If an option has the wrong type or does not exist.
-        ValueError: If an option is out of range; if ``ssl`` is given for a ``ws://`` URI, ``proxy`` for a Unix socket,
-            or ``proxy_ssl`` without an ``https://`` proxy; if ``ssl`` or ``proxy_ssl`` is not a context for clients; if
-            ``server_hostname`` is not valid.
+        ValueError: If an option is out of range; if ``ssl`` or ``server_hostname`` is given for a ``ws://`` URI, an
+            option for TCP or proxies for a Unix socket, or ``proxy_ssl`` without an ``https://`` proxy; if ``ssl`` or
+            ``proxy_ssl`` is not a context for clients; if ``server_hostname`` or ``local_address`` is not valid.
         InvalidProxy: If ``proxy`` is not valid. On entering the block if the proxy comes from the environment.
         ConnectFailed: If the server cannot be reached or closes the connection; :exc:`TLSFailed` if the TLS handshake
             fails, :exc:`ProxyFailed` if there is no way through the proxy. This and the following exceptions are raised
@@ -86,6 +95,10 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
     """
     check_names(connect, options, ConnectOptions)
     path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
+    if path is not None:
+        for name in ("happy_eyeballs_delay", "local_address", "proxy_ssl"):
+            if options.get(name) is not None:
+                raise ValueError(f"{name} must not be given for a Unix socket ({path!r})")
     return _connect(parsed, path, options, elsewhere=path is None, function="connect")
 
 
@@ -263,6 +276,10 @@ class Connecting(AsyncWithOnly):
             if self._builder.cookies is not None:
                 self._builder.cookies.store(self._uri, response)
             return self.upgrade(transport, response, received)
+        except InvalidHandshake as exc:
+            exc.peer = self._uri.host_header
+            await transport.aclose(0)
+            raise
         except BaseException:  # Cancellation must not leave the stream open either.
             await transport.aclose(0)
             raise
@@ -286,25 +303,46 @@ class Connecting(AsyncWithOnly):
 
     async def _request_upgrade(self, transport: StreamAdapter) -> tuple[Response, bytes]:
         """Send the request and receive the response. Return it with the bytes that were received after it."""
-        parser = self._parser = ResponseParser()
-        response = None
+        settings = self._settings
+        parser = self._parser = ResponseParser(max_head_size=settings.max_head_size, max_headers=settings.max_headers)
+        response = failure = None
         try:
             await transport.write([self.request.serialize()])
-            while response is None and parser.partial is None:
-                data = await transport.receive()
-                if not data:
-                    raise StreamBroken("the server closed the connection during the opening handshake")
-                response = parser.feed(data)
+        except StreamBroken as exc:
+            failure = exc  # The server may have answered before it closed the connection.
+        try:
+            with trio.move_on_after(math.inf if failure is None else BODY_TIMEOUT):
+                response = await _receive_head(transport, parser)
             # If only the head has arrived, wait for the body of this error response, but do without it if need be.
             with trio.move_on_after(BODY_TIMEOUT):
-                while response is None:
+                while response is None and parser.partial is not None:
                     response = parser.feed(await transport.receive())
         except StreamBroken as exc:
-            if parser.partial is None:
-                raise ConnectFailed(self._uri.host_header, explain(exc)) from exc.__cause__
+            failure = failure or exc
         except InvalidMessage:
             if parser.partial is None:
                 raise
         response = response or parser.partial
-        assert response is not None
+        if response is None:
+            assert failure is not None
+            # With TLS 1.3, a server checks the certificate of the client after the handshake of the client.
+            if find_tls_error(failure) is not None:
+                raise TLSFailed(self._uri.host_header, f"TLS: {explain(failure)}") from failure.__cause__
+            raise ConnectFailed(self._uri.host_header, explain(failure)) from failure.__cause__
         return decode_body(response), parser.unused
+
+
+async def _receive_head(transport: StreamAdapter, parser: ResponseParser) -> Response | None:
+    """Receive the head of a response. Return the response if it is complete.
+
+    Raises:
+        StreamBroken: If the connection is lost.
+        InvalidMessage: If it is not a response.
+    """
+    response = None
+    while response is None and parser.partial is None:
+        data = await transport.receive()
+        if not data:
+            raise StreamBroken("the server closed the connection during the opening handshake")
+        response = parser.feed(data)
+    return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl as ssl_module
 from typing import Literal
 
@@ -10,6 +11,7 @@ import trio
 
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
+from ..http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from ..misuse import values
 from ..settings import _number
 from ..uri import WebSocketURI
@@ -21,6 +23,16 @@ from .redirect import same_origin, without_credentials
 from .tls import start_tls
 
 __all__ = ["Dialer"]
+
+
+def _check_local_address(_instance: Dialer, _attribute: attrs.Attribute[str | None], address: str | None) -> None:
+    if not (address is None or isinstance(address, str)):
+        raise TypeError(f"local_address must be a str or None, not {address!r}")
+    if address is not None:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as exc:
+            raise ValueError(f"local_address must be an IP address, not {address!r}") from exc
 
 
 @attrs.define(eq=False)
@@ -37,12 +49,14 @@ class Dialer:
         local_address: See :class:`ConnectOptions`.
         proxy: See :class:`ConnectOptions`. Unix sockets are never reached through a proxy.
         proxy_ssl: See :class:`ConnectOptions`.
+        max_head_size: See :class:`Options`. For the answer of an HTTP proxy.
+        max_headers: See :class:`Options`. For the answer of an HTTP proxy.
 
     Raises:
         InvalidProxy: If ``proxy`` is not valid.
         TypeError: If an option has the wrong type.
-        ValueError: If the options contradict each other, a TLS context is not for clients, or ``server_hostname`` is
-            not valid.
+        ValueError: If the options contradict each other or would have no effect, a TLS context is not for clients, or
+            an option is not valid.
     """
 
     first: WebSocketURI
@@ -51,13 +65,18 @@ class Dialer:
     ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True, validator=values.tls_context)
     server_hostname: str | None = attrs.field(default=None, kw_only=True, validator=values.optional_text)
     happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True, validator=_number(minimum=0, none=False))
-    local_address: str | None = attrs.field(default=None, kw_only=True, validator=values.optional_text)
+    local_address: str | None = attrs.field(default=None, kw_only=True, validator=_check_local_address)
     proxy: Proxy | Literal["auto"] | None = attrs.field(default="auto", kw_only=True, converter=to_proxy)
     proxy_ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True, validator=values.tls_context)
+    max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, kw_only=True)
+    max_headers: int = attrs.field(default=MAX_HEADERS, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.ssl is not None and not self.first.secure:
             raise ValueError(f"ssl must only be given for a wss:// URI, not for {without_credentials(self.first)}")
+        if self.server_hostname is not None and not self.first.secure:
+            shown = without_credentials(self.first)
+            raise ValueError(f"server_hostname must only be given for a wss:// URI, not for {shown}")
         if self.proxy_ssl is not None:
             if self.proxy != "auto" and (self.proxy is None or self.proxy.scheme != "https"):
                 raise ValueError("proxy_ssl must only be given for an https:// proxy")
@@ -96,6 +115,8 @@ class Dialer:
                     uri,
                     ssl=self.proxy_ssl,
                     user_agent=self.user_agent_for_proxy,
+                    max_head_size=self.max_head_size,
+                    max_headers=self.max_headers,
                     happy_eyeballs_delay=self.happy_eyeballs_delay,
                     local_address=self.local_address,
                 )
@@ -114,6 +135,8 @@ class Dialer:
             reason = explain(exc) if self.path is not None else await explain_addresses(exc, uri.host, uri.port)
             # An abstract Unix socket is written with an "@", as by the tools of Linux.
             peer = uri.host_header if self.path is None else self.path.replace("\0", "@")
+            if "%" in uri.host:
+                reason += f" (with the zone {uri.host.partition('%')[2]})"
             raise ConnectFailed(peer, reason) from exc
         return stream
 
@@ -127,7 +150,7 @@ class Dialer:
         if self.server_hostname is not None and same_origin(uri, self.first):
             return self.server_hostname
         # Host names in certificates have no trailing dot.
-        return uri.host.rstrip(".")
+        return uri.host_without_zone.rstrip(".")
 
 
 def _check_context(context: ssl_module.SSLContext, name: str, option: str = "ssl") -> None:

@@ -28,8 +28,10 @@ class ConnectOverOptions(Options, total=False):
 
     Attributes:
         headers: Additional headers for the request. Default: none.
-        user_agent: The User-Agent header; None for none. Default: the names and versions of trio_ws and Python.
-        origin: The Origin header, such as ``https://example.org``; None for none. Default: None.
+        user_agent: The User-Agent header; None for none. A User-Agent header in ``headers`` or from ``credentials``
+            overrides it. Default: the names and versions of trio_ws and Python.
+        origin: The Origin header, such as ``https://example.org``; None for none. An Origin header in ``headers`` or
+            from ``credentials`` overrides it. Default: None.
         cookies: Cookies for the request: a mapping of names to values, or an :class:`http.cookiejar.CookieJar`, which
             also stores the cookies that servers set. A Cookie header in ``headers`` or from ``credentials`` overrides
             them. Default: none.

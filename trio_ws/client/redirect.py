@@ -11,6 +11,7 @@ import urllib.parse
 import attrs
 
 from ..exceptions import InvalidRedirect, InvalidURI
+from ..exceptions.shown import hide_passwords
 from ..http11 import Response
 from ..uri import WebSocketURI, parse_uri
 
@@ -43,26 +44,45 @@ def resolve_redirect(uri: WebSocketURI, response: Response) -> WebSocketURI:
         InvalidRedirect: If the response does not have exactly one Location with a valid URI, or leads from ``wss`` to
             ``ws``.
     """
-    locations = response.headers.get_all("Location")
+    # Several Location headers are not a problem if they are the same.
+    locations = list(dict.fromkeys(location.strip(" \t") for location in response.headers.get_all("Location")))
     if len(locations) != 1:
         raise InvalidRedirect(
             response, "it has no Location header" if not locations else "it has more than one Location header"
         )
-    base = f"{'https' if uri.secure else 'http'}://{uri.host_header}{uri.resource_name}"
-    location = locations[0].strip()
     try:
-        scheme, separator, rest = urllib.parse.urljoin(base, location).partition(":")
-        scheme = _SCHEMES.get(scheme.lower(), scheme)
-        # WebSocket URIs have no fragment, but a Location may have one (RFC 9110, section 10.2.2).
-        target = parse_uri((scheme + separator + rest).partition("#")[0])
+        target = parse_uri(_resolve(uri, locations[0]))
     except (InvalidURI, ValueError) as exc:
         reason = exc.reason if isinstance(exc, InvalidURI) else str(exc)
+        location = hide_passwords(locations[0])
         raise InvalidRedirect(response, f"its Location {location!r} is not a WebSocket URI: {reason}") from exc
     if uri.secure and not target.secure:
+        location = hide_passwords(locations[0])
         raise InvalidRedirect(response, f"it leads from wss to ws, which is not encrypted: {location!r}")
+    if target.host == uri.host_without_zone:
+        # The server does not know the zone under which this machine reaches it.
+        target = attrs.evolve(target, host=uri.host)
     if target.user_info is None and same_origin(uri, target):
         target = attrs.evolve(target, username=uri.username, password=uri.password)
     return target
+
+
+def _resolve(uri: WebSocketURI, location: str) -> str:
+    """Return the URI for a Location, which may be relative, as browsers understand it."""
+    if "\t" in location:
+        raise ValueError("the character '\\t' must be percent-encoded")  # urljoin() would remove it
+    octets = location.encode("iso-8859-1")
+    try:
+        location = octets.decode()
+    except UnicodeDecodeError:  # not UTF-8, so send the same bytes back
+        location = "".join(chr(octet) if octet < 0x80 else f"%{octet:02X}" for octet in octets)
+    path = location.partition("#")[0].partition("?")[0]
+    host = f"[{uri.host.replace('%', '%25')}]" if ":" in uri.host else uri.host
+    base = f"{'https' if uri.secure else 'http'}://{host}:{uri.port}{uri.resource_name}"
+    scheme, separator, rest = urllib.parse.urljoin(base, path.replace("\\", "/") + location[len(path) :]).partition(":")
+    scheme = _SCHEMES.get(scheme.lower(), scheme)
+    # WebSocket URIs have no fragment, but a Location may have one (RFC 9110, section 10.2.2).
+    return (scheme + separator + rest).partition("#")[0]
 
 
 def without_credentials(uri: WebSocketURI) -> str:

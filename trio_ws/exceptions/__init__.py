@@ -37,6 +37,7 @@ Trio channel also handles a WebSocket.
 
 =====================================  =====================================================
 :mod:`~trio_ws.exceptions.base`        ``WebSocketException``
+:mod:`~trio_ws.exceptions.shown`       text from peers and users in messages
 :mod:`~trio_ws.exceptions.addresses`   URIs and proxies
 :mod:`~trio_ws.exceptions.protocol`    frames and messages
 :mod:`~trio_ws.exceptions.handshake`   messages of the opening handshake

@@ -20,13 +20,22 @@ class InvalidURI(WebSocketException, ValueError):
         reason: What is wrong.
     """
 
-    uri: str
+    uri: str = attrs.field(repr=lambda uri: repr(_without_password(uri)))
     reason: str
 
     def __str__(self) -> str:
-        # Messages end up in logs, which must not contain passwords.
-        shown = re.sub(r"(//[^/?#@]*:)[^/?#]*@", r"\1***@", str(self.uri))
-        return f"{shown!r} is not a WebSocket URI: {self.reason}"
+        return f"{_without_password(self.uri)!r} is not a WebSocket URI: {self.reason}"
+
+
+# A URI whose authority is a host, and perhaps a port. An at sign behind that belongs to the path or query.
+_NO_CREDENTIALS = re.compile(r"(\w[\w+.\-]*:)?//(\[[^\]@]*\]|[^:@/?#\[]*)(:[0-9]*)?([/?#].*)?", re.DOTALL)
+_PASSWORD = re.compile(r"((?:wss?:|\w[\w+.\-]*:(?=//))?/*[^:@]*:).*@", re.DOTALL | re.IGNORECASE)
+
+
+def _without_password(uri: object) -> str:
+    # Messages end up in logs, which must not contain passwords. The URI may be malformed in any way.
+    text = str(uri)
+    return text if _NO_CREDENTIALS.fullmatch(text) else _PASSWORD.sub(r"\1***@", text, count=1)
 
 
 def _without_credentials(url: object) -> str:

@@ -25,7 +25,15 @@ class InvalidHandshake(WebSocketException):
     """The peer's part of the opening handshake was invalid (RFC 6455, section 4).
 
     The subclasses tell the reasons apart.
+
+    Attributes:
+        peer: The server that the client received the message from; None on servers.
     """
+
+    peer: str | None = None
+
+    def _name_peer(self, text: str) -> str:
+        return text if self.peer is None else f"the response of {self.peer} is not valid: {text}"
 
 
 @attrs.define(slots=False, eq=False)
@@ -41,7 +49,7 @@ class InvalidMessage(InvalidHandshake, ValueError):
     status: int = 400
 
     def __str__(self) -> str:
-        return self.reason
+        return self._name_peer(self.reason)
 
 
 @attrs.define(slots=False, eq=False)
@@ -125,7 +133,7 @@ class InvalidHeader(InvalidHandshake, ValueError):
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f" {self.value!r}"
-        return f"header {self.name!r}{shown}: {self.reason}"
+        return self._name_peer(f"header {self.name!r}{shown}: {self.reason}")
 
 
 class InvalidUpgrade(InvalidHeader):
@@ -169,4 +177,4 @@ class NegotiationError(InvalidHandshake):
     reason: str
 
     def __str__(self) -> str:
-        return self.reason
+        return self._name_peer(self.reason)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .handshake import InvalidHandshake
+from .shown import escape, hide_passwords
 
 if TYPE_CHECKING:
     from ..datastructures import Headers
@@ -74,10 +75,10 @@ _SHOWN_CHARACTERS = 500
 
 def _show(response: Response) -> str:
     """Summarize a response on one line."""
-    shown = f"HTTP status {response.status_code} {response.reason_phrase}".rstrip()
+    shown = f"HTTP status {response.status_code} {escape(response.reason_phrase)}".rstrip()
     headers = list(response.headers.raw_items())
     if headers:
-        lines = [_shorten(f"{name}: {value}") for name, value in headers[:_SHOWN_HEADERS]]
+        lines = [_shorten(escape(f"{name}: {hide_passwords(value)}")) for name, value in headers[:_SHOWN_HEADERS]]
         if len(headers) > _SHOWN_HEADERS:
             lines.append(f"and {len(headers) - _SHOWN_HEADERS} more")
         shown += f" ({'; '.join(lines)})"

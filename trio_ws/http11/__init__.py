@@ -12,6 +12,7 @@ only when it is complete, and a body in pieces of a fixed maximum size.
 :mod:`~trio_ws.http11.lines`        early recognition of other protocols; errors that quote a line
 :mod:`~trio_ws.http11.messages`     ``Request``, ``Response``, serialization
 :mod:`~trio_ws.http11.body`         decompression of response bodies
+:mod:`~trio_ws.http11.heads`        conversion of response heads for h11, which is stricter than HTTP
 :mod:`~trio_ws.http11.parsers`      ``RequestParser``, ``ResponseParser``, ``TunnelParser``
 ==================================  ============================================================
 """

@@ -10,7 +10,7 @@ import re
 
 from ..exceptions.handshake import InvalidMessage
 
-__all__ = ["check_request_line", "check_status_line", "explain_head", "explain_local_error", "quote"]
+__all__ = ["check_request_line", "explain_head", "explain_local_error", "quote"]
 
 #: Maximum number of characters in a quotation.
 _MAX_QUOTED = 100
@@ -21,9 +21,7 @@ _MAX_EXAMINED = 512
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _METHOD = re.compile(_TOKEN)
 _TARGET = re.compile(rb"[\x21-\x7e]*")
-_TEXT = re.compile(rb"[\x21-\x7e][\x20-\x7e]*")
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
-_STATUS_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] [1-5][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?")
 _HEADER_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
 _HTTP = b"HTTP/"
 
@@ -70,42 +68,20 @@ def check_request_line(data: bytes, end: int) -> None:
     if end >= 0:
         line = data[:end].removesuffix(b"\r")
         if not _REQUEST_LINE.fullmatch(line) or line == b"PRI * HTTP/2.0":
-            raise _not_http(line or data, "an HTTP/1.1 request")
+            raise _not_http(line or data)
         return
     line = data[:_MAX_EXAMINED]
     method, _, rest = line.partition(b" ")
     target, _, version = rest.partition(b" ")
     if line and not (_METHOD.fullmatch(method) and _TARGET.fullmatch(target) and _HTTP.startswith(version[:5])):
-        raise _not_http(line, "an HTTP/1.1 request")
+        raise _not_http(line)
 
 
-def check_status_line(data: bytes, end: int) -> None:
-    """Check the first line of a response, as far as it has arrived.
-
-    A line of text that is not HTTP is waited for, so that the error can quote it.
-
-    Args:
-        data: The beginning of the response.
-        end: The position of the line feed; -1 if it has not arrived yet.
-
-    Raises:
-        InvalidMessage: If it is not, or cannot become, a status line.
-    """
-    if end >= 0:
-        line = data[:end].removesuffix(b"\r")
-        if not _STATUS_LINE.fullmatch(line):
-            raise _not_http(line or data, "an HTTP/1.1 response")
-        return
-    line = data[:_MAX_EXAMINED]
-    if line and not _HTTP.startswith(line[:5]) and (len(line) == _MAX_EXAMINED or not _TEXT.fullmatch(line)):
-        raise _not_http(line, "an HTTP/1.1 response")
-
-
-def _not_http(line: bytes, expected: str) -> InvalidMessage:
+def _not_http(line: bytes) -> InvalidMessage:
     for prefix, protocol in _PROTOCOLS:
         if line.startswith(prefix):
-            return InvalidMessage(f"this is {protocol}, not {expected}: {quote(line)}")
-    return InvalidMessage(f"this is not {expected}: {quote(line)}")
+            return InvalidMessage(f"this is {protocol}, not an HTTP/1.1 request: {quote(line)}")
+    return InvalidMessage(f"this is not an HTTP/1.1 request: {quote(line)}")
 
 
 def explain_head(head: bytes) -> str:

@@ -11,7 +11,8 @@ import h11
 from ..datastructures import COMMON_NAMES
 from ..exceptions.handshake import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 from .body import MAX_BODY_SIZE
-from .lines import check_request_line, check_status_line, explain_head, quote
+from .heads import Head, check_start
+from .lines import check_request_line, explain_head, quote
 from .messages import BODILESS, UPGRADE_REQUEST, Request, Response
 
 __all__ = ["RequestParser", "ResponseParser", "TunnelParser"]
@@ -81,8 +82,12 @@ class _Parser:
         self._last_head = head
         self._searched = 0
         self._head_size += len(head)
-        self._connection.receive_data(head)
+        self._connection.receive_data(self._prepare(head))
         return True
+
+    def _prepare(self, head: bytes) -> bytes:
+        """Return the head for h11."""
+        return head
 
     def _next_event(self) -> Any:
         try:
@@ -102,7 +107,11 @@ class _Parser:
         pairs = event.headers.raw_items()
         if len(pairs) > self._max_headers:
             raise TooManyHeaders(self._max_headers)
-        return [(_NAMES.get(name) or name.decode("ascii"), value.decode("iso-8859-1")) for name, value in pairs]
+        return [(_to_name(name), value.decode("iso-8859-1")) for name, value in pairs]
+
+
+def _to_name(name: bytes) -> str:
+    return _NAMES.get(name) or name.decode("ascii")
 
 
 class RequestParser(_Parser):
@@ -185,6 +194,7 @@ class ResponseParser(_Parser):
         self._connection.send(h11.EndOfMessage())
         self._max_body_size = max_body_size
         self._interim_responses = 0
+        self._names: list[bytes] = []
         self._head: Response | None = None
         self._body = bytearray()
 
@@ -235,6 +245,21 @@ class ResponseParser(_Parser):
                     raise InvalidMessage(f"more than {MAX_INTERIM_RESPONSES} interim responses")
         return self._read_body()
 
+    def _prepare(self, head: bytes) -> bytes:
+        prepared = Head(head, is_tunnel=self._request is _CONNECT_REQUEST)
+        self._names = prepared.names
+        if prepared.status_code == 101 and self._request is not UPGRADE_REQUEST:
+            status_line = head.partition(b"\n")[0].rstrip()
+            raise InvalidMessage(f"a proxy must not respond to CONNECT with {quote(status_line)}")
+        return prepared.data
+
+    def _headers(self, event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[str, str]]:
+        # h11 has got other names, and perhaps one more header. See Head.
+        if len(self._names) > self._max_headers:
+            raise TooManyHeaders(self._max_headers)
+        pairs = zip(self._names, event.headers, strict=False)
+        return [(_to_name(name), value.decode("iso-8859-1")) for name, (_, value) in pairs]
+
     def _read_body(self) -> Response | None:
         while True:
             event = self._next_event()
@@ -266,7 +291,7 @@ class ResponseParser(_Parser):
             raise InvalidMessage(explain_head(self._last_head)) from None
 
     def _check_start_line(self, data: bytes, end: int) -> None:
-        check_status_line(data, end)
+        check_start(data)
 
     def _explain(self, error: str) -> str:
         if self._head is None:
@@ -286,12 +311,6 @@ class TunnelParser(ResponseParser):
     """
 
     _request = _CONNECT_REQUEST
-
-    def _explain(self, error: str) -> str:
-        start_line = self._last_head.partition(b"\n")[0].rstrip()
-        if self._head is None and start_line.split(b" ")[1] == b"101":
-            return f"a proxy must not respond to CONNECT with {quote(start_line)}"
-        return super()._explain(error)
 
     def _has_no_body(self, status_code: int) -> bool:
         return status_code < 300 or super()._has_no_body(status_code)

@@ -7,7 +7,7 @@ show only the type.
 from __future__ import annotations
 
 import ssl as ssl_module
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -74,15 +74,15 @@ def to_tuple(name: str, value: Any, expected: str, *, ordered: bool = False) -> 
         name: The name of the argument.
         value: The value of the argument.
         expected: A description of the allowed values, such as ``"a sequence of str"``.
-        ordered: Whether the order matters, so that sets and mappings are not accepted.
+        ordered: Whether the order matters, so that only sequences are accepted.
 
     Raises:
-        TypeError: If the value is a str, is bytes, is not iterable, or has no order that it must have.
+        TypeError: If the value is a str, is bytes, is not iterable, or is not the sequence that it must be.
     """
     if (
         isinstance(value, (str, bytes, bytearray))
         or not isinstance(value, Iterable)
-        or (ordered and isinstance(value, (Set, Mapping)))
+        or (ordered and not isinstance(value, Sequence))
     ):
         raise TypeError(f"{name} must be {expected}, not {value!r}")
     return tuple(value)

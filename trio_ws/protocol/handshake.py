@@ -165,16 +165,13 @@ def check_response(
     subprotocols: Sequence[str] = (),
     extensions: Sequence[ClientExtension] = (),
 ) -> Agreement:
-    """Check the response of a server (RFC 6455, section 4.1, last part).
+    """Check the response of a server. Return the negotiated parameters (RFC 6455, section 4.1, last part).
 
     Args:
         request: The client's request.
         response: The server's response.
         subprotocols: The offered subprotocols.
         extensions: The offered extensions.
-
-    Returns:
-        The negotiated parameters.
 
     Raises:
         InvalidStatus: If the status is not 101.
@@ -184,7 +181,7 @@ def check_response(
     if response.status_code != 101:
         raise InvalidStatus(response)
     headers = response.headers
-    _check_upgrade(headers)
+    _check_upgrade(headers, lenient=True)
     upgrade = _get_single(headers, "Upgrade")
     if upgrade.lower() != "websocket":
         # Several protocols in a response would be layered on top of each other.
@@ -198,7 +195,7 @@ def check_response(
 
 
 def _accepted_subprotocol(headers: Headers, offered: Sequence[str]) -> str | None:
-    values = headers.get_all("Sec-WebSocket-Protocol")
+    values = _get_list(headers, "Sec-WebSocket-Protocol")
     if not values:
         return None
     subprotocols = parse_tokens("Sec-WebSocket-Protocol", values)
@@ -210,7 +207,7 @@ def _accepted_subprotocol(headers: Headers, offered: Sequence[str]) -> str | Non
 
 
 def _accepted_extensions(headers: Headers, offered: Sequence[ClientExtension]) -> tuple[Extension, ...]:
-    values = headers.get_all("Sec-WebSocket-Extensions")
+    values = _get_list(headers, "Sec-WebSocket-Extensions")
     if not values:
         return ()
     by_name = {extension.name: extension for extension in offered}
@@ -229,6 +226,11 @@ def _accepted_extensions(headers: Headers, offered: Sequence[ClientExtension]) -
     return tuple(accepted)
 
 
+def _get_list(headers: Headers, name: str) -> list[str]:
+    """Return the values of a list in a response. An empty list counts as none, for the user cannot change it."""
+    return [value for value in headers.get_all(name) if value.strip(" \t,")]
+
+
 # -- Server --------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +243,7 @@ def accept(
     headers: HeadersLike = (),
     select_subprotocol: Callable[[Sequence[str]], str | None] | None = None,
 ) -> tuple[Response, Agreement]:
-    """Check a request, and return the server's response to it (RFC 6455, section 4.2).
+    """Check a request. Return the server's response and the negotiated parameters (RFC 6455, section 4.2).
 
     Args:
         request: The client's request.
@@ -252,9 +254,6 @@ def accept(
         headers: Additional headers for the response.
         select_subprotocol: A function that chooses the subprotocol instead. It is called with the possibly empty list
             of subprotocols that the client offers, and returns one of them or None. ``subprotocols`` is ignored then.
-
-    Returns:
-        The response, and the negotiated parameters.
 
     Raises:
         InvalidMessage: If the version of HTTP is not 1.1, or the request has a body.
@@ -391,12 +390,15 @@ def _get_single(headers: Headers, name: str) -> str:
     return values[0].strip(" \t")
 
 
-def _check_upgrade(headers: Headers) -> None:
+def _check_upgrade(headers: Headers, *, lenient: bool = False) -> None:
     """Check the Connection and Upgrade headers of either message (RFC 6455, sections 4.1 and 4.2.1)."""
     for name, token in (("Connection", "upgrade"), ("Upgrade", "websocket")):
         values = headers.get_all(name)
         if not values:
             raise InvalidUpgrade(name, None, f"it is required and must contain {token!r}")
+        # Elements that are not tokens are ignored then.
+        if lenient and token in (element.lower() for element in _elements(values)):
+            continue
         if token not in (value.lower() for value in _upgrade_tokens(name, values)):
             raise InvalidUpgrade(name, build_list(values), f"it must contain {token!r}")
 
@@ -404,8 +406,12 @@ def _check_upgrade(headers: Headers) -> None:
 def _upgrade_tokens(name: str, values: Sequence[str]) -> list[str]:
     if name == "Upgrade":
         # An element may be a protocol with a version, such as "HTTP/2.0", and the slash is not allowed in a token.
-        return [element.strip(" \t") for element in build_list(values).split(",")]
+        return _elements(values)
     return parse_tokens(name, values)
+
+
+def _elements(values: Sequence[str]) -> list[str]:
+    return [each.strip(" \t") for each in build_list(values).split(",")]
 
 
 def _conflicts(extension: Extension, others: Sequence[Extension]) -> bool:

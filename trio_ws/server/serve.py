@@ -169,7 +169,7 @@ def _check_address(port: object, host: object, path: object) -> None:
 def _check_listeners(
     listeners: _Listeners, ssl: ssl_module.SSLContext | None, backlog: int | None
 ) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
-    validated = to_tuple("listeners", listeners, "a sequence of Trio listeners", ordered=True)
+    validated = to_tuple("listeners", listeners, "an iterable of Trio listeners")
     if not validated:
         raise ValueError("listeners must not be empty")
     for listener in validated:

@@ -18,9 +18,18 @@ import trio.testing
 import trustme
 
 import trio_ws
+from trio_ws.client.backoff import is_retryable
 from trio_ws.client.proxy import Proxy, open_tunnel, parse_proxy
 from trio_ws.client.proxy.tunnel import BODY_TIMEOUT
-from trio_ws.exceptions import ConnectFailed, InvalidProxy, OpenTimeout, ProxyFailed, TLSFailed
+from trio_ws.exceptions import (
+    ConnectFailed,
+    HeadTooBig,
+    InvalidProxy,
+    OpenTimeout,
+    ProxyFailed,
+    TLSFailed,
+    TooManyHeaders,
+)
 from trio_ws.http11.body import MAX_BODY_SIZE
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
@@ -208,6 +217,61 @@ async def test_wrong_answers(name: str, send: Send, autojump_clock: trio.testing
     assert trio.current_time() == 0
 
 
+@pytest.mark.parametrize("name", ["a TLS alert", "SOCKS", "an SSH banner", "HTTP/2", "a status of two digits"])
+async def test_other_protocols_are_recognized_at_once(name: str, autojump_clock: trio.testing.MockClock) -> None:
+    answer = WRONG_ANSWERS[name].removesuffix(b"\r\n")
+    exc = await refused(answer)
+    assert trio.current_time() == 0
+    assert "it is not HTTP, but begins with " in exc.reason or "its first line is not a status line: " in exc.reason
+    assert repr(answer.removesuffix(b"\r\n").decode("iso-8859-1")) in exc.reason
+    assert not is_retryable(exc)
+
+
+async def test_an_upgrade_is_named(autojump_clock: trio.testing.MockClock) -> None:
+    exc = await refused(WRONG_ANSWERS["an upgrade"])
+    assert "101" in exc.reason
+    assert "_SWITCH" not in exc.reason
+    assert not is_retryable(exc)
+
+
+async def test_control_characters_in_a_refusal() -> None:
+    exc = await refused(b"HTTP/1.1 403 \x9b31m\xadno\r\nContent-Length: 0\r\n\r\n")
+    assert exc.reason == r"the proxy answered 403 \x9b31m\xadno"
+
+
+@pytest.mark.parametrize(
+    "head, body",
+    [
+        (b"Transfer-Encoding: identity\r\nContent-Length: 5", b"hello"),
+        (b"Transfer-Encoding: gzip, chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+        (b"X : y\r\nContent-Length : 5", b"hello"),
+        (b"X: a\x01\r\n b\r\nContent-Length: 5, 5", b"hello"),
+    ],
+)
+async def test_unusual_refusals(head: bytes, body: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    exc = await refused(b"HTTP/1.0  407\r\n" + head + b"\r\n\r\n" + body)
+    assert exc.response is not None
+    assert (exc.response.status_code, exc.response.body) == (407, b"hello")
+    assert trio.current_time() == 0
+
+
+async def test_limits_of_the_answer(autojump_clock: trio.testing.MockClock) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + 200 * b"X: x\r\n" + b"Y: " + 40_000 * b"y" + b"\r\n\r\n"
+    too_small: list[dict[str, Any]] = [
+        {},
+        {"max_head_size": 100_000},
+        {"max_headers": 201},
+        {"max_head_size": 100_000, "max_headers": 200},
+    ]
+    for options in too_small:
+        async with Scripted(answer) as scripted:
+            with pytest.raises(ProxyFailed) as caught:
+                await scripted.open(**options)
+        assert isinstance(caught.value.__cause__, (HeadTooBig, TooManyHeaders))
+    async with Scripted(answer) as scripted:
+        await scripted.open(max_head_size=100_000, max_headers=201)
+
+
 @pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"\x16\x03\x03"])
 async def test_bytes_right_after_the_answer(more: bytes, autojump_clock: trio.testing.MockClock) -> None:
     """The bytes cannot be from the server, to which nothing has been sent yet."""
@@ -372,6 +436,8 @@ async def test_wrong_answers_of_socks4(scheme: str, answer: bytes) -> None:
     exc = await socks_failure(f"{scheme}://proxy.example:1080", answer)
     assert exc.reason
     assert isinstance(exc.__cause__, Exception)
+    # The proxy may open the tunnel later, unless it does not know us or speaks another protocol.
+    assert is_retryable(exc) == (len(answer) < 8 or answer[:2] == b"\x00\x5b")
 
 
 @pytest.mark.parametrize(
@@ -401,6 +467,8 @@ async def test_wrong_answers_of_socks5(scheme: str, answer: bytes, reason: str) 
     assert exc.reason
     assert reason in exc.reason
     assert isinstance(exc.__cause__, Exception)
+    # The proxy may open the tunnel later, unless it does not accept our credentials or speaks another protocol.
+    assert is_retryable(exc) == (reason in ("closed", "refused"))
 
 
 @pytest.mark.parametrize(

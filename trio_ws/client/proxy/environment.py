@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Mapping
 
 import trio
 
 from ...exceptions import InvalidProxy
-from ...uri import WebSocketURI
+from ...uri import ParseError, WebSocketURI, parse_host_and_port
 from .values import Proxy, authority, parse_proxy
 
 __all__ = ["find_proxy"]
+
+_BRACKETS = re.compile(r"^\[([^\]]*)\](/[0-9]+)?$")
 
 
 async def find_proxy(uri: WebSocketURI) -> Proxy | None:
@@ -25,9 +28,14 @@ async def find_proxy(uri: WebSocketURI) -> Proxy | None:
     ``socks_proxy`` a SOCKS 5 proxy. ``socks://`` means ``socks5h://``. If no such variable is set, macOS and Windows
     use the system settings.
 
-    Hosts listed in ``no_proxy`` are reached without a proxy. The list is comma-separated: ``example.org`` also covers
-    its subdomains, ``example.org:81`` only that port, and ``*`` all hosts. This machine (``localhost`` and its
-    subdomains, 127.0.0.0/8, ``::1``) is always reached without a proxy, which would take these names for itself.
+    Hosts listed in ``no_proxy`` are reached without a proxy. The entries are separated by commas or spaces.
+    ``example.org`` also covers its subdomains, and so do ``.example.org`` and ``*.example.org``. ``10.1.2.3``,
+    ``fd00::1`` and ``[fd00::1]`` are addresses, ``10.0.0.0/8`` and ``fd00::/8`` networks. ``example.org:81`` and
+    ``[fd00::1]:81`` only cover that port, and ``*`` covers all hosts. Malformed entries are ignored. Names are not
+    resolved, so networks only cover URIs with an address.
+
+    This machine (``localhost`` and its subdomains, 127.0.0.0/8, ``::1``) is always reached without a proxy, which would
+    take these names for itself. So are IPv6 addresses with a zone, which have a meaning on this machine only.
 
     Cancelling it abandons the thread that reads the system settings.
 
@@ -40,7 +48,7 @@ async def find_proxy(uri: WebSocketURI) -> Proxy | None:
     Raises:
         InvalidProxy: If the variable or setting does not name a valid proxy.
     """
-    if _is_loopback(uri.host):
+    if _is_loopback(uri.host) or "%" in uri.host:
         return None
     use_system_settings = sys.platform in ("win32", "darwin")
     if not any(name.lower().endswith("_proxy") for name in os.environ):
@@ -58,14 +66,52 @@ async def find_proxy(uri: WebSocketURI) -> Proxy | None:
 
 
 def _find_proxy(uri: WebSocketURI) -> Proxy | None:
-    from urllib.request import getproxies, proxy_bypass
+    from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
     proxies = getproxies()
-    # Entries of no_proxy have no trailing dot. Users write IPv6 addresses with or without brackets.
     host = uri.host.rstrip(".")
-    if any(proxy_bypass(each) for each in dict.fromkeys((authority(host, uri.port), f"{host}:{uri.port}"))):
+    environment = getproxies_environment()
+    if environment:
+        is_bypassed = any(_covers(each, host, uri.port) for each in re.split(r"[,\s]+", environment.get("no", "")))
+    else:
+        # The system settings may list IPv6 addresses with or without brackets.
+        is_bypassed = any(map(proxy_bypass, dict.fromkeys((authority(host, uri.port), f"{host}:{uri.port}"))))
+    return None if is_bypassed else _choose_proxy(uri, proxies)
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    """Return whether an entry of ``no_proxy`` covers a host and port."""
+    address = _parse_address(host)
+    try:
+        # Addresses and networks, with or without brackets.
+        network = ipaddress.ip_network(_BRACKETS.sub(r"\1\2", entry), strict=False)
+    except ValueError:
+        pass
+    else:
+        return address is not None and address in network
+    if entry.startswith(("*.", ".")):
+        entry = entry.lstrip("*.")
+    try:
+        name, only_port = parse_host_and_port(entry, 0)
+    except ParseError:
+        return False
+    if only_port not in (0, port):
+        return False
+    if name == "*":
+        return True
+    if address is not None:
+        return _parse_address(name) == address
+    name = name.rstrip(".")
+    return host == name or host.endswith(f".{name}")
+
+
+def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address if a host is one, as IPv4 if it is an IPv4 address in IPv6."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
         return None
-    return _choose_proxy(uri, proxies)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _choose_proxy(uri: WebSocketURI, proxies: Mapping[str, str]) -> Proxy | None:
@@ -87,8 +133,8 @@ def _choose_proxy(uri: WebSocketURI, proxies: Mapping[str, str]) -> Proxy | None
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        name = host.rstrip(".")
-        return name == "localhost" or name.endswith(".localhost")
+    address = _parse_address(host)
+    if address is not None:
+        return address.is_loopback
+    name = host.rstrip(".")
+    return name == "localhost" or name.endswith(".localhost")

@@ -13,8 +13,10 @@ import trio
 
 from ...connection.stream import StreamAdapter, StreamBroken
 from ...exceptions import InvalidMessage, ProxyFailed
+from ...exceptions.shown import escape
 from ...http11 import Request, Response, TunnelParser
 from ...http11.body import decode_body
+from ...http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from ...uri import WebSocketURI
 from ..explain import explain, explain_addresses
 from ..tls import start_tls
@@ -32,6 +34,8 @@ async def connect_through(
     *,
     ssl: ssl_module.SSLContext | None,
     user_agent: str | None,
+    max_head_size: int,
+    max_headers: int,
     happy_eyeballs_delay: float,
     local_address: str | None,
 ) -> trio.abc.Stream:
@@ -44,6 +48,8 @@ async def connect_through(
         uri: The URI of the server. TLS with the server is up to the caller.
         ssl: The TLS context for an ``https`` proxy; None for the default context.
         user_agent: The User-Agent header for an HTTP proxy; None for none.
+        max_head_size: Maximum size of the head of the answer of an HTTP proxy, in bytes.
+        max_headers: Maximum number of headers in it.
         happy_eyeballs_delay: Seconds after which the next address of the proxy is tried in parallel.
         local_address: The local IP address to connect from; None to let the system choose.
 
@@ -71,10 +77,20 @@ async def connect_through(
         assert context is not None
         try:
             # Host names in certificates have no trailing dot.
-            stream = (await start_tls(stream, context, proxy.host.rstrip("."), nestable=True)).stream
+            name = proxy.host.partition("%")[0].rstrip(".")
+            stream = (await start_tls(stream, context, name, nestable=True)).stream
         except StreamBroken as exc:
             raise ProxyFailed(uri.host_header, str(exc), proxy.url) from exc.__cause__
-    return await open_tunnel(stream, proxy, uri.host, uri.port, peer=uri.host_header, user_agent=user_agent)
+    return await open_tunnel(
+        stream,
+        proxy,
+        uri.host_without_zone,
+        uri.port,
+        peer=uri.host_header,
+        user_agent=user_agent,
+        max_head_size=max_head_size,
+        max_headers=max_headers,
+    )
 
 
 async def open_tunnel(
@@ -85,6 +101,8 @@ async def open_tunnel(
     *,
     peer: str | None = None,
     user_agent: str | None = None,
+    max_head_size: int = MAX_HEAD_SIZE,
+    max_headers: int = MAX_HEADERS,
 ) -> trio.abc.Stream:
     """Open a tunnel to a server over a stream to a proxy.
 
@@ -98,6 +116,8 @@ async def open_tunnel(
         port: The port of the server.
         peer: The name of the server in error messages; None for ``host:port``.
         user_agent: The User-Agent header for an HTTP proxy; None for none.
+        max_head_size: Maximum size of the head of the answer of an HTTP proxy, in bytes.
+        max_headers: Maximum number of headers in it.
 
     Returns:
         The same stream, which is now connected to the server.
@@ -114,7 +134,8 @@ async def open_tunnel(
             assert isinstance(stream, trio.SocketStream)
             await _open_socks_tunnel(stream, proxy, host, port, make_error)
         else:
-            await _open_http_tunnel(StreamAdapter(stream), proxy, target, user_agent, make_error)
+            parser = TunnelParser(max_head_size=max_head_size, max_headers=max_headers)
+            await _open_http_tunnel(StreamAdapter(stream), proxy, target, user_agent, parser, make_error)
     except BaseException:  # Cancellation must not leave the stream open either.
         await StreamAdapter(stream).aclose(0)
         raise
@@ -136,7 +157,12 @@ class _ErrorFactory:
 
 
 async def _open_http_tunnel(
-    transport: StreamAdapter, proxy: Proxy, target: str, user_agent: str | None, make_error: _ErrorFactory
+    transport: StreamAdapter,
+    proxy: Proxy,
+    target: str,
+    user_agent: str | None,
+    parser: TunnelParser,
+    make_error: _ErrorFactory,
 ) -> None:
     headers = {"Host": target}
     if proxy.username is not None:
@@ -145,7 +171,6 @@ async def _open_http_tunnel(
     if user_agent is not None:
         headers["User-Agent"] = user_agent
     request = Request(target, headers, method="CONNECT")
-    parser = TunnelParser()
     response = None
     try:
         await transport.write([request.serialize()])
@@ -158,13 +183,13 @@ async def _open_http_tunnel(
         raise make_error(explain(exc)) from exc.__cause__
     except InvalidMessage as exc:
         if parser.partial is None:
-            raise make_error(f"the proxy's answer is not valid HTTP: {exc}") from exc
+            raise make_error(f"the proxy's answer is not valid: {exc}") from exc
         # Only the body is malformed. It is an error response anyway, since only those have a body here.
     assert parser.partial is not None
     if parser.partial.status_code >= 300:
         if response is None:
             response = await _receive_body(transport, parser)
-        status = f"{response.status_code} {response.reason_phrase:.200}".rstrip()
+        status = f"{response.status_code} {escape(response.reason_phrase):.200}".rstrip()
         raise make_error(f"the proxy answered {status}", decode_body(response))
     if parser.unused:
         # We have sent nothing to the server yet, and a server never speaks first, with TLS or without. So these bytes
@@ -193,6 +218,8 @@ async def _receive_body(transport: StreamAdapter, parser: TunnelParser) -> Respo
 
 # -- SOCKS -----------------------------------------------------------------------------------------------------------
 
+SOCKS_4 = ("socks4", "socks4a")
+
 
 def _import_socks() -> Any:
     try:
@@ -217,10 +244,11 @@ class _ConnectedSocket:
 async def _open_socks_tunnel(
     stream: trio.SocketStream, proxy: Proxy, host: str, port: int, make_error: _ErrorFactory
 ) -> None:
-    if proxy.scheme in ("socks4", "socks4a") and ":" in host:
-        raise make_error("SOCKS 4 does not support IPv6 addresses")
+    if proxy.scheme in SOCKS_4 and ":" in host:
+        reason = "SOCKS 4 does not support IPv6 addresses"
+        raise make_error(reason) from ValueError(reason)
     python_socks = _import_socks()
-    kind = python_socks.ProxyType.SOCKS4 if proxy.scheme in ("socks4", "socks4a") else python_socks.ProxyType.SOCKS5
+    kind = python_socks.ProxyType.SOCKS4 if proxy.scheme in SOCKS_4 else python_socks.ProxyType.SOCKS5
     connector = python_socks.async_.trio.Proxy(
         kind,
         proxy.host,
@@ -235,9 +263,22 @@ async def _open_socks_tunnel(
         await connector.connect(host, port, timeout=math.inf)
     except python_socks.ProxyError as exc:
         # The message of a ProxyError is more helpful than that of its cause, which explain() would return.
-        raise make_error(str(exc)) from exc
+        raise make_error(str(exc)) from (
+            exc if _is_temporary(4 if proxy.scheme in SOCKS_4 else 5, exc) else PermissionError(str(exc))
+        )
     except socket.gaierror as exc:
         raise make_error(f"cannot resolve {host}: {explain(exc)}") from exc
     except Exception as exc:
         # Catch everything: python-socks does not validate all that a proxy sends, and can fail in any way.
         raise make_error(explain(exc)) from exc
+
+
+#: The SOCKS replies that are about the server or the network: the proxy may open the tunnel later. All others are about
+#: the request or the credentials.
+_TEMPORARY_REPLIES = {5: frozenset({1, 3, 4, 5, 6}), 4: frozenset({91})}
+
+
+def _is_temporary(version: int, exc: Any) -> bool:
+    """Return whether a ProxyError of python-socks reports that the proxy cannot open a tunnel at the moment."""
+    # Only the causes that are about a reply have this attribute. The others are about the loss of the connection.
+    return not hasattr(exc.__cause__, "error_code") or exc.error_code in _TEMPORARY_REPLIES[version]

@@ -20,7 +20,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(?:(.*)@)?([^@]*?)/?", re.DOTAL
 
 def _to_host(host: str) -> str:
     try:
-        return parse_host_and_port(f"[{host}]" if ":" in host else host, 1)[0]
+        return parse_host_and_port(f"[{host.replace('%', '%25', 1)}]" if ":" in host else host, 1)[0]
     except ParseError:
         # The host is not quoted: users may pass a whole URL here, with a password.
         raise InvalidProxy(host, "host must be a name, or an IP address without brackets") from None
