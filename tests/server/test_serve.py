@@ -140,7 +140,7 @@ async def test_arguments_that_would_be_ignored(server_context: ssl.SSLContext) -
         ({"listeners": []}, ValueError, "listeners must not be empty"),
         ({"listeners": [1]}, TypeError, "each of listeners must be a Trio listener, not 1"),
         ({"listeners": MemoryListener()}, TypeError, "listeners must be an iterable of Trio listeners"),
-        ({"listeners": {1}}, TypeError, "listeners must be an iterable of Trio listeners"),
+        ({"listeners": {1}}, TypeError, "each of listeners must be a Trio listener, not 1"),
     ],
 )
 async def test_arguments_of_the_wrong_kind(options: dict[str, Any], error: type[Exception], message: str) -> None:
