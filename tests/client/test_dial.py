@@ -13,6 +13,7 @@ import ssl
 import struct
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ import trio.testing
 import trustme
 
 import trio_ws
+from trio_ws.client import tls
 from trio_ws.client.connect import BODY_TIMEOUT
 from trio_ws.exceptions import (
     ConnectFailed,
@@ -832,3 +834,32 @@ async def test_connect_over_tls(authority: trustme.CA, nursery: trio.Nursery) ->
         assert await ws.receive() == "hello"
         assert ws.remote_address is None
     assert ws.close_code == 1000
+
+
+async def test_the_default_context_is_created_once_and_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "_contexts", {})
+    threads: list[threading.Thread] = []
+
+    def create() -> ssl.SSLContext:
+        threads.append(threading.current_thread())
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    monkeypatch.setattr(ssl, "create_default_context", create)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    trio_ws.connect("wss://example.org/")
+    assert threads == []
+    contexts: list[ssl.SSLContext] = []
+
+    async def load() -> None:
+        contexts.append(await tls.load_default_context())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(load)
+    assert len(contexts) == 5
+    assert len(set(contexts)) == 1
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+    # Other certificates are another context.
+    monkeypatch.setenv("SSL_CERT_FILE", "other.pem")
+    assert await tls.load_default_context() is not contexts[0]

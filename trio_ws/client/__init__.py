@@ -5,7 +5,7 @@
 :mod:`~trio_ws.client.cookies`              cookies for opening requests
 :mod:`~trio_ws.client.explain`              one-line explanations of errors
 :mod:`~trio_ws.client.backoff`              ``Backoff``, ``is_retryable``: when to retry, and after which errors
-:mod:`~trio_ws.client.tls`                  the TLS handshake
+:mod:`~trio_ws.client.tls`                  the TLS handshake, and the default TLS context
 :mod:`~trio_ws.client.proxy`                proxies, and tunnels through them
 :mod:`~trio_ws.client.options`              the options, as typed keyword arguments
 :mod:`~trio_ws.client.request`              the opening request

@@ -20,7 +20,7 @@ from .proxy.environment import find_proxy
 from .proxy.tunnel import connect_through
 from .proxy.values import Proxy, to_proxy
 from .redirect import same_origin, without_credentials
-from .tls import start_tls
+from .tls import load_default_context, start_tls
 
 __all__ = ["Dialer"]
 
@@ -84,7 +84,8 @@ class Dialer:
         if self.path is not None and isinstance(self.proxy, Proxy):
             raise ValueError(f"proxy must not be given for a Unix socket ({self.path!r})")
         if self.first.secure:
-            _check_context(self._context(), self._certificate_name(self.first))
+            context = self.ssl or ssl_module.SSLContext(ssl_module.PROTOCOL_TLS_CLIENT)
+            _check_context(context, self._certificate_name(self.first))
 
     async def dial(self, uri: WebSocketURI) -> StreamAdapter:
         """Open a stream to the server, and do the TLS handshake for a ``wss`` URI.
@@ -97,7 +98,9 @@ class Dialer:
             InvalidProxy: If the environment does not name a valid proxy.
             ImportError: If it is a SOCKS proxy and python-socks is not installed.
         """
-        context = self._context() if uri.secure else None
+        context = None
+        if uri.secure:
+            context = self.ssl or await load_default_context()
         stream = await self._dial(uri)
         if context is None:
             return StreamAdapter(stream)
@@ -139,11 +142,6 @@ class Dialer:
                 reason += f" (with the zone {uri.host.partition('%')[2]})"
             raise ConnectFailed(peer, reason) from exc
         return stream
-
-    def _context(self) -> ssl_module.SSLContext:
-        if self.ssl is None:
-            self.ssl = ssl_module.create_default_context()
-        return self.ssl
 
     def _certificate_name(self, uri: WebSocketURI) -> str:
         """Return the name that the server's certificate must be valid for."""

@@ -1,8 +1,10 @@
-"""The client side of the TLS handshake: ``start_tls``."""
+"""The client side of TLS: ``start_tls``, ``load_default_context``."""
 
 from __future__ import annotations
 
+import os
 import ssl
+import threading
 
 import trio
 
@@ -10,7 +12,32 @@ from ..connection import tls
 from ..connection.stream import StreamAdapter, StreamBroken
 from .explain import explain
 
-__all__ = ["start_tls"]
+__all__ = ["load_default_context", "start_tls"]
+
+
+#: Default contexts by the environment variables that they depend on.
+_contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
+_lock = threading.Lock()
+
+
+async def load_default_context() -> ssl.SSLContext:
+    """Return the default TLS context, which all connections share.
+
+    The first call loads the certificates of the system, which takes tens of milliseconds, in a thread.
+    """
+    # The variables name other certificates, and a file for the keys of the connections.
+    environment = tuple(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")))
+    context = _contexts.get(environment)
+    if context is None:
+        context = await trio.to_thread.run_sync(_create_context, environment)
+    return context
+
+
+def _create_context(environment: tuple[str | None, ...]) -> ssl.SSLContext:
+    with _lock:
+        if environment not in _contexts:
+            _contexts[environment] = ssl.create_default_context()
+        return _contexts[environment]
 
 
 async def start_tls(

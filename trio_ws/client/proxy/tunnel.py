@@ -19,7 +19,7 @@ from ...http11.body import decode_body
 from ...http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from ...uri import WebSocketURI
 from ..explain import explain, explain_addresses
-from ..tls import start_tls
+from ..tls import load_default_context, start_tls
 from .values import Proxy, authority
 
 __all__ = ["connect_through", "open_tunnel"]
@@ -64,7 +64,7 @@ async def connect_through(
         _import_socks()  # Fail before connecting if it is not installed.
     context = ssl
     if proxy.scheme == "https" and context is None:
-        context = ssl_module.create_default_context()
+        context = await load_default_context()
     stream: trio.abc.Stream
     try:
         stream = await trio.open_tcp_stream(
