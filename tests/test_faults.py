@@ -59,7 +59,7 @@ CLOSING = CLOSE_TIMEOUT + GRACE + 2 * GOODBYE_TIMEOUT
 #: changed, bytes keep coming and the connection lives on.
 PATIENCE = 30.0
 
-#: What the numbers of the clock may be off by.
+#: Tolerance for the rounding of clock times, in seconds.
 MOMENT = 1e-6
 
 SHORTLY = 1.0

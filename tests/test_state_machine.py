@@ -507,7 +507,7 @@ class OtherEnd:
         self.pings: list[tuple[int, bytes]] = []
         self.pongs: list[tuple[int, bytes]] = []
         self.close: tuple[int, Close] | None = None
-        #: Where the violation begins, and the code that it is answered with.
+        #: Position of the violation, and the close code of the answer.
         self.violation: tuple[int, int] | None = None
         self.hung_up = False
         self._fragment_compressed = False

@@ -180,7 +180,7 @@ async def test_data_both_ways_at_the_same_time(size: int, contexts: Contexts) ->
 
 
 async def test_small_reads_of_a_large_record(contexts: Contexts) -> None:
-    """What was decrypted and did not fit is there at once: the socket has nothing more for it."""
+    """Decrypted bytes that did not fit are returned at once, although the socket is not readable."""
     async with connected(contexts) as ends:
         await ends.server.write([LARGE[:1000]])
         received = [bytes(await ends.client.receive_view(300)) for _ in range(4)]

@@ -633,7 +633,7 @@ async def test_errors_of_the_stream_are_the_cause() -> None:
 
 # -- Violations ------------------------------------------------------------------------------------------------------
 
-#: What a server sends, with the close code that it gets for that.
+#: Bytes from a server, and the close code of the answer.
 VIOLATIONS: dict[str, tuple[bytes, int]] = {
     "reserved bit 1": (b"\xc1\x01a", 1002),
     "reserved bit 2": (b"\xa1\x01a", 1002),

@@ -21,7 +21,7 @@ LOOKUP_TIMEOUT = 0.1
 # The beginning of an error of Trio's sockets, which names the address as a tuple.
 _CONNECTING = re.compile(r"Error connecting to \('([^']*)'")
 
-#: What the errors of OpenSSL mean that users cannot know.
+#: Explanations of errors of OpenSSL that users cannot know.
 _TLS_HINTS = {
     "WRONG_VERSION_NUMBER": "the server does not speak TLS on this port",
     "HTTP_REQUEST": "the server does not speak TLS on this port",
