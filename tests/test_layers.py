@@ -82,7 +82,7 @@ TABLE = {
         ["client.__init__"],
     ],
     "server": [
-        ["server.date", "server.limits", "server.listeners", "server.openings", "server.origins"],
+        ["server.date", "server.limits", "server.listeners", "server.openings", "server.origins", "server.request"],
         ["server.forwarded.trust"],
         ["server.forwarded.proxy_protocol"],
         ["server.forwarded.peer"],

@@ -6,6 +6,7 @@
 :mod:`~trio_ws.server.listeners`            TCP, Unix and systemd listeners
 :mod:`~trio_ws.server.openings`             connections that are not WebSockets yet
 :mod:`~trio_ws.server.origins`              the check of the Origin header
+:mod:`~trio_ws.server.request`              the path, the query and the cookies of a request
 :mod:`~trio_ws.server.forwarded`            the client's address behind a proxy
 :mod:`~trio_ws.server.server`               ``Server``, ``ServerWebSocket``, ``Opening``: what handlers and hooks see
 :mod:`~trio_ws.server.target`               the host and the path that a request is for

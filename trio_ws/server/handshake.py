@@ -202,9 +202,9 @@ class _HTTPConnection:
 
     async def _respond(self, request: Request) -> Response:
         """Return the response to a request. Set ``ws`` if that is 101."""
+        # Keep nothing of the previous request: a proxy may send requests of several clients over one connection.
+        self.opening = Opening(self._stream, self.opening.server, self._peer)
         if self._peer.is_trusted_proxy:
-            # A proxy may send requests of several clients over one connection: keep nothing of the previous one.
-            self.opening = Opening(self._stream, self.opening.server, self._peer)
             self.opening._set_peer(find_client(self._peer, request.headers, self._policy.forwarding))
         response = self._admit(self.opening)
         if response is not None:
@@ -288,7 +288,7 @@ def upgrade(
         InvalidHandshake: If the request must be refused.
     """
     policy = policy or HandshakePolicy()
-    opening = opening or Opening(stream, None)
+    opening = opening or Opening(stream, None, request=request)
     select = policy.select_subprotocol
     response, agreement = accept(
         request,

@@ -69,7 +69,7 @@ class HandshakePolicy:
 
         Args:
             request: The request.
-            opening: The opening handshake. Its host is set here.
+            opening: The opening handshake. Its host and its request are set here.
 
         Returns:
             The request, with a path as its target.
@@ -87,7 +87,7 @@ class HandshakePolicy:
             raise InvalidHeader(
                 "Host", ", ".join(values) if values else None, "exactly one valid Host header is required"
             )
-        request = to_origin_form(request)
+        opening._request = request = to_origin_form(request)
         forwarded = opening._peer.host
         opening.host = host = forwarded or request.headers.get("Host", "").strip(" \t")
         if not host:

@@ -22,6 +22,7 @@ from ..http11.messages import reason_phrase
 from .forwarded.peer import Peer, identify_peer
 from .forwarded.trust import Forwarding
 from .openings import Openings
+from .request import decode_path, parse_cookies, parse_query
 
 __all__ = [
     "Handler",
@@ -57,6 +58,8 @@ class Opening:
     __slots__ = (
         "_match",
         "_peer",
+        "_request",
+        "_state",
         "host",
         "local_address",
         "proxy_address",
@@ -66,11 +69,21 @@ class Opening:
         "username",
     )
 
-    def __init__(self, transport: StreamAdapter, server: Server | None, peer: Peer | None = None) -> None:
+    def __init__(
+        self,
+        transport: StreamAdapter,
+        server: Server | None,
+        peer: Peer | None = None,
+        request: Request | None = None,
+    ) -> None:
         peer = peer or identify_peer(transport, Forwarding())
         self.server: Server | None = server
         self.local_address: Any = transport.local_address
         self.username: str | None = None
+        # The request, once its target was checked.
+        self._request: Request | None = request
+        # Created when it is asked for: most connections need none.
+        self._state: dict[str, Any] | None = None
         # The handler that a router has chosen, and its keyword arguments.
         self._match: tuple[Callable[..., Awaitable[object]], Mapping[str, Any]] | None = None
         self.host: str = ""
@@ -86,6 +99,44 @@ class Opening:
         self.remote_address = peer.address
         self.proxy_address = peer.proxy_address
         self.secure = peer.secure
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """A dict for the application. The library neither reads nor changes it.
+
+        Use it to pass values from ``process_request`` to the other hooks and to the handler, such as the result of
+        authentication. Each request has a dict of its own, also on a connection that is kept alive.
+        """
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @property
+    def path(self) -> str:
+        """The path of the request, percent-decoded as UTF-8, without the query.
+
+        Malformed encoding raises no error: bytes that are not UTF-8 become U+FFFD, and a ``%`` that is not part of an
+        encoded byte is kept. Empty before the request target was checked, as ``host`` is.
+        """
+        return "" if self._request is None else decode_path(self._request)
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The parameters of the query: for each name, its values in order. Blank values are kept.
+
+        Names and values are decoded as in a submitted HTML form. The query is parsed on each access, into a new dict.
+        """
+        return {} if self._request is None else parse_query(self._request)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies of the request, without quotes around their values.
+
+        Text that is not a cookie is left out and does not affect the others. If a name occurs several times, the first
+        value counts, which is the one with the most specific path. The header is parsed on each access, into a new
+        dict.
+        """
+        return {} if self._request is None else parse_cookies(self._request)
 
     def respond(self, status: int, body: str | bytes = "", headers: HeadersLike = ()) -> Response:
         """Return a response that ``process_request`` can return.
