@@ -20,7 +20,7 @@ Pages skip nothing and hide nothing. Instead, the environment of the samples dif
 - In each page, connection ids start at 1, changes of the library's loggers are undone at the end, and Prometheus has a
   registry of its own.
 - The current directory is a new one. It has a certificate for ``localhost`` in cert.pem and key.pem, and that of the
-  authority in ca.pem.
+  authority in ca.pem, and that of a client whose name is ann in client.pem and client-key.pem.
 """
 
 from __future__ import annotations
@@ -246,6 +246,9 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers: None) -> P
     local.private_key_pem.write_to_path(tmp_path / "key.pem")
     for number, pem in enumerate(local.cert_chain_pems):
         pem.write_to_path(tmp_path / "cert.pem", append=number > 0)
+    client = ca.issue_cert("ann@example.org", common_name="ann")
+    client.private_key_pem.write_to_path(tmp_path / "client-key.pem")
+    client.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setattr(websocket, "_ids", itertools.count(1))

@@ -56,6 +56,7 @@ TABLE = {
     ],
     "connection": [
         ["connection.budget", "connection.limits", "connection.run_local", "connection.sendable", "connection.state"],
+        ["connection.tls_info"],
         ["connection.checkpoints", "connection.inbox", "connection.outbox", "connection.stream"],
         ["connection.encoder", "connection.keepalive", "connection.tls"],
         ["connection.core"],

@@ -33,6 +33,7 @@ from .client.reconnecting.state import ReconnectPhase, ReconnectState
 from .connection.bytestream import ByteStream
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
+from .connection.tls_info import TLSInfo
 from .connection.websocket import WebSocket
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
@@ -174,6 +175,7 @@ __all__ = [
     "ServerWebSocket",
     "State",
     "TLSFailed",
+    "TLSInfo",
     "TooManyHeaders",
     "TooManyMessages",
     "Topic",

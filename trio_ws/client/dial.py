@@ -103,7 +103,9 @@ class Dialer:
             context = self.ssl or await load_default_context()
         stream = await self._dial(uri)
         if context is None:
-            return StreamAdapter(stream)
+            adapter = StreamAdapter(stream)
+            adapter.tls_object = None  # the TLS of a proxy is not that of the connection
+            return adapter
         try:
             return await start_tls(stream, context, self._certificate_name(uri))
         except StreamBroken as exc:

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import trio
 
 from .run_local import RunLocal
+from .tls_info import TLSInfo, describe_tls
 
 if sys.platform == "linux":
     import fcntl
@@ -97,8 +98,18 @@ class StreamAdapter:
         # The error of the socket. The system reports it only once, but every later read raises it again.
         self._read_error: trio.BrokenResourceError | None = None
         self.tls_object: Any = stream if isinstance(stream, trio.SSLStream) else None
+        self._tls_info: TLSInfo | None = None
         self.poisoned: bool = False
         self.bytes_written: int = 0
+
+    def get_tls_info(self) -> TLSInfo | None:
+        """Return the parameters of the TLS connection; None without TLS, and before the end of its handshake.
+
+        They are kept from the first call on: OpenSSL forgets them when the connection fails.
+        """
+        if self._tls_info is None and self.tls_object is not None:
+            self._tls_info = describe_tls(self.tls_object)
+        return self._tls_info
 
     # -- Reading ---------------------------------------------------------------------------------------------------
 

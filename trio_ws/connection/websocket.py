@@ -24,6 +24,7 @@ from .core import Connection
 from .parts import ReceiveStream, SendStream
 from .sendable import Sendable, prepare
 from .state import Phase, State
+from .tls_info import TLSInfo
 from .writer import write_at_once
 
 __all__ = ["WebSocket", "connection_of", "make_close"]
@@ -55,6 +56,8 @@ class WebSocket(trio.abc.Channel[Message]):
         local_address: The address of this end, in the format of the socket; None without a socket.
         remote_address: The address of the peer, in the format of the socket; None without a socket. On a server behind
             a trusted proxy, the address of the client; see :class:`Opening`.
+        tls: The parameters of the TLS connection, also after it is closed; None without TLS. TLS of a proxy does not
+            count. Nor does that of a stream of your own, unless it is a :class:`trio.SSLStream`.
     """
 
     request: Request
@@ -63,6 +66,7 @@ class WebSocket(trio.abc.Channel[Message]):
     id: int
     local_address: Any
     remote_address: Any
+    tls: TLSInfo | None
 
     def __init__(self, connection: Connection, request: Request, response: Response, subprotocol: str | None) -> None:
         self._connection = connection
@@ -72,6 +76,7 @@ class WebSocket(trio.abc.Channel[Message]):
         self.id = next(_ids)
         self.local_address = connection.stream.local_address
         self.remote_address = connection.stream.remote_address
+        self.tls = connection.stream.get_tls_info()
         self._inbox = connection.inbox
         self._checkpoint = call_counter.get().checkpoint
 

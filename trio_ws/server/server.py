@@ -14,6 +14,7 @@ import trio
 
 from ..connection.core import GOODBYE_TIMEOUT, GRACE, Connection
 from ..connection.stream import StreamAdapter
+from ..connection.tls_info import TLSInfo
 from ..connection.websocket import WebSocket, connection_of, make_close
 from ..datastructures import Headers, HeadersLike
 from ..frames import Close, CloseCode
@@ -51,6 +52,8 @@ class Opening:
         host: The host that the client has asked for, with the port if there is one: the one that a trusted proxy names,
             or else that of the Host header. Empty before the Host header was checked, and for HTTP/1.0 without one.
         secure: Whether the client uses TLS, with this server or, according to a trusted proxy, with the proxy.
+        tls: The parameters of the TLS connection with this server, with the client's certificate if there is one; None
+            without TLS. Behind a proxy, this is the TLS connection with the proxy.
         username: The user name, once the client is authenticated; None before. :func:`basic_auth` sets it, and other
             ``process_request`` functions may set it too.
     """
@@ -66,6 +69,7 @@ class Opening:
         "remote_address",
         "secure",
         "server",
+        "tls",
         "username",
     )
 
@@ -79,6 +83,7 @@ class Opening:
         peer = peer or identify_peer(transport, Forwarding())
         self.server: Server | None = server
         self.local_address: Any = transport.local_address
+        self.tls: TLSInfo | None = transport.get_tls_info()
         self.username: str | None = None
         # The request, once its target was checked.
         self._request: Request | None = request

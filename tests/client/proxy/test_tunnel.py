@@ -632,6 +632,9 @@ async def test_connect(scheme: str, secure: bool, authority: trustme.CA, nothing
             assert ws.remote_address == place.address
             assert ws.request == place.seen[0].request
             assert ws.request.headers["Host"] == f"server.example:{place.port}"
+            # The TLS connection with a proxy does not count.
+            names = ws.tls and ws.tls.peer_certificate and ws.tls.peer_certificate["subjectAltName"]
+            assert names == ((("DNS", "server.example"), ("IP Address", "127.0.0.1")) if secure else None)
         assert ws.close_code == 1000
         nursery.cancel_scope.cancel()
     nothing_left()
