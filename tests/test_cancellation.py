@@ -274,11 +274,19 @@ async def serve(place: Place) -> None:
         await place.shut_down(server)
 
 
+async def serve_and_drain(place: Place) -> None:
+    async with trio.open_nursery() as nursery:
+        server = await place.serve(nursery, partial(exchange, place=place), **OPTIONS)
+        await place.done.wait()
+        assert await server.drain()
+
+
 OPENINGS = {
     "connect": Opening(connect, Role.CLIENT, "connect Connecting.open Connecting.__aenter__ Connecting.__aexit__"),
     "connect_over": Opening(connect_over, Role.CLIENT, "connect_over"),
     "serve_over": Opening(serve_over, Role.SERVER, "serve_over"),
     "serve": Opening(serve, Role.SERVER, "serve Server.aclose", code=1001),
+    "serve and drain": Opening(serve_and_drain, Role.SERVER, "Server.drain"),
 }
 
 

@@ -432,6 +432,32 @@ def test_chat_example_with_a_signal(number: signal.Signals, perform: Perform) ->
     perform(play)
 
 
+def test_rolling_server_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["rolling_server.py", "8765"])
+
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "rolling_server.py")
+        async with contextlib.AsyncExitStack() as stack:
+            uri = "ws://localhost:8765/"
+            clients = [await stack.enter_async_context(trio_ws.connect(uri)) for _ in range(3)]
+            begin = trio.current_time()
+            signal.raise_signal(signal.SIGTERM)
+            await trio.sleep(10)
+            with pytest.raises(trio_ws.ConnectFailed):
+                async with trio_ws.connect(uri):
+                    pytest.fail("it is still listening")
+            await clients[0].send("hello")
+            assert await clients[0].receive() == "hello"
+            await clients[0].aclose()
+            for ws in clients[1:]:
+                with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+                    await ws.receive()
+                assert caught.value.rcvd == trio_ws.Close(1012, "restarting")
+            assert 60 <= trio.current_time() - begin <= 85
+
+    perform(play)
+
+
 def test_web_page_example(perform: Perform) -> None:
     async def play(stage: Stage) -> None:
         await run_example(stage, "web_page.py")

@@ -138,14 +138,17 @@ async def nginx(
         yield ports
 
 
+def http_block(folder: Path) -> str:
+    """Return the beginning of a block that writes only to this folder."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "http { access_log off; " + " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+
+
 @contextlib.asynccontextmanager
 async def nginx_with_headers(folder: Path, certificate: Path, port: int) -> AsyncIterator[list[int]]:
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
-
     def changes(free_port: Callable[[], int]) -> dict[str, str]:
         return {
-            "http {": f"http {{ access_log off; {paths}",
+            "http {": http_block(folder),
             "listen 80;": f"listen 127.0.0.1:{free_port()};",
             "listen 443 ssl;": f"listen 127.0.0.1:{free_port()} ssl;",
             CERTIFICATE: str(certificate),
@@ -153,6 +156,20 @@ async def nginx_with_headers(folder: Path, certificate: Path, port: int) -> Asyn
         }
 
     async with nginx(folder, "nginx.conf", changes) as ports:
+        yield ports
+
+
+@contextlib.asynccontextmanager
+async def nginx_with_two_servers(folder: Path, first: int, second: int) -> AsyncIterator[list[int]]:
+    def changes(free_port: Callable[[], int]) -> dict[str, str]:
+        return {
+            "http {": http_block(folder),
+            "listen 80;": f"listen 127.0.0.1:{free_port()};",
+            "8001 ": f"{first} ",
+            "8002 ": f"{second} ",
+        }
+
+    async with nginx(folder, "nginx-rolling.conf", changes) as ports:
         yield ports
 
 
@@ -263,6 +280,30 @@ async def test_nginx(serve: Serve, certificate: Path, trusting: ssl.SSLContext, 
     place = await serve(process_request=answer)
     async with nginx_with_headers(tmp_path, certificate, place.port) as (plain, tls):
         await check_headers(place, plain, tls, trusting)
+
+
+async def test_nginx_while_a_server_is_drained(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Clients that are connected stay, and all new ones get to the other server."""
+    serve = partial(trio_ws.serve, ServerBehindProxy().echo, 0, host="127.0.0.1")
+    old, new = [await nursery.start(serve) for _ in range(2)]
+
+    async def check(ws: trio_ws.WebSocket) -> None:
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+
+    async with nginx_with_two_servers(tmp_path, old.port, new.port) as (port,):
+        async with contextlib.AsyncExitStack() as stack:
+            uri = f"ws://127.0.0.1:{port}/"
+            clients = [await stack.enter_async_context(trio_ws.connect(uri)) for _ in range(6)]
+            assert len(old.connections) == len(new.connections) == 3
+            assert not await old.drain(timeout=0)
+            for _ in range(10):
+                async with trio_ws.connect(uri) as ws:
+                    await check(ws)
+            for ws in clients:
+                await check(ws)
+            assert len(old.connections) == 3
+        assert await old.drain()
 
 
 async def test_haproxy(serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path) -> None:

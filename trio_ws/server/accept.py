@@ -103,17 +103,24 @@ class Acceptor:
         )
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
-        """Accept and serve connections, until cancelled or closed with :meth:`Server.aclose`."""
+        """Accept and serve connections, until cancelled, closed with :meth:`Server.aclose`, or drained."""
         try:
             with self._state.serving:
                 async with trio.open_nursery() as nursery:
-                    with self._state.accepting:
-                        async with trio.open_nursery() as accepting:
-                            for listener in self._listeners:
-                                accepting.start_soon(self._accept, listener, nursery)
-                            task_status.started(self.server)
+                    await self._accept_all(nursery, task_status)
         finally:
             self._state.stopped.set()
+
+    async def _accept_all(self, nursery: trio.Nursery, task_status: trio.TaskStatus[Server]) -> None:
+        """Accept connections until cancelled, and serve them in a nursery."""
+        try:
+            with self._state.accepting:
+                async with trio.open_nursery() as accepting:
+                    for listener in self._listeners:
+                        accepting.start_soon(self._accept, listener, nursery)
+                    task_status.started(self.server)
+        finally:
+            self._state.listeners_closed.set()
 
     async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery) -> None:
         """Accept connections until cancelled, then close the listener.
@@ -249,7 +256,7 @@ class Acceptor:
 
                 def get_cancelled_status() -> int:
                     is_late = trio.current_time() >= scope.deadline
-                    return 408 if is_late and self._state.close is None and task.reached is None else 503
+                    return 408 if is_late and self._state.close is None and task.dismissed is None else 503
 
                 def register(ws: ServerWebSocket) -> None:
                     nonlocal registered
@@ -276,6 +283,7 @@ class Acceptor:
                         server=self.server if self._listeners else None,
                         header=header,
                         admit=partial(self._admit, slot),
+                        may_persist=lambda: not self._state.draining,
                         on_response=restart_timeout,
                         on_stage=partial(openings.advance, task),
                         get_cancelled_status=get_cancelled_status,
@@ -283,7 +291,7 @@ class Acceptor:
                         limits=self._limits,
                     )
                 finally:
-                    if task.reached is None:
+                    if task.dismissed is None:
                         openings.discard(task)
             if scope.cancelled_caught and self._state.close is None:
                 self._log_unfinished(task, show_address(identify_peer(stream, self._policy.forwarding, header).address))
@@ -296,11 +304,11 @@ class Acceptor:
         return ws
 
     def _log_unfinished(self, task: OpeningTask, address: str) -> None:
-        """Log that an opening handshake has timed out or given way. Clients that have begun none are not logged."""
-        if task.stage is Stage.IDLE:
+        """Log that an opening handshake has timed out or was dismissed. Clients that have begun none are not logged."""
+        if task.stage.is_answered:
             return
-        if task.reached is not None:
-            logger.info("opening handshake with %s gave way to another one: %s", address, task.reached)
+        if task.dismissed is not None:
+            logger.info("opening handshake with %s %s", address, task.dismissed)
         elif task.stage is not Stage.SILENT or self._policy.forwarding.proxy_protocol:
             logger.info("opening handshake with %s timed out after %g seconds", address, self._settings.open_timeout)
 

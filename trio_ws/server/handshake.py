@@ -59,6 +59,7 @@ async def open_connection(
     server: Server | None = None,
     header: ProxyHeader | None = None,
     admit: Callable[[Opening], Response | None] = lambda _: None,
+    may_persist: Callable[[], bool] = lambda: True,
     on_response: Callable[[], object] = lambda: None,
     on_stage: Callable[[Stage], object] = lambda _: None,
     get_cancelled_status: Callable[[], int] = lambda: 503,
@@ -77,13 +78,16 @@ async def open_connection(
         header: The PROXY header that the connection began with, if any.
         admit: Called with the :class:`Opening` of each request, once the client's address is known. A response that it
             returns is sent without looking at the request any further.
+        may_persist: Called when a plain HTTP request is answered. Returns whether another request may follow.
         on_response: Called after a plain HTTP request was answered, if another one may follow.
         on_stage: Called when the connection has come further with a request.
         get_cancelled_status: Called when this is cancelled. Returns the status code of the error response.
         on_open: Called before the 101 response is sent. From then on, messages can be sent.
         limits: The limits of the connection.
     """
-    connection = _HTTPConnection(stream, settings, policy, server, header, admit, on_stage, on_open, limits or Limits())
+    connection = _HTTPConnection(
+        stream, settings, policy, server, header, admit, may_persist, on_stage, on_open, limits or Limits()
+    )
     try:
         while await connection.serve_request():
             on_response()
@@ -93,7 +97,7 @@ async def open_connection(
     except StreamBroken as exc:
         address = show_address(connection.opening.remote_address)
         # A client that has sent no request may leave, as health checks do. In TLS, it may have sent something else.
-        left = connection.stage is Stage.IDLE or (connection.stage is Stage.SILENT and stream.tls_object is None)
+        left = connection.stage.is_answered or (connection.stage is Stage.SILENT and stream.tls_object is None)
         level = logging.DEBUG if left else logging.INFO
         logger.log(level, "connection from %s lost during the opening handshake: %s", address, exc)
         return None
@@ -117,6 +121,7 @@ class _HTTPConnection:
         server: Server | None,
         header: ProxyHeader | None,
         admit: Callable[[Opening], Response | None],
+        may_persist: Callable[[], bool],
         on_stage: Callable[[Stage], object],
         on_open: Callable[[ServerWebSocket], object],
         limits: Limits,
@@ -126,6 +131,7 @@ class _HTTPConnection:
         self._policy = policy
         self._peer = identify_peer(self._stream, policy.forwarding, header)
         self._admit = admit
+        self._may_persist = may_persist
         self._on_stage = on_stage
         self._on_open = on_open
         self._limits = limits
@@ -164,7 +170,8 @@ class _HTTPConnection:
         if self.ws is not None:
             self._on_open(self.ws)  # before the client can know that the connection is open
         await self._send(data)
-        self._advance(Stage.IDLE)
+        is_persistent = is_persistent and self._may_persist()  # this may have changed while it was sent
+        self._advance(Stage.IDLE if is_persistent else Stage.ENDING)
         if self.ws is None and not is_persistent:
             await self._linger()
         return is_persistent
@@ -177,7 +184,7 @@ class _HTTPConnection:
         """Return a response as bytes, and whether another request may follow."""
         is_persistent = False
         if self.ws is None:
-            is_persistent = request is not None and _is_persistent(request, response)
+            is_persistent = request is not None and _is_persistent(request, response) and self._may_persist()
             response = self._policy.add_headers(response if is_persistent else _with_connection_close(response))
         try:
             return response.serialize(head=request is not None and request.method == "HEAD"), is_persistent
@@ -243,7 +250,7 @@ class _HTTPConnection:
 
     async def send_error(self, status: int) -> None:
         """Send an error response, unless no request waits for one or it takes too long. Raises no ``Exception``."""
-        if self._is_sending or self.stage is Stage.IDLE:
+        if self._is_sending or self.stage.is_answered:
             return  # another response may be half-written, or no request has arrived since the last one
         headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
         response = _with_connection_close(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))

@@ -29,6 +29,13 @@ class Stage(enum.Enum):
     ANSWERING = enum.auto()
     #: The last request was answered, and nothing of another one has arrived.
     IDLE = enum.auto()
+    #: The last request was answered, and the connection is being closed.
+    ENDING = enum.auto()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the last request was answered, and nothing of another one has arrived."""
+        return self in (Stage.IDLE, Stage.ENDING)
 
 
 @attrs.define(eq=False)
@@ -38,19 +45,19 @@ class OpeningTask:
     Attributes:
         scope: Its cancel scope.
         stage: How far it has come.
-        reached: The limit that it has to give way for, as text for the log; None if there is none.
+        dismissed: Why it has been told to leave, as the end of a line for the log; None if it has not.
     """
 
     scope: trio.CancelScope
     stage: Stage = Stage.SILENT
-    reached: str | None = None
+    dismissed: str | None = None
 
 
 class Openings:
     """The connections that are not WebSockets yet. The length is the number of opening handshakes in progress.
 
     Attributes:
-        leaving: The number of connections that have been told to give way and have not ended yet.
+        leaving: The number of connections that have been told to leave and have not ended yet.
     """
 
     __slots__ = ("_active", "_idle", "leaving")
@@ -76,16 +83,16 @@ class Openings:
         """Remove a connection that has become a WebSocket or has ended. Idempotent."""
         self._active.pop(task, None)
         self._idle.pop(task, None)
-        if task.reached is not None:
-            task.reached = None
+        if task.dismissed is not None:
+            task.dismissed = None
             self.leaving -= 1
 
     def advance(self, task: OpeningTask, stage: Stage) -> None:
         """Record how far a connection has come."""
         task.stage = stage
-        if task.reached is not None:
-            return  # it is leaving
-        old, new = (self._active, self._idle) if stage is Stage.IDLE else (self._idle, self._active)
+        if task.dismissed is not None:
+            return
+        old, new = (self._active, self._idle) if stage.is_answered else (self._idle, self._active)
         if task in old:
             del old[task]
             new[task] = None
@@ -104,8 +111,17 @@ class Openings:
         task = next((task for task in tasks if task.stage is not Stage.ANSWERING), None)
         if task is None:
             return False
-        del (self._idle if task.stage is Stage.IDLE else self._active)[task]
-        task.reached = reached
+        self._dismiss(task, f"gave way to another one: {reached}")
+        return True
+
+    def dismiss_idle(self) -> None:
+        """End the connections on which no request has arrived since the last response."""
+        for task in list(self._idle):
+            if task.stage is Stage.IDLE:  # the others end soon, and their clients may still be reading the response
+                self._dismiss(task, "ended: the server is draining")
+
+    def _dismiss(self, task: OpeningTask, reason: str) -> None:
+        del (self._idle if task.stage.is_answered else self._active)[task]
+        task.dismissed = reason
         self.leaving += 1
         task.scope.cancel()
-        return True

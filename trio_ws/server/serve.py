@@ -48,7 +48,7 @@ async def serve(
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ServeOptions],
 ) -> None:
-    """Serve WebSocket connections until cancelled or closed with :meth:`Server.aclose`.
+    """Serve WebSocket connections until cancelled, or ended with :meth:`Server.aclose` or :meth:`Server.drain`.
 
     ::
 
@@ -59,7 +59,8 @@ async def serve(
     Each connection runs in its own task, which calls the handler. When the handler returns, the connection is closed
     with 1000. When the handler raises an exception, it is logged and the connection is closed with 1011; the server and
     the other connections continue. When ``serve`` is cancelled, each connection is sent a Close frame with 1001 if that
-    can be done without waiting, and then dropped. Use :meth:`Server.aclose` for a graceful shutdown.
+    can be done without waiting, and then dropped. Use :meth:`Server.aclose` for a graceful shutdown, and
+    :meth:`Server.drain` to let the connections go on until they end by themselves.
 
     Args:
         handler: An async function that takes a :class:`ServerWebSocket`, or a router from :func:`route`.

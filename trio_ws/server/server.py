@@ -6,6 +6,7 @@ Connections are accepted and served in :mod:`trio_ws.server.accept`. It shares a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -209,8 +210,10 @@ class ServerState:
         rejecting: The number of connections over a limit that are being answered with 503.
         openings: The connections that are not WebSockets yet.
         connections: The open connections.
+        draining: Whether the server has stopped accepting connections and serves those that it has.
         close: The Close frame for all connections, once the server is closing; None before.
         accepting: The cancel scope of the tasks that accept connections.
+        listeners_closed: Set when these tasks have ended.
         serving: The cancel scope of all tasks of the server.
         stopped: Set when all tasks have ended.
     """
@@ -221,6 +224,8 @@ class ServerState:
         "close",
         "connections",
         "count",
+        "draining",
+        "listeners_closed",
         "openings",
         "rejecting",
         "serving",
@@ -233,10 +238,18 @@ class ServerState:
         self.rejecting: int = 0
         self.openings: Openings = Openings()
         self.connections: set[ServerWebSocket] = set()
+        self.draining: bool = False
         self.close: Close | None = None
         self.accepting: trio.CancelScope = trio.CancelScope()
+        self.listeners_closed: trio.Event = trio.Event()
         self.serving: trio.CancelScope = trio.CancelScope()
         self.stopped: trio.Event = trio.Event()
+
+    def begin_draining(self) -> None:
+        """Stop accepting, and end the connections on which no request is in progress. Idempotent."""
+        self.draining = True
+        self.accepting.cancel()
+        self.openings.dismiss_idle()
 
     def begin_closing(self, close: Close) -> None:
         """Stop accepting, cancel the opening handshakes and start closing the connections. Idempotent."""
@@ -316,3 +329,30 @@ class Server:
         serving = self._state.serving
         serving.deadline = min(serving.deadline, deadline)
         await self._state.stopped.wait()
+
+    async def drain(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # a timeout is not an error here
+        """Stop accepting connections, leave the open ones alone, and wait until their handlers have finished.
+
+        Opening handshakes in progress are completed. HTTP connections without a request in progress are closed, and the
+        others are closed after the response. When the last handler has finished, ``serve`` returns.
+
+        The server never accepts again, also if this times out or is cancelled. Call :meth:`drain` again to continue
+        waiting, or :meth:`aclose` to close the connections that are left; this may also be done from another task. Do
+        not call this from a handler: it would wait for itself.
+
+        Args:
+            timeout: Seconds to wait; None to wait as long as it takes.
+
+        Returns:
+            True if all handlers have finished, False if the timeout has expired before that.
+
+        Raises:
+            ValueError: If ``timeout`` is negative.
+        """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
+        self._state.begin_draining()
+        await self._state.listeners_closed.wait()  # also with timeout=0: another server may want to use the port
+        with trio.move_on_after(math.inf if timeout is None else timeout):
+            await self._state.stopped.wait()
+        return self._state.stopped.is_set()
