@@ -1,4 +1,4 @@
-"""What hooks and handlers learn of a request from its ``Opening``, and what the application keeps there."""
+"""``Opening``: the data of the request for hooks and handlers, and the state of the application."""
 
 from __future__ import annotations
 
