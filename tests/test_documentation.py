@@ -31,6 +31,7 @@ import contextlib
 import inspect
 import io
 import itertools
+import json
 import logging
 import os
 import random
@@ -621,6 +622,70 @@ def test_watching_example(perform: Perform, caplog: pytest.LogCaptureFixture, mo
     opened, closed = (record.getMessage() for record in caplog.records if record.name == "trio_ws.server")
     assert opened.endswith(", path /feed")
     assert "in 1 messages (19 bytes), out 1 messages (11 bytes)" in closed
+
+
+def test_json_rpc_example(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "json_rpc.py")
+        lines = stage.new_output().splitlines()
+        assert sorted(lines[:1]) == ["dance failed: there is no method dance"]
+        assert lines[1:] == ["sleep 0.1 -> 0.1", "sleep 0.2 -> 0.2"]
+        async with trio.open_nursery() as nursery:
+            namespace: dict[str, Any] = {"__name__": "json_rpc"}
+            source = (EXAMPLES / "json_rpc.py").read_text(encoding="utf-8").replace("trio.run(main)", "")
+            await stage.perform(source, "json_rpc.py", 1, namespace)
+            server = await nursery.start(partial(trio_ws.serve, namespace["serve_calls"], 8766, host="localhost"))
+            async with trio_ws.connect("ws://localhost:8766") as ws:
+                await ws.send("{")
+                assert "-32700" in str(await ws.receive())
+                client = namespace["Client"](ws)
+                nursery.start_soon(client.run)
+                with pytest.raises(namespace["RPCError"], match="no method"):
+                    await client.call("dance")
+                namespace["METHODS"]["sleep"] = trio.sleep
+                with trio.move_on_after(1) as scope:
+                    await client.call("sleep", 2)  # its answer is dropped
+                assert scope.cancelled_caught
+                await trio.sleep(2)
+                assert await client.call("sleep", 1) is None
+                nursery.start_soon(server.aclose)
+                with pytest.raises(namespace["RPCError"], match="closed"):
+                    await client.call("sleep", 100)
+
+    perform(play)
+
+
+def test_graphql_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[Any] = []
+
+    async def answer(ws: trio_ws.WebSocket) -> None:
+        channel = trio_ws.TypedChannel[Any](ws, json.dumps, json.loads)
+        async for message in channel:
+            received.append(message)
+            if message["type"] == "connection_init":
+                await channel.send({"type": "connection_ack"})
+                await channel.send({"type": "ping"})
+            elif message["type"] == "subscribe":
+                number, query = message["id"], message["payload"]["query"]
+                for count in range(20):
+                    data = {"data": {query: count}}
+                    await channel.send({"type": "next", "id": number, "payload": data})
+                await channel.send({"type": "complete", "id": number})
+
+    async def play(stage: Stage) -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await stage.open_tcp_listeners(8765)
+            protocol = "graphql-transport-ws"
+            await nursery.start(partial(trio_ws.serve, answer, listeners=listeners, subprotocols=[protocol]))
+            monkeypatch.setattr(sys, "argv", ["graphql_client.py", "ws://localhost:8765/graphql", "ticks", "clicks"])
+            await run_example(stage, "graphql_client.py")
+            nursery.cancel_scope.cancel()
+        printed = stage.new_output().splitlines()
+        assert sorted(printed) == sorted(f"{{'{query}': {n}}}" for query in ("ticks", "clicks") for n in range(20))
+        kinds = [message["type"] for message in received]
+        assert sorted(kinds) == [*["complete"] * 2, "connection_init", "pong", "subscribe", "subscribe"]
+
+    perform(play)
 
 
 def test_every_example_is_tested() -> None:

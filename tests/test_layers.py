@@ -20,7 +20,7 @@ PACKAGE = "trio_ws"
 TABLE = {
     "values": [
         ["version", "exceptions.base"],
-        ["exceptions.addresses", "exceptions.handshake", "exceptions.protocol"],
+        ["exceptions.addresses", "exceptions.decoding", "exceptions.handshake", "exceptions.protocol"],
         ["datastructures", "frames", "uri"],
         ["http11.messages"],
         ["http11.body"],
@@ -59,7 +59,7 @@ TABLE = {
         ["connection.core"],
         ["connection.parts", "connection.reader", "connection.writer"],
         ["connection.websocket"],
-        ["connection.bytestream", "connection.session"],
+        ["connection.bytestream", "connection.session", "connection.typed"],
         ["connection.__init__"],
     ],
     "client": [

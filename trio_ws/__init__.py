@@ -9,7 +9,7 @@
 :mod:`trio_ws.protocol`          the protocol without I/O: bytes in, events out
 :mod:`trio_ws.instruments`       ``Instrument``: the interface for observing connections
 :mod:`trio_ws.settings`          connection options, validated
-:mod:`trio_ws.connection`        open connections: ``WebSocket``, ``ByteStream``
+:mod:`trio_ws.connection`        open connections: ``WebSocket``, ``ByteStream``, ``TypedChannel``
 :mod:`trio_ws.client`            opening connections: ``connect``, ``attempts``, ``open_reconnecting``
 :mod:`trio_ws.server`            accepting connections: ``serve``, ``route``, ``basic_auth``, ``Limits``
 :mod:`trio_ws.hub`               sending a message to many connections: ``broadcast``, ``Hub``
@@ -32,6 +32,7 @@ from .client.reconnecting.state import ReconnectPhase, ReconnectState
 from .connection.bytestream import ByteStream
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
+from .connection.typed import TypedChannel
 from .connection.websocket import WebSocket
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
@@ -41,6 +42,7 @@ from .exceptions import (
     ConnectionClosedError,
     ConnectionClosedLocally,
     ConnectionClosedOK,
+    DecodeError,
     HeadTooBig,
     HostNotServed,
     InvalidData,
@@ -119,6 +121,7 @@ __all__ = [
     "ConnectionSummary",
     "CookiesLike",
     "Credentials",
+    "DecodeError",
     "Deflate",
     "Frame",
     "FrameInfo",
@@ -177,6 +180,7 @@ __all__ = [
     "TooManyMessages",
     "Topic",
     "TrustedProxies",
+    "TypedChannel",
     "WebSocket",
     "WebSocketException",
     "WebSocketURI",

@@ -20,5 +20,6 @@
 :mod:`~trio_ws.connection.websocket`     ``WebSocket``: send, receive, ping, close
 :mod:`~trio_ws.connection.bytestream`    ``ByteStream``: a stream of bytes over a WebSocket
 :mod:`~trio_ws.connection.session`       the nursery around a connection: ``async with``
+:mod:`~trio_ws.connection.typed`         ``TypedChannel``: a channel of values over a WebSocket
 =======================================  =========================================================================
 """
