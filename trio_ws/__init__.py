@@ -23,7 +23,7 @@ Run ``python -m trio_ws demo`` for a demonstration.
 
 from .client.attempts import Attempt, Attempts, attempts
 from .client.backoff import Backoff, is_retryable
-from .client.connect import Connecting, connect, connect_over, connect_unix
+from .client.connect import Connecting, connect, connect_in, connect_over, connect_unix
 from .client.cookies import CookiesLike
 from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
 from .client.proxy.values import Proxy, parse_proxy
@@ -191,6 +191,7 @@ __all__ = [
     "basic_auth",
     "broadcast",
     "connect",
+    "connect_in",
     "connect_over",
     "connect_unix",
     "is_retryable",

@@ -19,7 +19,7 @@
 :mod:`~trio_ws.connection.writer`        the writer task, and the write without waiting
 :mod:`~trio_ws.connection.websocket`     ``WebSocket``: send, receive, ping, close
 :mod:`~trio_ws.connection.bytestream`    ``ByteStream``: a stream of bytes over a WebSocket
-:mod:`~trio_ws.connection.session`       the nursery around a connection: ``async with``
+:mod:`~trio_ws.connection.session`       the nursery around a connection: ``async with``, or a task
 :mod:`~trio_ws.connection.typed`         ``TypedChannel``: a channel of values over a WebSocket
 =======================================  =========================================================================
 """

@@ -1,4 +1,4 @@
-"""The nursery around a connection: ``async with``."""
+"""The nursery around a connection: ``async with``, or a task of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .writer import write
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["Session", "code_after"]
+__all__ = ["Session", "code_after", "run_until_closed"]
 
 
 class Session:
@@ -37,10 +37,7 @@ class Session:
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> WebSocket:
         self._nursery = await self._manager.__aenter__()
-        connection = connection_of(self._ws)
-        self._nursery.start_soon(run, connection)
-        self._nursery.start_soon(write, connection)
-        connection.observer.open(self._ws, connection.inbox, connection.outbox)
+        _start_tasks(self._nursery, self._ws)
         return self._ws
 
     @trio.lowlevel.enable_ki_protection
@@ -68,6 +65,30 @@ class Session:
         finally:
             # Nothing is left in the nursery by now, so this does not wait.
             await self._manager.__aexit__(None, None, None)
+
+
+@trio.lowlevel.enable_ki_protection
+async def run_until_closed(ws: WebSocket) -> None:
+    """Run a connection until it is closed, by whichever end. Never raises, except for cancellation.
+
+    A connection that ends by itself is not closed by this end, as a :class:`Session` would do: the user learns how it
+    ended, and can still receive the messages that arrived before. If cancelled, it closes the connection with 1001 and
+    does not wait for the peer.
+    """
+    async with trio.open_nursery() as nursery:
+        _start_tasks(nursery, ws)
+        try:
+            await ws.wait_closed()
+        except trio.Cancelled:
+            await ws.aclose(CloseCode.GOING_AWAY)  # it is cancelled, too, so it does not wait
+            raise
+
+
+def _start_tasks(nursery: trio.Nursery, ws: WebSocket) -> None:
+    connection = connection_of(ws)
+    nursery.start_soon(run, connection)
+    nursery.start_soon(write, connection)
+    connection.observer.open(ws, connection.inbox, connection.outbox)
 
 
 def code_after(exc: BaseException | None) -> CloseCode:
