@@ -103,8 +103,9 @@ TABLE = {
         ["observe.__init__"],
     ],
     "testing": [
-        ["testing.faults", "testing.peer"],
-        ["testing.pair"],
+        ["testing.faults", "testing.handlers", "testing.peer"],
+        ["testing.pair", "testing.servers"],
+        ["testing.plugin"],
         ["testing.__init__"],
     ],
     "cli": [

@@ -15,7 +15,7 @@ from .writer import write
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["Session", "code_after", "run_until_closed"]
+__all__ = ["Session", "close_after", "code_after", "run_until_closed"]
 
 
 class Session:
@@ -51,17 +51,7 @@ class Session:
                 "a WebSocket must be left in the task that entered it, after everything that was entered later"
             )
         try:
-            code = code_after(exc)
-            if code == CloseCode.GOING_AWAY:
-                with trio.CancelScope() as scope:
-                    scope.cancel()  # whoever is interrupted does not wait for the peer
-                    await self._ws.aclose(code)
-            else:
-                await self._ws.aclose(code)
-        except trio.Cancelled:
-            if exc is None:
-                raise
-            # The exception of the block goes on. The cancellation is not lost: the next checkpoint meets it again.
+            await close_after(self._ws, exc)
         finally:
             # Nothing is left in the nursery by now, so this does not wait.
             await self._manager.__aexit__(None, None, None)
@@ -89,6 +79,22 @@ def _start_tasks(nursery: trio.Nursery, ws: WebSocket) -> None:
     nursery.start_soon(run, connection)
     nursery.start_soon(write, connection)
     connection.observer.open(ws, connection.inbox, connection.outbox)
+
+
+async def close_after(ws: WebSocket, exc: BaseException | None) -> None:
+    """Close a WebSocket when its block has ended, with an exception or without."""
+    code = code_after(exc)
+    try:
+        if code == CloseCode.GOING_AWAY:
+            with trio.CancelScope() as scope:
+                scope.cancel()  # whoever is interrupted does not wait for the peer
+                await ws.aclose(code)
+        else:
+            await ws.aclose(code)
+    except trio.Cancelled:
+        if exc is None:
+            raise
+        # The exception of the block goes on. The cancellation is not lost: the next checkpoint meets it again.
 
 
 def code_after(exc: BaseException | None) -> CloseCode:
