@@ -99,7 +99,8 @@ TABLE = {
         ["hub.__init__"],
     ],
     "observe": [
-        ["observe.logs", "observe.prometheus"],
+        ["observe.codes"],
+        ["observe.logs", "observe.opentelemetry", "observe.prometheus"],
         ["observe.__init__"],
     ],
     "testing": [

@@ -13,7 +13,7 @@
 :mod:`trio_ws.client`            opening connections: ``connect``, ``attempts``, ``open_reconnecting``
 :mod:`trio_ws.server`            accepting connections: ``serve``, ``route``, ``basic_auth``, ``Limits``
 :mod:`trio_ws.hub`               sending a message to many connections: ``broadcast``, ``Hub``
-:mod:`trio_ws.observe`           logging and metrics: ``LogConnections``, ``LogFrames``, ``PrometheusInstrument``
+:mod:`trio_ws.observe`           logging, metrics and traces: ``LogConnections``, ``PrometheusInstrument``
 :mod:`trio_ws.testing`           testing tools: WebSocket pairs in memory, scripted peers, faulty streams
 :mod:`trio_ws.cli`               the command line
 ===============================  =================================================================================
@@ -74,6 +74,7 @@ from .hub.broadcast import WhenFull, broadcast
 from .hub.hub import Hub, Topic
 from .instruments import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
 from .observe.logs import LogConnections, LogFrames
+from .observe.opentelemetry import OpenTelemetryInstrument
 from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
 from .server.auth import CheckCredentials, basic_auth
@@ -151,6 +152,7 @@ __all__ = [
     "NotConnected",
     "ObservedWebSocket",
     "Opcode",
+    "OpenTelemetryInstrument",
     "OpenTimeout",
     "Opening",
     "Options",
