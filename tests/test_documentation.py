@@ -688,6 +688,86 @@ def test_graphql_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> N
     perform(play)
 
 
+def test_asgi_example(perform: Perform, caplog: pytest.LogCaptureFixture) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "asgi_server.py")
+
+        async def get(request: str) -> str:
+            async with await stage.open_tcp_stream("localhost", 8765) as stream:
+                await stream.send_all(f"{request}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+                return b"".join([part async for part in stream]).decode()
+
+        page = await get("GET /?name=ann%20b HTTP/1.1")
+        assert page.startswith("HTTP/1.1 200 OK\r\n")
+        assert "x-from: starlette\r\n" in page.lower()
+        assert page.endswith("\r\n\r\nhello, ann b\n")
+        assert (await get("GET /nothing HTTP/1.1")).startswith("HTTP/1.1 404 ")
+        assert (await get("POST / HTTP/1.1\r\nContent-Length: 3")).startswith("HTTP/1.1 501 ")
+
+        uri = "ws://localhost:8765/rooms/lobby"
+        async with trio_ws.connect(uri, subprotocols=["chat", "other"]) as ws:
+            assert ws.subprotocol == "chat"
+            assert ws.response.headers["X-Room"] == "lobby"
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+            await ws.send("bye")
+            with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+                await ws.receive()
+            assert caught.value.rcvd == trio_ws.Close(4000, "goodbye")
+        async with trio_ws.connect(uri, subprotocols=["chat"]) as ws:
+            await ws.aclose(4001)
+        await trio.sleep(1)
+        assert stage.new_output() == "the client left with 4001\n"
+        for refused in (uri, "ws://localhost:8765/nowhere"):
+            with pytest.raises(trio_ws.InvalidStatus) as refusal:
+                async with trio_ws.connect(refused):
+                    pass
+            assert refusal.value.status_code == 403
+
+        # A handshake that the library refuses: the application learns that the client has left.
+        assert (await get(f"{UPGRADE}\r\nSec-WebSocket-Version: 12")).startswith("HTTP/1.1 426 ")
+        await trio.sleep(11)
+        assert stage.new_output() == "the client left with 1006\n"
+
+        assert not caplog.records or "failed" not in caplog.text
+        async with trio_ws.connect(uri, subprotocols=["chat"]) as ws:
+            await ws.send(b"no text")  # a bug in this application
+            with pytest.raises(trio_ws.ConnectionClosedError) as failed:
+                await ws.receive()
+            assert failed.value.code == 1011
+        assert "the handler failed" in caplog.text
+
+    perform(play)
+
+
+UPGRADE = (
+    "GET /rooms/lobby HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: chat\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
+
+
+async def test_asyncio_example(nursery: trio.Nursery) -> None:
+    async def echo_and_ping(ws: trio_ws.WebSocket) -> None:
+        async for message in ws:
+            await ws.ping()
+            await ws.send(message)
+        codes.append(ws.close_code)
+
+    codes: list[int | None] = []
+    server = await nursery.start(partial(trio_ws.serve, echo_and_ping, 0, host="127.0.0.1"))
+    command = [
+        sys.executable,
+        str(EXAMPLES / "asyncio_client.py"),
+        f"ws://127.0.0.1:{server.port}/",
+        "héllo",
+        "a" * 999,
+    ]
+    done = await trio.run_process(command, capture_stdout=True, env=ENVIRONMENT)
+    assert done.stdout.decode().split() == ["héllo", "a" * 999]
+    await server.aclose()
+    assert codes == [1000]
+
+
 def test_every_example_is_tested() -> None:
     tests = "".join(inspect.getsource(value) for key, value in globals().items() if key.startswith("test_"))
     for path in EXAMPLES.iterdir():
