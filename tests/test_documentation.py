@@ -770,6 +770,7 @@ async def test_asyncio_example(nursery: trio.Nursery) -> None:
 
 def test_every_example_is_tested() -> None:
     tests = "".join(inspect.getsource(value) for key, value in globals().items() if key.startswith("test_"))
+    tests += (ROOT / "tests" / "test_migrating.py").read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert path.name in tests or path.suffix != ".py"
 
