@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import importlib.metadata
 import inspect
 import json
@@ -18,10 +19,6 @@ import pytest
 import trio
 import trio_websocket
 import websockets
-import websockets.asyncio.client
-import websockets.asyncio.server
-import websockets.trio.client
-import websockets.trio.server
 
 import trio_ws
 
@@ -90,9 +87,9 @@ def test_names_of_trio_websocket() -> None:
 def test_names_of_websockets() -> None:
     skip_unless("websockets", "17")
     names = {*websockets.__all__, *WEBSOCKETS_METHODS}
-    for module in (websockets.asyncio, websockets.trio):
-        names |= parameters(module.client.connect, module.server.serve)
-        names |= members(module.server.Server)
+    for package in ("websockets.asyncio", "websockets.trio"):
+        client, server = (importlib.import_module(f"{package}.{module}") for module in ("client", "server"))
+        names |= parameters(client.connect, server.serve) | members(server.Server)
     assert len(names) > 120
     assert missing("From websockets", names) == set()
 
@@ -235,14 +232,17 @@ def test_trio_websocket_with_unread_messages() -> None:
 
 
 async def test_websockets_after_a_local_close() -> None:
+    websockets_client = pytest.importorskip("websockets.trio.client")
+    websockets_server = pytest.importorskip("websockets.trio.server")
+
     async def talk(ws: Any) -> None:
         await ws.send("one")
         await ws.wait_closed()
 
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(websockets.trio.server.serve, talk, 0, host="127.0.0.1"))
+        server = await nursery.start(partial(websockets_server.serve, talk, 0, host="127.0.0.1"))
         port = server.listeners[0].socket.getsockname()[1]
-        async with websockets.trio.client.connect(f"ws://127.0.0.1:{port}") as ws:
+        async with websockets_client.connect(f"ws://127.0.0.1:{port}") as ws:
             await trio.sleep(0.05)
             await ws.aclose()
             assert await ws.recv() == "one"
