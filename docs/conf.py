@@ -28,8 +28,10 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"
 exclude_patterns = ["_build"]
 nitpicky = True
 # Unpack is missing from the typing module of Python 3.10. Map belongs to werkzeug and CollectorRegistry to
-# prometheus-client, which may not be installed.
-nitpick_ignore = [("py:class", "Unpack"), ("py:class", "Map"), ("py:class", "CollectorRegistry")]
+# prometheus-client, and the others to opentelemetry-api, which may not be installed.
+nitpick_ignore = [
+    ("py:class", name) for name in ("Unpack", "Map", "CollectorRegistry", "TracerProvider", "MeterProvider", "Span")
+]
 default_role = "py:obj"
 
 html_theme = "furo"

@@ -258,6 +258,13 @@ async def connect(place: Place) -> None:
         await exchange(ws, place)
 
 
+async def connect_in(place: Place) -> None:
+    async with trio.open_nursery() as nursery:
+        ws = await trio_ws.connect_in(nursery, place.uri, ssl=place.ssl, user_agent=None, **OPTIONS)
+        await exchange(ws, place)
+        await ws.aclose()
+
+
 async def connect_over(place: Place) -> None:
     async with trio_ws.connect_over(place.stream, URI, user_agent=None, **OPTIONS) as ws:
         await exchange(ws, place)
@@ -283,6 +290,7 @@ async def serve_and_drain(place: Place) -> None:
 
 OPENINGS = {
     "connect": Opening(connect, Role.CLIENT, "connect Connecting.open Connecting.__aenter__ Connecting.__aexit__"),
+    "connect_in": Opening(connect_in, Role.CLIENT, "connect_in"),
     "connect_over": Opening(connect_over, Role.CLIENT, "connect_over"),
     "serve_over": Opening(serve_over, Role.SERVER, "serve_over"),
     "serve": Opening(serve, Role.SERVER, "serve Server.aclose", code=1001),
@@ -306,7 +314,7 @@ async def test_cancel_graceful_shutdown(kind: str, scheduling: Scheduling, autoj
     assert await at_every_point(scheduling, run) > 10
 
 
-@pytest.mark.parametrize("name", ["connect", "serve"])
+@pytest.mark.parametrize("name", ["connect", "connect_in", "serve"])
 async def test_cancel_opening_over_tcp(name: str, scheduling: Scheduling) -> None:
     assert await at_every_point(scheduling, partial(cancel_opening, TCP, OPENINGS[name])) > 30
 
@@ -318,7 +326,7 @@ async def test_cancel_serve_on_a_unix_socket(scheduling: Scheduling, tmp_path: P
 
 
 def test_every_public_call_is_in_a_table() -> None:
-    functions = (trio_ws.connect, trio_ws.connect_over, trio_ws.serve, trio_ws.serve_over)
+    functions = (trio_ws.connect, trio_ws.connect_in, trio_ws.connect_over, trio_ws.serve, trio_ws.serve_over)
     classes = (
         trio_ws.WebSocket,
         trio_ws.SendStream,

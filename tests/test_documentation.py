@@ -31,6 +31,7 @@ import contextlib
 import inspect
 import io
 import itertools
+import json
 import logging
 import os
 import random
@@ -652,8 +653,153 @@ def test_watching_example(perform: Perform, caplog: pytest.LogCaptureFixture, mo
     assert "in 1 messages (19 bytes), out 1 messages (11 bytes)" in closed
 
 
+def test_json_rpc_example(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "json_rpc.py")
+        lines = stage.new_output().splitlines()
+        assert sorted(lines[:1]) == ["dance failed: there is no method dance"]
+        assert lines[1:] == ["sleep 0.1 -> 0.1", "sleep 0.2 -> 0.2"]
+        async with trio.open_nursery() as nursery:
+            namespace: dict[str, Any] = {"__name__": "json_rpc"}
+            source = (EXAMPLES / "json_rpc.py").read_text(encoding="utf-8").replace("trio.run(main)", "")
+            await stage.perform(source, "json_rpc.py", 1, namespace)
+            server = await nursery.start(partial(trio_ws.serve, namespace["serve_calls"], 8766, host="localhost"))
+            async with trio_ws.connect("ws://localhost:8766") as ws:
+                await ws.send("{")
+                assert "-32700" in str(await ws.receive())
+                client = namespace["Client"](ws)
+                nursery.start_soon(client.run)
+                with pytest.raises(namespace["RPCError"], match="no method"):
+                    await client.call("dance")
+                namespace["METHODS"]["sleep"] = trio.sleep
+                with trio.move_on_after(1) as scope:
+                    await client.call("sleep", 2)  # its answer is dropped
+                assert scope.cancelled_caught
+                await trio.sleep(2)
+                assert await client.call("sleep", 1) is None
+                nursery.start_soon(server.aclose)
+                with pytest.raises(namespace["RPCError"], match="closed"):
+                    await client.call("sleep", 100)
+
+    perform(play)
+
+
+def test_graphql_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[Any] = []
+
+    async def answer(ws: trio_ws.WebSocket) -> None:
+        channel = trio_ws.TypedChannel[Any](ws, json.dumps, json.loads)
+        async for message in channel:
+            received.append(message)
+            if message["type"] == "connection_init":
+                await channel.send({"type": "connection_ack"})
+                await channel.send({"type": "ping"})
+            elif message["type"] == "subscribe":
+                number, query = message["id"], message["payload"]["query"]
+                for count in range(20):
+                    data = {"data": {query: count}}
+                    await channel.send({"type": "next", "id": number, "payload": data})
+                await channel.send({"type": "complete", "id": number})
+
+    async def play(stage: Stage) -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await stage.open_tcp_listeners(8765)
+            protocol = "graphql-transport-ws"
+            await nursery.start(partial(trio_ws.serve, answer, listeners=listeners, subprotocols=[protocol]))
+            monkeypatch.setattr(sys, "argv", ["graphql_client.py", "ws://localhost:8765/graphql", "ticks", "clicks"])
+            await run_example(stage, "graphql_client.py")
+            nursery.cancel_scope.cancel()
+        printed = stage.new_output().splitlines()
+        assert sorted(printed) == sorted(f"{{'{query}': {n}}}" for query in ("ticks", "clicks") for n in range(20))
+        kinds = [message["type"] for message in received]
+        assert sorted(kinds) == [*["complete"] * 2, "connection_init", "pong", "subscribe", "subscribe"]
+
+    perform(play)
+
+
+def test_asgi_example(perform: Perform, caplog: pytest.LogCaptureFixture) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "asgi_server.py")
+
+        async def get(request: str) -> str:
+            async with await stage.open_tcp_stream("localhost", 8765) as stream:
+                await stream.send_all(f"{request}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+                return b"".join([part async for part in stream]).decode()
+
+        page = await get("GET /?name=ann%20b HTTP/1.1")
+        assert page.startswith("HTTP/1.1 200 OK\r\n")
+        assert "x-from: starlette\r\n" in page.lower()
+        assert page.endswith("\r\n\r\nhello, ann b\n")
+        assert (await get("GET /nothing HTTP/1.1")).startswith("HTTP/1.1 404 ")
+        assert (await get("POST / HTTP/1.1\r\nContent-Length: 3")).startswith("HTTP/1.1 501 ")
+
+        uri = "ws://localhost:8765/rooms/lobby"
+        async with trio_ws.connect(uri, subprotocols=["chat", "other"]) as ws:
+            assert ws.subprotocol == "chat"
+            assert ws.response.headers["X-Room"] == "lobby"
+            await ws.send("hello")
+            assert await ws.receive() == "hello"
+            await ws.send("bye")
+            with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+                await ws.receive()
+            assert caught.value.rcvd == trio_ws.Close(4000, "goodbye")
+        async with trio_ws.connect(uri, subprotocols=["chat"]) as ws:
+            await ws.aclose(4001)
+        await trio.sleep(1)
+        assert stage.new_output() == "the client left with 4001\n"
+        for refused in (uri, "ws://localhost:8765/nowhere"):
+            with pytest.raises(trio_ws.InvalidStatus) as refusal:
+                async with trio_ws.connect(refused):
+                    pass
+            assert refusal.value.status_code == 403
+
+        # A handshake that the library refuses: the application learns that the client has left.
+        assert (await get(f"{UPGRADE}\r\nSec-WebSocket-Version: 12")).startswith("HTTP/1.1 426 ")
+        await trio.sleep(11)
+        assert stage.new_output() == "the client left with 1006\n"
+
+        assert not caplog.records or "failed" not in caplog.text
+        async with trio_ws.connect(uri, subprotocols=["chat"]) as ws:
+            await ws.send(b"no text")  # a bug in this application
+            with pytest.raises(trio_ws.ConnectionClosedError) as failed:
+                await ws.receive()
+            assert failed.value.code == 1011
+        assert "the handler failed" in caplog.text
+
+    perform(play)
+
+
+UPGRADE = (
+    "GET /rooms/lobby HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: chat\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
+
+
+async def test_asyncio_example(nursery: trio.Nursery) -> None:
+    async def echo_and_ping(ws: trio_ws.WebSocket) -> None:
+        async for message in ws:
+            await ws.ping()
+            await ws.send(message)
+        codes.append(ws.close_code)
+
+    codes: list[int | None] = []
+    server = await nursery.start(partial(trio_ws.serve, echo_and_ping, 0, host="127.0.0.1"))
+    command = [
+        sys.executable,
+        str(EXAMPLES / "asyncio_client.py"),
+        f"ws://127.0.0.1:{server.port}/",
+        "héllo",
+        "a" * 999,
+    ]
+    done = await trio.run_process(command, capture_stdout=True, env=ENVIRONMENT)
+    assert done.stdout.decode().split() == ["héllo", "a" * 999]
+    await server.aclose()
+    assert codes == [1000]
+
+
 def test_every_example_is_tested() -> None:
     tests = "".join(inspect.getsource(value) for key, value in globals().items() if key.startswith("test_"))
+    tests += (ROOT / "tests" / "test_migrating.py").read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert path.name in tests or path.suffix != ".py"
 

@@ -24,6 +24,7 @@ from trio_ws.exceptions import (
     ConnectionClosedError,
     ConnectionClosedLocally,
     ConnectionClosedOK,
+    DecodeError,
     HeadTooBig,
     InvalidData,
     InvalidHandshake,
@@ -69,6 +70,7 @@ ALL = list(
 #: A value for each field of any exception, by name.
 VALUES: dict[str, Any] = {
     "limit": 10,
+    "message": "{",
     "method": "POST",
     "name": "Upgrade",
     "peer": "ws://example.org/",
@@ -135,6 +137,7 @@ def test_the_tree_matches_the_diagram(name: str, parent: str, others: list[str])
 @pytest.mark.parametrize(
     "cls, expected",
     [
+        (DecodeError, ValueError),
         (InvalidURI, ValueError),
         (InvalidProxy, ValueError),
         (ProtocolError, ValueError),
@@ -270,6 +273,8 @@ def test_can_be_raised_with_a_cause_and_kept(cls: type[BaseException]) -> None:
         (InvalidProxy("http:/x", "no host"), ["http:/x", "no host"]),
         (ProtocolError("bad frame"), ["bad frame"]),
         (InvalidData("not UTF-8"), ["not UTF-8"]),
+        (DecodeError("{é", "no\nend"), ["text", "2 characters", "no end"]),
+        (DecodeError(b"\x00", "no"), ["binary", "1 bytes"]),
         (MessageTooBig(11, 10), ["11", "10"]),
         (ConnectFailed("example.org", "refused"), ["example.org", "refused"]),
         (TLSFailed("example.org", "bad certificate"), ["example.org", "bad certificate"]),

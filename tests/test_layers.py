@@ -21,7 +21,7 @@ TABLE = {
     "values": [
         ["version", "exceptions.base", "exceptions.shown", "misuse.names", "misuse.usage", "misuse.values"],
         ["misuse.__init__"],
-        ["exceptions.addresses", "exceptions.handshake", "exceptions.protocol"],
+        ["exceptions.addresses", "exceptions.decoding", "exceptions.handshake", "exceptions.protocol"],
         ["datastructures", "frames", "uri"],
         ["http11.lines"],
         ["http11.messages"],
@@ -62,7 +62,7 @@ TABLE = {
         ["connection.core"],
         ["connection.parts", "connection.reader", "connection.writer"],
         ["connection.websocket"],
-        ["connection.bytestream", "connection.session"],
+        ["connection.bytestream", "connection.session", "connection.typed"],
         ["connection.__init__"],
     ],
     "client": [
@@ -103,12 +103,14 @@ TABLE = {
         ["hub.__init__"],
     ],
     "observe": [
-        ["observe.logs", "observe.prometheus"],
+        ["observe.codes"],
+        ["observe.logs", "observe.opentelemetry", "observe.prometheus"],
         ["observe.__init__"],
     ],
     "testing": [
-        ["testing.faults", "testing.peer"],
-        ["testing.pair"],
+        ["testing.faults", "testing.handlers", "testing.peer"],
+        ["testing.pair", "testing.servers"],
+        ["testing.plugin"],
         ["testing.__init__"],
     ],
     "cli": [

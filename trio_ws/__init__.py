@@ -10,11 +10,11 @@
 :mod:`trio_ws.protocol`          the protocol without I/O: bytes in, events out
 :mod:`trio_ws.instruments`       ``Instrument``: the interface for observing connections
 :mod:`trio_ws.settings`          connection options, validated
-:mod:`trio_ws.connection`        open connections: ``WebSocket``, ``ByteStream``
+:mod:`trio_ws.connection`        open connections: ``WebSocket``, ``ByteStream``, ``TypedChannel``
 :mod:`trio_ws.client`            opening connections: ``connect``, ``attempts``, ``open_reconnecting``
 :mod:`trio_ws.server`            accepting connections: ``serve``, ``route``, ``basic_auth``, ``Limits``
 :mod:`trio_ws.hub`               sending a message to many connections: ``broadcast``, ``Hub``
-:mod:`trio_ws.observe`           logging and metrics: ``LogConnections``, ``LogFrames``, ``PrometheusInstrument``
+:mod:`trio_ws.observe`           logging, metrics and traces: ``LogConnections``, ``PrometheusInstrument``
 :mod:`trio_ws.testing`           testing tools: WebSocket pairs in memory, scripted peers, faulty streams
 :mod:`trio_ws.cli`               the command line
 ===============================  =================================================================================
@@ -24,7 +24,7 @@ Run ``python -m trio_ws demo`` for a demonstration.
 
 from .client.attempts import Attempt, Attempts, attempts
 from .client.backoff import Backoff, is_retryable
-from .client.connect import Connecting, connect, connect_over, connect_unix
+from .client.connect import Connecting, connect, connect_in, connect_over, connect_unix
 from .client.cookies import CookiesLike
 from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
 from .client.proxy.values import Proxy, parse_proxy
@@ -34,6 +34,7 @@ from .connection.bytestream import ByteStream
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
 from .connection.tls_info import TLSInfo
+from .connection.typed import TypedChannel
 from .connection.websocket import WebSocket
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
@@ -43,6 +44,7 @@ from .exceptions import (
     ConnectionClosedError,
     ConnectionClosedLocally,
     ConnectionClosedOK,
+    DecodeError,
     HeadTooBig,
     HostNotServed,
     InvalidData,
@@ -74,6 +76,7 @@ from .hub.broadcast import WhenFull, broadcast
 from .hub.hub import Hub, Topic
 from .instruments import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
 from .observe.logs import LogConnections, LogFrames
+from .observe.opentelemetry import OpenTelemetryInstrument
 from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
 from .server.auth import CheckCredentials, basic_auth
@@ -121,6 +124,7 @@ __all__ = [
     "ConnectionSummary",
     "CookiesLike",
     "Credentials",
+    "DecodeError",
     "Deflate",
     "Frame",
     "FrameInfo",
@@ -150,6 +154,7 @@ __all__ = [
     "NotConnected",
     "ObservedWebSocket",
     "Opcode",
+    "OpenTelemetryInstrument",
     "OpenTimeout",
     "Opening",
     "Options",
@@ -180,6 +185,7 @@ __all__ = [
     "TooManyMessages",
     "Topic",
     "TrustedProxies",
+    "TypedChannel",
     "WebSocket",
     "WebSocketException",
     "WebSocketURI",
@@ -190,6 +196,7 @@ __all__ = [
     "basic_auth",
     "broadcast",
     "connect",
+    "connect_in",
     "connect_over",
     "connect_unix",
     "is_retryable",

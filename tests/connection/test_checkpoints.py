@@ -104,6 +104,12 @@ TESTED = {
     "ByteStream.__anext__": "test_nothing_is_done_on_a_byte_stream",
     "ByteStream.aclose": "test_aclose_closes",
     "ByteStream.__aexit__": "test_aclose_closes",
+    "TypedChannel.send": "test_nothing_is_done_on_a_websocket",
+    "TypedChannel.receive": "test_nothing_is_done_on_a_websocket",
+    "TypedChannel.__anext__": "test_nothing_is_done_on_a_websocket",
+    "TypedChannel.aclose": "test_aclose_closes",
+    "TypedChannel.__aexit__": "test_aclose_closes",
+    "connect_in": "test_nothing_is_connected",
     "Connecting.__aenter__": "test_nothing_is_connected",
     "Connecting.open": "test_nothing_is_connected",
     "Connecting.__aexit__": "test_leaving_a_connection",
@@ -123,7 +129,7 @@ RECONNECTING = {
 }
 
 #: Trio's, for every resource: it returns the resource, which is open already, and that is all.
-NOT_OURS = {"WebSocket.__aenter__", "ByteStream.__aenter__"}
+NOT_OURS = {"WebSocket.__aenter__", "ByteStream.__aenter__", "TypedChannel.__aenter__"}
 
 #: To be implemented by others.
 ABSTRACT = {f"Backend.{name}" for name in trio_ws.Backend.__abstractmethods__}
@@ -188,6 +194,10 @@ async def talk(role: Role, capacity: int = 65536, **options: Any) -> AsyncIterat
         yield Talk(role, ours, ws, peer)
 
 
+def typed(ws: WebSocket) -> trio_ws.TypedChannel[str | bytes]:
+    return trio_ws.TypedChannel(ws, lambda value: value, lambda message: message)
+
+
 #: Calls that do nothing when they are cancelled.
 CALLS: dict[str, Callable[[WebSocket], Awaitable[object]]] = {
     "send": lambda ws: ws.send("x"),
@@ -200,6 +210,9 @@ CALLS: dict[str, Callable[[WebSocket], Awaitable[object]]] = {
     "send_close": lambda ws: ws.send_close(4000),
     "send_stream": lambda ws: ws.send_stream().__aenter__(),
     "receive_stream": lambda ws: ws.receive_stream().__aenter__(),
+    "send a value": lambda ws: typed(ws).send("x"),
+    "receive a value": lambda ws: typed(ws).receive(),
+    "iterate over values": lambda ws: typed(ws).__anext__(),
 }
 
 
@@ -380,17 +393,17 @@ async def test_nothing_is_done_on_a_byte_stream(
 @each_way
 @pytest.mark.parametrize("name", ["aclose", "__aexit__"])
 @pytest.mark.parametrize("room", [True, False])
-@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize("wrap", [lambda ws: ws, trio_ws.ByteStream, typed], ids=["WebSocket", "bytes", "values"])
 async def test_aclose_closes(
     role: Role,
     cancelled: Callable[[Call], Awaitable[None]],
     name: str,
     room: bool,
-    as_bytes: bool,
+    wrap: Callable[[WebSocket], trio.abc.AsyncResource],
     autojump_clock: MockClock,
 ) -> None:
     async with talk(role, 65536 if room else 10) as each:
-        resource: trio.abc.AsyncResource = trio_ws.ByteStream(each.ws) if as_bytes else each.ws
+        resource = wrap(each.ws)
         call = resource.aclose if name == "aclose" else partial(resource.__aexit__, None, None, None)
         await each.ws.send(b"x" * 1000)
         await cancelled(call)
@@ -424,6 +437,9 @@ async def test_nothing_is_connected(cancelled: Callable[[Call], Awaitable[None]]
             port = listener.socket.getsockname()[1]
             await cancelled(getattr(trio_ws.connect(f"ws://127.0.0.1:{port}/"), method))
             await in_cancelled_scope(listener.accept)
+            assert nobody_connects(listener)
+            async with trio.open_nursery() as nursery:
+                await cancelled(partial(trio_ws.connect_in, nursery, f"ws://127.0.0.1:{port}/"))
             assert nobody_connects(listener)
 
 

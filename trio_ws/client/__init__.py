@@ -10,7 +10,7 @@
 :mod:`~trio_ws.client.options`              the options, as typed keyword arguments
 :mod:`~trio_ws.client.request`              the opening request
 :mod:`~trio_ws.client.dial`                 streams to the server: TCP, TLS, proxies, Unix sockets
-:mod:`~trio_ws.client.connect`              ``connect``, ``connect_unix``, ``connect_over``
+:mod:`~trio_ws.client.connect`              ``connect``, ``connect_in``, ``connect_unix``, ``connect_over``
 :mod:`~trio_ws.client.connector`            the part that ``attempts`` and ``open_reconnecting`` share
 :mod:`~trio_ws.client.attempts`             ``attempts``: a loop that reconnects
 :mod:`~trio_ws.client.reconnecting`         ``open_reconnecting``: a channel that reconnects

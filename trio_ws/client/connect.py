@@ -1,4 +1,4 @@
-"""Opening connections: ``connect``, ``connect_unix`` and ``connect_over``.
+"""Opening connections: ``connect``, ``connect_in``, ``connect_unix`` and ``connect_over``.
 
 Each attempt dials the server, sends the opening request and reads the response. A redirect causes another attempt with
 a new request. If it leads to another origin, the new request has no credentials and no cookies from a mapping.
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from ..connection.core import Connection
-from ..connection.session import Session
+from ..connection.session import Session, run_until_closed
 from ..connection.stream import StreamAdapter, StreamBroken
-from ..connection.websocket import WebSocket
+from ..connection.websocket import WebSocket, connection_of
 from ..exceptions import (
     ConnectFailed,
     InvalidHandshake,
@@ -46,7 +46,7 @@ from .request import RequestBuilder
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Connecting", "connect", "connect_over", "connect_unix"]
+__all__ = ["Connecting", "connect", "connect_in", "connect_over", "connect_unix"]
 
 #: Seconds to wait for the body of an error response. After that, the error is reported without the rest of the body.
 BODY_TIMEOUT = 1.0
@@ -94,12 +94,53 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
         ImportError: If the proxy is a SOCKS proxy and python-socks is not installed (``pip install trio-ws[socks]``).
     """
     check_names(connect, options, ConnectOptions)
-    path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
-    if path is not None:
-        for name in ("happy_eyeballs_delay", "local_address", "proxy_ssl"):
-            if options.get(name) is not None:
-                raise ValueError(f"{name} must not be given for a Unix socket ({path!r})")
-    return _connect(parsed, path, options, elsewhere=path is None, function="connect")
+    return _connect_to(uri, options, "connect")
+
+
+async def connect_in(nursery: trio.Nursery, uri: str, **options: Unpack[ConnectOptions]) -> WebSocket:
+    """Connect to a WebSocket server, and let a nursery own the connection.
+
+    ::
+
+        class Feed:
+            async def open(self, nursery: trio.Nursery) -> None:
+                self.ws = await trio_ws.connect_in(nursery, "wss://example.org/feed")
+
+    Use this if no ``async with`` block can contain the use of the connection: for an object that holds one, or in a
+    REPL. Otherwise, prefer :func:`connect`, which cannot forget to close it.
+
+    The connection is a task of the nursery, which ends when the connection is closed, by whichever end. To close it,
+    call :meth:`WebSocket.aclose`. The end of the nursery's block waits until that has happened.
+
+    The nursery never gets an exception from the connection. If the connection is lost, the methods of the WebSocket
+    raise a :exc:`ConnectionClosed`, after the messages that had arrived before. If the nursery is cancelled, the
+    connection is closed with 1001, without waiting for the server; so it is also if another task of the nursery raises
+    an exception.
+
+    While it connects, this function belongs to its caller: cancelling the caller is safe and leaves nothing open, and
+    exceptions are raised here. From then on, only cancelling the nursery closes the connection.
+
+    Args:
+        nursery: The nursery. It must be open at least until this function returns.
+        uri: A URI as for :func:`connect`.
+        **options: See :class:`ConnectOptions`.
+
+    Raises:
+        Exception: The exceptions of :func:`connect`.
+        RuntimeError: If the nursery is closed.
+        TypeError: If ``nursery`` is not a nursery.
+    """
+    if not isinstance(nursery, trio.Nursery):
+        raise TypeError(f"nursery must be a trio.Nursery, not {nursery!r}")
+    check_names(connect_in, options, ConnectOptions)
+    ws = await _connect_to(uri, options, "connect_in").open()
+    try:
+        # There is no checkpoint before the connection belongs to the nursery, so cancellation cannot leave it open.
+        nursery.start_soon(run_until_closed, ws)
+    except RuntimeError:
+        await connection_of(ws).stream.aclose(0)
+        raise
+    return ws
 
 
 def connect_unix(
@@ -121,6 +162,15 @@ def connect_unix(
     check_names(connect_unix, options, ConnectUnixOptions)
     check_path("path", path)
     return _connect(parse_uri(uri), os.fsdecode(path), options, elsewhere=False, function="connect_unix")
+
+
+def _connect_to(uri: str, options: ConnectOptions, function: str) -> Connecting:
+    path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
+    if path is not None:
+        for name in ("happy_eyeballs_delay", "local_address", "proxy_ssl"):
+            if options.get(name) is not None:
+                raise ValueError(f"{name} must not be given for a Unix socket ({path!r})")
+    return _connect(parsed, path, options, elsewhere=path is None, function=function)
 
 
 def _connect(

@@ -20,6 +20,7 @@
 :mod:`~trio_ws.connection.writer`        the writer task, and the shortcut without it
 :mod:`~trio_ws.connection.websocket`     ``WebSocket``: send, receive, ping, close
 :mod:`~trio_ws.connection.bytestream`    ``ByteStream``: a stream of bytes over a WebSocket
-:mod:`~trio_ws.connection.session`       the nursery of a connection
+:mod:`~trio_ws.connection.session`       the nursery of a connection: a block, or a task
+:mod:`~trio_ws.connection.typed`         ``TypedChannel``: a channel of values over a WebSocket
 =======================================  =========================================================================
 """

@@ -1,4 +1,4 @@
-"""The nursery of a connection, which lives as long as an ``async with`` block."""
+"""The nursery of a connection, which lives as long as an ``async with`` block, or a task of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .writer import write
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["Session", "code_after"]
+__all__ = ["Session", "close_after", "code_after", "run_until_closed"]
 
 
 class Session:
@@ -37,10 +37,7 @@ class Session:
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> WebSocket:
         self._nursery = await self._manager.__aenter__()
-        connection = connection_of(self._ws)
-        self._nursery.start_soon(run, connection)
-        self._nursery.start_soon(write, connection)
-        connection.observer.open(self._ws, connection.inbox, connection.outbox)
+        _start_tasks(self._nursery, self._ws)
         return self._ws
 
     @trio.lowlevel.enable_ki_protection
@@ -54,20 +51,50 @@ class Session:
                 "a WebSocket must be left in the task that entered it, after everything that was entered later"
             )
         try:
-            code = code_after(exc)
-            if code == CloseCode.GOING_AWAY:
-                with trio.CancelScope() as scope:
-                    scope.cancel()  # an interrupted block must not wait for the peer
-                    await self._ws.aclose(code)
-            else:
-                await self._ws.aclose(code)
-        except trio.Cancelled:
-            if exc is None:
-                raise
-            # The exception of the block propagates. The next checkpoint raises the cancellation again.
+            await close_after(self._ws, exc)
         finally:
             # Both tasks have ended, so this does not wait.
             await self._manager.__aexit__(None, None, None)
+
+
+@trio.lowlevel.enable_ki_protection
+async def run_until_closed(ws: WebSocket) -> None:
+    """Run a connection until it is closed, by whichever end. Never raises, except for cancellation.
+
+    A connection that ends by itself is not closed by this end, as a :class:`Session` would do: the user learns how it
+    ended, and can still receive the messages that arrived before. If cancelled, it closes the connection with 1001 and
+    does not wait for the peer.
+    """
+    async with trio.open_nursery() as nursery:
+        _start_tasks(nursery, ws)
+        try:
+            await ws.wait_closed()
+        except trio.Cancelled:
+            await ws.aclose(CloseCode.GOING_AWAY)  # it is cancelled, too, so it does not wait
+            raise
+
+
+def _start_tasks(nursery: trio.Nursery, ws: WebSocket) -> None:
+    connection = connection_of(ws)
+    nursery.start_soon(run, connection)
+    nursery.start_soon(write, connection)
+    connection.observer.open(ws, connection.inbox, connection.outbox)
+
+
+async def close_after(ws: WebSocket, exc: BaseException | None) -> None:
+    """Close a WebSocket when its block has ended, with an exception or without."""
+    code = code_after(exc)
+    try:
+        if code == CloseCode.GOING_AWAY:
+            with trio.CancelScope() as scope:
+                scope.cancel()  # an interrupted block must not wait for the peer
+                await ws.aclose(code)
+        else:
+            await ws.aclose(code)
+    except trio.Cancelled:
+        if exc is None:
+            raise
+        # The exception of the block propagates. The next checkpoint raises the cancellation again.
 
 
 def code_after(exc: BaseException | None) -> CloseCode:

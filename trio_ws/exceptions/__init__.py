@@ -9,6 +9,7 @@
     │   ├── InvalidData                                 payload does not match its type: 1007
     │   ├── MessageTooBig                               message above our size limit: 1009
     │   └── TooManyMessages                             messages above our rate limit: 1008
+    ├── DecodeError                 (ValueError)   message that a TypedChannel cannot decode
     ├── ConnectFailed               (OSError)      cannot connect, or lost during the opening handshake
     │   ├── TLSFailed                                   TLS handshake failed
     │   └── ProxyFailed                                 cannot connect through the proxy
@@ -39,6 +40,7 @@ Trio channel also handles a WebSocket.
 :mod:`~trio_ws.exceptions.base`        ``WebSocketException``
 :mod:`~trio_ws.exceptions.shown`       text from peers and users in messages
 :mod:`~trio_ws.exceptions.addresses`   URIs and proxies
+:mod:`~trio_ws.exceptions.decoding`    messages that cannot be decoded
 :mod:`~trio_ws.exceptions.protocol`    frames and messages
 :mod:`~trio_ws.exceptions.handshake`   messages of the opening handshake
 :mod:`~trio_ws.exceptions.connecting`  failed attempts to connect
@@ -54,6 +56,7 @@ from .addresses import InvalidProxy, InvalidURI
 from .base import WebSocketException
 from .closed import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from .connecting import ConnectFailed, NotConnected, OpenTimeout, ProxyFailed, TLSFailed
+from .decoding import DecodeError
 from .handshake import (
     BodyTooBig,
     HeadTooBig,
@@ -77,6 +80,7 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedLocally",
     "ConnectionClosedOK",
+    "DecodeError",
     "HeadTooBig",
     "HostNotServed",
     "InvalidData",

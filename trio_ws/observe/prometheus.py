@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from ..frames import CloseCode, Opcode
+from ..frames import Opcode
 from ..instruments import ConnectionSummary, Instrument, ObservedWebSocket
 from ..protocol import Role
+from .codes import code_label
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -20,8 +21,6 @@ __all__ = ["PrometheusInstrument"]
 #: The upper bounds of the histograms' buckets, in seconds.
 PING_BUCKETS: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CONNECTION_BUCKETS: tuple[float, ...] = (0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600)
-
-_CODES = frozenset(CloseCode)
 
 
 class PrometheusInstrument(Instrument):
@@ -146,7 +145,7 @@ class PrometheusInstrument(Instrument):
         """Count a closed connection, by its close code, and record its duration."""
         role = _role(ws)
         self._open.labels(role).dec()
-        self._closes.labels(role, self._code_label(summary.code), "true" if summary.clean else "false").inc()
+        self._closes.labels(role, code_label(summary.code, self._codes), "true" if summary.clean else "false").inc()
         self._connection_seconds.labels(role).observe(summary.seconds)
         self.queue_changed(ws, 0, 0)
         del self._queued[ws.id]
@@ -182,9 +181,6 @@ class PrometheusInstrument(Instrument):
         self._queued[ws.id] = inbox, outbox
         self._queues[role, "inbox"].inc(inbox - inbox_before)
         self._queues[role, "outbox"].inc(outbox - outbox_before)
-
-    def _code_label(self, code: int) -> str:
-        return str(code) if code in _CODES or code in self._codes else f"{code // 1000}xxx"
 
 
 class _Children(dict[tuple[str, ...], Any]):

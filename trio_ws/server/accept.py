@@ -40,7 +40,7 @@ from .server import Handler, Opening, Server, ServerState, ServerWebSocket
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "is_connection_closed"]
 
 #: Errors of ``accept()`` that mean the system is out of resources, and the seconds to wait before trying again.
 _OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -335,17 +335,17 @@ def _unavailable(opening: Opening, _request: Request | None = None) -> Response:
 
 
 def _log_failure(ws: ServerWebSocket, exc: BaseException, was_closed: bool) -> None:
-    if was_closed and _is_connection_closed(exc):
+    if was_closed and is_connection_closed(exc):
         # The peer left while the handler was using the connection: that is not a bug in the handler.
         logger.info("connection from %s: %s", show_address(ws.remote_address), exc)
     else:
         logger.error("connection from %s: the handler failed", show_address(ws.remote_address), exc_info=exc)
 
 
-def _is_connection_closed(exc: BaseException) -> bool:
+def is_connection_closed(exc: BaseException) -> bool:
     """Whether an exception is a ConnectionClosed, or a group of nothing else (from a nursery in the handler)."""
     if isinstance(exc, BaseExceptionGroup):
-        return all(_is_connection_closed(each) for each in exc.exceptions)
+        return all(is_connection_closed(each) for each in exc.exceptions)
     return isinstance(exc, ConnectionClosed)
 
 

@@ -5,17 +5,21 @@ real time. :mod:`trio_ws` does not import this package::
 
     import trio_ws.testing
 
-===============================  ==============================================================
-:mod:`~trio_ws.testing.faults`   ``FaultyStream`` and its faults
-:mod:`~trio_ws.testing.peer`     ``ScriptedPeer``: sends exactly the frames that a test chooses
-:mod:`~trio_ws.testing.pair`     ``memory_websocket_pair``: a client and a server in memory
-===============================  ==============================================================
+=================================  ==============================================================
+:mod:`~trio_ws.testing.faults`     ``FaultyStream`` and its faults
+:mod:`~trio_ws.testing.handlers`   handlers whose exceptions reach the test
+:mod:`~trio_ws.testing.peer`       ``ScriptedPeer``: sends exactly the frames that a test chooses
+:mod:`~trio_ws.testing.pair`       ``memory_websocket_pair``: a client and a server in memory
+:mod:`~trio_ws.testing.servers`    ``StartServer``: servers on free ports
+:mod:`~trio_ws.testing.plugin`     fixtures for pytest: ``ws_pair``, ``ws_server``
+=================================  ==============================================================
 """
 
 from ..protocol import Role
 from .faults import Corrupt, Delay, Drop, Fault, FaultyStream, Reset, Split, Stall
-from .pair import memory_websocket_pair
+from .pair import WebSocketPair, memory_websocket_pair
 from .peer import ScriptedPeer
+from .servers import RunningServer, StartServer
 
 __all__ = [
     "Corrupt",
@@ -25,8 +29,11 @@ __all__ = [
     "FaultyStream",
     "Reset",
     "Role",
+    "RunningServer",
     "ScriptedPeer",
     "Split",
     "Stall",
+    "StartServer",
+    "WebSocketPair",
     "memory_websocket_pair",
 ]

@@ -1,10 +1,10 @@
-"""A client and a server connected in memory: ``memory_websocket_pair``."""
+"""A client and a server connected in memory: ``memory_websocket_pair``, ``WebSocketPair``."""
 
 from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 import trio.testing
@@ -19,14 +19,49 @@ from ..misuse.usage import AsyncWithOnly, check_in_trio
 from ..misuse.values import check_stream, to_tuple
 from ..server.handshake import open_connection, upgrade
 from ..server.policy import HandshakePolicy
-from ..server.server import ServerWebSocket
+from ..server.server import Handler, ServerWebSocket
 from ..settings import Options, Settings
+from .handlers import run_handler
 from .peer import URI
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["memory_websocket_pair"]
+__all__ = ["WebSocketPair", "memory_websocket_pair"]
+
+
+class WebSocketPair(NamedTuple):
+    """Two WebSockets that are connected to each other. :class:`memory_websocket_pair` yields it.
+
+    Attributes:
+        client: The client's end.
+        server: The server's end.
+    """
+
+    client: WebSocket
+    server: ServerWebSocket
+
+    async def serve(self, handler: Handler) -> None:
+        """Run a handler at the server's end, as :func:`~trio_ws.serve` does, but raise its exceptions.
+
+        ::
+
+            async with memory_websocket_pair() as pair, trio.open_nursery() as nursery:
+                nursery.start_soon(pair.serve, handler)
+                await pair.client.send("hello")
+
+        Afterwards the server's end is closed: with 1000 if the handler returns, with 1001 if it is cancelled, with 1011
+        if it raises an exception. A :exc:`~trio_ws.ConnectionClosed` of the handler is dropped if the connection is
+        over: the client left while the handler was using the connection, which is not a bug. ``serve`` logs all other
+        exceptions; this raises them, so that the test fails.
+
+        Args:
+            handler: The handler, an async function.
+
+        Raises:
+            Exception: The exceptions of the handler.
+        """
+        await run_handler(handler, self.server)
 
 
 class memory_websocket_pair(AsyncWithOnly):
@@ -84,7 +119,7 @@ class memory_websocket_pair(AsyncWithOnly):
     def _explain_use(self) -> str:
         return "memory_websocket_pair() must be used as `async with memory_websocket_pair() as (client, server):`"
 
-    async def __aenter__(self) -> tuple[WebSocket, ServerWebSocket]:
+    async def __aenter__(self) -> WebSocketPair:
         check_in_trio("memory_websocket_pair()")
         if self._sessions is not None:
             raise RuntimeError("a memory_websocket_pair can be entered only once: create another one")
@@ -93,7 +128,7 @@ class memory_websocket_pair(AsyncWithOnly):
         await self._sessions.enter_async_context(Session(server))
         await self._sessions.enter_async_context(Session(client))
         self._server = server
-        return client, server
+        return WebSocketPair(client, server)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
