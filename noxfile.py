@@ -307,7 +307,8 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Compare the library with others, and write docs/benchmarks.md. After ``--``: arguments such as ``--quick``.
 
-    ``-- echo-32`` runs one benchmark. ``-- instructions`` only counts the instructions of the servers, which needs
+    ``-- echo-32`` runs one benchmark. ``-- hostile`` only measures the cost of many small frames, and saves the results
+    in tests/benchmarks/hostile.json. ``-- instructions`` only counts the instructions of the servers, which needs
     Valgrind and is skipped without it.
     """
     session.install("-e", ".", *group("bench"))

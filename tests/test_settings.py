@@ -19,6 +19,7 @@ DEFAULTS = {
     "ping_timeout": 20,
     "write_timeout": 60,
     "max_message_size": 1024 * 1024,
+    "max_fragments": 16_384,
     "max_head_size": 32 * 1024,
     "max_headers": 128,
     "receive_buffer": 64 * 1024,
@@ -29,9 +30,9 @@ DEFAULTS = {
 }
 TIMES = ["open_timeout", "close_timeout", "ping_interval", "ping_timeout", "write_timeout"]
 SIZES = ["max_message_size", "receive_buffer", "send_buffer"]
-COUNTS = ["max_head_size", "max_headers"]
+COUNTS = ["max_fragments", "max_head_size", "max_headers"]
 NUMBERS = TIMES + SIZES + COUNTS
-OPTIONAL = ["open_timeout", "ping_interval", "ping_timeout", "write_timeout", "max_message_size"]
+OPTIONAL = ["open_timeout", "ping_interval", "ping_timeout", "write_timeout", "max_message_size", "max_fragments"]
 
 
 def make(**options: Any) -> Settings:

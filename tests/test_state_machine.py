@@ -527,6 +527,11 @@ class OtherEnd:
         """The message in progress."""
         return self.messages[-1] if self.messages and self.messages[-1].end == inf else None
 
+    @property
+    def has_closed_within_message(self) -> bool:
+        """Whether its Close frame came in the middle of a message."""
+        return self.close is not None and self.fragment is not None
+
     def frame(self, opcode: int, payload: bytes = b"", **wrong: Any) -> bytes:
         return frame_to(self.role, opcode, payload, **wrong)
 
@@ -1030,6 +1035,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                         message = await self.ws.__anext__()
                 except StopAsyncIteration:
                     assert self.ours.consumed >= (self.peer.close or (inf,))[0]
+                    assert self.locally or not self.peer.has_closed_within_message
                     return
                 except ConnectionClosed as exc:
                     self.check_all_received(exc)
@@ -1479,6 +1485,9 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.wire.read(self.ours.log)
         if self.locally:
             assert isinstance(exc, ConnectionClosedLocally)
+        elif exc.rcvd is not None and self.peer.has_closed_within_message:
+            assert isinstance(exc, ConnectionClosedError)
+            assert exc.__cause__ is not None
         elif exc.rcvd is not None and exc.rcvd.is_normal and self.wire.close is not None and self.wire.close.is_normal:
             assert isinstance(exc, ConnectionClosedOK)
         else:
@@ -1491,7 +1500,9 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert self.peer.close is None or not self.came(self.peer.close[0])
         if self.wire.close is not None:
             assert exc.sent == self.wire.close
-        if isinstance(exc.__cause__, ProtocolError):
+        if isinstance(exc.__cause__, ProtocolError) and not (
+            exc.rcvd is not None and self.peer.has_closed_within_message
+        ):
             assert self.peer.violation is not None
             assert exc.__cause__.code == self.peer.violation[1]
         assert exc.code == self.ws.close_code == (1006 if exc.rcvd is None else exc.rcvd.code)

@@ -70,6 +70,7 @@ class Settings:
     ping_timeout: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
     write_timeout: float | None = attrs.field(default=60, validator=_number(minimum=0.001, none=True))
     max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
+    max_fragments: int | None = attrs.field(default=16 * KIB, validator=_number(minimum=1, none=True, whole=True))
     max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, validator=_number(minimum=1, none=False, whole=True))
     max_headers: int = attrs.field(default=MAX_HEADERS, validator=_number(minimum=1, none=False, whole=True))
     receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
@@ -95,6 +96,8 @@ class Options(TypedDict, total=False):
             Default: 60.
         max_message_size: Maximum size of a received message in bytes, after decompression. A larger message fails the
             connection with 1009. None: no limit. Default: 1 MiB.
+        max_fragments: Maximum number of fragments of less than 1 KiB in a received message. One more fails the
+            connection with 1009. Larger fragments and control frames do not count. None: no limit. Default: 16,384.
         max_head_size: Maximum size of the peer's part of the opening handshake without a body: the start line and the
             headers, in bytes. A server answers a larger request with 431, a client raises :exc:`HeadTooBig`.
             Default: 32 KiB.
@@ -117,6 +120,7 @@ class Options(TypedDict, total=False):
     ping_timeout: float | None
     write_timeout: float | None
     max_message_size: int | None
+    max_fragments: int | None
     max_head_size: int
     max_headers: int
     receive_buffer: int

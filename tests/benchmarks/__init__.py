@@ -7,6 +7,7 @@
     python -m tests.benchmarks --quick 'echo-*' memory    # some measurements
     python -m tests.benchmarks -c 'trio_ws*' -c picows echo-32
     python -m tests.benchmarks instructions               # a section; --list shows them
+    python -m tests.benchmarks hostile                    # another section; saves its results in hostile.json
     python -m tests.benchmarks --list
     python -m tests.benchmarks --render FILE              # write the page again, from the results of a run
     python -m tests.benchmarks --judge FILE FILE FILE     # check the targets, with the medians of some runs
@@ -18,6 +19,7 @@ The modules, from the outside in:
 ``measurements``      all measurements, and the turn of one contender
 ``process``           a process, seen from its parent
 ``worker``            the main program of a process
+``hostile``           hostile peers that send small frames, and a well-behaved client that sends pings
 ``instructions``      a server under callgrind, and a command line of its own
 ``load``              the load generator for servers: raw sockets
 ``echo_server``       the raw echo server for clients

@@ -21,6 +21,8 @@ from .worker import ROOT
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOTS = ("_static/benchmarks.png", "_static/benchmarks-lines.png")
 FIGURES = Path(__file__).parent / "results.json"
+#: Files for the results of sections that are measured on their own, with all contenders.
+SECTION_FIGURES = {"hostile": Path(__file__).parent / "hostile.json"}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -139,8 +141,11 @@ def main(arguments: Sequence[str]) -> None:
         )
         measure(prepare(select(MEASUREMENTS, options.names), options, results), options, results, scale)
     print(report.render_text(results))
-    if options.save or full:
-        results.save(options.save or FIGURES)
+    path = options.save or (FIGURES if full else None)
+    if path is None and len(options.names) == 1 and not (options.contender or options.quick):
+        path = SECTION_FIGURES.get(options.names[0])
+    if path is not None:
+        results.save(path)
     if options.page or full:
         write_page(results)
 

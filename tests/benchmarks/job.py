@@ -31,6 +31,8 @@ class Job:
         certificates: A folder with the files that :mod:`tls` creates, for TLS; None for plain connections.
         fan_out: Whether a server sends each message to all other connections; otherwise it echoes.
         raw: Whether the server echoes bytes without the WebSocket protocol.
+        sink: Whether the server only receives messages, without answering.
+        kind: The kind of small frames that a hostile peer sends: a key of :data:`hostile.KINDS`.
     """
 
     port: int = 0
@@ -46,6 +48,8 @@ class Job:
     certificates: str | None = None
     fan_out: bool = False
     raw: bool = False
+    sink: bool = False
+    kind: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Job:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from . import instructions, linear, load
+from . import hostile, instructions, linear, load
 from .contenders import (
     AIOHTTP,
     BEFORE,
@@ -100,12 +100,13 @@ class Measurement:
 #: gives back memory.
 REST = 6.0
 
-SERVER, INSTRUCTIONS, CLIENT, COMPRESSION, CONNECTIONS, IMPORTS, LINEAR = (
+SERVER, INSTRUCTIONS, CLIENT, COMPRESSION, CONNECTIONS, HOSTILE, IMPORTS, LINEAR = (
     "Echo server",
     "Instructions",
     "Client",
     "Compression",
     "Connections",
+    "Hostile",
     "Import",
     "Linear",
 )
@@ -171,6 +172,31 @@ def idle(compression: str | None = None, ping_interval: float | None = None) -> 
                     if compression is not None:
                         time.sleep(REST)  # connections free memory at their next ping, on the real clock
                     return {"memory": (server.ask("memory") - before) / scale.idle}
+
+    return turn
+
+
+def under_attack(kind: str) -> Turn:
+    """Return a turn in which hostile peers send small frames, which measures their cost and the effect on others."""
+
+    def turn(contender: Contender, scale: Scale) -> Values:
+        compression = "default" if hostile.KINDS[kind].compressed else None
+        size = 256 * KIB if scale.quick else MIB
+        # Long enough for several pings even if each takes a tenth of a second.
+        job = Job(seconds=5 * scale.seconds, sink=True, kind=kind, size=size, compression=compression)
+        with serve(contender, job) as server:
+            job = replace(job, port=server.read("port"))
+            load.probe(job)
+            run("hostile", "send", replace(job, size=hostile.BATCH))
+            server.wait_until_asleep()
+            before = server.ask("cpu")
+            sent = run("hostile", "send", job)["bytes"]
+            server.wait_until_asleep()
+            seconds = (server.ask("cpu") - before) / (sent / 1e6)
+            with Process("hostile", "flood", job) as flood:
+                flood.read("open")
+                values: Values = run("hostile", "pings", job)
+        return {"cpu": seconds, **values}
 
     return turn
 
@@ -395,6 +421,22 @@ def of_connections() -> Iterator[Measurement]:
     )
 
 
+def of_hostile() -> Iterator[Measurement]:
+    for key, kind in hostile.KINDS.items():
+        yield Measurement(
+            name=f"hostile-{key}",
+            section=HOSTILE,
+            title=kind.title,
+            metrics=[
+                Metric("cpu", "CPU s per MB", more_is_better=False),
+                Metric("median", "ping of another client, ms, median", 1e3, more_is_better=False),
+                Metric("p99", "ping of another client, ms, 99th percentile", 1e3, more_is_better=False),
+            ],
+            contenders=(OURS, PURE, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO),
+            turn=under_attack(key),
+        )
+
+
 def of_lines() -> Iterator[Measurement]:
     turns = {
         "size": ("size of a message, bytes", line_of("round_trip", linear.SIZES, lambda count: {"size": count})),
@@ -422,6 +464,7 @@ MEASUREMENTS = (
     *of_client(),
     *of_compression(),
     *of_connections(),
+    *of_hostile(),
     Measurement(
         name="import",
         section=IMPORTS,

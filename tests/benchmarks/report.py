@@ -195,6 +195,9 @@ medians over the rounds.
   this is measured after one message of 1 KiB in each direction and 6 seconds without messages. In that time, trio_ws
   and websockets send keepalive pings, 2 seconds apart; trio_ws frees its compressor with each of them. Equal parameters
   are the defaults of websockets: a window of 12 bits and `memLevel` 5.
+- **Hostile**: the processor time of a server for about 1 MB of small frames on one connection. Then three connections
+  send such frames as fast as the server reads them, and another client sends one ping at a time. There are no limits on
+  rates or fragments.
 - **TLS**: the load generator is as busy as the fastest servers. They may be faster than it can show.
 - **One message to 1,000 connections**: the next message is sent when all connections have received the one before.
 - **Import**: the time of the import after Trio or asyncio was imported, with cached bytecode.

@@ -7,7 +7,7 @@ import hashlib
 import re
 import socket
 
-CONT, TEXT, BINARY, CLOSE = 0, 1, 2, 8
+CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FIN, RSV1 = 0x80, 0x40
 
 #: Any key will do: security does not matter here, and the work of the servers does not depend on the key.

@@ -55,8 +55,8 @@ SECTIONS = {
 }
 
 AGENT = "trio_ws"
-# Section 9 has messages of up to 16 MiB.
-OPTIONS: trio_ws.Options = {"max_message_size": 2**25, "open_timeout": 30}
+# Section 9 has messages of up to 16 MiB, and of up to 65,536 fragments.
+OPTIONS: trio_ws.Options = {"max_message_size": 2**25, "max_fragments": None, "open_timeout": 30}
 
 Result = dict[str, Any]
 

@@ -116,6 +116,7 @@ TESTED = {
     "serve": "test_nothing_is_served",
     "serve_over": "test_nothing_is_served_over_a_stream",
     "Server.aclose": "test_a_server_closes",
+    "Server.drain": "test_a_server_drains",
     "Hub.run": "test_nothing_is_counted_or_run",
     "Topic.count_members": "test_nothing_is_counted_or_run",
 }
@@ -538,6 +539,26 @@ async def test_a_server_closes(cancelled: Callable[[Call], Awaitable[None]], aut
     assert ours.closed
     for _ in range(OFTEN):
         await cancelled(server.aclose)
+
+
+@each_way
+async def test_a_server_drains(cancelled: Callable[[Call], Awaitable[None]], autojump_clock: MockClock) -> None:
+    # Only the wait ends: the server does not accept again, and its connections go on.
+    ours, theirs = pipe_pair()
+    peer = Peer(theirs, Role.CLIENT)
+    async with trio.open_nursery() as nursery:
+        server: trio_ws.Server = await nursery.start(
+            partial(trio_ws.serve, ignore, listeners=[OneConnection(ours)], close_timeout=3)
+        )
+        await peer.handshake()
+        for _ in range(OFTEN):
+            await cancelled(server.drain)
+        await trio.sleep(2)
+        assert not ours.closed
+        await peer.send(close(1001))
+    assert ours.closed
+    for _ in range(OFTEN):
+        await cancelled(server.drain)
 
 
 class Quiet(trio_ws.Backend):

@@ -60,7 +60,8 @@ async def test_one_message_is_always_allowed_after_a_while(limit: float, mock_cl
 async def test_without_limits(mock_clock: MockClock) -> None:
     for limits in (NO_LIMITS, ConnectionLimits(None, None, None)):
         limits.record_sent()
-        assert limits.check_received(10**9) is None
+        limits.record_received()
+        assert limits.check_frames(10**9) is None
         assert limits.deadline() == math.inf
         mock_clock.jump(10**6)
         assert limits.expiry_reason() is None
@@ -68,10 +69,10 @@ async def test_without_limits(mock_clock: MockClock) -> None:
 
 async def test_rate(mock_clock: MockClock) -> None:
     limits = ConnectionLimits(2, None, None)
-    assert limits.check_received(2) is None
+    assert limits.check_frames(2) is None
     mock_clock.jump(0.5)
-    assert limits.check_received(1) is None
-    violation = limits.check_received(1)
+    assert limits.check_frames(1) is None
+    violation = limits.check_frames(1)
     assert isinstance(violation, TooManyMessages)
     assert violation.limit == 2
     assert violation.code == 1008
@@ -83,7 +84,7 @@ async def test_lifetime(mock_clock: MockClock) -> None:
     assert limits.deadline() == trio.current_time() + 60
     mock_clock.jump(59)
     limits.record_sent()
-    limits.check_received(1)
+    limits.record_received()
     assert limits.expiry_reason() is None
     mock_clock.jump(1)
     assert limits.deadline() == trio.current_time()
@@ -97,7 +98,7 @@ async def test_idle(way: str, mock_clock: MockClock) -> None:
         mock_clock.jump(9)
         assert limits.expiry_reason() is None
         if way == "in":
-            limits.check_received(1)
+            limits.record_received()
         else:
             limits.record_sent()
         assert limits.deadline() == trio.current_time() + 10

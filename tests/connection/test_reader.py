@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tracemalloc
 from functools import partial
 from sys import getsizeof
@@ -11,14 +12,27 @@ import trio
 import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trio_ws.connection.bytestream import ByteStream
 from trio_ws.connection.outbox import MAX_PONGS
+from trio_ws.connection.state import State
 from trio_ws.connection.websocket import WebSocket, connection_of
-from trio_ws.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, MessageTooBig
+from trio_ws.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedLocally,
+    MessageTooBig,
+    ProtocolError,
+    TooManyFragments,
+)
 from trio_ws.frames import Close, Frame, Opcode
+from trio_ws.instruments import ConnectionSummary, Instrument, ObservedWebSocket
+from trio_ws.observe.logs import LogFrames
 from trio_ws.protocol import Role
+from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
 
 from ..support import (
     Peer,
+    Task,
     attempt,
     binary,
     close,
@@ -229,7 +243,7 @@ async def test_ten_pings_get_ten_pongs() -> None:
 @pytest.mark.parametrize("fragment", [b"", b"a"])
 async def test_a_flood_of_fragments(fragment: bytes) -> None:
     count = 20_000
-    async with opened(max_message_size=None) as (ws, peer):
+    async with opened(max_message_size=None, max_fragments=None) as (ws, peer):
         piece = bytes([0, len(fragment)]) + fragment
         data = piece * 1000
 
@@ -244,7 +258,7 @@ async def test_a_flood_of_fragments(fragment: bytes) -> None:
 
 
 async def test_fragments_count_towards_the_limit() -> None:
-    async with opened(max_message_size=1000) as (ws, peer):
+    async with opened(max_message_size=1000, max_fragments=None) as (ws, peer):
         await peer.send(b"\x02\x00" + b"\x00\x00" * 30_000 + b"\x00\x01a" * 1001)
         with pytest.raises(ConnectionClosedError) as raised:
             await ws.receive()
@@ -513,3 +527,173 @@ async def test_cancelled_while_it_reads(nursery: trio.Nursery, autojump_clock: M
         await peer.send(ping(b"p"), text("b"))
         assert await peer.receive() == pong(b"p")
         assert await ws.receive() == "b"
+
+
+# -- Many small frames -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("observed", [False, True])
+async def test_too_many_fragments(compressed: bool, observed: bool) -> None:
+    extensions = [PerMessageDeflate(Deflate(), send_bits=15, receive_bits=15)] if compressed else []
+    instruments = [LogFrames(logging.CRITICAL)] if observed else []
+    async with opened(extensions=extensions, instruments=instruments) as (ws, peer):
+        await peer.send((b"\x41\x00" if compressed else b"\x01\x00") + (b"\x00\x00" + b"\x8a\x00") * 16_383)
+        await settle()
+        assert ws.state is State.OPEN
+        await peer.send(b"\x00\x00")
+        with pytest.raises(ConnectionClosedError) as raised:
+            await ws.receive()
+        assert isinstance(raised.value.__cause__, TooManyFragments)
+        assert raised.value.__cause__.limit == 16_384
+        (frame,) = await peer.receive_all()
+        assert Close.parse(frame.data).code == 1009
+
+
+async def test_maximum_number_of_fragments() -> None:
+    async with opened(max_fragments=3) as (ws, peer):
+        for _ in range(3):
+            await peer.send(text("a", fin=False), cont(b"x" * 1024), cont(b"b"), ping(), cont(b"c", fin=True))
+            assert await ws.receive() == "a" + "x" * 1024 + "bc"
+        await peer.send(text("a", fin=False))
+        async with ws.receive_stream() as parts:
+            await peer.send(*[cont(b"b")] * 3)
+            with pytest.raises(ConnectionClosedError) as raised:
+                async for _ in parts:
+                    pass
+        assert isinstance(raised.value.__cause__, TooManyFragments)
+
+
+@pytest.mark.parametrize("frame", [b"\x89\x00", b"\x8a\x00", b"\x00\x00", b"\x00\x01a"])
+async def test_other_tasks_run_during_a_flood_of_small_frames(frame: bytes, nursery: trio.Nursery) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    ours, theirs = pipe_pair(1_000_000)
+    async with opened(streams=(ours, theirs), max_fragments=None) as (ws, peer):
+        # All of this arrives in one read.
+        await peer.send(b"\x02\x00" + frame * 20_000 + b"\x80\x00" + b"\x81\x03end")
+        nursery.start_soon(count)
+        assert len(await ws.receive()) in (0, 20_000)
+        assert await ws.receive() == "end"
+        assert turns >= 300
+
+
+# -- A Close frame in the middle of a message ------------------------------------------------------------------------
+
+
+async def iterate(ws: WebSocket) -> None:
+    async for _ in ws:
+        pass
+
+
+async def receive_parts(ws: WebSocket) -> None:
+    async with ws.receive_stream() as parts:
+        async for _ in parts:
+            pass
+
+
+async def receive_and_leave(ws: WebSocket) -> None:
+    async with ws.receive_stream() as parts:
+        async for _ in parts:
+            break
+    await ws.receive()
+
+
+async def receive_bytes(ws: WebSocket) -> None:
+    async for _ in ByteStream(ws):
+        pass
+
+
+async def send(ws: WebSocket) -> None:
+    while True:
+        await ws.send("x")
+        await settle()
+
+
+@each_role
+@pytest.mark.parametrize("code", [1000, 1001, 4000])
+@pytest.mark.parametrize("start", [b"", b"half a mess"])
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_close_frame_in_the_middle_of_a_message(role: Role, code: int, start: bytes, at_once: bool) -> None:
+    for call in (iterate, WebSocket.receive, receive_parts, receive_and_leave, receive_bytes, send, WebSocket.ping):
+        log = Summaries()
+        async with opened(role, instruments=[log]) as (ws, peer), trio.open_nursery() as nursery:
+            task = Task(nursery, call, ws)
+            await settle()
+            if at_once:
+                await peer.send(binary(start, fin=False), cont(start), close(code, "bye"))
+            else:
+                await peer.send(binary(start, fin=False), cont(start))
+                await settle()
+                await peer.send(close(code, "bye"))
+            await settle()
+            # The peer gets the usual answer.
+            while (frame := await peer.receive()) is not None and frame.opcode is not Opcode.CLOSE:
+                pass
+            assert frame == close(code, "bye")
+            await trio.aclose_forcefully(peer.stream)
+            await settle()
+            assert type(task.error) is ConnectionClosedError
+            assert type(task.error.__cause__) is ProtocolError
+            assert (task.error.rcvd, task.error.sent) == (Close(code, "bye"), Close(code, "bye"))
+            assert (ws.close_code, ws.close_reason) == (code, "bye")
+            with pytest.raises(ConnectionClosedError):
+                await iterate(ws)
+        (summary,) = log.summaries
+        assert (summary.clean, summary.code) == (False, code)
+        assert type(summary.error.__cause__) is ProtocolError
+
+
+class Summaries(Instrument):
+    """An instrument that collects the summaries of closed connections."""
+
+    def __init__(self) -> None:
+        self.summaries: list[ConnectionSummary] = []
+
+    def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
+        self.summaries.append(summary)
+
+
+async def test_messages_before_an_incomplete_one_are_received() -> None:
+    async with opened(Role.SERVER) as (ws, peer):
+        await peer.send(text("a"), text("b"), text("half a mess", fin=False), close())
+        await settle()
+        received = []
+        with pytest.raises(ConnectionClosedError) as raised:
+            async for message in ws:
+                received.append(message)
+        assert received == ["a", "b"]
+        assert type(raised.value.__cause__) is ProtocolError
+
+
+async def test_incomplete_message_when_this_end_closes() -> None:
+    # The message will not be received any more, so the peer may answer in the middle of it.
+    log = Summaries()
+    async with opened(instruments=[log]) as (ws, peer), trio.open_nursery() as nursery:
+        await peer.send(text("half", fin=False))
+        await settle()
+        nursery.start_soon(ws.aclose)
+        await settle()
+        await peer.send(cont(b" a mess"), close())
+        await trio.aclose_forcefully(peer.stream)
+    assert [summary.clean for summary in log.summaries] == [True]
+    with pytest.raises(ConnectionClosedLocally) as raised:
+        await ws.receive()
+    assert raised.value.__cause__ is None
+
+
+async def test_incomplete_message_after_send_close() -> None:
+    async with opened() as (ws, peer), trio.open_nursery() as nursery:
+        await ws.send_close()
+        task = Task(nursery, iterate, ws)
+        await peer.send(text("half a mess", fin=False), close())
+        await trio.aclose_forcefully(peer.stream)
+        await settle()
+        assert type(task.error) is ConnectionClosedError
+        assert type(task.error.__cause__) is ProtocolError

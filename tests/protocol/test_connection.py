@@ -195,8 +195,8 @@ def test_nothing_matters_after_a_close_frame(role: Role) -> None:
     check(role, to(FIN | TEXT, b"a") + normal, "a", expected)
     for after in (normal, to(FIN | PING, b""), to(FIN | TEXT, b"late"), b"\xff" * 20, b"\x00"):
         check(role, normal + after, expected)
-    # The rest of a message does not count either.
-    check(role, to(TEXT, b"frag") + normal + to(FIN | CONT, b"ment"), expected)
+    # The rest of a message does not count either, but the message is lost.
+    check(role, to(TEXT, b"frag") + normal + to(FIN | CONT, b"ment"), expected, ProtocolError)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -373,6 +373,8 @@ def scripts(draw: st.DrawFn, role: Role) -> Script:
         payload = draw(st.sampled_from([b"", b"\x03\xe8", b"\x0f\xa0bye"]))
         wire.append(to(FIN | CLOSE, payload))
         expected.append((Frame, Frame(Opcode.CLOSE, payload)))
+        if in_message:
+            expected.append(ProtocolError)
     elif end == "violation":
         wrong = violations(to, role, in_message)
         data, type_ = wrong[draw(st.sampled_from(sorted(wrong)))]
@@ -805,6 +807,44 @@ def test_many_small_messages_come_in_steps() -> None:
     assert counts == [256, 256, 256, 232]
 
 
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "first_byte, payload",
+    [(FIN | PING, b""), (FIN | PONG, b"a"), (CONT, b""), (CONT, b"a"), (CONT, bytes(200)), (FIN | RSV2 | TEXT, b"a")],
+)
+def test_many_small_frames_take_several_steps(role: Role, first_byte: int, payload: bytes) -> None:
+    receiver = protocol(role, extensions=[Reverse()])
+    if not first_byte & 0x0F:
+        receiver.receive(frame_to(role, BINARY))
+    frames = []
+    receiver.take_frame_count()
+    for _ in receiver.receive_in_steps(frame_to(role, first_byte, payload) * 1000):
+        frames.append(receiver.take_frame_count())
+        assert len(drain(receiver)) <= 64
+    frames.append(receiver.take_frame_count())
+    assert sum(frames) == 1000
+    assert max(frames) <= 65
+
+
+def test_every_frame_is_counted_once() -> None:
+    kinds = (FIN | TEXT, TEXT, FIN | PING, CONT, FIN | PONG, FIN | CONT, FIN | RSV2 | BINARY)
+    wire = b"".join(frame_to(Role.SERVER, first_byte, b"ab") for first_byte in kinds)
+    wire += frame_to(Role.SERVER, FIN | CLOSE, b"\x03\xe8")
+    for chunks in ([wire], one_by_one(wire)):
+        receiver = protocol(Role.SERVER, extensions=[Reverse()])
+        counts = []
+        for chunk in chunks:
+            receiver.receive(chunk)
+            counts.append(receiver.take_frame_count())
+        assert sum(counts) == 8
+    large = frame_to(Role.CLIENT, FIN | BINARY, bytes(100_000))
+    receiver = protocol(Role.CLIENT)
+    receiver.receive(large[:1000])
+    assert receiver.take_frame_count() == 1
+    receiver.receive(large[1000:])
+    assert receiver.take_frame_count() == 0
+
+
 def test_receive_all_steps_at_once() -> None:
     receiver = protocol(Role.CLIENT, extensions=[Repeat(1000)])
     receiver.receive(frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"a" * 3000))
@@ -889,6 +929,24 @@ def test_close_in_the_middle_of_a_message(role: Role) -> None:
         end.encode(Opcode.CONT, b"")
     end.receive(frame_to(role, FIN | CONT, b" and ended") + frame_to(role, FIN | CLOSE))
     assert drain(end) == ["begun and ended", close()]
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("start", [b"", b"half a mess"])
+@pytest.mark.parametrize("claim", [None, "take_part", "skip_message"])
+def test_close_frame_in_the_middle_of_a_message(role: Role, start: bytes, claim: str | None) -> None:
+    end = protocol(role)
+    end.receive(frame_to(role, FIN | TEXT, b"whole") + frame_to(role, BINARY, start) + frame_to(role, FIN | PING))
+    if claim:
+        getattr(end, claim)()
+    end.receive(frame_to(role, FIN | CLOSE, b"\x03\xe8") + frame_to(role, FIN | CONT, b"age"))
+    *events, error = drain(end)
+    assert events == ["whole", ping(), close(b"\x03\xe8")]
+    assert type(error) is ProtocolError
+    # It is answered as usual.
+    assert (end.closing.state, end.closing.rcvd) == (ClosingState.RECEIVED, Close(1000, ""))
+    end.encode_close(Close(1000, ""))
+    assert end.closing.is_clean
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_ws.exceptions import InvalidData, MessageTooBig, ProtocolError
+from trio_ws.exceptions import InvalidData, MessageTooBig, ProtocolError, TooManyFragments
 from trio_ws.frames import Frame, Opcode
 from trio_ws.protocol import LastPart, Message, Role
 from trio_ws.protocol.codec import RSV2, RSV3
@@ -46,10 +48,13 @@ Item = Message | LastPart | Frame | None
 
 
 def feed_to(decoder: MessageDecoder, data: bytes) -> Iterator[Message | LastPart | Frame | None]:
-    """Feed some bytes, and yield the results one by one."""
+    """Feed some bytes, and yield the results one by one, control frames as :class:`Frame`."""
     for item in decoder.feed(data):
         if isinstance(item, list):
             yield from item
+        elif isinstance(item, tuple):
+            opcode, payload = item
+            yield Frame(Opcode(opcode), payload)
         else:
             yield item
 
@@ -340,7 +345,7 @@ def test_many_fragments_take_little_memory(opcode: int, payload: bytes) -> None:
     tracemalloc.start()
     try:
         for _ in range(200):
-            assert list(feed_to(decoder, chunk)) == []
+            assert not any(feed_to(decoder, chunk))
         memory, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -349,7 +354,8 @@ def test_many_fragments_take_little_memory(opcode: int, payload: bytes) -> None:
     message: Message = payload * 20_000
     if opcode == TEXT:
         message = payload.decode() * 20_000
-    assert list(feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT))) == [message]
+    items = [item for item in feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT)) if item is not None]
+    assert items == [message]
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
@@ -358,10 +364,10 @@ def test_small_and_large_pieces_keep_their_order(opcode: int) -> None:
     fragments = [bytes([65 + i % 26]) * size for i, size in enumerate(sizes)]
     data = frame_to(Role.CLIENT, opcode) + b"".join(frame_to(Role.CLIENT, CONT, each) for each in fragments)
     decoder = MessageDecoder(Role.CLIENT)
-    assert list(feed_to(decoder, data)) == []
+    assert not any(feed_to(decoder, data))
     assert sum(sizes) <= decoder.held <= sum(sizes) + 64 * len(sizes)
     whole = b"".join(fragments)
-    items = list(feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT)))
+    items = [item for item in feed_to(decoder, frame_to(Role.CLIENT, FIN | CONT)) if item is not None]
     assert items == [whole.decode() if opcode == TEXT else whole]
     assert decoder.held == 0
 
@@ -371,9 +377,52 @@ def test_one_wide_character_makes_many_wide() -> None:
     fragments = [*["a" * 3000] * 255, "\N{GRINNING FACE}"] * 3
     data = frame_to(Role.CLIENT, TEXT) + b"".join(frame_to(Role.CLIENT, CONT, each.encode()) for each in fragments)
     decoder = MessageDecoder(Role.CLIENT)
-    assert list(feed_to(decoder, data)) == []
+    assert not any(feed_to(decoder, data))
     assert decoder.held >= 4 * 3 * 255 * 3000
     assert decoder.take_part() == "".join(fragments)
+
+
+# -- Number of fragments ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("rsv", [0, RSV2])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 1023])
+def test_too_many_small_fragments(role: Role, rsv: int, size: int) -> None:
+    for claim, fin in itertools.product((None, "take_part", "skip"), (0, FIN)):
+        decoder = MessageDecoder(role, None, [Reverse()], 3)
+        start = frame_to(role, rsv | BINARY, b"x" * size) + frame_to(role, FIN | PING) * 5
+        start += frame_to(role, CONT, b"x" * size) * 2 + frame_to(role, CONT, bytes(1024)) * 5
+        pings = [item for item in feed_to(decoder, start) if item is not None]
+        assert pings == [Frame(Opcode.PING, b"")] * 5
+        if claim:
+            getattr(decoder, claim)()
+        # One more fails at its header, even if it is the last one.
+        header = len(frame_to(role, fin | CONT, b"x" * size)) - size
+        with pytest.raises(TooManyFragments) as caught:
+            list(feed_to(decoder, frame_to(role, fin | CONT, b"x" * size)[:header]))
+        assert (caught.value.limit, caught.value.code) == (3, 1009)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("rsv", [0, RSV2])
+def test_whole_messages_and_large_fragments_do_not_count(role: Role, rsv: int) -> None:
+    decoder = MessageDecoder(role, None, [Reverse()], 2)
+    message = frame_to(role, rsv | BINARY, b"a") + frame_to(role, FIN | CONT)
+    whole = frame_to(role, FIN | rsv | BINARY, b"a")
+    large = frame_to(role, rsv | BINARY, bytes(1024)) + frame_to(role, CONT, bytes(1024)) * 10
+    large += frame_to(role, FIN | CONT)
+    # The count starts again with each message, and messages in one frame have no fragments.
+    items = [item for item in feed_to(decoder, (message + whole + large) * 5) if item is not None]
+    assert items == [b"a", b"a", bytes(11 * 1024)] * 5
+
+
+def test_no_limit_on_fragments() -> None:
+    decoder = MessageDecoder(Role.CLIENT)
+    wire = (
+        frame_to(Role.CLIENT, BINARY) + frame_to(Role.CLIENT, CONT, b"a") * 20_000 + frame_to(Role.CLIENT, FIN | CONT)
+    )
+    assert [item for item in feed_to(decoder, wire) if item is not None] == [b"a" * 20_000]
 
 
 # -- Messages in parts -----------------------------------------------------------------------------------------------
@@ -542,13 +591,14 @@ def test_the_fast_path_has_the_same_result(role: Role, size: int) -> None:
 @pytest.mark.parametrize("times", [0, 16])
 @pytest.mark.parametrize("size", [100, 1024])
 def test_pauses_on_the_fast_path(size: int, times: int) -> None:
-    # Input counts 16 times here too. The output is as large as that, or nothing.
+    # Input counts 16 times here too. The output is as large as that, or nothing. Each frame counts for 1024 bytes.
     extensions = [Repeat(times)]
     whole = frame_to(Role.CLIENT, FIN | RSV3 | BINARY, b"x" * size)
     fragments = frame_to(Role.CLIENT, RSV3 | BINARY, b"x" * size) + frame_to(Role.CLIENT, FIN | CONT)
-    for wire in (whole, fragments):
+    for wire, frames in ((whole, 1), (fragments, 2)):
         items, _ = read(MessageDecoder(Role.CLIENT, None, extensions), [wire * 100])
-        assert items.count(None) == 100 * size * (16 + times) // (64 * 1024)
+        messages_per_pause = math.ceil(64 * 1024 / (size * (16 + times) + 1024 * frames))
+        assert items.count(None) == 100 // messages_per_pause
 
 
 def test_extensions_are_undone_in_reverse_order() -> None:
@@ -728,7 +778,7 @@ def test_the_buffer_is_used_until_a_pause() -> None:
     assert next(items) == ["ab"]
     decoder.detach()
     borrowed[:] = bytes(len(borrowed))
-    assert list(items) == [Frame(Opcode.PING, b"c")] * 2
+    assert list(items) == [(Opcode.PING, b"c")] * 2
 
 
 def test_size_of_a_last_part() -> None:

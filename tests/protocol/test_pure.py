@@ -181,6 +181,50 @@ def test_count(hot: Any, role: Role) -> None:
         assert position == len(one) * min(count, 3)
 
 
+# -- Other small frames ----------------------------------------------------------------------------------------------
+
+#: Allow every first byte, or all except those of whole messages.
+ALL = bytes([1]) * 256
+OTHERS = bytes(first_byte not in (FIN | TEXT, FIN | BINARY) for first_byte in range(256))
+
+
+@each_implementation
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 124, 125])
+def test_take_small_frames(hot: Any, role: Role, size: int) -> None:
+    payload = bytes(i & 0xFF for i in range(size))
+    kinds = (FIN | PING, FIN | PONG, FIN | CLOSE, TEXT, CONT, FIN | CONT, FIN | 0x40 | BINARY, 3)
+    before = b"before"
+    data = before + b"".join(frame_to(role, first_byte, payload) for first_byte in kinds)
+    masked = role is Role.SERVER
+    expected = [(first_byte, payload, 0) for first_byte in kinds]
+    assert hot.take_small_frames(data, len(before), masked, ALL, 10) == (expected, len(data))
+    for count in range(9):
+        taken, position = hot.take_small_frames(memoryview(data), len(before), masked, ALL, count)
+        assert taken == expected[:count]
+        assert len(data) - position == (8 - count) * len(frame_to(role, PING, payload))
+
+
+@each_implementation
+@pytest.mark.parametrize("role", ROLES)
+def test_take_small_frames_stops_before_other_frames(hot: Any, role: Role) -> None:
+    good = frame_to(role, CONT, b"good")
+    whole = frame_to(role, FIN | PING, bytes(125))
+    for other in (
+        *(whole[:size] for size in range(len(whole))),
+        frame_to(role, FIN | TEXT, b"a whole message"),
+        frame_to(role, CONT, bytes(126)),
+        frame_to(role, CONT, bytes(70_000)),
+        frame_to(role, CONT, b"123", width=2),
+        frame_to(role, CONT, b"123", width=8),
+        frame_to(role, CONT, b"123", mask=role is Role.CLIENT),
+    ):
+        data = good + other
+        masked = role is Role.SERVER
+        assert hot.take_small_frames(data, 0, masked, OTHERS, 10) == ([(CONT, b"good", 0)], len(good))
+        assert hot.take_small_frames(data, len(good), masked, OTHERS, 10) == ([], len(good))
+
+
 # -- Packing ---------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +373,54 @@ class TestCompiled:
             for start in (0, min(position, len(received))):
                 arguments = (received, start, role is Role.SERVER, limit, count)
                 assert compiled.take_messages(*arguments) == pure.take_messages(*arguments)
+
+    @deterministic
+    @given(
+        role=roles,
+        frames=st.lists(
+            st.one_of(st.tuples(st.integers(0, 255), payloads, wrong_headers), st.binary(max_size=20)), max_size=8
+        ),
+        allowed=st.one_of(st.just(ALL), st.just(OTHERS), st.binary(min_size=256, max_size=256)),
+        count=st.integers(0, 9),
+        position=st.integers(0, 300),
+        cut=st.integers(0, 300),
+    )
+    def test_take_small_frames(
+        self,
+        role: Role,
+        frames: list[tuple[int, bytes, dict[str, Any]] | bytes],
+        allowed: bytes,
+        count: int,
+        position: int,
+        cut: int,
+    ) -> None:
+        wires = (
+            frame if isinstance(frame, bytes) else frame_to(role, frame[0], frame[1], **frame[2]) for frame in frames
+        )
+        data = b"".join(wires)
+        for received in (data, data[: len(data) - cut]):
+            for start in (0, min(position, len(received))):
+                arguments = (received, start, role is Role.SERVER, allowed, count)
+                assert compiled.take_small_frames(*arguments) == pure.take_small_frames(*arguments)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (None, 0, True, ALL, 1),
+            ("a", 0, True, ALL, 1),
+            (b"a", -1, True, ALL, 1),
+            (b"a", 0, True, None, 1),
+            (b"a", 0, True, bytes(255), 1),
+            (b"a", 0, True, bytearray(256), 1),
+            (b"a", 0, True, ALL, None),
+        ],
+    )
+    def test_take_small_frames_with_invalid_arguments(self, arguments: Any) -> None:
+        with pytest.raises((TypeError, ValueError)):
+            compiled.take_small_frames(*arguments)
+
+    def test_take_small_frames_from_beyond_the_end(self) -> None:
+        assert compiled.take_small_frames(b"abc", 2**62, False, ALL, 1) == ([], 2**62)
 
     @deterministic
     @given(

@@ -14,8 +14,17 @@ import trio.testing
 
 import trio_ws
 from trio_ws import Limits
+from trio_ws.connection.core import Connection
 from trio_ws.connection.limits import RateLimiter
+from trio_ws.connection.session import Session
+from trio_ws.connection.stream import StreamAdapter
+from trio_ws.connection.websocket import WebSocket
+from trio_ws.http11 import Request, Response
+from trio_ws.protocol import Role
 from trio_ws.server.accept import MAX_REJECTIONS
+from trio_ws.settings import Settings
+
+from ..support import memory_pair
 
 MockClock = trio.testing.MockClock
 
@@ -341,21 +350,62 @@ async def test_fewer_than_one_message_per_second(autojump_clock: MockClock) -> N
         assert await end_of(ws) == trio_ws.Close(1008, "at most 0.1 messages per second are allowed")
 
 
-async def test_pings_are_not_counted_as_messages(autojump_clock: MockClock) -> None:
+async def test_pings_are_counted(autojump_clock: MockClock) -> None:
     async with connected(Limits(messages_per_second=1)) as ws:
         for _ in range(10):
             await ws.ping()
+            await trio.sleep(1)
         assert await answers(ws)
+        await ws.ping()
+        assert await end_of(ws) == trio_ws.Close(1008, "at most 1 messages per second are allowed")
 
 
-async def test_messages_in_parts_are_counted_once(autojump_clock: MockClock) -> None:
-    async with connected(Limits(messages_per_second=1)) as ws:
+async def test_fragments_are_counted(autojump_clock: MockClock) -> None:
+    async with connected(Limits(messages_per_second=6)) as ws:
         for _ in range(3):
             async with ws.send_stream(text=True) as out:
                 for part in "hello":
                     await out.send(part)
             assert await ws.receive() == "hello"
             await trio.sleep(1)
+        async with ws.send_stream() as out:
+            for _ in range(6):
+                await out.send(b"x")
+        assert await end_of(ws) == trio_ws.Close(1008, "at most 6 messages per second are allowed")
+
+
+async def test_solicited_pongs_are_not_counted(autojump_clock: MockClock) -> None:
+    async def ping(ws: trio_ws.WebSocket) -> None:
+        for _ in range(20):
+            await ws.ping()
+        await ws.send("done")
+        await trio.sleep_forever()
+
+    async with connected(Limits(messages_per_second=1), ping) as ws:
+        assert await ws.receive() == "done"
+
+
+@pytest.mark.parametrize(
+    "opcode, fin, payload", [(0x9, 0x80, b""), (0xA, 0x80, b""), (0xA, 0x80, b"x"), (0x0, 0, b""), (0x0, 0, b"x")]
+)
+async def test_floods_of_frames(opcode: int, fin: int, payload: bytes) -> None:
+    # The first frame starts a message.
+    ours, theirs = memory_pair()
+    limits = Limits(messages_per_second=100).for_connection()
+    connection = Connection(Role.SERVER, StreamAdapter(theirs), Settings(), limits=limits)
+    async with Session(WebSocket(connection, Request("/", {}), Response(101, "", {}), None)) as ws:
+        frame = bytes([fin | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+        await ours.send_all(bytes([1, 0x80]) + bytes(4) + frame * 99)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ws.state is trio_ws.State.OPEN
+        await ours.send_all(frame * 3)
+        await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+        with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+            await ws.receive()
+        assert isinstance(caught.value.__cause__, trio_ws.TooManyMessages)
+        assert caught.value.sent is not None
+        assert caught.value.sent.code == 1008
 
 
 async def test_rate(autojump_clock: MockClock) -> None:

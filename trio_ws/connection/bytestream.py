@@ -21,7 +21,13 @@ from typing import SupportsIndex
 
 import trio
 
-from ..exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
+from ..exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedLocally,
+    ConnectionClosedOK,
+    ProtocolError,
+)
 from ..frames import CloseCode
 from ..misuse.values import check_instance
 from .parts import ReceiveStream
@@ -231,8 +237,10 @@ def _positive(name: str, value: SupportsIndex) -> int:
 
 
 def _is_end(exc: ConnectionClosed) -> bool:
-    """Whether the peer has closed, and no Close frame has an error code."""
+    """Whether the peer has closed between two messages, and no Close frame has an error code."""
     rcvd, sent = exc.rcvd, exc.sent
+    if isinstance(exc.__cause__, ProtocolError):  # the Close frame came in the middle of a message
+        return False
     return rcvd is not None and rcvd.is_normal and (sent is None or sent.is_normal)
 
 

@@ -114,6 +114,7 @@ class Connection:
             role,
             random=os.urandom,
             max_message_size=settings.max_message_size,
+            max_fragments=settings.max_fragments,
             extensions=extensions,
             on_frame=self.observer.on_frame,
         )

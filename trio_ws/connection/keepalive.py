@@ -132,8 +132,14 @@ class Keepalive:
             if ping.data in self._outbox.pings:
                 self._outbox.pings.remove(ping.data)
 
-    def receive_pong(self, data: bytes) -> None:
-        """Match a pong with its ping. It also answers all earlier pings (RFC 6455, section 5.5.3)."""
+    def receive_pong(self, data: bytes) -> bool:
+        """Match a pong with its ping. It also answers all earlier pings (RFC 6455, section 5.5.3).
+
+        Returns:
+            Whether it answers a ping.
+        """
+        if not self._pings:
+            return False
         count = next((index for index, ping in enumerate(self._pings, 1) if ping.data == data), 0)
         if count:
             now = trio.current_time()
@@ -141,6 +147,7 @@ class Keepalive:
                 ping.round_trip = self.latency = now - ping.queued_at
             self._observer.record_pong(now - self._pings[count - 1].queued_at)
             self.end_pings(count)
+        return count > 0
 
     def end_pings(self, count: int | None = None) -> None:
         """Stop waiting for the oldest ``count`` pings, or for all, and wake the tasks that wait for them."""

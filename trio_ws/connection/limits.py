@@ -12,10 +12,10 @@ __all__ = ["NO_LIMITS", "ConnectionLimits", "NoLimits", "RateLimiter"]
 
 
 class RateLimiter:
-    """A token bucket: ``limit`` messages per second on average, and a burst of as many, but at least one.
+    """A token bucket: ``limit`` frames per second on average, and a burst of as many, but at least one.
 
     Args:
-        limit: Messages per second.
+        limit: Frames per second.
     """
 
     def __init__(self, limit: float) -> None:
@@ -24,7 +24,7 @@ class RateLimiter:
         self._updated_at = trio.current_time()
 
     def take(self, count: int) -> bool:
-        """Count messages. Return whether they are within the limit."""
+        """Count frames. Return whether they are within the limit."""
         now = trio.current_time()
         self._tokens = min(max(self.limit, 1.0), self._tokens + (now - self._updated_at) * self.limit) - count
         self._updated_at = now
@@ -34,8 +34,11 @@ class RateLimiter:
 class NoLimits:
     """No limits: the default, and always used by clients."""
 
-    def check_received(self, count: int) -> TooManyMessages | None:
-        """Count received messages. Return the violation if there are too many."""
+    def record_received(self) -> None:
+        """Record that a message was received."""
+
+    def check_frames(self, count: int) -> TooManyMessages | None:
+        """Count received frames. Return the violation if there are too many."""
         return None
 
     def record_sent(self) -> None:
@@ -57,7 +60,7 @@ class ConnectionLimits(NoLimits):
     """The limits of one connection, which starts now; see :class:`trio_ws.Limits`.
 
     Args:
-        messages_per_second: Messages that the peer may send per second; None for no limit.
+        messages_per_second: Frames that the peer may send per second; None for no limit.
         idle: Seconds without a message after which the connection is closed; None for no limit.
         lifetime: Seconds after which the connection is closed; None for no limit.
     """
@@ -70,9 +73,12 @@ class ConnectionLimits(NoLimits):
         # The time of the last message in either direction.
         self._active_at = now
 
-    def check_received(self, count: int) -> TooManyMessages | None:
-        """Count received messages. Return the violation if there are too many."""
+    def record_received(self) -> None:
+        """Record that a message was received."""
         self._active_at = trio.current_time()
+
+    def check_frames(self, count: int) -> TooManyMessages | None:
+        """Count received frames. Return the violation if there are too many."""
         if self._rate is None or self._rate.take(count):
             return None
         return TooManyMessages(self._rate.limit)

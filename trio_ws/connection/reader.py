@@ -123,19 +123,25 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
     protocol = connection.protocol
     items: list[Message | LastPart] = protocol.next_messages()  # type: ignore[assignment]  # nobody else uses the list
     ending: Close | ProtocolError | None = None
-    while (event := protocol.next_event()) is not None:
+    frames = protocol.take_frame_count()
+    while (event := protocol.next_plain_event()) is not None:
         if isinstance(event, (str, bytes, LastPart)):
             items.append(event)
         elif isinstance(event, ProtocolError):
-            ending = event
-        elif event.opcode is Opcode.PING:
-            connection.outbox.put_pong(event.data)
-        elif event.opcode is Opcode.PONG:
-            connection.keepalive.receive_pong(event.data)
+            if ending is None:
+                ending = event
+            elif not connection.state.closed_locally:
+                # The Close frame came in the middle of a message. It is answered as usual.
+                connection.state.fail(event)
+        elif event[0] == Opcode.PING:
+            connection.outbox.put_pong(event[1])
+        elif event[0] == Opcode.PONG:
+            frames -= connection.keepalive.receive_pong(event[1])  # the limit is for unsolicited frames
         else:
             ending = protocol.closing.rcvd
+    ending = ending or connection.limits.check_frames(frames)
     if items:
-        ending = ending or connection.limits.check_received(len(items))
+        connection.limits.record_received()
         connection.observer.record_messages(items)
     connection.inbox.put(items)
     connection.observer.report()

@@ -8,6 +8,7 @@
     ├── ProtocolError               (ValueError)   frame or message not allowed by RFC 6455
     │   ├── InvalidData                                 payload does not match its type: 1007
     │   ├── MessageTooBig                               message above our size limit: 1009
+    │   ├── TooManyFragments                            message in too many small fragments: 1009
     │   └── TooManyMessages                             messages above our rate limit: 1008
     ├── DecodeError                 (ValueError)   message that a TypedChannel cannot decode
     ├── ConnectFailed               (OSError)      cannot connect, or lost during the opening handshake
@@ -70,7 +71,7 @@ from .handshake import (
     NegotiationError,
     TooManyHeaders,
 )
-from .protocol import InvalidData, MessageTooBig, ProtocolError, TooManyMessages
+from .protocol import InvalidData, MessageTooBig, ProtocolError, TooManyFragments, TooManyMessages
 from .refused import InvalidRedirect, InvalidStatus
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "ProtocolError",
     "ProxyFailed",
     "TLSFailed",
+    "TooManyFragments",
     "TooManyHeaders",
     "TooManyMessages",
     "WebSocketException",

@@ -52,7 +52,7 @@ class ConnectionClosed(WebSocketException):
 
 
 class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
-    """The connection ended with a complete closing handshake and a normal code: 1000, 1001 or none.
+    """The connection ended with a complete closing handshake between two messages, with code 1000, 1001 or none.
 
     Attributes:
         rcvd: The :class:`~trio_ws.Close` that the peer sent.
@@ -62,11 +62,11 @@ class ConnectionClosedOK(ConnectionClosed, trio.EndOfChannel):
 
 
 class ConnectionClosedError(ConnectionClosed, trio.BrokenResourceError):
-    """The connection was lost, or ended with a close code that signals an error.
+    """The connection was lost, or ended with an error code or in the middle of a message.
 
     The ``__cause__``, if any, is the error that this end noticed: a :exc:`ProtocolError` if the peer violated the
-    protocol, an error of the stream below, or a :exc:`trio.TooSlowError` if the peer was considered dead or the closing
-    handshake timed out.
+    protocol or sent its Close frame before the last fragment of a message, an error of the stream below, or a
+    :exc:`trio.TooSlowError` if the peer was considered dead or the closing handshake timed out.
 
     Attributes:
         rcvd: The :class:`~trio_ws.Close` that the peer sent; None if it sent none.

@@ -6,7 +6,7 @@ import attrs
 
 from .base import WebSocketException
 
-__all__ = ["InvalidData", "MessageTooBig", "ProtocolError", "TooManyMessages"]
+__all__ = ["InvalidData", "MessageTooBig", "ProtocolError", "TooManyFragments", "TooManyMessages"]
 
 
 @attrs.define(slots=False, eq=False)
@@ -61,11 +61,29 @@ class MessageTooBig(ProtocolError):
 
 
 @attrs.define(slots=False, eq=False)
-class TooManyMessages(ProtocolError):
-    """The peer sent more messages per second than this endpoint accepts.
+class TooManyFragments(ProtocolError):
+    """The peer sent a message with more small fragments than this endpoint accepts.
 
     Attributes:
-        limit: Maximum number of messages per second.
+        limit: Maximum number of fragments of less than 1 KiB.
+    """
+
+    limit: int
+    reason: str = attrs.field(init=False)
+
+    code = 1009
+
+    @reason.default
+    def _reason(self) -> str:
+        return f"the message must have at most {self.limit} fragments of less than 1 KiB"
+
+
+@attrs.define(slots=False, eq=False)
+class TooManyMessages(ProtocolError):
+    """The peer sent more messages, fragments or control frames per second than this endpoint accepts.
+
+    Attributes:
+        limit: Maximum number of messages per second. Every frame counts as a message.
     """
 
     limit: float

@@ -82,7 +82,6 @@ ADVICE = {
     "logger": _LOGGER,
     "logger_name": _LOGGER,
     "loop": "trio_ws runs under Trio, which has no event loop objects",
-    "max_fragments": "max_message_size limits the whole message, however many frames it has",
     "max_frame_size": "max_message_size limits the whole message, however many frames it has",
     "max_queue": _QUEUE,
     "message_queue_size": _QUEUE,

@@ -18,7 +18,8 @@ and so is every control frame. So no byte is processed twice, and the message de
 before memory is allocated for it, and its text before the frame is complete.
 
 Nearly all frames are whole messages. :func:`~trio_ws.protocol.pure.take_messages` decodes many of those at once, and
-leaves the other frames to this module.
+:func:`~trio_ws.protocol.pure.take_small_frames` many other small frames. Both leave the remaining frames to this
+module.
 
 This module checks the rules for single frames: reserved bits, opcodes, masking, lengths, control frames.
 :mod:`trio_ws.protocol.messages` checks the rules for sequences of frames.
@@ -27,14 +28,15 @@ This module checks the rules for single frames: reserved bits, opcodes, masking,
 from __future__ import annotations
 
 import enum
+import functools
 from typing import TypeAlias
 
 from ..exceptions import ProtocolError
 from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
-from .hot import Payload, apply_mask, pack, take_messages
+from .hot import Payload, apply_mask, pack, take_messages, take_small_frames
 from .pure import Buffer
 
-__all__ = ["BATCH", "FIN", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "serialize"]
+__all__ = ["BATCH", "FIN", "FRAME_BATCH", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "serialize"]
 
 FIN = 0x80
 RSV1 = 0x40
@@ -55,6 +57,9 @@ _BINARY = FIN | Opcode.BINARY
 
 #: Maximum number of messages to decode at once, because every message costs time and extra memory.
 BATCH = 256
+
+#: Maximum number of other small frames to decode at once. Each takes about four times as long as a message.
+FRAME_BATCH = 64
 
 #: ``(first_byte, data, remaining)``; see the docstring of this module.
 Piece: TypeAlias = "tuple[int, bytes, int]"
@@ -79,13 +84,14 @@ class FrameDecoder:
 
     __slots__ = (
         *("_data", "_first_byte", "_key", "_masked", "_offset", "_payload", "_position", "_remaining", "_rsv", "_size"),
-        "_assemble",
+        *("_assemble", "_small_frames"),
     )
 
     def __init__(self, role: Role, rsv: int = 0, *, assemble: bool = False) -> None:
         self._masked = role is Role.SERVER
         self._rsv = rsv
         self._assemble = assemble
+        self._small_frames = _small_frames(rsv)
         # The received bytes, and the number of them that were decoded.
         self._data: Buffer = b""
         self._position = 0
@@ -145,6 +151,27 @@ class FrameDecoder:
         assert not self._remaining
         messages, self._position = take_messages(self._data, self._position, self._masked, limit, BATCH)
         return messages
+
+    def take_pieces(self) -> list[Piece]:
+        """Return the next pieces: many small frames at once, or the result of :meth:`next_piece`.
+
+        Small frames are control frames, fragments, and messages transformed by an extension, with at most 125 bytes of
+        payload. Other whole messages are left to :meth:`take_messages`.
+
+        Returns:
+            At most :data:`FRAME_BATCH` pieces. An empty list until more bytes are fed.
+
+        Raises:
+            ProtocolError: If the peer violates the protocol. The decoder cannot be used any more then.
+        """
+        if not self._remaining:
+            pieces, self._position = take_small_frames(
+                self._data, self._position, self._masked, self._small_frames, FRAME_BATCH
+            )
+            if pieces:
+                return pieces
+        piece = self.next_piece()
+        return [] if piece is None else [piece]
 
     def release(self) -> bool:
         """Release the received bytes if all of them were decoded. Return whether they were."""
@@ -231,6 +258,26 @@ class FrameDecoder:
             raise ProtocolError("a frame from a client must be masked")
         if not self._masked and second_byte & _MASK:
             raise ProtocolError("a frame from a server must not be masked")
+
+
+@functools.cache
+def _small_frames(rsv: int) -> bytes:
+    """Return which frames to take with :func:`take_small_frames`: the valid ones, except untransformed whole messages.
+
+    Args:
+        rsv: The reserved bits that the extensions in use may set on the first frame of a message.
+
+    Returns:
+        256 bytes: for each first byte of a frame, whether to take the frame.
+    """
+    taken = bytearray(256)
+    for opcode in Opcode:
+        for fin in (FIN,) if opcode & _CONTROL else (0, FIN):
+            for bits in range(0, _RSV + 1, RSV3):
+                transformed = bits and opcode in (Opcode.TEXT, Opcode.BINARY) and not bits & ~rsv
+                if transformed or not (bits or (fin and opcode in (Opcode.TEXT, Opcode.BINARY))):
+                    taken[fin | bits | opcode] = 1
+    return bytes(taken)
 
 
 def _extended_size(data: Buffer) -> int:

@@ -8,7 +8,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
-__all__ = ["Payload", "apply_mask", "pack", "take_messages"]
+__all__ = ["Payload", "apply_mask", "pack", "take_messages", "take_small_frames"]
 
 cdef extern from "Python.h":
     # These take raw pointers because Payload resizes its bytes object, which is allowed only while nothing else refers
@@ -132,6 +132,35 @@ def take_messages(const uint8_t[::1] data not None, Py_ssize_t position, bint ma
         count -= 1
         position = start + <Py_ssize_t>size
     return messages, position
+
+
+def take_small_frames(
+    const uint8_t[::1] data not None, Py_ssize_t position, bint masked, bytes allowed not None, Py_ssize_t count
+):
+    cdef Py_ssize_t end = data.shape[0]
+    cdef const uint8_t *bytes_in = &data[0] if end else NULL
+    cdef Py_ssize_t header = 6 if masked else 2
+    cdef uint8_t mask = MASK if masked else 0
+    cdef Py_ssize_t start
+    cdef uint8_t first_byte, size
+    cdef list frames = []
+    if position < 0:
+        raise ValueError("position must not be negative")
+    if PyBytes_GET_SIZE(allowed) != 256:
+        raise ValueError("allowed must have 256 bytes")
+    cdef const uint8_t *is_allowed = <const uint8_t *>PyBytes_AS_STRING(allowed)
+    while count > 0:
+        if end - position < header:
+            break
+        start = position + header
+        first_byte = bytes_in[position]
+        size = bytes_in[position + 1] ^ mask
+        if size > 125 or size > end - start or not is_allowed[first_byte]:
+            break
+        frames.append((first_byte, make_bytes(bytes_in + start, size, bytes_in + start - 4 if masked else NULL), 0))
+        count -= 1
+        position = start + size
+    return frames, position
 
 
 cdef inline Py_ssize_t header_size(Py_ssize_t size) noexcept nogil:

@@ -11,7 +11,8 @@ Events have the order of the wire:
 * a :class:`Frame` is a control frame. Nothing is answered automatically: the caller must answer a ping with
   :meth:`~Protocol.encode`, and a Close frame with :meth:`~Protocol.encode_close`;
 * a :exc:`ProtocolError` is a violation by the peer. Everything before it was valid, and no event follows. The caller
-  should close the connection with its ``code``.
+  should close the connection with its ``code``. After a Close frame, it means that this frame came in the middle of a
+  fragmented message, which is lost. The caller should answer the Close frame as usual.
 
 After a Close frame or a violation, further input is ignored (RFC 6455, sections 1.4 and 7.1.7).
 """
@@ -26,19 +27,22 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..exceptions import ProtocolError
 from ..frames import Close, Frame, Opcode
 from .closing import Closing
-from .codec import BATCH, FIN, Role
+from .codec import FIN, Role
 from .extensions import EncodingCache
 from .hot import pack
-from .messages import LastPart, Message, MessageDecoder
+from .messages import ControlFrame, LastPart, Message, MessageDecoder
 from .observed import ObservedDecoder, OnFrame
 from .pure import Buffer, header
 
 if TYPE_CHECKING:
     from .extensions import Extension
 
-__all__ = ["LARGE", "Event", "OutgoingFrame", "Protocol"]
+__all__ = ["LARGE", "Event", "OutgoingFrame", "PlainEvent", "Protocol"]
 
 Event: TypeAlias = Message | LastPart | Frame | ProtocolError
+
+#: An event in which control frames are tuples.
+PlainEvent: TypeAlias = Message | LastPart | ControlFrame | ProtocolError
 
 # Number of masking keys to generate at a time. A system call for each would cost more than the masking.
 _KEYS = 256
@@ -60,6 +64,7 @@ class Protocol:
         random: A function that returns the requested number of unpredictable bytes, for the masking keys of a client
             (RFC 6455, section 10.3). Use ``os.urandom``.
         max_message_size: Maximum size of a received message in bytes, after decompression; None for no limit.
+        max_fragments: Maximum number of fragments of less than 1 KiB in a received message; None for no limit.
         extensions: The extensions in use, in the order in which they were negotiated.
         on_frame: A function to call with each received frame. It makes receiving slower.
 
@@ -68,6 +73,7 @@ class Protocol:
     """
 
     __slots__ = (
+        "_counted",
         "_events",
         "_extensions",
         "_failed",
@@ -86,20 +92,23 @@ class Protocol:
         *,
         random: Callable[[int], bytes],
         max_message_size: int | None = None,
+        max_fragments: int | None = None,
         extensions: Sequence[Extension] = (),
         on_frame: OnFrame | None = None,
     ) -> None:
         self.closing: Closing = Closing()
         self._messages = (
-            MessageDecoder(role, max_message_size, extensions)
+            MessageDecoder(role, max_message_size, extensions, max_fragments)
             if on_frame is None
-            else ObservedDecoder(role, max_message_size, extensions, on_frame)
+            else ObservedDecoder(role, max_message_size, extensions, on_frame, max_fragments)
         )
         # Received events: whole messages, and then all events since the first of another kind. Most of the time, there
         # are only whole messages.
         self._whole: list[Message] = []
-        self._events: deque[Event] | None = None
+        self._events: deque[PlainEvent] | None = None
         self._failed = False
+        # The number of received frames at the last call of take_frame_count().
+        self._counted = 0
         self._extensions = extensions
         # Whether a fragmented message is being sent, and the extensions that transform it.
         self._sending = False
@@ -157,17 +166,16 @@ class Protocol:
                     self._whole.append(event)
                 else:
                     self._add(event)
-                    if type(event) is Frame and event.opcode is Opcode.CLOSE:
-                        self.closing.receive(Close.parse(event.data))
+                    if type(event) is tuple and event[0] == Opcode.CLOSE:
+                        self.closing.receive(Close.parse(event[1]))
+                        if self._messages.in_progress:
+                            self._add(ProtocolError("Close frame in the middle of a message"))
                         return
-                if len(self._whole) + len(self._events or ()) >= BATCH:
-                    self._messages.detach()
-                    yield
         except ProtocolError as exc:
             self._failed = True
             self._add(exc)
 
-    def _add(self, event: Event) -> None:
+    def _add(self, event: PlainEvent) -> None:
         if self._events is None:
             self._events = deque()
         self._events.append(event)
@@ -178,6 +186,11 @@ class Protocol:
 
     def next_event(self) -> Event | None:
         """Return the next event, or None until more bytes are fed."""
+        event = self.next_plain_event()
+        return Frame(Opcode(event[0]), event[1]) if isinstance(event, tuple) else event
+
+    def next_plain_event(self) -> PlainEvent | None:
+        """Return the next event like :meth:`next_event`, but control frames as tuples, which is faster."""
         if self._whole:
             self._events = deque([*self.next_messages(), *(self._events or ())])
         if not self._events:
@@ -192,6 +205,11 @@ class Protocol:
         """
         whole, self._whole = self._whole, []
         return whole
+
+    def take_frame_count(self) -> int:
+        """Return the number of frames of any kind that were received since the last call."""
+        before, self._counted = self._counted, self._messages.frames
+        return self._counted - before
 
     @property
     def message_in_progress(self) -> Opcode | None:

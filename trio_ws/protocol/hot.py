@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 
-from .pure import Payload, apply_mask, pack, take_messages
+from .pure import Payload, apply_mask, pack, take_messages, take_small_frames
 
-__all__ = ["COMPILED", "Payload", "apply_mask", "pack", "take_messages"]
+__all__ = ["COMPILED", "Payload", "apply_mask", "pack", "take_messages", "take_small_frames"]
 
 #: Whether the compiled functions are used.
 COMPILED: bool = False
 
 if os.environ.get("TRIO_WS_PURE", "0") in ("", "0"):
     try:
-        from .compiled import Payload, apply_mask, pack, take_messages
+        from .compiled import Payload, apply_mask, pack, take_messages, take_small_frames
     except ImportError:
         pass
     else:

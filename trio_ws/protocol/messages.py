@@ -7,7 +7,8 @@ that is not valid UTF-8.
 
 An extension may expand a few bytes a thousandfold. Therefore its input is processed in small steps, between which
 :meth:`MessageDecoder.feed` yields None for a pause: the caller can let other tasks run, deliver the messages so far, or
-wait for room in its buffers. Most compressed messages take a single step and have a fast path.
+wait for room in its buffers. Every frame counts towards the next pause, because a read may contain very many. Most
+compressed messages take a single step and have a fast path.
 
 A message can be received in parts before it is complete. :meth:`MessageDecoder.take_part` returns the current part and
 *claims* the message: the decoder then yields its end as a :class:`LastPart` instead of a whole message.
@@ -23,19 +24,26 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from ..exceptions import InvalidData, MessageTooBig, ProtocolError
-from ..frames import Frame, Opcode
-from .codec import FIN, FrameDecoder, Role
+from ..exceptions import InvalidData, MessageTooBig, ProtocolError, TooManyFragments
+from ..frames import Close, Opcode
+from .codec import BATCH, FIN, FRAME_BATCH, FrameDecoder, Role
 from .pure import Buffer
 
 if TYPE_CHECKING:
     from .extensions import Extension
 
-__all__ = ["LastPart", "Message", "MessageDecoder"]
+__all__ = ["ControlFrame", "LastPart", "Message", "MessageDecoder"]
 
 Message: TypeAlias = str | bytes
 
+#: A control frame: its opcode and its payload. Creating a :class:`Frame` would take longer than everything else.
+ControlFrame: TypeAlias = tuple[int, bytes]
+
 _CONTROL = 0x08
+_CLOSE = FIN | Opcode.CLOSE
+# As integers, because members of an enum are slower.
+_CONT_OPCODE = int(Opcode.CONT)
+_TEXT_OPCODE = int(Opcode.TEXT)
 # Set in the opcode TEXT, but not in BINARY.
 _TEXT = 0x01
 
@@ -47,8 +55,13 @@ _SMALL_BATCH = 256
 # Number of bytes that an extension gets in one step. 1 KiB can expand to 1 MiB, which takes 2 or 3 milliseconds.
 _STEP = 1024
 # Number of output bytes between two pauses. Each input byte counts for 16 output bytes, because the slowest input may
-# produce no output.
+# produce no output. A message from a batch counts for _MESSAGE bytes, and any other frame for _FRAME bytes.
 _PAUSE = 64 * 1024
+_MESSAGE = _PAUSE // BATCH
+_FRAME = _PAUSE // FRAME_BATCH
+
+# Fragments with a smaller payload count towards the limit on fragments, in bytes.
+_SMALL_FRAGMENT = 1024
 
 
 @attrs.frozen
@@ -74,6 +87,10 @@ class MessageDecoder:
         role: The role of this end.
         max_message_size: Maximum size of a message in bytes, after decompression; None for no limit.
         extensions: The extensions in use, in the order in which they were negotiated.
+        max_fragments: Maximum number of fragments of less than 1 KiB in a message; None for no limit.
+
+    Attributes:
+        frames: Number of received frames of any kind, including the current one.
     """
 
     __slots__ = (
@@ -81,9 +98,11 @@ class MessageDecoder:
         "_claimed",
         "_extension_by_first_byte",
         "_extensions",
+        "_fragments",
         "_frames",
         "_in_frame",
         "_limit",
+        "_max_fragments",
         "_opcode",
         "_parts",
         "_parts_size",
@@ -94,14 +113,22 @@ class MessageDecoder:
         "_small_size",
         "_transforms",
         "_utf8",
+        "frames",
     )
 
-    def __init__(self, role: Role, max_message_size: int | None = None, extensions: Sequence[Extension] = ()) -> None:
+    def __init__(
+        self,
+        role: Role,
+        max_message_size: int | None = None,
+        extensions: Sequence[Extension] = (),
+        max_fragments: int | None = None,
+    ) -> None:
         rsv = 0
         for extension in extensions:
             rsv |= extension.rsv
         self._frames = FrameDecoder(role, rsv, assemble=True)
         self._limit = max_message_size
+        self._max_fragments = max_fragments
         self._extensions = extensions
         # The extension that transformed a message, by the first byte of its frame, for messages in one frame.
         self._extension_by_first_byte = {
@@ -110,11 +137,13 @@ class MessageDecoder:
             for opcode in (Opcode.TEXT, Opcode.BINARY)
         }
         # The current message. Its opcode, CONT if there is none; and whether one of its frames is incomplete.
-        self._opcode = Opcode.CONT
+        self._opcode = _CONT_OPCODE
         self._in_frame = False
         # Its size in bytes: according to the frame headers received so far, and of the payload received so far.
         self._announced = 0
         self._size = 0
+        # The number of its small fragments.
+        self._fragments = 0
         # The extensions that transformed it, in the order in which to undo that.
         self._transforms: list[Extension] = []
         self._since_pause = 0
@@ -126,11 +155,12 @@ class MessageDecoder:
         self._small_size = 0
         self._claimed = False
         self._skipped = False
+        self.frames: int = 0
 
     @property
     def in_progress(self) -> Opcode | None:
         """The opcode of the current incomplete message; None if there is none."""
-        return self._opcode or None
+        return Opcode(self._opcode) if self._opcode else None
 
     @property
     def held(self) -> int:
@@ -172,7 +202,7 @@ class MessageDecoder:
         if not self._opcode:
             raise ProtocolError("there is no incomplete message")
 
-    def feed(self, data: Buffer) -> Iterator[list[Message] | Message | LastPart | Frame | None]:
+    def feed(self, data: Buffer) -> Iterator[list[Message] | Message | LastPart | ControlFrame | None]:
         """Yield messages, lists of messages, and control frames, in the order of arrival; and None for a pause.
 
         The iterator must be exhausted before this is called again.
@@ -188,48 +218,61 @@ class MessageDecoder:
         frames.feed(data)
         while True:
             if not self._opcode and (messages := frames.take_messages(self._limit)):
+                self.frames += len(messages)
+                self._since_pause += _MESSAGE * len(messages)
                 yield messages
                 if frames.release():  # most reads end at the end of a message
                     return
-                continue
-            piece = frames.next_piece()
-            if piece is None:
-                return
-            first_byte, payload, remaining = piece
-            extension = self._extension_by_first_byte.get(first_byte)
-            if extension is not None and not remaining and not self._opcode and len(payload) <= _STEP:
-                whole = self._transform_whole(first_byte, payload, extension)
-                if self._since_pause >= _PAUSE:
-                    self._since_pause = 0
-                    yield None
-                yield whole
-                continue
-            if first_byte & _CONTROL:
-                yield Frame(first_byte & 0x0F, payload)
-                continue
-            if not self._in_frame:
-                self._start_frame(first_byte, len(payload) + remaining)
-            self._in_frame = remaining > 0
-            final = first_byte >= FIN and not remaining
-            if self._transforms:
-                yield from self._transform(payload, final)
+            elif pieces := frames.take_pieces():
+                for first_byte, payload, remaining in pieces:
+                    if not self._in_frame:
+                        self.frames += 1
+                        self._since_pause += _FRAME
+                    if first_byte & _CONTROL:
+                        if first_byte == _CLOSE:
+                            Close.parse(payload)  # raises if it is not valid
+                        yield first_byte & 0x0F, payload
+                        continue
+                    extension = self._extension_by_first_byte.get(first_byte)
+                    if extension is not None and not remaining and not self._opcode and len(payload) <= _STEP:
+                        whole = self._transform_whole(first_byte, payload, extension)
+                        if self._since_pause >= _PAUSE:
+                            self._since_pause = 0
+                            yield None
+                        yield whole
+                        continue
+                    if not self._in_frame:
+                        self._start_frame(first_byte, len(payload) + remaining)
+                    self._in_frame = remaining > 0
+                    final = first_byte >= FIN and not remaining
+                    if self._transforms:
+                        yield from self._transform(payload, final)
+                    else:
+                        self._add(payload, final)
+                    if final and (message := self._finish()) is not None:
+                        yield message
             else:
-                self._add(payload, final)
-            if final and (message := self._finish()) is not None:
-                yield message
+                return
+            if self._since_pause >= _PAUSE:
+                self._since_pause = 0
+                yield None
 
     def _start_frame(self, first_byte: int, size: int) -> None:
-        opcode = Opcode(first_byte & 0x0F)
+        opcode = first_byte & 0x0F
         if self._opcode:
-            if opcode is not Opcode.CONT:
-                raise ProtocolError(f"{opcode.name} frame within a fragmented message")
+            if opcode:
+                raise ProtocolError(f"{Opcode(opcode).name} frame within a fragmented message")
         else:
-            if opcode is Opcode.CONT:
+            if not opcode:
                 raise ProtocolError("CONT frame without a message to continue")
             self._opcode = opcode
-            self._announced = self._size = 0
+            self._announced = self._size = self._fragments = 0
             # Received messages pass the extensions in reverse order.
             self._transforms = [each for each in reversed(self._extensions) if first_byte & each.rsv]
+        if size < _SMALL_FRAGMENT and (first_byte < FIN or not opcode):
+            self._fragments += 1
+            if self._max_fragments is not None and self._fragments > self._max_fragments:
+                raise TooManyFragments(self._max_fragments)
         if self._transforms:
             return  # the size limit applies to the output of the extensions, see _add()
         self._announced += size
@@ -269,8 +312,10 @@ class MessageDecoder:
         self._size += len(data)
         if self._limit is not None and self._size > self._limit:
             raise MessageTooBig(self._size, self._limit)
+        if not data and not final:
+            return
         part: Message = data
-        if self._opcode is Opcode.TEXT:
+        if self._opcode == _TEXT_OPCODE:
             try:
                 part = self._utf8.decode(data, final)
                 # Python's decoder rejects a surrogate only at its third byte. Feeding one makes it fail at the second.
@@ -311,14 +356,14 @@ class MessageDecoder:
         return parts[0] if len(parts) == 1 else self._concatenate(parts)
 
     def _concatenate(self, parts: list[Message]) -> Message:
-        if self._opcode is Opcode.TEXT:
+        if self._opcode == _TEXT_OPCODE:
             return "".join(parts)  # type: ignore[arg-type]  # all are str
         return b"".join(parts)  # type: ignore[arg-type]  # all are bytes
 
     def _finish(self) -> Message | LastPart | None:
         data = self._take_parts()
         claimed, skipped = self._claimed, self._skipped
-        self._opcode = Opcode.CONT
+        self._opcode = _CONT_OPCODE
         self._claimed = self._skipped = False
         if skipped:
             return None

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from ..frames import MAX_CONTROL_PAYLOAD, MAX_SHOWN, Frame, Opcode, show_payload
+from ..frames import MAX_CONTROL_PAYLOAD, MAX_SHOWN, Opcode, show_payload
 from .codec import FIN, FrameDecoder, Role
-from .messages import LastPart, Message, MessageDecoder
+from .messages import ControlFrame, LastPart, Message, MessageDecoder
 from .pure import Buffer
 
 if TYPE_CHECKING:
@@ -74,14 +74,20 @@ class ObservedDecoder(MessageDecoder):
         max_message_size: See :class:`MessageDecoder`.
         extensions: See :class:`MessageDecoder`.
         on_frame: The function to call.
+        max_fragments: See :class:`MessageDecoder`.
     """
 
     __slots__ = ("_first_byte", "_frame_size", "_frame_start", "_on_frame")
 
     def __init__(
-        self, role: Role, max_message_size: int | None, extensions: Sequence[Extension], on_frame: OnFrame
+        self,
+        role: Role,
+        max_message_size: int | None,
+        extensions: Sequence[Extension],
+        on_frame: OnFrame,
+        max_fragments: int | None = None,
     ) -> None:
-        super().__init__(role, max_message_size, extensions)
+        super().__init__(role, max_message_size, extensions, max_fragments)
         rsv = 0
         for extension in extensions:
             rsv |= extension.rsv
@@ -93,14 +99,15 @@ class ObservedDecoder(MessageDecoder):
         self._frame_size = 0
         self._frame_start = b""
 
-    def feed(self, data: Buffer) -> Iterator[list[Message] | Message | LastPart | Frame | None]:
+    def feed(self, data: Buffer) -> Iterator[list[Message] | Message | LastPart | ControlFrame | None]:
         """Do the same as :meth:`MessageDecoder.feed`, and report the frames."""
         for event in super().feed(data):
             if isinstance(event, list):
                 for message in event:
                     self._report_message(message)
-            elif isinstance(event, Frame):
-                self._on_frame(FrameInfo.of(FIN | event.opcode, event.data))
+            elif isinstance(event, tuple):
+                opcode, payload = event
+                self._on_frame(FrameInfo.of(FIN | opcode, payload))
             yield event
 
     def _start_frame(self, first_byte: int, size: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-__all__ = ["Buffer", "Payload", "apply_mask", "header", "pack", "take_messages"]
+__all__ = ["Buffer", "Payload", "apply_mask", "header", "pack", "take_messages", "take_small_frames"]
 
 #: Number of bytes to mask at a time: masking temporarily needs five times as much memory.
 _BLOCK = 64 * 1024
@@ -94,6 +94,42 @@ def take_messages(
         messages.append(message)
         position = stop
     return messages, position
+
+
+def take_small_frames(
+    data: Buffer, position: int, masked: bool, allowed: bytes, count: int
+) -> tuple[list[tuple[int, bytes, int]], int]:
+    """Decode the next frames as long as they are complete and have at most 125 bytes of payload.
+
+    Decoding stops before anything else: a frame whose first byte is not allowed, a larger or incomplete frame, or an
+    error. The caller handles those.
+
+    Args:
+        data: The received bytes.
+        position: Position of the first frame in ``data``.
+        masked: Whether frames must be masked.
+        allowed: 256 bytes, one for each first byte of a frame; 0 if it is not allowed.
+        count: Maximum number of frames.
+
+    Returns:
+        The frames, as pieces ``(first_byte, payload, 0)``, and the position after the last of them.
+    """
+    frames: list[tuple[int, bytes, int]] = []
+    end = len(data)
+    mask, header = (_MASK, 6) if masked else (0, 2)
+    while len(frames) < count:
+        start = position + header
+        if start > end:
+            break
+        first_byte = data[position]
+        size = data[position + 1] ^ mask
+        stop = start + size
+        if size > 125 or stop > end or not allowed[first_byte]:
+            break
+        payload = bytes(data[start:stop])
+        frames.append((first_byte, apply_mask(payload, bytes(data[start - 4 : start])) if masked else payload, 0))
+        position = stop
+    return frames, position
 
 
 def pack(frames: Sequence[tuple[int, bytes, object]], keys: bytes | None = None) -> bytes:

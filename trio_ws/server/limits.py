@@ -35,8 +35,8 @@ class Limits:
     such connection, the new one gets that response. It may be closed without a response if the server uses TLS or is
     rejecting many others.
 
-    Further limits of a single connection, such as ``max_message_size`` and ``max_head_size``, are among the
-    :class:`Options`.
+    Further limits of a single connection, such as ``max_message_size``, ``max_fragments`` and ``max_head_size``,
+    are among the :class:`Options`.
 
     Attributes:
         connections: Total connections, including those in the opening handshake. Default: 10,000.
@@ -45,7 +45,9 @@ class Limits:
         openings: Opening handshakes in progress, without connections that may send another plain HTTP request after one
             that was answered. Default: 1,000.
         messages_per_second: Messages that a client may send per second on average. It may send one second's worth in a
-            burst. A client that sends more is closed with 1008 (policy violation). Default: None.
+            burst. A client that sends more is closed with 1008 (policy violation). Every frame counts as a message:
+            each fragment, each ping, and each pong that does not answer a ping. A Close frame does not count.
+            Default: None.
         idle: Seconds without a message in either direction after which a connection is closed with 1001. Default: None.
         lifetime: Seconds after which a connection is closed with 1001. Default: None.
 

@@ -1,12 +1,12 @@
 """trio_ws: this library.
 
-Set: ``compression=None``, ``ping_interval=None``, ``max_message_size=None``.
+Set: ``compression=None``, ``ping_interval=None``, ``max_message_size=None``, ``max_fragments=None``.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import trio
 
@@ -23,6 +23,16 @@ def compression(job: Job) -> Literal["deflate"] | trio_ws.Deflate | None:
     if job.compression == "equal":
         return trio_ws.Deflate(server_max_window_bits=12, client_max_window_bits=12, level=6, mem_level=5, min_size=0)
     return None if job.compression is None else "deflate"
+
+
+def size_limits() -> dict[str, Any]:
+    """Return the options that turn limits off, as far as this version has them."""
+    return dict.fromkeys({"max_message_size", "max_fragments"} & trio_ws.Options.__optional_keys__)
+
+
+async def sink(ws: trio_ws.WebSocket) -> None:
+    async for _ in ws:
+        pass
 
 
 async def echo(ws: trio_ws.WebSocket) -> None:
@@ -47,23 +57,21 @@ async def run_server(job: Job) -> None:
         server = await nursery.start(
             partial(
                 trio_ws.serve,
-                FanOut() if job.fan_out else echo,
+                FanOut() if job.fan_out else sink if job.sink else echo,
                 0,
                 host=HOST,
                 ssl=server_context(job.certificates),
                 compression=compression(job),
                 ping_interval=job.ping_interval,
                 ping_timeout=None,
-                max_message_size=None,
+                **size_limits(),
             )
         )
         report(port=server.port)
 
 
 async def run_client(job: Job) -> None:
-    async with trio_ws.connect(
-        f"ws://{HOST}:{job.port}/", compression=None, ping_interval=None, max_message_size=None
-    ) as ws:
+    async with trio_ws.connect(f"ws://{HOST}:{job.port}/", compression=None, ping_interval=None, **size_limits()) as ws:
         await measure_trio(job, ws.send, ws.receive)
 
 

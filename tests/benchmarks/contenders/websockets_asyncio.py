@@ -17,6 +17,11 @@ from ..tls import server_context
 from ..worker import report
 
 
+async def sink(ws: ServerConnection) -> None:
+    async for _ in ws:
+        pass
+
+
 async def echo(ws: ServerConnection) -> None:
     async for message in ws:
         await ws.send(message)
@@ -36,7 +41,7 @@ class FanOut:
 
 async def run_server(job: Job) -> None:
     async with websockets_serve(
-        FanOut() if job.fan_out else echo,
+        FanOut() if job.fan_out else sink if job.sink else echo,
         HOST,
         0,
         ssl=server_context(job.certificates),

@@ -18,6 +18,11 @@ from ..tls import server_context
 from ..worker import report
 
 
+async def sink(ws: ServerConnection) -> None:
+    async for _ in ws:
+        pass
+
+
 async def echo(ws: ServerConnection) -> None:
     async for message in ws:
         await ws.send(message)
@@ -44,7 +49,7 @@ async def run_server(job: Job) -> None:
         server: Server = await nursery.start(
             partial(
                 websockets_serve,
-                FanOut() if job.fan_out else echo,
+                FanOut() if job.fan_out else sink if job.sink else echo,
                 0,
                 host=HOST,
                 ssl=server_context(job.certificates),
