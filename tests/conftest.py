@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Rewrite the assertions of these helper modules too. This must come before they are imported.
 pytest.register_assert_rewrite(
@@ -19,6 +20,10 @@ pytest.register_assert_rewrite(
     "tests.interop.compression",
     "tests.interop.peers",
 )
+
+# A deadline would fail on a busy machine.
+settings.register_profile("trio_ws", deadline=None)
+settings.load_profile("trio_ws")
 
 # Background processes of a shell ignore Ctrl-C, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

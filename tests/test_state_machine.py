@@ -336,7 +336,8 @@ class Sent:
         task: Whose it is.
         epoch: How often nothing had moved any more when it was begun.
         in_parts: Whether it is sent in parts.
-        posted: Whether it follows the message that was being sent in parts, before those of calls that waited already.
+        posted: Whether it follows the message that was being sent, before those of calls that waited already.
+        max_backlog: How much may wait together with it; None for a call of ``send``, which waits for room.
         state: What has become of the call.
     """
 
@@ -346,6 +347,7 @@ class Sent:
     epoch: int
     in_parts: bool = False
     posted: bool = False
+    max_backlog: int | None = None
     state: str = "pending"
 
 
@@ -756,6 +758,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.heard_at = 0.0
         self.taken = 0
         self.took_at = 0.0
+        self.given_up_at = -inf
         self.peer_closed_at = inf
         self.failed_at = inf
 
@@ -843,6 +846,8 @@ class ConnectionMachine(RuleBasedStateMachine):
     def look(self) -> None:
         now = trio.current_time()
         self.wire.read(self.ours.log)
+        if not self.is_alive:
+            self.given_up_at = now
         if self.ours.consumed > self.heard:
             self.heard, self.heard_at = self.ours.consumed, now
         if self.peer.taken > self.taken or self.peer.taken == len(self.ours.log):
@@ -917,19 +922,23 @@ class ConnectionMachine(RuleBasedStateMachine):
         data = self.content(text, size)
         self.numbers += 1
         task = self.numbers
+        max_backlog = (0, 1000, 10_000, 2**23)[task % 4]
 
         def send() -> None:
             connection = connection_of(self.ws)
-            sent = Sent(text, data, task, self.epoch)
+            sent = Sent(text, data, task, self.epoch, max_backlog=max_backlog)
             self.sends.append(sent)
-            in_parts, closing = connection.outbox._open_stream is not None, not connection.state.can_send
-            full = trio_ws.broadcast([self.ws], data, text=text, compress=compress, when_full="skip")
+            outbox, closing = connection.outbox, not connection.state.can_send
+            in_parts, posted = outbox._open_stream is not None, outbox.lock.owner is not None
+            full = trio_ws.broadcast(
+                [self.ws], data, text=text, compress=compress, when_full="skip", max_backlog=max_backlog
+            )
             if full or closing:
                 sent.state = "failed"
             else:
                 # If it waits for the end of a message in parts, that may never come.
                 sent.state = "sent or not" if in_parts else "sent"
-                sent.posted = in_parts
+                sent.posted = posted
 
         self.do(send, pause)
 
@@ -1313,8 +1322,9 @@ class ConnectionMachine(RuleBasedStateMachine):
                 or not one.data
                 or not next_one.data
             )
-        if written:
-            assert all(sent.epoch >= written[-1].epoch for sent in left), "a message is missing between others"
+        in_order = [sent for sent in written if not sent.posted]
+        if in_order:
+            assert all(sent.epoch >= in_order[-1].epoch for sent in left), "a message is missing between others"
         if self.wire.close is not None or self.writer_is_free:
             assert not left, "a message was lost"
         unfinished = self.wire.unfinished()
@@ -1335,7 +1345,8 @@ class ConnectionMachine(RuleBasedStateMachine):
         _, left = self.written()
         waiting = [getsizeof(sent.data) for sent in left]
         # The last part of a message that is sent in parts has no payload, and always has room.
-        assert len(waiting) <= 1 or sum(waiting) <= self.send_buffer + getsizeof(b"")
+        limits = [self.send_buffer if sent.max_backlog is None else sent.max_backlog for sent in left]
+        assert len(waiting) <= 1 or sum(waiting) <= max(limits) + getsizeof(b"")
         # What came with the last read is not counted, and before it, there was room.
         waiting = [said.memory for said in self.unreceived() if said.end <= self.ours.consumed - self.step]
         if not self.locally:
@@ -1365,7 +1376,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                 assert not busy & {"send", "send_stream"}
         self.check_line()
         # The reader reads as long as there is room.
-        reads = self.peer.may_speak and not over and self.wire.close is None
+        reads = self.peer.may_speak and not over and self.wire.close is None and self.is_alive
         if reads and receiving and self.receiving is None:
             assert not self.ours.has_unread
         begun = next((len(said.data) for said in self.peer.messages if not self.came(said.end)), 0)
@@ -1423,7 +1434,8 @@ class ConnectionMachine(RuleBasedStateMachine):
         heard = self.ping_timeout is None or now < self.heard_at + self.ping_timeout - 1e-6
         # After this, other streams are poisoned, so that there is no Close frame to judge.
         taken = self.ours.forgets_writes or now < self.took_at + WRITE_TIMEOUT - 1e-6
-        return heard and taken
+        # A sign of life comes too late when the connection is ending already.
+        return heard and taken and now > self.given_up_at + GOODBYE
 
     def came(self, end: float) -> bool:
         return end <= self.ours.consumed

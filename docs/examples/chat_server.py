@@ -4,7 +4,7 @@ It needs ``pip install trio-ws[routing]``. Run it with ``python chat_server.py``
 with ``python -m trio_ws connect ws://localhost:8765/chat/trio/ann``. In the path, ``trio`` is the room, and ``ann`` is
 the name that the others see. ``ws://localhost:8765/rooms`` lists the rooms.
 
-A client that does not read cannot hold up the others. It is disconnected when the buffer of its connection is full.
+A client that does not read cannot hold up the others. It is disconnected when it is ten seconds or 8 MiB behind.
 Ctrl-C or SIGTERM closes the server, and the handlers have five seconds to finish.
 """
 

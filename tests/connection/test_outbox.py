@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from sys import getsizeof
 
@@ -9,12 +10,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from trio_ws.connection.lag import PostLimits
 from trio_ws.connection.outbox import MAX_PONGS, Outbox
 from trio_ws.connection.state import ConnectionState, Event
 from trio_ws.frames import Close, Opcode
 from trio_ws.protocol.closing import Closing
 from trio_ws.protocol.codec import FIN
 from trio_ws.protocol.connection import OutgoingFrame
+from trio_ws.protocol.extensions import EncodingCache
 
 from ..support import Task
 
@@ -58,6 +61,10 @@ def payloads(outbox: Outbox) -> list[bytes]:
 
 def memory(frame: OutgoingFrame) -> int:
     return getsizeof(frame) + getsizeof(frame[1])
+
+
+def backlog(size: float) -> PostLimits:
+    return PostLimits(size, math.inf, True)
 
 
 # -- Whole messages --------------------------------------------------------------------------------------------------
@@ -432,41 +439,127 @@ async def test_a_task_does_not_wait_for_the_end_of_its_own_message() -> None:
 # -- Messages of broadcasts ------------------------------------------------------------------------------------------
 
 
-async def test_a_posted_message_is_put_if_there_is_room(nursery: trio.Nursery) -> None:
+async def drain(outbox: Outbox) -> list[bytes]:
+    """Write everything, as the writer does. Return the payloads."""
+    sent = []
+    while outbox.size:
+        sent += payloads(outbox)
+        outbox.record_written()
+        await settle()
+    return sent
+
+
+async def test_posted_messages_overdraw_the_budget(nursery: trio.Nursery) -> None:
     outbox = make(2 * memory(frame(b"0")))
-    assert outbox.post(frame(b"1"))
-    assert outbox.post(frame(b"2"))
-    assert not outbox.post(frame(b"3"))
-    # A posted message does not overtake waiting ones either.
-    task = Task(nursery, outbox.put, frame(HUNDRED))
+    limits = backlog(4 * memory(frame(b"0")))
+    assert [outbox.post(frame(b"%d" % i), limits) for i in range(5)] == [True] * 4 + [False]
+    assert outbox.size == limits.max_backlog
+    # Those who send wait until there is room in the budget.
+    assert not outbox.put_nowait(frame(b"5"))
+    task = Task(nursery, outbox.put, frame(b"5"))
     await settle()
-    assert payloads(outbox) == [b"1", b"2"]
-    assert not outbox.post(frame(b""))
+    assert payloads(outbox) == [b"0", b"1", b"2", b"3"]
+    await settle()
+    assert not task.done
     outbox.record_written()
     await settle()
     assert task.result
-    assert payloads(outbox) == [HUNDRED]
+    assert await drain(outbox) == [b"5"]
+    assert outbox.size == 0
+
+
+async def test_a_sender_waits_until_the_budget_has_room_for_it(nursery: trio.Nursery) -> None:
+    outbox = make(100_000)
+    for letter in (b"a", b"b", b"c"):
+        assert outbox.post(frame(letter * 100_000), backlog(math.inf))
+    task = Task(nursery, outbox.put, frame(b"d" * 90_000))
+    await settle()
+    # The writer takes no more at a time than the budget has.
+    for letter in (b"a", b"b"):
+        assert [data[:1] for data in payloads(outbox)] == [letter]
+        outbox.record_written()
+        await settle()
+        assert not task.done
+    assert [data[:1] for data in await drain(outbox)] == [b"c", b"d"]
+
+
+async def test_a_large_backlog_is_taken_in_steps() -> None:
+    outbox = make(0)
+    number = 100_000 // memory(frame(HUNDRED))
+    for _ in range(number):
+        assert outbox.post(frame(HUNDRED), backlog(math.inf))
+    first = payloads(outbox)
+    assert 0 < sum(memory(frame(data)) for data in first[:-1]) < 64 * 1024 < outbox.size
+    outbox.put_ping(b"ping")
+    outbox.record_written()
+    assert outbox.size == (number - len(first)) * memory(frame(HUNDRED))
+    assert await outbox.wait()
+    assert payloads(outbox) == [b"ping", *[HUNDRED] * (number - len(first))]
+    outbox.record_written()
+    assert outbox.is_clear
+
+
+async def test_one_message_is_posted_however_large() -> None:
+    outbox = make(0)
+    assert outbox.post(frame(HUNDRED), backlog(0))
+    assert not outbox.post(frame(b""), backlog(0))
+    assert await drain(outbox) == [HUNDRED]
+
+
+async def test_the_objects_of_a_posted_message_count() -> None:
+    outbox = make(0)
+    shared = (FIN | Opcode.BINARY, b"", EncodingCache())
+    assert outbox.post(shared, backlog(math.inf))
+    assert outbox.size >= memory(shared) + getsizeof(EncodingCache()) + getsizeof(shared[2].frames)
+    assert await drain(outbox) == [b""]
+    assert outbox.size == 0
+
+
+async def test_posted_messages_do_not_pass_those_that_wait(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    limits = backlog(math.inf)
+    assert outbox.post(frame(b"1"), limits)
+    before = Task(nursery, outbox.put, frame(b"2"))
+    await settle()
+    assert outbox.post(frame(b"3"), limits)
+    after = Task(nursery, outbox.put, frame(b"4"))
+    await settle()
+    assert outbox.post(frame(b"5"), limits)
+    assert outbox.size == 3 * memory(frame(b"0"))
+    assert await drain(outbox) == [b"1", b"2", b"3", b"5", b"4"]
+    assert (before.result, after.result) == (True, True)
+
+
+async def test_a_sender_that_is_cancelled_holds_nothing_back(nursery: trio.Nursery) -> None:
+    outbox = make(0)
+    outbox.put_nowait(frame(b"1"))
+    task = Task(nursery, outbox.put, frame(b"2"))
+    await settle()
+    assert outbox.post(frame(b"3"), backlog(math.inf))
+    task.scope.cancel()
+    await settle()
+    assert payloads(outbox) == [b"1", b"3"]
 
 
 async def test_the_newest_message_waits_for_room(nursery: trio.Nursery) -> None:
     outbox = make(0)
-    assert outbox.post(frame(b"1"))
+    limits = backlog(0)
+    assert outbox.post(frame(b"1"), limits)
     for data in (b"2", b"3" * 50, b"4"):
-        outbox.post_newest(frame(data))
+        assert not outbox.post(frame(data), limits)
+        outbox.post_newest(frame(data), limits)
     assert outbox.size == memory(frame(b"1")) + memory(frame(b"4"))
+    # Nothing passes it, even if it fits.
+    assert not outbox.put_nowait(frame(b""))
+    assert not outbox.post(frame(b""), backlog(math.inf))
     task = Task(nursery, outbox.put, frame(b"5"))
     await settle()
-    outbox.post_newest(frame(b"6"))
-    sent = []
-    while taken := payloads(outbox):
-        sent += taken
-        outbox.record_written()
-        await settle()
-    assert sent == [b"1", b"6", b"5"]
+    outbox.post_newest(frame(b"6"), limits)
+    assert await drain(outbox) == [b"1", b"6", b"5"]
     assert task.result
     # Once it is in the channel, it counts like any other message.
-    assert outbox.post(frame(b"7"))
-    outbox.post_newest(frame(b"8"))
+    assert outbox.post(frame(b"7"), limits)
+    outbox.post_newest(frame(b"8"), limits)
     assert payloads(outbox) == [b"7"]
     outbox.record_written()
     assert payloads(outbox) == [b"8"]
@@ -474,37 +567,49 @@ async def test_the_newest_message_waits_for_room(nursery: trio.Nursery) -> None:
 
 async def test_the_newest_message_stays_behind_those_who_waited_before(nursery: trio.Nursery) -> None:
     outbox = make(0)
-    assert outbox.post(frame(b"1"))
+    limits = backlog(0)
+    assert outbox.post(frame(b"1"), limits)
     before = Task(nursery, outbox.put, frame(b"2"))
     await settle()
-    outbox.post_newest(frame(b"3"))
+    outbox.post_newest(frame(b"3"), limits)
     after = Task(nursery, outbox.put, frame(b"4"))
     await settle()
-    outbox.post_newest(frame(b"5"))
-    sent = []
-    while taken := payloads(outbox):
-        sent += taken
-        outbox.record_written()
-        await settle()
-    assert sent == [b"1", b"2", b"5", b"4"]
+    outbox.post_newest(frame(b"5"), limits)
+    assert await drain(outbox) == [b"1", b"2", b"5", b"4"]
     assert (before.result, after.result) == (True, True)
+
+
+async def test_the_newest_message_does_not_let_the_backlog_grow() -> None:
+    outbox = make(0)
+    limits = backlog(200_000)
+    while outbox.post(frame(HUNDRED), limits):
+        pass
+    sizes = []
+    for _ in range(20):
+        if not outbox.post(frame(b"x" * 100_000), limits):
+            outbox.post_newest(frame(b"x" * 100_000), limits)
+        sizes.append(outbox.size)
+        outbox.take()
+        outbox.record_written()
+    assert max(sizes) <= limits.max_backlog + memory(frame(b"x" * 100_000))
 
 
 async def test_posted_in_the_middle_of_the_parts() -> None:
     outbox = make(2 * memory(frame(b"0")))
+    limits = backlog(2 * memory(frame(b"0")))
     message = object()
     assert await outbox.begin_parts(message)
-    assert outbox.post(frame(b"1"))
-    assert outbox.post(frame(b"2"))
-    assert not outbox.post(frame(b"3"))
-    outbox.post_newest(frame(b"4"))  # in place of the last one
+    assert outbox.post(frame(b"1"), limits)
+    assert outbox.post(frame(b"2"), limits)
+    assert not outbox.post(frame(b"3"), limits)
+    outbox.post_newest(frame(b"4"), limits)
+    outbox.post_newest(frame(b"5"), limits)
     # The parts have their own room.
     assert await outbox.put_part(message, frame(b"a", fin=False))
     assert payloads(outbox) == [b"a"]
     outbox.record_written()
     assert outbox.end_parts(LAST)
-    assert payloads(outbox) == [b"", b"1", b"4"]
-    outbox.record_written()
+    assert await drain(outbox) == [b"", b"1", b"2", b"5"]
     assert outbox.is_clear
     assert outbox.size == 0
 
@@ -512,8 +617,8 @@ async def test_posted_in_the_middle_of_the_parts() -> None:
 async def test_one_message_is_posted_in_the_middle_of_the_parts_however_large() -> None:
     outbox = make(0)
     assert await outbox.begin_parts(object())
-    assert outbox.post(frame(HUNDRED))
-    assert not outbox.post(frame(b""))
+    assert outbox.post(frame(HUNDRED), backlog(0))
+    assert not outbox.post(frame(b""), backlog(0))
     outbox.end_parts(None)
     assert payloads(outbox) == [HUNDRED]
 
@@ -524,15 +629,28 @@ async def test_what_was_posted_ends_with_the_outbox(in_parts: bool) -> None:
     outbox = fixture.outbox
     if in_parts:
         assert await outbox.begin_parts(object())
-    else:
-        assert outbox.post(frame(b"1"))
-    outbox.post_newest(frame(b"2"))
+    assert outbox.post(frame(b"1"), backlog(0))
+    outbox.post_newest(frame(b"2"), backlog(0))
     fixture.finish(Close(1000, ""))
     assert outbox.size == (0 if in_parts else memory(frame(b"1")))
     assert payloads(outbox) == ([] if in_parts else [b"1"])
     outbox.record_written()
-    assert not outbox.post(frame(b"3"))
+    assert not outbox.post(frame(b"3"), backlog(math.inf))
+    outbox.post_newest(frame(b"3"), backlog(math.inf))
     assert outbox.size == 0
+
+
+async def test_what_was_posted_behind_a_sender_goes_out_before_the_end(nursery: trio.Nursery) -> None:
+    fixture = Fixture(0)
+    outbox = fixture.outbox
+    outbox.put_nowait(frame(b"1"))
+    sender = Task(nursery, outbox.put, frame(b"2"))
+    await settle()
+    assert outbox.post(frame(b"3"), backlog(math.inf))
+    fixture.finish(Close(1000, ""))
+    await settle()
+    assert sender.result is False
+    assert await drain(outbox) == [b"1", b"3"]
 
 
 # -- The end ---------------------------------------------------------------------------------------------------------

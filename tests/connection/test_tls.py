@@ -17,6 +17,7 @@ import trustme
 from attrs import define
 from trio.testing import wait_all_tasks_blocked
 
+from trio_ws.connection import tls
 from trio_ws.connection.stream import StreamAdapter, StreamBroken
 from trio_ws.connection.tls import TLSAdapter, start_tls
 
@@ -214,6 +215,20 @@ async def test_a_write_without_waiting_keeps_the_rest(contexts: Contexts) -> Non
         nursery.start_soon(ends.client.write, [b"end"])
         assert await receive_exactly(ends.server, 5 + len(LARGE) + 3) == b"small" + LARGE + b"end"
     assert ends.client.count_undelivered()[0] == 0
+
+
+async def test_a_written_piece_of_a_message_is_progress(contexts: Contexts, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The socket accepts the whole first piece. The adapter writes the next ones later.
+    monkeypatch.setattr(tls, "_MAX_PIECES", 1)
+    async with connected(contexts) as ends, trio.open_nursery() as nursery:
+        assert isinstance(ends.client.stream, trio.SocketStream)
+        ends.client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
+        start = trio.current_time()
+        assert ends.client.progress_at < start
+        assert not ends.client.write_now([LARGE])
+        assert ends.client.progress_at >= start
+        nursery.start_soon(ends.client.write, [])
+        assert await receive_exactly(ends.server, len(LARGE)) == LARGE
 
 
 async def test_the_plaintext_that_is_written_is_not_kept(contexts: Contexts) -> None:

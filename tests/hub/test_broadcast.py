@@ -42,13 +42,14 @@ from ..support import (
 
 settle = wait_all_tasks_blocked
 
-#: An outbox has room for one such message, but not for two.
+#: There is room for one such message in ``SMALL`` bytes, but not for two.
 HALF = "x" * 40_000
+SMALL = 64 * 1024
 
 
 @asynccontextmanager
 async def clogged(streams: Streams | None = None, **options: Any) -> AsyncIterator[tuple[WebSocket, Peer]]:
-    """Open a connection whose outbox is full because its peer does not read."""
+    """Open a connection with a message in its outbox, because its peer does not read."""
     async with opened(Role.SERVER, streams or pipe_pair(10), **options) as (ws, peer):
         await ws.send(HALF)
         assert connection_of(ws).outbox.size
@@ -190,8 +191,7 @@ async def test_bytes_that_a_socket_does_not_take_are_written_later() -> None:
     message = "x" * 1_000_000
     async with opened(Role.SERVER, (ours, theirs)) as (ws, peer):
         assert broadcast([ws], message) == []
-        # During a message in parts, broadcasts may use as much memory as the outbox.
-        assert broadcast([ws], "y") == [ws]
+        assert broadcast([ws], "y", max_backlog=SMALL) == [ws]
         frames = []
 
         async def read() -> None:
@@ -210,10 +210,10 @@ async def test_bytes_that_a_socket_does_not_take_are_written_later() -> None:
 
 async def test_a_slow_peer_is_dropped(autojump_clock: MockClock) -> None:
     async with clogged() as (slow, slow_peer), opened(Role.SERVER) as (quick, quick_peer):
-        assert broadcast([slow, quick], HALF) == [slow]
+        assert broadcast([slow, quick], HALF, max_backlog=SMALL) == [slow]
         assert await quick_peer.receive() == text(HALF)
         # The connection is closing, so later messages are not sent to it.
-        assert broadcast([slow, quick], "b") == []
+        assert broadcast([slow, quick], "b", max_backlog=SMALL) == []
         assert await quick_peer.receive() == text("b")
         # Messages sent before can still be read.
         assert await slow_peer.receive() == text(HALF)
@@ -229,7 +229,7 @@ async def test_a_slow_peer_is_dropped(autojump_clock: MockClock) -> None:
 
 async def test_a_peer_that_never_reads_is_cut(autojump_clock: MockClock) -> None:
     async with clogged(close_timeout=7) as (slow, _):
-        broadcast([slow], HALF)
+        broadcast([slow], HALF, max_backlog=SMALL)
         with pytest.raises(ConnectionClosedError):
             await slow.receive()
         assert 7 <= trio.current_time() <= 8
@@ -237,25 +237,25 @@ async def test_a_peer_that_never_reads_is_cut(autojump_clock: MockClock) -> None
 
 async def test_a_slow_peer_is_skipped() -> None:
     async with clogged() as (slow, peer):
-        assert broadcast([slow], "b" + HALF, when_full="skip") == [slow]
-        assert broadcast([slow], "c", when_full="skip") == []  # the outbox has room for these
-        assert broadcast([slow], "d" + HALF, when_full="skip") == [slow]
+        assert broadcast([slow], "b" + HALF, when_full="skip", max_backlog=SMALL) == [slow]
+        assert broadcast([slow], "c", when_full="skip", max_backlog=SMALL) == []  # the outbox has room for these
+        assert broadcast([slow], "d" + HALF, when_full="skip", max_backlog=SMALL) == [slow]
         assert await receive_texts(peer, 2) == [b"x", b"c"]
-        assert broadcast([slow], "e", when_full="skip") == []
+        assert broadcast([slow], "e", when_full="skip", max_backlog=SMALL) == []
         assert await receive_texts(peer, 1) == [b"e"]
 
 
 async def test_a_slow_peer_gets_the_newest() -> None:
     async with clogged() as (slow, peer):
         for letter in "abcdef":
-            assert broadcast([slow], letter + HALF, when_full="newest") == [slow]
+            assert broadcast([slow], letter + HALF, when_full="newest", max_backlog=SMALL) == [slow]
             # The bound is the outbox and one message.
             assert connection_of(slow).outbox.size < 2 * len(HALF) + 1000
         # Later messages queue behind it, even if there is room for them.
-        assert broadcast([slow], "g", when_full="skip") == [slow]
+        assert broadcast([slow], "g", when_full="skip", max_backlog=SMALL) == [slow]
         assert await receive_texts(peer, 2) == [b"x", b"f"]
         await settle()
-        assert broadcast([slow], "h") == []
+        assert broadcast([slow], "h", max_backlog=SMALL) == []
         assert await receive_texts(peer, 1) == [b"h"]
         assert connection_of(slow).outbox.is_clear
 
@@ -263,7 +263,7 @@ async def test_a_slow_peer_gets_the_newest() -> None:
 async def test_the_newest_of_different_sizes(autojump_clock: MockClock) -> None:
     async with clogged() as (slow, peer):
         for message in ("a" + HALF, "b", "c" + HALF, "d"):
-            assert broadcast([slow], message, when_full="newest") == [slow]
+            assert broadcast([slow], message, when_full="newest", max_backlog=SMALL) == [slow]
         assert connection_of(slow).outbox.size < len(HALF) + 1000
         assert await receive_texts(peer, 2) == [b"x", b"d"]
         await settle()
@@ -274,19 +274,19 @@ async def test_senders_queue_behind_the_newest(nursery: trio.Nursery) -> None:
     async with clogged() as (slow, peer):
         nursery.start_soon(slow.send, "a" + HALF)
         await settle()
-        broadcast([slow], "b", when_full="newest")
+        broadcast([slow], "b", when_full="newest", max_backlog=0)
         nursery.start_soon(slow.send, "c")
         await settle()
-        broadcast([slow], "d", when_full="newest")  # replaces b
+        broadcast([slow], "d", when_full="newest", max_backlog=0)  # replaces b
         assert await receive_texts(peer, 4) == [b"x", b"a", b"d", b"c"]
 
 
 async def test_a_message_in_parts_comes_after_the_newest(nursery: trio.Nursery) -> None:
     async with clogged() as (slow, peer):
-        broadcast([slow], "a" + HALF, when_full="newest")
+        broadcast([slow], "a" + HALF, when_full="newest", max_backlog=SMALL)
         nursery.start_soon(send_in_parts, slow, "b", "c")
         await settle()
-        broadcast([slow], "d", when_full="newest")
+        broadcast([slow], "d", when_full="newest", max_backlog=SMALL)
         frames = [await peer.receive() for _ in range(6)]
         assert [frame.data[:1] for frame in frames if frame] == [b"x", b"a", b"b", b"c", b"", b"d"]
 
@@ -299,7 +299,7 @@ async def send_in_parts(ws: WebSocket, *parts: str) -> None:
 
 async def test_the_newest_is_dropped_with_the_connection(autojump_clock: MockClock) -> None:
     async with clogged() as (slow, peer):
-        broadcast([slow], "a" + HALF, when_full="newest")
+        broadcast([slow], "a" + HALF, when_full="newest", max_backlog=SMALL)
         await slow.send_close()
         assert connection_of(slow).outbox.size < len(HALF) + 1000
         assert [frame.opcode for frame in await peer.behave()] == [Opcode.TEXT, Opcode.CLOSE]
@@ -330,21 +330,23 @@ async def test_messages_that_wait_for_the_end_of_the_parts_are_bounded() -> None
     async with opened(Role.SERVER, pipe_pair(10), send_buffer=100_000) as (ws, peer):
         async with ws.send_stream(text=True) as out:
             await out.send("a")
-            # The bound is the size of the outbox, and the parts have room of their own.
-            assert [broadcast([ws], letter + HALF, when_full="skip") for letter in "123"] == [[], [], [ws]]
+            post = partial(broadcast, [ws], max_backlog=100_000)
+            assert [post(letter + HALF, when_full="skip") for letter in "123"] == [[], [], [ws]]
+            # The parts have room of their own.
             await out.send("b" + HALF)
-            assert broadcast([ws], "4" + HALF, when_full="newest") == [ws]
+            assert [post(letter + HALF, when_full="newest") for letter in "45"] == [[ws], [ws]]
             read = [await peer.receive() for _ in range(2)]
-        read += [await peer.receive() for _ in range(3)]
-        assert [frame.data[:1] for frame in read if frame] == [b"a", b"b", b"", b"1", b"4"]
+        read += [await peer.receive() for _ in range(4)]
+        assert [frame.data[:1] for frame in read if frame] == [b"a", b"b", b"", b"1", b"2", b"5"]
+        await settle()
         assert connection_of(ws).outbox.size == 0
 
 
 async def test_one_message_of_any_size_waits_for_the_end_of_the_parts() -> None:
     async with opened(Role.SERVER, send_buffer=10) as (ws, peer):
         async with ws.send_stream() as out:
-            assert broadcast([ws], "1" + HALF, when_full="skip") == []
-            assert broadcast([ws], "2", when_full="skip") == [ws]
+            assert broadcast([ws], "1" + HALF, when_full="skip", max_backlog=10) == []
+            assert broadcast([ws], "2", when_full="skip", max_backlog=10) == [ws]
             await out.send(b"a")
         assert [frame.data[:1] for _ in range(3) if (frame := await peer.receive())] == [b"a", b"", b"1"]
 

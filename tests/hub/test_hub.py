@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from sys import getsizeof
 from typing import Any
 
 import pytest
@@ -26,8 +27,9 @@ if sys.version_info < (3, 11):
 
 settle = wait_all_tasks_blocked
 
-#: An outbox has room for one such message, but not for two.
+#: There is room for one such message in ``SMALL`` bytes, but not for two.
 HALF = "x" * 40_000
+SMALL = 64 * 1024
 
 
 # -- Members ---------------------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ async def test_invalid_messages(message: Any, error: type[Exception]) -> None:
 
 @asynccontextmanager
 async def clogged() -> AsyncIterator[tuple[WebSocket, Peer]]:
-    """Open a connection whose outbox is full because its peer does not read."""
+    """Open a connection with a message in its outbox, because its peer does not read."""
     async with opened(Role.SERVER, pipe_pair(10), close_timeout=1) as (ws, peer):
         await ws.send(HALF)
         yield ws, peer
@@ -170,7 +172,7 @@ def by_name(topic: str) -> trio_ws.WhenFull:
     ],
 )
 async def test_slow_members(when_full: Any, topic: str, state: str, autojump_clock: MockClock) -> None:
-    news = Hub(when_full=when_full).topic(topic)
+    news = Hub(when_full=when_full, max_backlog=SMALL).topic(topic)
     async with clogged() as (ws, _), opened() as (other, peer):
         with news.subscribe(ws), news.subscribe(other):
             assert news.publish(HALF) == [ws]
@@ -340,13 +342,16 @@ async def test_an_unchanged_number_of_members_is_not_sent(nursery: trio.Nursery)
 async def test_the_backlog_is_bounded(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hub_module, "MAX_BACKLOG", 100)
+    # Room for two of the messages of 50 bytes, with all objects that hold them.
+    monkeypatch.setattr(
+        hub_module, "MAX_BACKLOG", 2 * (hub_module._ITEM_OVERHEAD + getsizeof("news") + getsizeof("b" * 50))
+    )
     wire = MemoryBackend()
     hub = Hub(backend=wire)
     (topic,) = news_of(hub)
     async with opened() as (ws, peer):
         with topic.subscribe(ws):
-            for message in ("ä" * 100, "lost", "lost too"):
+            for message in ("ä" * 400, "lost", "lost too"):
                 topic.publish(message)
                 assert await peer.receive() == text(message)
             assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
@@ -357,7 +362,46 @@ async def test_the_backlog_is_bounded(
                 topic.publish(message)
             await settle()
     published = [call[2] for call in wire.calls if call[0] == "publish"]
-    assert published == ["ä" * 100, "b" * 50, "c" * 50]
+    assert published == ["ä" * 400, "b" * 50, "c" * 50]
+    nursery.cancel_scope.cancel()
+
+
+class Stuck(MemoryBackend):
+    """One that takes nothing."""
+
+    async def publish(self, topic: str, message: str | bytes) -> None:
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("message", ["", b"", "ä" * 100])
+@pytest.mark.parametrize("name", ["news", "n" * 1000])
+async def test_the_backlog_counts_objects(message: str | bytes, name: str, nursery: trio.Nursery) -> None:
+    hub = Hub(backend=Stuck())
+    await nursery.start(hub.run)
+    for _ in range(8_000):
+        hub.topic(name).publish(message)
+    items = list(hub._outgoing)
+    assert 100 < len(items) < 8_000
+    memory = sum(getsizeof(item) + sum(map(getsizeof, item)) for item in items)
+    assert 2**20 - 2000 < memory == hub._backlog <= 2**20
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_topics_that_have_changed_are_bounded(nursery: trio.Nursery) -> None:
+    wire = MemoryBackend()
+    hub = Hub(backend=wire)
+    async with opened() as (ws, _):
+        # The back end does not run yet: it need not hear of topics that come and go.
+        for number in range(1000):
+            with hub.topic(str(number)).subscribe(ws):
+                pass
+        assert not hub._changed_topics
+        with hub.topic("told").subscribe(ws):
+            await nursery.start(hub.run)
+            await settle()
+        await settle()
+        assert wire.calls == [("set_members", "told", 1), ("set_members", "told", 0)]
+        assert (hub._changed_topics, hub._reported_topics) == ({}, set())
     nursery.cancel_scope.cancel()
 
 
@@ -422,7 +466,7 @@ async def test_run_without_a_back_end() -> None:
 
 
 async def test_a_dropped_member_learns_why(autojump_clock: MockClock) -> None:
-    topic = Hub().topic("news")
+    topic = Hub(max_backlog=SMALL).topic("news")
     async with clogged() as (ws, peer):
         with topic.subscribe(ws):
             topic.publish(HALF)

@@ -2,6 +2,7 @@
 
 =======================================  =========================================================================
 :mod:`~trio_ws.connection.budget`        ``Budget``, ``FairLock``: bounds for the two queues
+:mod:`~trio_ws.connection.lag`           how long messages of ``broadcast()`` wait
 :mod:`~trio_ws.connection.limits`        message rate, idle time and lifetime
 :mod:`~trio_ws.connection.run_local`     values that exist once per run of Trio
 :mod:`~trio_ws.connection.sendable`      conversion of the argument of ``send()``
@@ -18,6 +19,7 @@
 :mod:`~trio_ws.connection.parts`         ``send_stream()`` and ``receive_stream()``
 :mod:`~trio_ws.connection.reader`        the reader task
 :mod:`~trio_ws.connection.writer`        the writer task, and the shortcut without it
+:mod:`~trio_ws.connection.posting`       sending for ``broadcast()``, and the timer of ``max_lag``
 :mod:`~trio_ws.connection.websocket`     ``WebSocket``: send, receive, ping, close
 :mod:`~trio_ws.connection.bytestream`    ``ByteStream``: a stream of bytes over a WebSocket
 :mod:`~trio_ws.connection.session`       the nursery of a connection: a block, or a task

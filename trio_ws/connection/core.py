@@ -92,6 +92,7 @@ class Connection:
         reader_scope: The cancel scope of the reader task. Its deadline is that of rule 7.
         writer_done: Set when the writer task will write nothing more.
         outcome_reported: Whether a call of the user has raised the exception that describes the outcome.
+        nursery: The nursery of the tasks; None before they start and after they have ended.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Connection:
         self.reader_scope: trio.CancelScope = trio.CancelScope(shield=True)
         self.writer_done: trio.Event = trio.Event()
         self.outcome_reported: bool = False
+        self.nursery: trio.Nursery | None = None
 
     def begin_closing(self, close: Close | None) -> None:
         """Accept no more messages, send a Close frame after the queued ones, and set the deadline. Idempotent.
@@ -139,10 +141,17 @@ class Connection:
             self.end_within(self.settings.close_timeout)
             self.inbox.wake_reader()
 
-    def drop_slow_peer(self) -> None:
-        """Begin closing because the peer reads too slowly."""
+    def drop_slow_peer(self, waited: float | None = None) -> None:
+        """Begin closing because the peer reads too slowly.
+
+        Args:
+            waited: Seconds that a message has waited; None if the size of the outbox is the reason.
+        """
         if self.state.can_send:
-            self.state.fail(trio.TooSlowError(f"the peer reads too slowly: {self.outbox.size} bytes are in the outbox"))
+            lag = "" if waited is None else f", and a message has waited for {waited:g} seconds"
+            self.state.fail(
+                trio.TooSlowError(f"the peer reads too slowly: {self.outbox.size} bytes are in the outbox{lag}")
+            )
             self.begin_closing(Close(CloseCode.TRY_AGAIN_LATER, "too slow"))
 
     def shut_down(self, close: Close) -> None:

@@ -7,8 +7,12 @@ of a message together and gives room to the tasks in order of arrival.
 
 Beside the channel is a *control slot*, which the writer empties first. It holds pongs, pings and the Close frame. The
 number of pongs is bounded: beyond it, only the latest is kept (RFC 6455, section 5.5.3). Pings can be withdrawn. The
-Close frame goes out last. A None in the channel wakes the writer for the slot. Messages from
-:func:`~trio_ws.broadcast` wait in the slot, too, if there is no room or a message is being sent in parts.
+Close frame goes out last. A None in the channel wakes the writer for the slot.
+
+Messages from :func:`~trio_ws.broadcast` are *posted*: no task waits for room, so they may exceed the budget, up to a
+limit of their own. They keep their order with messages from ``send()``: while another task waits for room or sends a
+message in parts, posted messages are held until that message is in the channel. The writer takes no more messages at a
+time than the budget allows. So a large backlog takes little additional memory, and pings and pongs go out in between.
 
 Frames are tuples, not attrs instances. Creating an instance takes 0.4 to 1.0 µs and a tuple 0.04 µs, while everything
 else for a pipelined message of 32 bytes takes 3 to 4 µs.
@@ -24,7 +28,9 @@ import trio
 from ..frames import Close, Opcode
 from ..protocol.codec import FIN
 from ..protocol.connection import OutgoingFrame
+from ..protocol.extensions import EncodingCache
 from .budget import Budget, FairLock
+from .lag import Lag, PostLimits
 from .state import ConnectionState
 
 __all__ = ["MAX_PONGS", "Outbox"]
@@ -35,12 +41,18 @@ _LAST_PART: OutgoingFrame = (FIN | Opcode.CONT, b"", False)
 #: Memory of a queued frame without its payload, in bytes.
 _FRAME_OVERHEAD = getsizeof(_LAST_PART)
 
+#: Memory of the :class:`EncodingCache` of a posted message, in bytes.
+_CACHE_OVERHEAD = getsizeof(EncodingCache()) + 2 * getsizeof({})
+
 #: Maximum number of queued pongs.
 MAX_PONGS = 64
 
+#: Memory of the messages that the writer takes at a time, in bytes, unless the budget is larger.
+_MIN_TAKE_SIZE = 64 * 1024
+
 
 def _size(frame: OutgoingFrame) -> int:
-    return _FRAME_OVERHEAD + getsizeof(frame[1])
+    return _FRAME_OVERHEAD + getsizeof(frame[1]) + (_CACHE_OVERHEAD if isinstance(frame[2], EncodingCache) else 0)
 
 
 class Outbox:
@@ -55,6 +67,7 @@ class Outbox:
         pings: The payloads of the queued pings.
         close: The Close frame, which goes out after everything else.
         writing: Whether the writer has taken frames that are not completely written.
+        lag: The waiting times of posted messages.
     """
 
     def __init__(self, state: ConnectionState, limit: int) -> None:
@@ -64,13 +77,18 @@ class Outbox:
         self._send_channel, self._receive_channel = trio.open_memory_channel(math.inf)
         self._budget = Budget(limit)
         self._writing_size = 0
-        # Frames that were moved out of the channel, for the next take().
+        # The frame that wait() has moved out of the channel, for the next take().
         self._frames: list[OutgoingFrame] = []
-        # The control slot, with the messages from broadcast(); and whether a None is in the channel to wake the writer.
+        # The pongs of the control slot; and whether a None is in the channel to wake the writer.
         self._pongs: list[bytes] = []
-        self._posted: list[OutgoingFrame] = []
-        self._posted_size = 0
         self._wakeup_queued = False
+        # Posted messages that are held until another task has sent its message.
+        self._held: list[OutgoingFrame] = []
+        self._held_size = 0
+        # The newest message that the peer was too slow for, if it is kept, with its limits.
+        self._newest: tuple[OutgoingFrame, PostLimits] | None = None
+        # The numbers of the last message that was added to the channel, and of the last one that was taken.
+        self._last_added = self._last_taken = 0
         # The SendStream that is in use. Only its identity matters.
         self._open_stream: object | None = None
         self.lock: FairLock = FairLock()
@@ -78,11 +96,13 @@ class Outbox:
         self.close: Close | None = None
         # True until the writer task has started, because the response of the opening handshake may be half-written.
         self.writing: bool = True
+        self.lag: Lag = Lag()
 
     @property
     def size(self) -> int:
-        """Memory used by messages that are queued or being written, in bytes."""
-        return self._budget.used + self._posted_size
+        """Memory used by messages that are queued, held or being written, in bytes."""
+        newest = 0 if self._newest is None else _size(self._newest[0])
+        return self._budget.used + self._held_size + newest
 
     @property
     def is_clear(self) -> bool:
@@ -93,11 +113,12 @@ class Outbox:
 
     @trio.lowlevel.enable_ki_protection
     def put_nowait(self, frame: OutgoingFrame) -> bool:
-        """Add a whole message if there is room and no other task waits for it. Return whether it was added."""
+        """Add a whole message if there is room and no other message waits for it. Return whether it was added."""
         size = _FRAME_OVERHEAD + getsizeof(frame[1])
-        if self.lock.owner is not None or self._posted or not self._state.can_send or not self._budget.fits(size):
+        if self.lock.owner is not None or self._newest or not self._state.can_send or not self._budget.fits(size):
             return False
         self._budget.used += size
+        self._last_added += 1
         self._send_channel.send_nowait(frame)
         return True
 
@@ -123,13 +144,13 @@ class Outbox:
         """
         if not await self.lock.acquire("send_stream()"):
             return False
-        posted_before = bool(self._posted)
+        kept_before = self._newest is not None
         self._open_stream = stream
         begun = False
         try:
             begun = await self._wait_for_room(stream, _size(first))
-            if posted_before:
-                self._put_posted()
+            if begun and kept_before:
+                self._put_newest()
         finally:
             if not begun:
                 self.end_parts(None)
@@ -144,6 +165,7 @@ class Outbox:
         """
         if not await self._wait_for_room(stream, _size(frame)):
             return False
+        self._restart_lag()
         self._add(frame)
         return True
 
@@ -158,10 +180,12 @@ class Outbox:
             Whether the frame was added: False if there is none, or no more messages are accepted.
         """
         added = frame is not None and self._state.can_send
+        self._restart_lag()
         if frame is not None and added:
             self._add(frame)
         self._open_stream = None
-        self._put_posted()
+        self._put_held()
+        self._put_newest_if_it_fits()
         self._budget.wake()  # another task may still wait in put_part()
         self.lock.release()
         return added
@@ -175,42 +199,72 @@ class Outbox:
 
     def _add(self, frame: OutgoingFrame) -> None:
         self._budget.used += _size(frame)
+        self._last_added += 1
         self._send_channel.send_nowait(frame)
 
     # -- Messages of broadcasts ------------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
-    def post(self, frame: OutgoingFrame) -> bool:
-        """Add a whole message if there is room, and return whether it was added.
+    def post(self, frame: OutgoingFrame, limits: PostLimits) -> bool:
+        """Add a whole message unless the peer is too slow for it. Return whether it was added.
 
-        While a message is being sent in parts, the slot has as much room as the outbox. Its messages follow that one.
+        An empty outbox accepts one message of any size.
         """
-        if self.put_nowait(frame):
-            return True
-        if self._open_stream is None or not self._state.can_send:
+        if not self._state.can_send or self._newest or self.lag.is_exceeded or not self._has_room(frame, limits):
             return False
-        if self._posted and self._posted_size + _size(frame) > self._budget.limit:
-            return False
-        self._post(frame)
+        if self.lock.owner is None:
+            self._add(frame)
+            self.lag.record_posted(self._last_added, limits)
+        else:
+            self._held.append(frame)
+            self._held_size += _size(frame)
+            self.lag.record_posted(math.inf, limits)
         return True
 
     @trio.lowlevel.enable_ki_protection
-    def post_newest(self, frame: OutgoingFrame) -> None:
-        """Add a whole message to the slot, in place of the last one there."""
-        if self._posted:
-            self._posted_size -= _size(self._posted.pop())
-        self._post(frame)
-
-    def _post(self, frame: OutgoingFrame) -> None:
-        self._posted.append(frame)
-        self._posted_size += _size(frame)
-
-    def _put_posted(self) -> None:
-        """Move messages from the slot to the channel. They may exceed the budget: the slot has its own bound."""
-        posted, self._posted, self._posted_size = self._posted, [], 0
+    def post_newest(self, frame: OutgoingFrame, limits: PostLimits) -> None:
+        """Keep a whole message until there is room for it, in place of the one that is kept already."""
         if self._state.can_send:
-            for frame in posted:
-                self._add(frame)
+            self._newest = frame, limits
+
+    def record_posted(self, limits: PostLimits) -> None:
+        """Record that the message given to :meth:`add_unwritten` was a posted one."""
+        self.lag.record_posted(self._last_added, limits)
+
+    def find_next_lag_check(self, progress_at: float) -> float:
+        """Return the time of the next :meth:`check_lag`; see :meth:`.Lag.find_next_check`."""
+        return self.lag.find_next_check(self._last_taken, progress_at, not self._budget.used)
+
+    def check_lag(self, delay: float, progress_at: float) -> PostLimits | None:
+        """Find messages that have waited too long; see :meth:`.Lag.check`."""
+        return self.lag.check(delay, self._last_taken, progress_at, not self._budget.used)
+
+    def _has_room(self, frame: OutgoingFrame, limits: PostLimits) -> bool:
+        size = self._budget.used + self._held_size
+        return not size or size + _size(frame) <= limits.max_backlog
+
+    def _restart_lag(self) -> None:
+        """Start measuring the lag of held messages now if the peer had nothing to read until now."""
+        if self._held and not self._budget.used:
+            self.lag.resumed_at = trio.current_time()
+
+    def _put_held(self) -> None:
+        """Move held messages to the channel."""
+        held, self._held, self._held_size = self._held, [], 0
+        for frame in held:
+            self._add(frame)
+        if held:
+            self.lag.record_released(self._last_added)
+
+    def _put_newest(self) -> None:
+        if self._newest is not None:
+            (frame, limits), self._newest = self._newest, None
+            self._add(frame)
+            self.lag.record_posted(self._last_added, limits)
+
+    def _put_newest_if_it_fits(self) -> None:
+        if self._newest is not None and self._has_room(*self._newest):
+            self._put_newest()
 
     # -- Control frames --------------------------------------------------------------------------------------------
 
@@ -236,10 +290,14 @@ class Outbox:
             close: The Close frame, which follows all queued frames; None to drop them, because the connection is lost.
         """
         self.close = close
+        self.lag.stop()
+        if close is None or self._open_stream is not None:
+            self._held, self._held_size = [], 0
+        self._newest = None
+        self._put_held()
         self._send_channel.close()
         if close is None:
-            self.take()
-        self._posted, self._posted_size = [], 0
+            self.take(math.inf)
         self.lock.close()
         self._budget.wake()
 
@@ -253,38 +311,61 @@ class Outbox:
         """
         try:
             while not (self._frames or self.pings or self._pongs or self.writing):
-                self._store(await self._receive_channel.receive())
+                frame = await self._receive_channel.receive()
+                if frame is None:
+                    self._wakeup_queued = False
+                else:
+                    self._frames.append(frame)
         except trio.EndOfChannel:
             return False
         return True
 
-    def take(self) -> list[OutgoingFrame]:
-        """Take and return all queued frames except the Close frame, in the order in which they must be written."""
-        try:
-            while True:
-                self._store(self._receive_channel.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
-            pass
+    def take(self, size: float | None = None) -> list[OutgoingFrame]:
+        """Take and return the next frames except the Close frame, in the order in which they must be written.
+
+        Args:
+            size: Memory of messages after which no more are taken, in bytes; None for that of the budget.
+        """
         frames: list[OutgoingFrame] = [(FIN | Opcode.PONG, data, False) for data in self._pongs]
         frames += [(FIN | Opcode.PING, data, False) for data in self.pings]
-        frames += self._frames
-        self._frames, self._pongs, self.pings = [], [], []
-        self._writing_size = self._budget.used
+        self._pongs, self.pings = [], []
+        messages = self._take_messages(max(self._budget.limit, _MIN_TAKE_SIZE) if size is None else size)
+        self._last_taken += len(messages)
         self.writing = True
+        return frames + messages if frames else messages
+
+    def _take_messages(self, size: float) -> list[OutgoingFrame]:
+        frames, self._frames = self._frames, []
+        everything = self._budget.used <= size
+        self._writing_size = self._budget.used if everything else sum(map(_size, frames))
+        try:
+            while everything or self._writing_size < size:
+                frame = self._receive_channel.receive_nowait()
+                if frame is None:
+                    self._wakeup_queued = False
+                    continue
+                frames.append(frame)
+                if not everything:
+                    self._writing_size += _size(frame)
+        except (trio.WouldBlock, trio.EndOfChannel):
+            pass
         return frames
 
     def record_written(self) -> None:
         """Record that all taken frames are written, and release their memory."""
         size, self._writing_size = self._writing_size, 0
         self.writing = False
+        self.lag.record_written(self._last_taken)
         self._budget.release(size)
-        if self._posted and self.lock.owner is None:
-            self._put_posted()
+        if self._newest is not None and self.lock.owner is None:
+            self._put_newest_if_it_fits()
 
     def add_unwritten(self, frame: OutgoingFrame) -> None:
         """Add a frame that ``write_at_once()`` has not written completely. The writer task writes the rest."""
         self._writing_size = _size(frame)
         self._budget.used += self._writing_size
+        self._last_added += 1
+        self._last_taken += 1
         self.writing = True
         self.wake_writer()
 
@@ -293,9 +374,3 @@ class Outbox:
         if not self._wakeup_queued:
             self._wakeup_queued = True
             self._send_channel.send_nowait(None)
-
-    def _store(self, frame: OutgoingFrame | None) -> None:
-        if frame is None:
-            self._wakeup_queued = False
-        else:
-            self._frames.append(frame)

@@ -53,7 +53,8 @@ class Session:
         try:
             await close_after(self._ws, exc)
         finally:
-            # Both tasks have ended, so this does not wait.
+            # All tasks have ended, so this does not wait.
+            connection_of(self._ws).nursery = None
             await self._manager.__aexit__(None, None, None)
 
 
@@ -72,10 +73,13 @@ async def run_until_closed(ws: WebSocket) -> None:
         except trio.Cancelled:
             await ws.aclose(CloseCode.GOING_AWAY)  # it is cancelled, too, so it does not wait
             raise
+        finally:
+            connection_of(ws).nursery = None
 
 
 def _start_tasks(nursery: trio.Nursery, ws: WebSocket) -> None:
     connection = connection_of(ws)
+    connection.nursery = nursery
     nursery.start_soon(run, connection)
     nursery.start_soon(write, connection)
     connection.observer.open(ws, connection.inbox, connection.outbox)

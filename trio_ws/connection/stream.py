@@ -15,6 +15,7 @@ A :class:`StreamAdapter` gives any :class:`trio.abc.Stream` the properties that 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import sys
@@ -80,6 +81,7 @@ class StreamAdapter:
         tls_object: An :class:`ssl.SSLObject`, or a :class:`trio.SSLStream`, which tells of the TLS connection; or None.
         poisoned: Whether all further writes raise.
         bytes_written: Number of bytes that the stream has accepted.
+        progress_at: The time at which the stream last accepted a part of an unfinished write.
         local_address: The address of this end, from ``getsockname()``; None without a socket.
         remote_address: The address of the peer, from ``getpeername()``; None without a socket.
     """
@@ -101,6 +103,7 @@ class StreamAdapter:
         self._tls_info: TLSInfo | None = None
         self.poisoned: bool = False
         self.bytes_written: int = 0
+        self.progress_at: float = -math.inf
 
     def get_tls_info(self) -> TLSInfo | None:
         """Return the parameters of the TLS connection; None without TLS, and before the end of its handshake.
@@ -257,6 +260,7 @@ class StreamAdapter:
                 before_wait()
                 await self.stream.send_all(piece)
                 self.bytes_written += len(piece)
+                self.progress_at = trio.current_time()
         except Exception as exc:
             raise stream_broken(exc) from exc
         self.poisoned = False
@@ -281,6 +285,8 @@ class StreamAdapter:
             written -= len(rest.pop(0))
         if written:
             rest[0] = memoryview(rest[0])[written:]
+        if rest:
+            self.progress_at = trio.current_time()
         return not rest
 
     async def send_eof(self) -> bool:

@@ -138,7 +138,8 @@ async def _flush_close(connection: Connection) -> None:
             if not connection.protocol.closing.can_send:  # the Close frame was among that
                 return
             if not connection.encoder.interrupted:  # otherwise, the peer could not decode more messages
-                await stream.write(await _encode(connection, outbox.take()))
+                while frames := outbox.take():
+                    await stream.write(await _encode(connection, frames))
             await _write_close(connection)
         except StreamBroken as exc:
             connection.state.fail(exc.__cause__)

@@ -6,8 +6,10 @@ A hub holds the members of each topic that has any. A :class:`Topic` is only a n
 A back end connects the hubs of several processes, so that they share topics. Calling it takes time, so the task
 :meth:`Hub.run` does it. Publishing and subscribing only queue the work for this task:
 
-* Messages are queued up to a limit in bytes. More messages are not sent to other processes: this one must not wait.
-* For each topic whose number of members has changed, the task sends the current number, once.
+* Messages are queued up to a limit in bytes of memory. More messages are not sent to other processes: this one must not
+  wait.
+* For each topic whose number of members has changed, the task sends the current number, once. It sends nothing for a
+  topic that has no members again before the back end learned of any.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import get_args
+from sys import getsizeof
 
 import trio
 
@@ -25,12 +27,22 @@ from ..connection.websocket import WebSocket
 from ..frames import Opcode
 from ..protocol import Message
 from .backend import Backend
-from .broadcast import WhenFull, broadcast
+from .broadcast import (
+    DEFAULT_MAX_BACKLOG,
+    DEFAULT_MAX_LAG,
+    WhenFull,
+    broadcast,
+    check_limits,
+    check_when_full,
+)
 
 __all__ = ["Hub", "Topic"]
 
-#: The most bytes of messages that are queued for the back end.
+#: Maximum memory of the messages that are queued for the back end, in bytes.
 MAX_BACKLOG = 2**20
+
+#: Memory of a queued item without its topic and message, in bytes.
+_ITEM_OVERHEAD = getsizeof(("", b"", 0)) + getsizeof(MAX_BACKLOG)
 
 logger: logging.Logger = logging.getLogger("trio_ws.hub")
 
@@ -55,25 +67,37 @@ class Hub:
       other process are in order too, and come in between.
     * A message goes to the connections that are members when it is published or, from another process, when it arrives
       here. Connections that are closing or closed get nothing, even if they are still members.
-    * Publishing never waits for a slow member; ``when_full`` is the policy for it.
+    * Publishing never waits for a slow member; ``when_full`` is the policy for it, once it is behind by
+      ``max_backlog`` bytes or ``max_lag`` seconds.
     * Each message is sent to the back end at most once.
 
     Args:
-        when_full: The policy for members whose outbox is full, as for :func:`broadcast`: ``"drop"``, ``"skip"`` or
+        when_full: The policy for members that are too slow, as for :func:`broadcast`: ``"drop"``, ``"skip"`` or
             ``"newest"``; or a function that takes the name of a topic and returns its policy.
+        max_backlog: Bytes of memory that may wait for a member, as for :func:`broadcast`. None: no limit.
+        max_lag: Seconds that a message may wait for a member, as for :func:`broadcast`. None: no limit.
         backend: The back end that connects this hub with those of other processes while :meth:`run` runs. None if there
             is only this process.
 
     Raises:
-        ValueError: If ``when_full`` is not one of the three.
+        TypeError: If a limit is not a number.
+        ValueError: If ``when_full`` is not one of the three, or a limit is out of range.
     """
 
     def __init__(
-        self, *, when_full: WhenFull | Callable[[str], WhenFull] = "drop", backend: Backend | None = None
+        self,
+        *,
+        when_full: WhenFull | Callable[[str], WhenFull] = "drop",
+        max_backlog: int | None = DEFAULT_MAX_BACKLOG,
+        max_lag: float | None = DEFAULT_MAX_LAG,
+        backend: Backend | None = None,
     ) -> None:
-        if not callable(when_full) and when_full not in get_args(WhenFull):
-            raise ValueError(f"when_full must be one of {', '.join(map(repr, get_args(WhenFull)))}, not {when_full!r}")
+        if not callable(when_full):
+            check_when_full(when_full)
+        check_limits(max_backlog, max_lag, False)
         self._when_full = when_full
+        self._max_backlog = max_backlog
+        self._max_lag = max_lag
         self._backend = backend
         # The members of each topic that has any, with the number of their subscriptions.
         self._members: dict[str, dict[WebSocket, int]] = {}
@@ -82,6 +106,8 @@ class Hub:
         self._backlog = 0
         # Topics whose number of members has changed since the back end was told; an ordered set.
         self._changed_topics: dict[str, None] = {}
+        # Topics for which the back end may store a number of members other than 0.
+        self._reported_topics: set[str] = set()
         # Wakes the task that calls the back end.
         self._wake = trio.Event()
 
@@ -134,11 +160,15 @@ class Hub:
             while self._changed_topics:
                 topic = next(iter(self._changed_topics))
                 del self._changed_topics[topic]
+                count = len(self._members.get(topic, ()))
+                self._reported_topics.add(topic)
                 try:
-                    await backend.set_members(topic, len(self._members.get(topic, ())))
+                    await backend.set_members(topic, count)
                 except BaseException:
                     self._changed_topics[topic] = None  # for the next run
                     raise
+                if not count:
+                    self._reported_topics.discard(topic)
             if self._outgoing:
                 topic, message, size = self._outgoing.popleft()
                 self._backlog -= size
@@ -158,18 +188,28 @@ class Hub:
         excluded = set(exclude)
         members = [ws for ws in self._members.get(topic, ()) if ws not in excluded]
         when_full = self._when_full(topic) if callable(self._when_full) else self._when_full
-        return broadcast(members, message, text=text, compress=compress, when_full=when_full)
+        return broadcast(
+            members,
+            message,
+            text=text,
+            compress=compress,
+            when_full=when_full,
+            max_backlog=self._max_backlog,
+            max_lag=self._max_lag,
+        )
 
     def _enqueue(self, topic: str, message: Sendable, text: bool | None) -> None:
         """Queue a message for the back end, if there is one. Drop the message if the queue is full."""
         if self._backend is None:
             return
         opcode, data = prepare(message, text)
-        if self._outgoing and self._backlog + len(data) > MAX_BACKLOG:
+        queued = data.decode() if opcode is Opcode.TEXT else data
+        size = _ITEM_OVERHEAD + getsizeof(topic) + getsizeof(queued)
+        if self._outgoing and self._backlog + size > MAX_BACKLOG:
             logger.warning("message to topic %r not sent to other processes: %d bytes are queued", topic, self._backlog)
             return
-        self._outgoing.append((topic, data.decode() if opcode is Opcode.TEXT else data, len(data)))
-        self._backlog += len(data)
+        self._outgoing.append((topic, queued, size))
+        self._backlog += size
         self._wake.set()
 
     def _count_subscription(self, topic: str, ws: WebSocket, change: int) -> None:
@@ -182,9 +222,13 @@ class Hub:
             del members[ws]
         if not members:
             del self._members[topic]
-        if self._backend is not None and len(members) != before:
+        if self._backend is None or len(members) == before:
+            return
+        if members or topic in self._reported_topics:
             self._changed_topics[topic] = None
             self._wake.set()
+        else:
+            self._changed_topics.pop(topic, None)
 
 
 class Topic:
@@ -260,8 +304,8 @@ class Topic:
         """Send a message to all members. Never waits.
 
         This is not a checkpoint, and no other task runs meanwhile. With a back end, members in other processes get the
-        message a little later. If more than 1 MiB is queued for the back end, they do not get it, which is logged to
-        ``trio_ws.hub``.
+        message a little later. If more than 1 MiB of memory is queued for the back end, they do not get it, which is
+        logged to ``trio_ws.hub``.
 
         Args:
             message: The message. A ``str`` is sent as text, ``bytes`` as binary.
@@ -270,15 +314,15 @@ class Topic:
             exclude: Members that do not get the message, such as its author.
 
         Returns:
-            The members in this process whose outbox was full; see :func:`broadcast`.
+            The members in this process that were too slow; see :func:`broadcast`.
 
         Raises:
             TypeError: If the message is neither ``str`` nor bytes-like.
             ValueError: If the message is sent as text and is not valid Unicode.
         """
-        full = self.hub._deliver(self.name, message, text, compress, exclude)
+        slow = self.hub._deliver(self.name, message, text, compress, exclude)
         self.hub._enqueue(self.name, message, text)
-        return full
+        return slow
 
 
 @contextmanager

@@ -188,13 +188,14 @@ class Instrument:
     def queue_changed(self, ws: ObservedWebSocket, inbox: int, outbox: int) -> None:
         """Called when the size of a connection's buffers has changed since the last call.
 
-        The sizes are compared after reads and writes, when ``receive()`` starts to wait for a message, and when
-        ``send()`` starts to wait for room, but not for every message.
+        The sizes are compared after reads and writes, when ``receive()`` starts to wait for a message, when ``send()``
+        starts to wait for room, and when ``broadcast()`` leaves a message in the buffer, but not for every message.
 
         Args:
             ws: The connection.
             inbox: Memory used by messages that wait to be received, in bytes; see ``receive_buffer``.
-            outbox: Memory used by messages that wait to be written, in bytes; see ``send_buffer``.
+            outbox: Memory used by messages that wait to be written, in bytes; see ``send_buffer``, and the
+                ``max_backlog`` of :func:`broadcast`.
         """
 
 
