@@ -66,6 +66,10 @@ class ConnectOptions(ConnectUnixOptions, total=False):
     """The keyword arguments of :func:`connect`: :class:`ConnectUnixOptions`, and options for TCP and proxies.
 
     Attributes:
+        host: The host name or the IP address (without brackets) to connect to, instead of the host of the URI. The URI
+            still determines the Host header, the name in TLS and the path. Through a proxy, this is the host that the
+            proxy connects to. A redirect to another origin connects to that origin. Default: the host of the URI.
+        port: The port to connect to, instead of the port of the URI; like ``host``. Default: the port of the URI.
         happy_eyeballs_delay: Seconds after which the next address of the host is tried in parallel. Default: 0.25.
         local_address: The local IP address to connect from. Default: the system chooses one.
         proxy: The proxy to connect through: a URL such as ``"http://proxy.example:3128"``, or a :class:`Proxy`.
@@ -74,6 +78,8 @@ class ConnectOptions(ConnectUnixOptions, total=False):
         proxy_ssl: The TLS context for an ``https://`` proxy. Default: a context like the default of ``ssl``.
     """
 
+    host: str | None
+    port: int | None
     happy_eyeballs_delay: float
     local_address: str | None
     proxy: Proxy | str | None

@@ -669,6 +669,28 @@ async def test_the_proxy_gets_no_headers_for_the_server(authority: trustme.CA, n
     assert place.proxy.asked[0].head == head.encode() + b"User-Agent: me/1\r\n\r\n"
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+async def test_a_tunnel_to_another_host(scheme: str, authority: trustme.CA, nursery: trio.Nursery) -> None:
+    place = Place(authority, scheme, False)
+    await place.start(nursery)
+    async with trio_ws.connect(
+        "ws://example.org/path", proxy=place.url, host="server.example", port=place.port, **place.options
+    ) as ws:
+        assert ws.request.headers["Host"] == "example.org"
+    assert [(asked.host, asked.port) for asked in place.proxy.asked] == [("server.example", place.port)]
+
+
+async def test_no_proxy_applies_to_another_host(
+    authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(authority, "http", False)
+    await place.start(nursery)
+    monkeypatch.setenv("http_proxy", place.url)
+    async with trio_ws.connect("ws://example.org/path", host="127.0.0.1", port=place.port) as ws:
+        assert ws.remote_address == ("127.0.0.1", place.port)
+    assert place.proxy.asked == []
+
+
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
 async def test_auto_is_the_default(
     secure: bool, authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch

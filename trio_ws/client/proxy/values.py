@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 
 from ...exceptions import InvalidProxy
-from ...uri import ParseError, parse_host_and_port, unquote_user_info
+from ...uri import ParseError, parse_host, parse_host_and_port, unquote_user_info
 
 __all__ = ["Proxy", "authority", "parse_proxy", "to_proxy"]
 
@@ -20,7 +20,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(?:(.*)@)?([^@]*?)/?", re.DOTAL
 
 def _to_host(host: str) -> str:
     try:
-        return parse_host_and_port(f"[{host.replace('%', '%25', 1)}]" if ":" in host else host, 1)[0]
+        return parse_host(host)
     except ParseError:
         # The host is not quoted: users may pass a whole URL here, with a password.
         raise InvalidProxy(host, "host must be a name, or an IP address without brackets") from None
