@@ -68,8 +68,8 @@ CLIENTS = {
     "trio-websocket": """connect_timeout:open_timeout disconnect_timeout:close_timeout extra_headers:headers
         message_queue_size:receive_buffer resource ssl_context:ssl use_ssl:wss:// receive_buffer_size""",
     "aiohttp": """auth:credentials autoclose autoping:answered compress:compression fingerprint:ssl
-        heartbeat:ping_interval max_msg_size:max_message_size params protocols:subprotocols proxy_auth proxy_headers
-        receive_timeout:trio.fail_after ssl_context:ssl timeout:open_timeout trust_env verify_ssl:ssl""",
+        heartbeat:ping_interval max_msg_size:max_message_size params protocols:subprotocols proxy_auth
+        proxy_headers:headers= receive_timeout:trio.fail_after ssl_context:ssl timeout:open_timeout trust_env verify_ssl:ssl""",
     "picows": """enable_auto_ping:ping_interval enable_auto_pong auto_ping_idle_timeout:ping_interval
         auto_ping_reply_timeout:ping_timeout auto_ping_strategy extra_headers:headers logger_name
         max_frame_size:max_message_size socket_factory ssl_context:ssl websocket_handshake_timeout:open_timeout""",

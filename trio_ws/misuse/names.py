@@ -118,7 +118,7 @@ CLIENT_ADVICE = {
     "process_exception": _RETRY,
     "proxy": "only connect() has this option",
     "proxy_auth": "put the user name and password into the URL of the proxy",
-    "proxy_headers": "pass a Proxy or its URL as proxy",
+    "proxy_headers": "use proxy=Proxy(url, headers=...)",
     "proxy_ssl": "only connect() has this option",
     "reconnect_delays": _RETRY,
     "resource": "put it into the URI",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import socket
 import ssl
 import sys
@@ -689,6 +690,33 @@ async def test_no_proxy_applies_to_another_host(
     async with trio_ws.connect("ws://example.org/path", host="127.0.0.1", port=place.port) as ws:
         assert ws.remote_address == ("127.0.0.1", place.port)
     assert place.proxy.asked == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_headers_for_the_proxy(scheme: str, authority: trustme.CA, nursery: trio.Nursery) -> None:
+    place = Place(authority, scheme, False)
+    await place.start(nursery)
+    headers = [("X-Route", "eu"), ("X-Route", "us"), ("User-Agent", "mine/1")]
+    async with trio_ws.connect(place.uri, proxy=Proxy(place.url, headers=headers), **place.options) as ws:
+        assert not {"X-Route", "Proxy-Authorization"} & set(ws.request.headers)
+        assert ws.request.headers["User-Agent"] != "mine/1"
+    assert place.proxy.asked[0].head.decode().split("\r\n")[1:] == [
+        f"Host: server.example:{place.port}",
+        "Proxy-Authorization: Basic " + base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode(),
+        "X-Route: eu",
+        "X-Route: us",
+        "User-Agent: mine/1",
+        "",
+        "",
+    ]
+    # A header of one's own replaces the credentials.
+    place.proxy.asked.clear()
+    credentials = base64.b64encode(f"{USERNAME}:wrong".encode()).decode()
+    proxy = Proxy(place.url, headers={"Proxy-Authorization": f"Basic {credentials}"})
+    exc = await expect_failure(trio_ws.connect(place.uri, proxy=proxy, **place.options))
+    assert exc.response.status_code == 407
+    assert place.proxy.asked[0].password == "wrong"
+    assert not {credentials, PASSWORD} & set(re.split(r"\W", f"{exc} {exc!r}"))
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
