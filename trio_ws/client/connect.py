@@ -297,7 +297,10 @@ class Connecting(AsyncWithOnly):
             InvalidHandshake: If the response does not accept the connection, or is not valid.
         """
         agreement = check_response(
-            self.request, response, subprotocols=self._settings.subprotocols, extensions=self._builder.extensions()
+            self.request,
+            response,
+            subprotocols=self._settings.subprotocols,
+            extensions=self._builder.offered_extensions(),
         )
         connection = Connection(Role.CLIENT, stream, self._settings, agreement.extensions, received)
         return WebSocket(connection, self.request, response, agreement.subprotocol)

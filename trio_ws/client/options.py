@@ -8,10 +8,11 @@ The defaults are in the classes that use the options: :class:`~trio_ws.settings.
 from __future__ import annotations
 
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from ..datastructures import HeadersLike
+from ..protocol.extensions import ClientExtension
 from ..settings import Options
 from ..uri import WebSocketURI
 from .cookies import CookiesLike
@@ -37,6 +38,9 @@ class ConnectOverOptions(Options, total=False):
             them. Default: none.
         credentials: A function, async or not, that is called with the URI before each attempt and returns headers with
             credentials. They replace headers of the same name in ``headers``. Its exceptions propagate. Default: None.
+        extensions: Extensions to offer besides compression, in order of preference; see
+            :class:`~trio_ws.protocol.extensions.ClientExtension`. A sent message passes those that the server accepts
+            in this order, and is compressed last. Default: none.
     """
 
     headers: HeadersLike
@@ -44,6 +48,7 @@ class ConnectOverOptions(Options, total=False):
     origin: str | None
     cookies: CookiesLike | None
     credentials: Credentials | None
+    extensions: Sequence[ClientExtension]
 
 
 class ConnectUnixOptions(ConnectOverOptions, total=False):

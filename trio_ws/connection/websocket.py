@@ -117,7 +117,8 @@ class WebSocket(trio.abc.Channel[Message]):
             message: A ``str`` is sent as text, bytes as binary. A ``bytearray`` or ``memoryview`` is copied.
             text: True to send UTF-8 bytes as a text message, False to send a ``str`` as a binary message. None:
                 decide by the type.
-            compress: Whether to compress the message if compression was negotiated.
+            compress: Whether to compress the message if compression was negotiated. False sends it without any
+                extension.
 
         Raises:
             ConnectionClosed: If the connection is closing or closed.
@@ -217,7 +218,7 @@ class WebSocket(trio.abc.Channel[Message]):
 
         Args:
             text: True for a text message, False for a binary one.
-            compress: Whether to compress the message if compression was negotiated.
+            compress: Whether to compress the message, as for :meth:`send`.
         """
         return SendStream(self._connection, text, compress)
 

@@ -76,7 +76,6 @@ ADVICE = {
     "decode_text": "use receive(decode=False)",
     "enable_auto_ping": _PINGS,
     "enable_auto_pong": _PINGS,
-    "extensions": "pass a Deflate as compression; there are no other extensions",
     "handler_nursery": _NURSERY,
     "klass": _NO_CLASS,
     "logger": _LOGGER,
