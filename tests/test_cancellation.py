@@ -135,6 +135,12 @@ async def send_ping(ws: WebSocket, talk: Talk) -> None:
     assert await ws.ping(b"a") >= 0
 
 
+async def send_control(ws: WebSocket, talk: Talk) -> None:
+    await ws.pong(b"a")
+    await ws.ping(b"b", wait=False)
+    assert await ws.ping(b"c") >= 0
+
+
 async def close_it(ws: WebSocket, talk: Talk) -> None:
     await talk.send(ws, "a")
     talk.taken = len(talk.script)
@@ -206,6 +212,7 @@ SCENARIOS = {
     ),
     "both ways": Scenario(stream_both_ways, "", FRAGMENTS, compressed=True),
     "ping": Scenario(send_ping, "WebSocket.ping"),
+    "pong": Scenario(send_control, "WebSocket.pong WebSocket.ping"),
     "aclose": Scenario(close_it, "WebSocket.aclose", ["b"], code=4000),
     "no answer": Scenario(close_it, "WebSocket.aclose", answers_close=False, code=4000),
     "send_close": Scenario(close_half, "WebSocket.send_close", ["b"], code=4000),

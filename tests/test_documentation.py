@@ -564,6 +564,14 @@ def test_log_in_example(perform: Perform, monkeypatch: pytest.MonkeyPatch) -> No
     perform(play)
 
 
+def test_checksum_example(perform: Perform) -> None:
+    async def play(stage: Stage) -> None:
+        await run_example(stage, "checksum.py")
+        assert stage.new_output() == "x-crc32\nhello\n"
+
+    perform(play)
+
+
 def test_file_example(perform: Perform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "sent").write_bytes(content)

@@ -44,7 +44,7 @@ TABLE = {
         ["protocol.deflate.transform"],
         ["protocol.deflate.negotiation"],
         ["protocol.deflate.__init__"],
-        ["protocol.handshake"],
+        ["protocol.handshake", "protocol.supported"],
         ["protocol.closing"],
         ["protocol.connection"],
         ["protocol.__init__"],

@@ -229,6 +229,15 @@ def parse_host_and_port(text: str, default_port: int) -> tuple[str, int]:
     return host, int(digits)
 
 
+def parse_host(text: str) -> str:
+    """Parse and validate a host name, or an IP address without brackets.
+
+    Raises:
+        ParseError: If it is neither.
+    """
+    return parse_host_and_port(f"[{text.replace('%', '%25', 1)}]" if ":" in text else text, 1)[0]
+
+
 def _parse_ipv6(text: str) -> str:
     address, percent, zone = text.partition("%")
     try:

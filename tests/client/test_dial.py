@@ -285,6 +285,74 @@ async def test_dial_options(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+# -- Another host and port ---------------------------------------------------------------------------------------------
+
+
+async def test_another_host_and_port(nursery: trio.Nursery) -> None:
+    server = await start_server(nursery)
+    for uri, options, header in (
+        ("ws://example.org/path", {"host": "127.0.0.1", "port": server.port}, "example.org"),
+        (f"ws://example.org:{server.port}/path", {"host": "LOCALHOST"}, f"example.org:{server.port}"),
+        ("ws://127.0.0.1:9/path", {"port": server.port}, "127.0.0.1:9"),
+    ):
+        arguments: Any = options
+        async with trio_ws.connect(uri, **arguments) as ws:
+            assert ws.remote_address == ("127.0.0.1", server.port)
+            assert ws.request.headers["Host"] == header
+            assert ws.request.path == "/path"
+
+
+async def test_another_host_with_tls(authority: trustme.CA, nursery: trio.Nursery) -> None:
+    context = server_context(authority, "example.org")
+    names: list[str | None] = []
+    context.sni_callback = lambda _, name, __: names.append(name)
+    server = await start_server(nursery, ssl=context)
+    options: Any = {"ssl": client_context(authority), "host": "127.0.0.1", "port": server.port}
+    async with trio_ws.connect("wss://example.org/", **options) as ws:
+        assert ws.request.headers["Host"] == "example.org"
+    assert names == ["example.org"]
+    # The certificate must be valid for the host of the URI.
+    exc = await expect_failure(trio_ws.connect("wss://other.example/", **options))
+    assert isinstance(exc, TLSFailed)
+    assert exc.peer == "other.example"
+
+
+async def test_nobody_listens_at_another_host() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        exc = await expect_failure(trio_ws.connect("ws://example.org/", host="127.0.0.1", port=port))
+    assert type(exc) is ConnectFailed
+    assert exc.peer == f"127.0.0.1:{port}"
+    assert os.strerror(errno.ECONNREFUSED) in exc.reason
+
+
+async def test_redirects_and_another_host(nursery: trio.Nursery) -> None:
+    async def move(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response | None:
+        visits.append((opening.server is other, request.headers["Host"], request.path))
+        location = {"/first": "/second", "/second": f"http://127.0.0.1:{other.port}/third"}.get(request.path)
+        return None if location is None else opening.respond(302, "", {"Location": location})
+
+    visits: list[tuple[bool, str, str]] = []
+    server = await start_server(nursery, process_request=move)
+    other = await start_server(nursery, process_request=move)
+    async with trio_ws.connect("ws://example.org/first", host="127.0.0.1", port=server.port):
+        pass
+    assert visits == [
+        (False, "example.org", "/first"),
+        (False, "example.org", "/second"),
+        (True, f"127.0.0.1:{other.port}", "/third"),
+    ]
+
+
+async def test_attempts_connect_to_another_host(nursery: trio.Nursery) -> None:
+    server = await start_server(nursery)
+    async for attempt in trio_ws.attempts("ws://example.org/", host="127.0.0.1", port=server.port):
+        async with attempt as ws:
+            assert ws.remote_address == ("127.0.0.1", server.port)
+            assert ws.request.headers["Host"] == "example.org"
+
+
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("when", ["at once", "before", "in"])
 async def test_dropped_by_the_server(when: str, how: str, nothing_left: Callable[[], None]) -> None:
@@ -351,6 +419,17 @@ async def test_a_refusal_whose_compressed_body_stalls(autojump_clock: trio.testi
         ("ws://example.org", {"local_address": 1}, TypeError),
         ("ws://example.org", {"happy_eyeballs_delay": -1}, ValueError),
         ("ws://example.org", {"happy_eyeballs_delay": None}, TypeError),
+        ("ws://example.org", {"host": "127.0.0.1:80"}, ValueError),
+        ("ws://example.org", {"host": "[::1]"}, ValueError),
+        ("ws://example.org", {"host": ""}, ValueError),
+        ("ws://example.org", {"host": "ws://example.org"}, ValueError),
+        ("ws://example.org", {"host": b"example.org"}, TypeError),
+        ("ws://example.org", {"port": 0}, ValueError),
+        ("ws://example.org", {"port": 65536}, ValueError),
+        ("ws://example.org", {"port": "80"}, TypeError),
+        ("ws://example.org", {"port": True}, TypeError),
+        ("ws+unix:/run/app.sock", {"host": "127.0.0.1"}, ValueError),
+        ("ws+unix:/run/app.sock", {"port": 80}, ValueError),
         ("ws+unix:/run/app.sock", {"local_address": "127.0.0.1"}, ValueError),
         ("ws+unix:/run/app.sock", {"happy_eyeballs_delay": 1}, ValueError),
         ("ws+unix:/run/app.sock", {"proxy_ssl": ssl.create_default_context()}, ValueError),

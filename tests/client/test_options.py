@@ -37,7 +37,7 @@ def connect_unix(uri: str, **options: Any) -> object:
 
 def test_every_option_is_used() -> None:
     assert trio_ws.ConnectOverOptions.__optional_keys__ == REQUEST
-    tcp = {"happy_eyeballs_delay", "local_address", "proxy", "proxy_ssl"}
+    tcp = {"host", "port", "happy_eyeballs_delay", "local_address", "proxy", "proxy_ssl"}
     assert trio_ws.ConnectUnixOptions.__optional_keys__ == (REQUEST | DIALING | {"max_redirects"}) - tcp
     assert trio_ws.ConnectOptions.__optional_keys__ == REQUEST | DIALING | {"max_redirects"}
 

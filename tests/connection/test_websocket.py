@@ -14,7 +14,7 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
-from trio_ws.connection.websocket import WebSocket
+from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
@@ -22,7 +22,7 @@ from trio_ws.exceptions import (
     ConnectionClosedOK,
     InvalidData,
 )
-from trio_ws.frames import Close, Frame
+from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Message, Role
 
 from ..support import (
@@ -89,6 +89,8 @@ async def test_what_cannot_be_sent(message: Any) -> None:
             await ws.send(message)
         with pytest.raises(TypeError):
             await ws.ping(1 if message is None else message)  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(TypeError):
+            await ws.pong(message)
         await ws.send("next")
         assert await peer.receive() == text("next")
 
@@ -890,10 +892,10 @@ async def test_ping(role: Role, autojump_clock: MockClock) -> None:
 
 async def test_a_ping_that_is_too_long() -> None:
     async with opened() as (ws, peer):
-        with pytest.raises(ValueError):
-            await ws.ping(b"x" * 126)
-        with pytest.raises(ValueError):
-            await ws.ping("é" * 63)
+        for data in (b"x" * 126, "é" * 63):
+            for call in (partial(ws.ping, data), partial(ws.ping, data, wait=False), partial(ws.pong, data)):
+                with pytest.raises(ValueError):
+                    await call()
         await ws.send("next")
         assert await peer.receive() == text("next")
 
@@ -971,6 +973,103 @@ async def test_a_ping_cancelled_before_it_goes_out_is_not_sent() -> None:
         assert [await peer.receive() for _ in range(2)] == [binary(b"x" * 100), text("next")]
 
 
+@each_role
+async def test_a_ping_without_waiting(role: Role, autojump_clock: MockClock) -> None:
+    async with opened(role) as (ws, peer):
+        before = trio.current_time()
+        await ws.ping("é", wait=False)
+        await ws.ping(wait=False)
+        frames = [await peer.receive() for _ in range(2)]
+        assert trio.current_time() == before
+        assert frames[0] == ping("é".encode())
+        assert frames[1] is not None
+        assert (frames[1].opcode, len(frames[1].data)) == (Opcode.PING, 4)
+        assert ws.latency is None
+        # The pong updates the latency, and answers the earlier ping, too.
+        await trio.sleep(3)
+        await peer.send(pong(frames[1].data))
+        await settle()
+        assert ws.latency == 3
+        await trio.sleep(3)
+        await peer.send(pong("é".encode()), text("next"))
+        assert await ws.receive() == "next"
+        assert ws.latency == 3
+
+
+async def test_pings_without_waiting_are_bounded(autojump_clock: MockClock) -> None:
+    # This peer answers no ping. Those for which a task waits are not affected.
+    async with opened(ping_interval=30) as (ws, peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ws.ping, b"awaited")
+            await settle()
+            for i in range(200):
+                await ws.ping(b"%d" % i, wait=False)
+            await settle()
+            pings = connection_of(ws).keepalive._pings
+            assert [each.data for each in pings] == [b"awaited", *(b"%d" % i for i in range(136, 200))]
+            await peer.send(pong(b"awaited"))
+        await peer.send(pong(b"199"))
+        await settle()
+        assert connection_of(ws).keepalive._pings == []
+
+
+async def test_pings_without_waiting_are_bounded_while_nothing_is_written() -> None:
+    ours, theirs = pipe_pair(10)
+    async with opened(streams=(ours, theirs)) as (ws, peer):
+        await ws.send(b"x" * 100)
+        await settle()
+        for i in range(200):
+            await ws.ping(b"%d" % i, wait=False)
+        await ws.send("next")
+        assert await peer.receive() == binary(b"x" * 100)
+        assert [await peer.receive() for _ in range(64)] == [ping(b"%d" % i) for i in range(136, 200)]
+        assert await peer.receive() == text("next")
+
+
+@each_role
+async def test_pong(role: Role) -> None:
+    async with opened(role) as (ws, peer):
+        await ws.pong()
+        await ws.pong("é")
+        await ws.pong(b"x" * 125)
+        await peer.send(ping(b"p"))
+        assert [await peer.receive() for _ in range(4)] == [
+            pong(),
+            pong("é".encode()),
+            pong(b"x" * 125),
+            pong(b"p"),
+        ]
+
+
+async def test_unsolicited_pongs_leave_room_for_answers() -> None:
+    ours, theirs = pipe_pair(10)
+    async with opened(streams=(ours, theirs)) as (ws, peer):
+        await ws.send(b"x" * 100)
+        await settle()
+        await peer.send(ping(b"p"))
+        await settle()
+        for i in range(200):
+            await ws.pong(b"%d" % i)
+        assert await peer.receive() == binary(b"x" * 100)
+        assert [await peer.receive() for _ in range(64)] == [pong(b"p"), *(pong(b"%d" % i) for i in range(63))]
+        await ws.send("next")
+        assert await peer.receive() == text("next")
+
+
+async def test_no_control_frames_after_the_end() -> None:
+    async with opened() as (ws, peer):
+        await peer.send(close())
+        assert await peer.receive() == close()
+        for call in (ws.ping, partial(ws.ping, wait=False), ws.pong):
+            with pytest.raises(ConnectionClosedOK):
+                await call()
+    async with opened() as (ws, peer):
+        await ws.send_close()
+        for call in (partial(ws.ping, wait=False), ws.pong):
+            with pytest.raises(ConnectionClosed):
+                await call()
+
+
 # -- Cancellation and scheduling -------------------------------------------------------------------------------------
 
 
@@ -995,6 +1094,8 @@ async def test_every_call_can_be_cancelled(closed: bool) -> None:
             ws.receive,
             ws.__anext__,
             ws.ping,
+            partial(ws.ping, wait=False),
+            ws.pong,
             partial(ws.send_close, 4000),
             lambda: ws.send_stream().__aenter__(),
             lambda: ws.receive_stream().__aenter__(),

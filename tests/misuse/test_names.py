@@ -61,15 +61,16 @@ def error_of(function: Callable[..., object], option: str) -> str:
 # Options of other libraries that are unknown here or mean something else, as "option:text that the error contains".
 # Each of them must lead to a suggestion.
 CLIENTS = {
-    "websockets": """create_connection create_protocol extra_headers:headers additional_headers:headers extensions host
-        family klass local_addr:local_address logger loop max_queue:receive_buffer max_size:max_message_size path port
+    "websockets": """create_connection create_protocol extra_headers:headers additional_headers:headers
+        family klass local_addr:local_address logger loop max_queue:receive_buffer max_size:max_message_size path
         process_exception:is_retryable read_limit:receive_buffer reconnect_delays:backoff sock stream
         timeout:open_timeout user_agent_header:user_agent write_limit:send_buffer""",
-    "trio-websocket": """connect_timeout:open_timeout disconnect_timeout:close_timeout extra_headers:headers host
-        message_queue_size:receive_buffer port resource ssl_context:ssl use_ssl:wss:// receive_buffer_size""",
+    "trio-websocket": """connect_timeout:open_timeout disconnect_timeout:close_timeout extra_headers:headers
+        message_queue_size:receive_buffer resource ssl_context:ssl use_ssl:wss:// receive_buffer_size""",
     "aiohttp": """auth:credentials autoclose autoping:answered compress:compression fingerprint:ssl
-        heartbeat:ping_interval max_msg_size:max_message_size params protocols:subprotocols proxy_auth proxy_headers
-        receive_timeout:trio.fail_after ssl_context:ssl timeout:open_timeout trust_env verify_ssl:ssl""",
+        heartbeat:ping_interval max_msg_size:max_message_size params protocols:subprotocols proxy_auth
+        proxy_headers:headers= receive_timeout:trio.fail_after ssl_context:ssl timeout:open_timeout trust_env
+        verify_ssl:ssl""",
     "picows": """enable_auto_ping:ping_interval enable_auto_pong auto_ping_idle_timeout:ping_interval
         auto_ping_reply_timeout:ping_timeout auto_ping_strategy extra_headers:headers logger_name
         max_frame_size:max_message_size socket_factory ssl_context:ssl websocket_handshake_timeout:open_timeout""",
@@ -81,7 +82,7 @@ CLIENTS = {
     "of Deflate": "level:compression=Deflate(level=...) min_size:compression=Deflate(min_size=...)",
 }
 SERVERS = {
-    "websockets": """create_connection create_protocol extensions extra_headers:headers klass logger loop
+    "websockets": """create_connection create_protocol extra_headers:headers klass logger loop
         max_queue:receive_buffer max_size:max_message_size origin:origins read_limit:receive_buffer reuse_address sock
         start_serving unix_path:path write_limit:send_buffer""",
     "trio-websocket": """connect_timeout:open_timeout disconnect_timeout:close_timeout handler_nursery
@@ -117,6 +118,8 @@ def test_server_options_of_other_libraries(library: str) -> None:
         (connect, "extra_headers", "did you mean 'headers'?"),
         (connect, "nonsense", "see trio_ws.ConnectOptions"),
         (connect_unix, "nonsense", "see trio_ws.ConnectUnixOptions"),
+        (connect_unix, "host", "only connect() has this option"),
+        (connect_over, "port", "only connect() has this option"),
         (connect_unix, "proxy", "only connect() has this option"),
         (connect_over, "nonsense", "see trio_ws.ConnectOverOptions"),
         (connect_over, "ssl_context", "wrap the stream in a trio.SSLStream instead"),

@@ -324,6 +324,8 @@ async def test_a_connection_in_another_thread() -> None:
         calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "send": lambda: client.send("lost"),
             "receive": client.receive,
+            "ping": client.ping,
+            "pong": client.pong,
             "aclose": client.aclose,
         }
 

@@ -82,7 +82,8 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
         TypeError: If an option has the wrong type or does not exist.
         ValueError: If an option is out of range; if ``ssl`` or ``server_hostname`` is given for a ``ws://`` URI, an
             option for TCP or proxies for a Unix socket, or ``proxy_ssl`` without an ``https://`` proxy; if ``ssl`` or
-            ``proxy_ssl`` is not a context for clients; if ``server_hostname`` or ``local_address`` is not valid.
+            ``proxy_ssl`` is not a context for clients; if ``server_hostname``, ``host`` or ``local_address`` is not
+            valid.
         InvalidProxy: If ``proxy`` is not valid. On entering the block if the proxy comes from the environment.
         ConnectFailed: If the server cannot be reached or closes the connection; :exc:`TLSFailed` if the TLS handshake
             fails, :exc:`ProxyFailed` if there is no way through the proxy. This and the following exceptions are raised
@@ -167,7 +168,7 @@ def connect_unix(
 def _connect_to(uri: str, options: ConnectOptions, function: str) -> Connecting:
     path, parsed = parse_unix_uri(uri) if is_unix(str(uri)) else (None, parse_uri(uri))
     if path is not None:
-        for name in ("happy_eyeballs_delay", "local_address", "proxy_ssl"):
+        for name in ("host", "port", "happy_eyeballs_delay", "local_address", "proxy_ssl"):
             if options.get(name) is not None:
                 raise ValueError(f"{name} must not be given for a Unix socket ({path!r})")
     return _connect(parsed, path, options, elsewhere=path is None, function=function)
@@ -346,7 +347,10 @@ class Connecting(AsyncWithOnly):
             InvalidHandshake: If the response does not accept the connection, or is not valid.
         """
         agreement = check_response(
-            self.request, response, subprotocols=self._settings.subprotocols, extensions=self._builder.extensions()
+            self.request,
+            response,
+            subprotocols=self._settings.subprotocols,
+            extensions=self._builder.offered_extensions(),
         )
         connection = Connection(Role.CLIENT, stream, self._settings, agreement.extensions, received)
         return WebSocket(connection, self.request, response, agreement.subprotocol)

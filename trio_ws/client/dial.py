@@ -14,7 +14,7 @@ from ..exceptions import ConnectFailed, TLSFailed
 from ..http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from ..misuse import values
 from ..settings import _number
-from ..uri import WebSocketURI
+from ..uri import ParseError, WebSocketURI, parse_host
 from .explain import explain, explain_addresses
 from .proxy.environment import find_proxy
 from .proxy.tunnel import connect_through
@@ -35,6 +35,21 @@ def _check_local_address(_instance: Dialer, _attribute: attrs.Attribute[str | No
             raise ValueError(f"local_address must be an IP address, not {address!r}") from exc
 
 
+def _to_host(host: str | None) -> str | None:
+    if host is None:
+        return None
+    values.check_instance("host", host, str, "a str or None")
+    try:
+        return parse_host(host)
+    except ParseError as exc:
+        raise ValueError(f"host must be a name, or an IP address without brackets, not {host!r}") from exc
+
+
+def _check_port(_instance: Dialer, _attribute: attrs.Attribute[int | None], port: int | None) -> None:
+    if port is not None:
+        values.check_int("port", port, 1, 0xFFFF)
+
+
 @attrs.define(eq=False)
 class Dialer:
     """Opens a stream to the server of a URI.
@@ -45,6 +60,8 @@ class Dialer:
         user_agent_for_proxy: The User-Agent header for an HTTP proxy; None for none.
         ssl: See :class:`ConnectOptions`.
         server_hostname: See :class:`ConnectOptions`. It only applies to the origin of ``first``.
+        host: See :class:`ConnectOptions`. It only applies to the origin of ``first``.
+        port: See :class:`ConnectOptions`. It only applies to the origin of ``first``.
         happy_eyeballs_delay: See :class:`ConnectOptions`.
         local_address: See :class:`ConnectOptions`.
         proxy: See :class:`ConnectOptions`. Unix sockets are never reached through a proxy.
@@ -64,6 +81,8 @@ class Dialer:
     user_agent_for_proxy: str | None
     ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True, validator=values.tls_context)
     server_hostname: str | None = attrs.field(default=None, kw_only=True, validator=values.optional_text)
+    host: str | None = attrs.field(default=None, kw_only=True, converter=_to_host)
+    port: int | None = attrs.field(default=None, kw_only=True, validator=_check_port)
     happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True, validator=_number(minimum=0, none=False))
     local_address: str | None = attrs.field(default=None, kw_only=True, validator=_check_local_address)
     proxy: Proxy | Literal["auto"] | None = attrs.field(default="auto", kw_only=True, converter=to_proxy)
@@ -101,7 +120,7 @@ class Dialer:
         context = None
         if uri.secure:
             context = self.ssl or await load_default_context()
-        stream = await self._dial(uri)
+        stream = await self._dial(self._address(uri))
         if context is None:
             adapter = StreamAdapter(stream)
             adapter.tls_object = None  # the TLS of a proxy is not that of the connection
@@ -110,6 +129,12 @@ class Dialer:
             return await start_tls(stream, context, self._certificate_name(uri))
         except StreamBroken as exc:
             raise TLSFailed(uri.host_header, str(exc)) from exc.__cause__
+
+    def _address(self, uri: WebSocketURI) -> WebSocketURI:
+        """Return the URI with the host and port to connect to."""
+        if (self.host is None and self.port is None) or not same_origin(uri, self.first):
+            return uri
+        return attrs.evolve(uri, host=self.host or uri.host, port=self.port or uri.port)
 
     async def _dial(self, uri: WebSocketURI) -> trio.abc.Stream:
         if self.path is None:

@@ -8,10 +8,11 @@ The defaults are in the classes that use the options: :class:`~trio_ws.settings.
 from __future__ import annotations
 
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from ..datastructures import HeadersLike
+from ..protocol.extensions import ClientExtension
 from ..settings import Options
 from ..uri import WebSocketURI
 from .cookies import CookiesLike
@@ -37,6 +38,9 @@ class ConnectOverOptions(Options, total=False):
             them. Default: none.
         credentials: A function, async or not, that is called with the URI before each attempt and returns headers with
             credentials. They replace headers of the same name in ``headers``. Its exceptions propagate. Default: None.
+        extensions: Extensions to offer besides compression, in order of preference; see
+            :class:`~trio_ws.protocol.extensions.ClientExtension`. A sent message passes those that the server accepts
+            in this order, and is compressed last. Default: none.
     """
 
     headers: HeadersLike
@@ -44,6 +48,7 @@ class ConnectOverOptions(Options, total=False):
     origin: str | None
     cookies: CookiesLike | None
     credentials: Credentials | None
+    extensions: Sequence[ClientExtension]
 
 
 class ConnectUnixOptions(ConnectOverOptions, total=False):
@@ -66,6 +71,10 @@ class ConnectOptions(ConnectUnixOptions, total=False):
     """The keyword arguments of :func:`connect`: :class:`ConnectUnixOptions`, and options for TCP and proxies.
 
     Attributes:
+        host: The host name or the IP address (without brackets) to connect to, instead of the host of the URI. The URI
+            still determines the Host header, the name in TLS and the path. Through a proxy, this is the host that the
+            proxy connects to. A redirect to another origin connects to that origin. Default: the host of the URI.
+        port: The port to connect to, instead of the port of the URI; like ``host``. Default: the port of the URI.
         happy_eyeballs_delay: Seconds after which the next address of the host is tried in parallel. Default: 0.25.
         local_address: The local IP address to connect from. Default: the system chooses one.
         proxy: The proxy to connect through: a URL such as ``"http://proxy.example:3128"``, or a :class:`Proxy`.
@@ -74,6 +83,8 @@ class ConnectOptions(ConnectUnixOptions, total=False):
         proxy_ssl: The TLS context for an ``https://`` proxy. Default: a context like the default of ``ssl``.
     """
 
+    host: str | None
+    port: int | None
     happy_eyeballs_delay: float
     local_address: str | None
     proxy: Proxy | str | None

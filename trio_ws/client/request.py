@@ -12,9 +12,9 @@ from ..datastructures import Headers, HeadersLike
 from ..http11 import Request
 from ..http11.messages import software
 from ..misuse import values
-from ..protocol.deflate import DeflateClient
 from ..protocol.extensions import ClientExtension
 from ..protocol.handshake import build_request
+from ..protocol.supported import check_client_extensions, client_extensions
 from ..settings import Settings
 from ..uri import WebSocketURI
 from ..version import __version__
@@ -45,6 +45,7 @@ class RequestBuilder:
         headers: See :class:`ConnectOverOptions`.
         cookies: See :class:`ConnectOverOptions`.
         credentials: See :class:`ConnectOverOptions`.
+        extensions: See :class:`ConnectOverOptions`.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class RequestBuilder:
     headers: Headers = attrs.field(factory=Headers, converter=_copy)
     cookies: Cookies | None = attrs.field(default=None, converter=attrs.converters.optional(Cookies))
     credentials: Credentials | None = attrs.field(default=None, validator=values.optional_credentials)
+    extensions: tuple[ClientExtension, ...] = attrs.field(default=(), converter=check_client_extensions)
 
     def build(self, uri: WebSocketURI, *, first_origin: bool = True, credentials: HeadersLike = ()) -> Request:
         """Return the opening request for a URI.
@@ -78,7 +80,7 @@ class RequestBuilder:
             uri,
             random=os.urandom,
             subprotocols=self.settings.subprotocols,
-            extensions=self.extensions(),
+            extensions=self.offered_extensions(),
             user_agent=self.user_agent,
             headers=headers,
         )
@@ -90,9 +92,9 @@ class RequestBuilder:
         headers = self.credentials(uri)
         return await headers if inspect.isawaitable(headers) else headers
 
-    def extensions(self) -> list[ClientExtension]:
+    def offered_extensions(self) -> list[ClientExtension]:
         """Return the extensions to offer to the server."""
-        return [] if self.settings.compression is None else [DeflateClient(self.settings.compression)]
+        return client_extensions(self.extensions, self.settings.compression)
 
     @property
     def varies(self) -> bool:

@@ -20,7 +20,7 @@ from ..protocol.connection import OutgoingFrame
 from .limits import NoLimits
 from .run_local import RunLocal
 
-__all__ = ["MAX_COMPRESSORS", "THREAD_SIZE", "CompressorCache", "Encoder"]
+__all__ = ["MAX_COMPRESSORS", "THREAD_SIZE", "CompressorCache", "Encoder", "EncodingFailed"]
 
 #: Payloads of at least this size, in bytes, are compressed in a thread, so that other tasks can run meanwhile. For
 #: smaller ones, a thread costs more than it gains; ``tests/benchmarks/compression.py`` measures it.
@@ -60,6 +60,10 @@ class CompressorCache:
 _cache = RunLocal(CompressorCache)
 
 
+class EncodingFailed(Exception):
+    """An extension has raised an exception, which is the ``__cause__``. Only a Close frame may follow."""
+
+
 class Encoder:
     """Turns frames into bytes, in order.
 
@@ -70,8 +74,8 @@ class Encoder:
         observer: The observer of the connection.
 
     Attributes:
-        interrupted: Whether encoding has begun and not finished. If it was cancelled, the peer cannot decode later
-            messages, and only a Close frame may follow.
+        interrupted: Whether encoding has begun and not finished. If it was cancelled or has failed, the peer cannot
+            decode later messages, and only a Close frame may follow.
     """
 
     def __init__(self, protocol: Protocol, compresses: bool, limits: NoLimits, observer: NullObserver) -> None:
@@ -87,20 +91,33 @@ class Encoder:
         return self._compresses and sum(len(data) for _, data, transform in frames if transform) >= THREAD_SIZE
 
     def encode(self, frames: list[OutgoingFrame]) -> list[bytes]:
-        """Return the encoded frames, as chunks of bytes."""
+        """Return the encoded frames, as chunks of bytes.
+
+        Raises:
+            EncodingFailed: If an extension fails.
+        """
         self.interrupted = True
-        chunks = self._protocol.encode_all(frames)
+        try:
+            chunks = self._protocol.encode_all(frames)
+        except Exception as exc:
+            raise EncodingFailed from exc
         self._record_sent(frames, chunks)
         return chunks
 
     async def encode_in_thread(self, frames: list[OutgoingFrame]) -> list[bytes]:
-        """Encode frames in a thread. When cancelled, the thread is abandoned."""
+        """Encode frames in a thread. When cancelled, the thread is abandoned.
+
+        Raises:
+            EncodingFailed: If an extension fails.
+        """
         self.interrupted = True
         encode = self._protocol.encode_all
         try:
             chunks = await trio.to_thread.run_sync(encode, frames, abandon_on_cancel=True, limiter=_limiter.get())
         except RuntimeError:  # no thread could be started
-            chunks = encode(frames)
+            return self.encode(frames)
+        except Exception as exc:
+            raise EncodingFailed from exc
         self._record_sent(frames, chunks)
         return chunks
 

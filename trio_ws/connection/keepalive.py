@@ -40,6 +40,9 @@ __all__ = ["Keepalive", "Ping"]
 #: Seconds between two samples of the delivered bytes.
 SAMPLE_INTERVAL = 1.0
 
+#: Maximum number of unanswered pings for which no task waits, besides the ping of the keepalive.
+MAX_PINGS = 64
+
 
 @attrs.define(eq=False)
 class Ping:
@@ -118,8 +121,13 @@ class Keepalive:
 
         Args:
             data: The payload; None for one that is unique on this connection.
-            done: The event to set when the pong is received.
+            done: The event to set when the pong is received; None if no task waits. The oldest such ping is withdrawn
+                if there are more than :data:`MAX_PINGS`.
         """
+        if done is None:
+            unawaited = [ping for ping in self._pings if ping.done is None and ping is not self._ping]
+            if len(unawaited) >= MAX_PINGS:
+                self.withdraw_ping(unawaited[0])
         ping = Ping(next(self._numbers).to_bytes(4, "big") if data is None else data, trio.current_time(), done)
         self._pings.append(ping)
         self._outbox.put_ping(ping.data)

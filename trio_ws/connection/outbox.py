@@ -275,12 +275,17 @@ class Outbox:
             self.wake_writer()
 
     def put_pong(self, data: bytes) -> None:
-        """Add a pong."""
+        """Add the answer to a ping."""
         if self._state.can_send:
             if len(self._pongs) == MAX_PONGS:
                 self._pongs.clear()
             self._pongs.append(data)
             self.wake_writer()
+
+    def put_unsolicited_pong(self, data: bytes) -> None:
+        """Add a pong that answers no ping, unless the slot is full: it must not replace answers."""
+        if len(self._pongs) < MAX_PONGS:
+            self.put_pong(data)
 
     @trio.lowlevel.enable_ki_protection
     def finish(self, close: Close | None) -> None:

@@ -1,13 +1,14 @@
-"""Conversion of the argument of ``send()`` to an opcode and a payload."""
+"""Conversion of the arguments of calls that send: messages, the payloads of control frames, and Close frames."""
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
 from ..exceptions import InvalidData
-from ..frames import Opcode
+from ..frames import MAX_CONTROL_PAYLOAD, Close, Opcode, may_send
+from ..misuse.values import check_instance
 
-__all__ = ["Sendable", "prepare"]
+__all__ = ["Sendable", "make_close", "prepare", "prepare_control"]
 
 #: The types that can be sent as one message.
 Sendable: TypeAlias = str | bytes | bytearray | memoryview
@@ -42,3 +43,37 @@ def prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
             raise InvalidData(f"the message must be UTF-8: {exc.reason} at byte {exc.start}") from exc
         return Opcode.TEXT, data
     raise TypeError(f"a message must be str or bytes, not {type(message).__name__}")
+
+
+def prepare_control(data: str | bytes) -> bytes:
+    """Return the payload of a ping or pong.
+
+    Raises:
+        TypeError: If ``data`` is neither text nor bytes.
+        ValueError: If ``data`` is longer than 125 bytes.
+    """
+    payload = prepare(data, None)[1]
+    if len(payload) > MAX_CONTROL_PAYLOAD:
+        raise ValueError(f"data must be at most {MAX_CONTROL_PAYLOAD} bytes long, not {len(payload)}")
+    return payload
+
+
+def make_close(code: int, reason: str) -> Close:
+    """Return a Close frame for this end to send.
+
+    Raises:
+        ValueError: If the code may not be sent or the reason is too long.
+        TypeError: If ``code`` is not an int or ``reason`` is not a str.
+    """
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"code must be an int, not {code!r}")
+    check_instance("reason", reason, str, "a str")
+    if not may_send(code):
+        raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455, section 7.4), not {code}")
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"reason must be text that UTF-8 can encode, not {reason!r}") from None
+    if size > MAX_CONTROL_PAYLOAD - 2:
+        raise ValueError(f"reason must be at most {MAX_CONTROL_PAYLOAD - 2} bytes of UTF-8, not {size}")
+    return Close(code, reason)

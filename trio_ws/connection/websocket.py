@@ -12,22 +12,21 @@ from typing import Any, Literal, overload
 import trio
 
 from ..exceptions import ConnectionClosedOK, InvalidData
-from ..frames import MAX_CONTROL_PAYLOAD, Close, CloseCode, may_send
+from ..frames import CloseCode
 from ..http11 import Request, Response
 from ..misuse.usage import check_in_trio, outside_of_trio
-from ..misuse.values import check_instance
 from ..protocol import Message, Role
 from ..protocol.codec import FIN
 from ..protocol.connection import LARGE
 from .checkpoints import call_counter
 from .core import Connection
 from .parts import ReceiveStream, SendStream
-from .sendable import Sendable, prepare
+from .sendable import Sendable, make_close, prepare, prepare_control
 from .state import Phase, State
 from .tls_info import TLSInfo
 from .writer import write_at_once
 
-__all__ = ["WebSocket", "connection_of", "make_close"]
+__all__ = ["WebSocket", "connection_of"]
 
 #: The values of :attr:`WebSocket.id`.
 _ids = itertools.count(1)
@@ -123,7 +122,8 @@ class WebSocket(trio.abc.Channel[Message]):
             message: A ``str`` is sent as text, bytes as binary. A ``bytearray`` or ``memoryview`` is copied.
             text: True to send UTF-8 bytes as a text message, False to send a ``str`` as a binary message. None:
                 decide by the type.
-            compress: Whether to compress the message if compression was negotiated.
+            compress: Whether to compress the message if compression was negotiated. False sends it without any
+                extension.
 
         Raises:
             ConnectionClosed: If the connection is closing or closed.
@@ -223,7 +223,7 @@ class WebSocket(trio.abc.Channel[Message]):
 
         Args:
             text: True for a text message, False for a binary one.
-            compress: Whether to compress the message if compression was negotiated.
+            compress: Whether to compress the message, as for :meth:`send`.
         """
         return SendStream(self._connection, text, compress)
 
@@ -243,7 +243,14 @@ class WebSocket(trio.abc.Channel[Message]):
 
     # -- Control ---------------------------------------------------------------------------------------------------
 
-    async def ping(self, data: str | bytes | None = None) -> float:
+    @overload
+    async def ping(self, data: str | bytes | None = None, *, wait: Literal[True] = True) -> float: ...
+    @overload
+    async def ping(self, data: str | bytes | None = None, *, wait: Literal[False]) -> None: ...
+    @overload
+    async def ping(self, data: str | bytes | None = None, *, wait: bool) -> float | None: ...
+
+    async def ping(self, data: str | bytes | None = None, *, wait: bool = True) -> float | None:
         """Send a ping and wait for its pong. When cancelled, the pong is ignored.
 
         The pong arrives after the messages that the peer has sent before it. If they fill the inbox, another task must
@@ -251,31 +258,60 @@ class WebSocket(trio.abc.Channel[Message]):
 
         Args:
             data: The payload of the ping, at most 125 bytes; None for a payload that is unique on this connection.
+            wait: False to return as soon as the ping is queued, or to send nothing when cancelled. Its pong updates
+                :attr:`latency` when it arrives. If 64 such pings are unanswered, the oldest one is forgotten, and not
+                sent if it is still queued.
 
         Returns:
-            The round trip time, in seconds.
+            The round trip time, in seconds; None if ``wait`` is false.
 
         Raises:
             ConnectionClosed: If the connection is closing or closed, or is closed before the pong arrives.
             TypeError: If ``data`` is neither text nor bytes.
             ValueError: If ``data`` is longer than 125 bytes.
         """
-        payload = None if data is None else prepare(data, None)[1]
-        if payload is not None and len(payload) > MAX_CONTROL_PAYLOAD:
-            raise ValueError(f"data must be at most {MAX_CONTROL_PAYLOAD} bytes long, not {len(payload)}")
-        await self._checkpoint()
-        connection = self._connection
-        if not connection.state.can_send:
-            raise await connection.outcome()
+        payload = None if data is None else prepare_control(data)
+        await self._begin_control("WebSocket.ping()")
+        keepalive = self._connection.keepalive
+        if not wait:
+            keepalive.send_ping(payload)
+            return None
         done = trio.Event()
-        ping = connection.keepalive.send_ping(payload, done)
+        ping = keepalive.send_ping(payload, done)
         try:
             await done.wait()
         finally:
-            connection.keepalive.withdraw_ping(ping)
+            keepalive.withdraw_ping(ping)
         if ping.round_trip is None:
-            raise await connection.outcome()
+            raise await self._connection.outcome()
         return ping.round_trip
+
+    async def pong(self, data: str | bytes = b"") -> None:
+        """Send a pong that answers no ping (RFC 6455, section 5.5.3): a heartbeat that the peer does not answer.
+
+        Pings of the peer are answered without this. It returns when the pong is queued. When cancelled, nothing is
+        sent. A pong is left out while 64 others wait to be written.
+
+        Args:
+            data: The payload of the pong, at most 125 bytes.
+
+        Raises:
+            ConnectionClosed: If the connection is closing or closed.
+            TypeError: If ``data`` is neither text nor bytes.
+            ValueError: If ``data`` is longer than 125 bytes.
+        """
+        payload = prepare_control(data)
+        await self._begin_control("WebSocket.pong()")
+        self._connection.outbox.put_unsolicited_pong(payload)
+
+    async def _begin_control(self, call: str) -> None:
+        """Begin a call that sends a control frame: a checkpoint, and an exception if nothing may be sent."""
+        try:
+            await self._checkpoint()
+        except RuntimeError:
+            raise outside_of_trio(call) from None
+        if not self._connection.state.can_send:
+            raise await self._connection.outcome()
 
     async def aclose(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close the connection.
@@ -351,24 +387,3 @@ class WebSocket(trio.abc.Channel[Message]):
 def connection_of(ws: WebSocket) -> Connection:
     """Return the connection of a WebSocket, for other modules of this package."""
     return ws._connection
-
-
-def make_close(code: int, reason: str) -> Close:
-    """Return a Close frame for this end to send.
-
-    Raises:
-        ValueError: If the code may not be sent or the reason is too long.
-        TypeError: If ``code`` is not an int or ``reason`` is not a str.
-    """
-    if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"code must be an int, not {code!r}")
-    check_instance("reason", reason, str, "a str")
-    if not may_send(code):
-        raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455, section 7.4), not {code}")
-    try:
-        size = len(reason.encode())
-    except UnicodeEncodeError:
-        raise ValueError(f"reason must be text that UTF-8 can encode, not {reason!r}") from None
-    if size > MAX_CONTROL_PAYLOAD - 2:
-        raise ValueError(f"reason must be at most {MAX_CONTROL_PAYLOAD - 2} bytes of UTF-8, not {size}")
-    return Close(code, reason)

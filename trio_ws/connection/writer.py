@@ -12,6 +12,7 @@ import trio
 from ..frames import Close, CloseCode
 from ..protocol.connection import OutgoingFrame
 from .core import GOODBYE_TIMEOUT, GRACE, Connection
+from .encoder import EncodingFailed
 from .stream import BATCH, StreamBroken
 
 __all__ = ["write", "write_at_once"]
@@ -39,7 +40,12 @@ def write_at_once(connection: Connection, frame: OutgoingFrame) -> bool:
     frames = [frame]
     if encoder.needs_thread(frames):
         return False
-    if not stream.write_now(encoder.encode(frames)):
+    try:
+        chunks = encoder.encode(frames)
+    except EncodingFailed as exc:
+        _fail(connection, exc)
+        return False
+    if not stream.write_now(chunks):
         outbox.add_unwritten(frame)
     connection.observer.report()
     return True
@@ -57,6 +63,8 @@ async def write(connection: Connection) -> None:
             if not keepalive.stopped:
                 _run_checks(connection)
                 keepalive.renew_scope()
+    except EncodingFailed as exc:
+        _fail(connection, exc)
     except StreamBroken as exc:
         # Write nothing more, but give the reader some time: a Close frame with the peer's reason may have arrived.
         connection.state.fail(exc.__cause__)
@@ -141,8 +149,14 @@ async def _flush_close(connection: Connection) -> None:
                 while frames := outbox.take():
                     await stream.write(await _encode(connection, frames))
             await _write_close(connection)
-        except StreamBroken as exc:
+        except (EncodingFailed, StreamBroken) as exc:
             connection.state.fail(exc.__cause__)
+
+
+def _fail(connection: Connection, exc: EncodingFailed) -> None:
+    """Begin closing because an extension has failed."""
+    connection.state.fail(exc.__cause__)
+    connection.begin_closing(Close(CloseCode.INTERNAL_ERROR, "an extension failed"))
 
 
 def _run_checks(connection: Connection) -> None:

@@ -12,13 +12,31 @@ It can be used on its own: to decode a capture, to test a peer, or to run WebSoc
 :mod:`~trio_ws.protocol.grammar`     parsing of header values
 :mod:`~trio_ws.protocol.deflate`     compression (permessage-deflate)
 :mod:`~trio_ws.protocol.handshake`   the opening handshake
+:mod:`~trio_ws.protocol.supported`   the extensions that an end supports
 :mod:`~trio_ws.protocol.closing`     the closing handshake
 :mod:`~trio_ws.protocol.connection`  an open connection: :class:`Protocol`
 ===================================  =====================================================
+
+To write an extension, import its interfaces and the reserved bits from here.
 """
 
-from .codec import Role
+from .codec import RSV1, RSV2, RSV3, Role
 from .connection import Event, Protocol
+from .extensions import ClientExtension, EncodingCache, Extension, Params, ServerExtension
 from .messages import LastPart, Message
 
-__all__ = ["Event", "LastPart", "Message", "Protocol", "Role"]
+__all__ = [
+    "RSV1",
+    "RSV2",
+    "RSV3",
+    "ClientExtension",
+    "EncodingCache",
+    "Event",
+    "Extension",
+    "LastPart",
+    "Message",
+    "Params",
+    "Protocol",
+    "Role",
+    "ServerExtension",
+]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..exceptions import ProtocolError
 from ..frames import Close, Frame, Opcode
 from .closing import Closing
-from .codec import FIN, Role
+from .codec import FIN, RSV1, RSV2, RSV3, Role
 from .extensions import EncodingCache
 from .hot import pack
 from .messages import ControlFrame, LastPart, Message, MessageDecoder
@@ -68,6 +68,9 @@ class Protocol:
         extensions: The extensions in use, in the order in which they were negotiated.
         on_frame: A function to call with each received frame. It makes receiving slower.
 
+    Raises:
+        ValueError: If the ``rsv`` of an extension is not one of the reserved bits.
+
     Attributes:
         closing: The state of the closing handshake.
     """
@@ -96,6 +99,9 @@ class Protocol:
         extensions: Sequence[Extension] = (),
         on_frame: OnFrame | None = None,
     ) -> None:
+        for extension in extensions:
+            if extension.rsv not in (RSV1, RSV2, RSV3):
+                raise ValueError(f"the rsv of an extension must be RSV1, RSV2 or RSV3, not {extension.rsv!r}")
         self.closing: Closing = Closing()
         self._messages = (
             MessageDecoder(role, max_message_size, extensions, max_fragments)

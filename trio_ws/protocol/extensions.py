@@ -3,6 +3,9 @@
 There are three: one makes the offers of a client, one makes the answers of a server, and one transforms the messages of
 a connection. An extension transforms whole messages, and marks them with one of the reserved bits in the first frame.
 It never sees control frames.
+
+A sent message passes the negotiated extensions in the order of the server's response, which is the order of the
+client's offers. A received message passes them in reverse order.
 """
 
 from __future__ import annotations
@@ -39,12 +42,17 @@ class Extension(Protocol):
 
     @property
     def rsv(self) -> int:
-        """The reserved bit that marks a message as transformed: ``RSV1``, ``RSV2`` or ``RSV3`` of the codec."""
+        """The reserved bit that marks a message as transformed: ``RSV1``, ``RSV2`` or ``RSV3`` of the codec.
+
+        permessage-deflate uses ``RSV1``. Two extensions with the same bit cannot be used together.
+        """
 
     def encode(
         self, data: bytes, *, first: bool, final: bool, cache: EncodingCache | None = None
     ) -> tuple[bytes, bool]:
         """Transform the payload of a frame to send.
+
+        Large payloads are transformed in a thread. If this raises an exception, the connection fails with 1011.
 
         Args:
             data: The payload of the next frame of a message.
@@ -64,21 +72,22 @@ class Extension(Protocol):
             data: The next part of the message.
             final: Whether it is the last part.
             limit: Remaining size that the message may have, in bytes; None for no limit. An output of one byte more is
-                enough to make the message fail.
+                enough to make the message fail, even if another extension would make it smaller.
 
         Raises:
-            ProtocolError: If the data is invalid.
+            ProtocolError: If the data is invalid. The connection fails with the ``code`` of the exception; after other
+                exceptions, with 1011.
         """
 
     def rest(self) -> None:
-        """Free memory that is not needed while the connection is idle.
+        """Free memory that is not needed while the connection is idle. This must not raise an exception.
 
         The peer must not notice: messages encoded and decoded afterwards must be compatible with it as before.
         """
 
 
 class ClientExtension(Protocol):
-    """An extension that a client offers."""
+    """An extension that a client offers. One object serves any number of connections."""
 
     @property
     def name(self) -> str:
@@ -99,7 +108,7 @@ class ClientExtension(Protocol):
 
 
 class ServerExtension(Protocol):
-    """An extension that a server supports."""
+    """An extension that a server supports. One object serves any number of connections."""
 
     @property
     def name(self) -> str:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from ..exceptions import InvalidData, MessageTooBig, ProtocolError, TooManyFragments
-from ..frames import Close, Opcode
+from ..frames import Close, CloseCode, Opcode
 from .codec import BATCH, FIN, FRAME_BATCH, FrameDecoder, Role
 from .pure import Buffer
 
@@ -282,7 +282,12 @@ class MessageDecoder:
     def _transform_whole(self, first_byte: int, data: bytes, extension: Extension) -> Message:
         """Return a message that takes one step: the fast path for :meth:`_transform` and :meth:`_add`."""
         limit = self._limit
-        message = extension.decode(data, final=True, limit=limit)
+        try:
+            message = extension.decode(data, final=True, limit=limit)
+        except ProtocolError:
+            raise
+        except Exception as exc:
+            raise _extension_failed(exc) from exc
         self._since_pause += 16 * len(data) + len(message)
         if limit is not None and len(message) > limit:
             raise MessageTooBig(len(message), limit)
@@ -301,7 +306,14 @@ class MessageDecoder:
             self._since_pause += 16 * len(piece)
             for extension in self._transforms:
                 room = None if self._limit is None else self._limit - self._size
-                piece = extension.decode(piece, final=last, limit=room)
+                try:
+                    piece = extension.decode(piece, final=last, limit=room)
+                except ProtocolError:
+                    raise
+                except Exception as exc:
+                    raise _extension_failed(exc) from exc
+                if room is not None and len(piece) > room:  # the next extension must not get an incomplete message
+                    raise MessageTooBig(self._size + len(piece), self._size + room)
             self._add(piece, last)
             self._since_pause += len(piece)
             if self._since_pause >= _PAUSE:
@@ -372,3 +384,9 @@ class MessageDecoder:
 
 def _not_utf8(exc: UnicodeDecodeError) -> InvalidData:
     return InvalidData(f"text is not UTF-8: {exc.reason} {exc.object[exc.start : exc.end].hex(' ')}")
+
+
+def _extension_failed(exc: Exception) -> ProtocolError:
+    error = ProtocolError(f"an extension failed: {type(exc).__name__}")
+    error.code = CloseCode.INTERNAL_ERROR
+    return error

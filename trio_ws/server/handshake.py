@@ -32,8 +32,8 @@ from ..exceptions import InvalidHandshake, InvalidMessage
 from ..http11 import Request, RequestParser, Response
 from ..http11.messages import reason_phrase
 from ..protocol import Role
-from ..protocol.deflate import DeflateServer
 from ..protocol.handshake import accept, is_upgrade, reject
+from ..protocol.supported import server_extensions
 from ..settings import Settings
 from .forwarded.headers import find_client
 from .forwarded.peer import identify_peer, show_address
@@ -300,7 +300,7 @@ def upgrade(
     response, agreement = accept(
         request,
         subprotocols=settings.subprotocols,
-        extensions=[] if settings.compression is None else [DeflateServer(settings.compression)],
+        extensions=server_extensions(policy.extensions, settings.compression),
         server=policy.server_header,
         headers=policy.headers,
         select_subprotocol=None if select is None else partial(select, opening),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..datastructures import HeadersLike
+from ..protocol.extensions import ServerExtension
 from ..settings import Options
 from .forwarded.trust import TrustedProxies
 from .origins import Origins
@@ -39,6 +40,9 @@ class ServeOptions(Options, total=False):
             protect :data:`SAME_HOST` from DNS rebinding. None for any host. Default: None.
         headers: Headers to add to each response. Default: none.
         server_header: The value of the Server header; None to send none. Default: the versions of trio_ws and Python.
+        extensions: Extensions to accept besides compression; see
+            :class:`~trio_ws.protocol.extensions.ServerExtension`. The order is that of the client's offers: a sent
+            message passes the accepted ones in that order. Default: none.
         trusted_proxies: The reverse proxies in front of the server: IP addresses, networks such as ``"10.0.0.0/8"``,
             and ``"unix"`` for everything that connects through a Unix socket. The server takes the client's address
             from X-Forwarded-For and X-Forwarded-Proto, or from Forwarded (RFC 7239), and the host for ``origins`` and
@@ -56,5 +60,6 @@ class ServeOptions(Options, total=False):
     hosts: Sequence[str] | None
     headers: HeadersLike
     server_header: str | None
+    extensions: Sequence[ServerExtension]
     trusted_proxies: TrustedProxies
     proxy_protocol: bool

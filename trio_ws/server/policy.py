@@ -13,7 +13,9 @@ from ..exceptions import HostNotServed, InvalidHeader
 from ..http11 import Request, Response
 from ..http11.messages import software
 from ..misuse.values import optional_function, optional_text, to_tuple
+from ..protocol.extensions import ServerExtension
 from ..protocol.handshake import check_headers, is_upgrade
+from ..protocol.supported import check_server_extensions
 from ..version import __version__
 from .date import http_date
 from .forwarded.trust import Forwarding
@@ -62,6 +64,7 @@ class HandshakePolicy:
     hosts: frozenset[str] | None = attrs.field(default=None, converter=_to_hosts)
     headers: Headers = attrs.field(factory=Headers, converter=check_headers)
     server_header: str | None = attrs.field(default=SERVER, validator=optional_text)
+    extensions: tuple[ServerExtension, ...] = attrs.field(default=(), converter=check_server_extensions)
     forwarding: Forwarding = attrs.field(factory=Forwarding)
 
     def check(self, request: Request, opening: Opening) -> Request:

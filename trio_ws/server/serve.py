@@ -13,6 +13,7 @@ import trio
 from ..misuse.names import check_names
 from ..misuse.usage import check_async_function, check_in_trio
 from ..misuse.values import check_instance, check_int, check_path, check_stream, to_tuple
+from ..protocol.supported import server_extensions
 from ..settings import Settings, pick
 from .accept import Acceptor
 from .forwarded.trust import Forwarding
@@ -153,7 +154,9 @@ def _parse(function: Callable[..., object], options: ServeOptions) -> tuple[Sett
     check_names(function, options, ServeOptions)
     settings = Settings(**pick(options, Settings))
     forwarding = Forwarding(**pick(options, Forwarding))
-    return settings, HandshakePolicy(forwarding=forwarding, **pick(options, HandshakePolicy))
+    policy = HandshakePolicy(forwarding=forwarding, **pick(options, HandshakePolicy))
+    server_extensions(policy.extensions, settings.compression)  # raise now, not for each client
+    return settings, policy
 
 
 def _check_address(port: object, host: object, path: object) -> None:

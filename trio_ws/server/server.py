@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 import trio
 
 from ..connection.core import GOODBYE_TIMEOUT, GRACE, Connection
+from ..connection.sendable import make_close
 from ..connection.stream import StreamAdapter
 from ..connection.tls_info import TLSInfo
-from ..connection.websocket import WebSocket, connection_of, make_close
+from ..connection.websocket import WebSocket, connection_of
 from ..datastructures import Headers, HeadersLike
 from ..frames import Close, CloseCode
 from ..http11 import Request, Response

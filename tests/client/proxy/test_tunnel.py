@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import socket
 import ssl
 import sys
@@ -670,6 +671,55 @@ async def test_the_proxy_gets_no_headers_for_the_server(authority: trustme.CA, n
         pass
     head = f"CONNECT server.example:{place.port} HTTP/1.1\r\nHost: server.example:{place.port}\r\n"
     assert place.proxy.asked[0].head == head.encode() + b"User-Agent: me/1\r\n\r\n"
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+async def test_a_tunnel_to_another_host(scheme: str, authority: trustme.CA, nursery: trio.Nursery) -> None:
+    place = Place(authority, scheme, False)
+    await place.start(nursery)
+    async with trio_ws.connect(
+        "ws://example.org/path", proxy=place.url, host="server.example", port=place.port, **place.options
+    ) as ws:
+        assert ws.request.headers["Host"] == "example.org"
+    assert [(asked.host, asked.port) for asked in place.proxy.asked] == [("server.example", place.port)]
+
+
+async def test_no_proxy_applies_to_another_host(
+    authority: trustme.CA, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(authority, "http", False)
+    await place.start(nursery)
+    monkeypatch.setenv("http_proxy", place.url)
+    async with trio_ws.connect("ws://example.org/path", host="127.0.0.1", port=place.port) as ws:
+        assert ws.remote_address == ("127.0.0.1", place.port)
+    assert place.proxy.asked == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_headers_for_the_proxy(scheme: str, authority: trustme.CA, nursery: trio.Nursery) -> None:
+    place = Place(authority, scheme, False)
+    await place.start(nursery)
+    headers = [("X-Route", "eu"), ("X-Route", "us"), ("User-Agent", "mine/1")]
+    async with trio_ws.connect(place.uri, proxy=Proxy(place.url, headers=headers), **place.options) as ws:
+        assert not {"X-Route", "Proxy-Authorization"} & set(ws.request.headers)
+        assert ws.request.headers["User-Agent"] != "mine/1"
+    assert place.proxy.asked[0].head.decode().split("\r\n")[1:] == [
+        f"Host: server.example:{place.port}",
+        "Proxy-Authorization: Basic " + base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode(),
+        "X-Route: eu",
+        "X-Route: us",
+        "User-Agent: mine/1",
+        "",
+        "",
+    ]
+    # A header of one's own replaces the credentials.
+    place.proxy.asked.clear()
+    credentials = base64.b64encode(f"{USERNAME}:wrong".encode()).decode()
+    proxy = Proxy(place.url, headers={"Proxy-Authorization": f"Basic {credentials}"})
+    exc = await expect_failure(trio_ws.connect(place.uri, proxy=proxy, **place.options))
+    assert exc.response.status_code == 407
+    assert place.proxy.asked[0].password == "wrong"
+    assert not {credentials, PASSWORD} & set(re.split(r"\W", f"{exc} {exc!r}"))
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])

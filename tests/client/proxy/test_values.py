@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 import urllib.parse
 import urllib.request
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_ws.client.proxy import Proxy, parse_proxy
+from trio_ws.datastructures import Headers
 from trio_ws.exceptions import InvalidProxy
 
 from .through import SCHEMES, fixture_watchdog
@@ -157,6 +160,61 @@ async def test_a_proxy_is_a_value() -> None:
     assert len({proxy, parse_proxy("http://user:pass@proxy.example:3128"), parse_proxy("http://proxy.example")}) == 2
     with pytest.raises(AttributeError):
         proxy.port = 1  # type: ignore[misc]  # wrong on purpose
+
+
+async def test_a_proxy_from_its_url() -> None:
+    assert Proxy("http://user:p%40ss@proxy.example") == Proxy("http", "proxy.example", 80, "user", "p@ss")
+    proxy = Proxy("https://proxy.example", headers={"X-Route": "eu"})
+    assert proxy == Proxy("https", "proxy.example", 443, headers=[("X-Route", "eu")])
+    assert proxy != Proxy("https://proxy.example")
+    # mypy knows attrs.evolve() only for classes without overloads.
+    evolved = attrs.evolve(proxy, port=1)  # type: ignore[misc]
+    assert evolved == Proxy("https", "proxy.example", 1, headers={"x-route": "eu"})
+    assert pickle.loads(pickle.dumps(proxy)) == proxy
+    assert len({proxy, Proxy("https://proxy.example"), Proxy("https://proxy.example")}) == 2
+
+
+@pytest.mark.parametrize("arguments", [("http", "proxy.example"), ("http", None, 80), ("http", None, None, "user")])
+async def test_incomplete_parts(arguments: Any) -> None:
+    with pytest.raises(TypeError, match="URL"):
+        Proxy(*arguments)
+
+
+async def test_the_headers_of_a_proxy() -> None:
+    headers = Headers({"X-Route": "eu"})
+    proxy = Proxy("http://proxy.example", headers=headers)
+    headers["X-Route"] = "us"
+    assert proxy.headers == Headers({"X-Route": "eu"})
+    assert Proxy("http://proxy.example").headers == Headers()
+
+
+@pytest.mark.parametrize(
+    "url, headers, error",
+    [
+        ("http://proxy.example", {"X-Token": "S3CRET\r\n"}, InvalidProxy),
+        ("http://proxy.example", {"X Token": "S3CRET"}, InvalidProxy),
+        ("http://proxy.example", {"Host": "S3CRET"}, InvalidProxy),
+        ("http://proxy.example", {"content-length": "S3CRET"}, InvalidProxy),
+        ("http://proxy.example", {"Transfer-Encoding": "S3CRET"}, InvalidProxy),
+        ("socks5://proxy.example", {"X-Token": "S3CRET"}, InvalidProxy),
+        ("http://user:S3CRET@proxy.example", {"Host": "x"}, InvalidProxy),
+        ("http://proxy.example", {"X-Token": b"S3CRET"}, TypeError),
+        ("http://proxy.example", "S3CRET", TypeError),
+        ("http://proxy.example", ["S3CRET"], TypeError),
+        ("http://proxy.example", None, TypeError),
+    ],
+)
+async def test_invalid_headers_of_a_proxy(url: str, headers: Any, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        Proxy(url, headers=headers)
+    assert type(caught.value) is error
+    assert "S3CRET" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_the_values_of_headers_are_not_shown() -> None:
+    proxy = Proxy("http://proxy.example", headers=[("Proxy-Authorization", "Bearer S3CRET"), ("X-A", "S3CRET")])
+    assert repr(proxy).endswith("headers={'Proxy-Authorization': '***', 'X-A': '***'})")
+    assert "S3CRET" not in f"{proxy} {proxy.url}"
 
 
 @pytest.mark.parametrize("url", ["http://user:S3CRET@proxy.example", "socks5h://user:S3CRET@[::1]:9050"])

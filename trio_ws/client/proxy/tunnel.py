@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from ...connection.stream import StreamAdapter, StreamBroken
+from ...datastructures import Headers
 from ...exceptions import InvalidMessage, ProxyFailed
 from ...exceptions.shown import escape
 from ...http11 import Request, Response, TunnelParser
@@ -164,12 +165,13 @@ async def _open_http_tunnel(
     parser: TunnelParser,
     make_error: _ErrorFactory,
 ) -> None:
-    headers = {"Host": target}
-    if proxy.username is not None:
+    headers = Headers(Host=target)
+    if proxy.username is not None and "Proxy-Authorization" not in proxy.headers:
         credentials = f"{proxy.username}:{proxy.password or ''}".encode()
         headers["Proxy-Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
-    if user_agent is not None:
+    if user_agent is not None and "User-Agent" not in proxy.headers:
         headers["User-Agent"] = user_agent
+    headers.update(proxy.headers)
     request = Request(target, headers, method="CONNECT")
     response = None
     try:

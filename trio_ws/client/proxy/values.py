@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, overload
 
 import attrs
 
-from ...exceptions import InvalidProxy
-from ...uri import ParseError, parse_host_and_port, unquote_user_info
+from ...datastructures import Headers, HeadersLike
+from ...exceptions import InvalidHeader, InvalidProxy
+from ...uri import ParseError, parse_host, parse_host_and_port, unquote_user_info
 
 __all__ = ["Proxy", "authority", "parse_proxy", "to_proxy"]
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
 _WRONG_SCHEME = "the scheme must be http, https, socks4, socks4a, socks5 or socks5h"
+# Headers of a CONNECT request that callers cannot set: the proxy would take what follows for a body, or another target.
+_CONNECT_HEADERS = frozenset({"host", "content-length", "transfer-encoding"})
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(?:(.*)@)?([^@]*?)/?", re.DOTALL)
 
 
 def _to_host(host: str) -> str:
     try:
-        return parse_host_and_port(f"[{host.replace('%', '%25', 1)}]" if ":" in host else host, 1)[0]
+        return parse_host(host)
     except ParseError:
         # The host is not quoted: users may pass a whole URL here, with a password.
         raise InvalidProxy(host, "host must be a name, or an IP address without brackets") from None
 
 
-@attrs.frozen
+def _to_headers(url: str, headers: HeadersLike) -> Headers:
+    # The errors do not show values, which may be secret.
+    try:
+        checked = Headers(headers)
+    except InvalidHeader as exc:
+        raise InvalidProxy(url, f"the name and the value of the header {exc.name!r} must be valid") from None
+    except TypeError:
+        raise TypeError("headers must be a Headers, a mapping or an iterable of pairs of str") from None
+    for name in checked:
+        if name in _CONNECT_HEADERS:
+            raise InvalidProxy(url, f"the header {name!r} must not be given: CONNECT sets it itself, or has none")
+    return checked
+
+
+def _hide_values(headers: Headers) -> str:
+    return "{" + ", ".join(f"{name!r}: '***'" for name, _ in headers.raw_items()) + "}"
+
+
+@attrs.frozen(init=False)
 class Proxy:
-    """A proxy.
+    """A proxy. Make it from its URL, as :func:`parse_proxy` does, or from the parts of the URL.
+
+    ::
+
+        Proxy("http://proxy.example:3128", headers={"X-Tenant": "blue"})
+        Proxy("http", "proxy.example", 3128, username="user", password="p@ss")
 
     Args:
+        url: The URL of the proxy; see :func:`parse_proxy`.
         scheme: The protocol of the proxy: ``http``, ``https`` (HTTP inside TLS), ``socks4``, ``socks4a``, ``socks5`` or
             ``socks5h``. With ``socks4a`` and ``socks5h`` the proxy resolves the host name of the server, with
             ``socks4`` and ``socks5`` the client does.
@@ -38,9 +66,14 @@ class Proxy:
         port: A port from 1 to 65535.
         username: The user name; None if the proxy needs no credentials.
         password: The password; None for none.
+        headers: Additional headers for the CONNECT request, only for ``http`` and ``https``. They replace the default
+            Proxy-Authorization and User-Agent headers. Neither ``repr`` nor an exception shows their values. The server
+            does not get them. Host, Content-Length and Transfer-Encoding are not allowed.
 
     Raises:
-        InvalidProxy: If the scheme, host or port is not valid, or the protocol cannot transmit the credentials. HTTP
+        TypeError: If ``host`` and ``port`` are not given together, or ``headers`` has the wrong type.
+        InvalidProxy: If the URL, the scheme, the host, the port or a header is not valid, there are headers for a SOCKS
+            proxy, or the protocol cannot transmit the credentials. HTTP
             allows no colon in the user name (RFC 7617, section 2). SOCKS 5 needs both a user name and a password, each
             of 1 to 255 ASCII characters (RFC 1929, section 2); SOCKS 4 has only a user name, in ASCII. Control
             characters are never allowed.
@@ -51,6 +84,40 @@ class Proxy:
     port: int
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=lambda value: "None" if value is None else "'***'")
+    headers: Headers = attrs.field(factory=Headers, kw_only=True, hash=False, repr=_hide_values)
+
+    @overload
+    def __init__(self, url: str, /, *, headers: HeadersLike = ()) -> None: ...
+    @overload
+    def __init__(
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        headers: HeadersLike = (),
+    ) -> None: ...
+
+    def __init__(
+        self,
+        scheme: str,
+        host: str | None = None,
+        port: int | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        headers: HeadersLike = (),
+    ) -> None:
+        url = scheme
+        if host is None and port is None and username is None and password is None:
+            scheme, host, port, username, password = _parse(url)
+        elif host is None or port is None:
+            raise TypeError("a proxy must be made from its URL, or from a scheme, a host and a port")
+        else:
+            url = f"{scheme}://{authority(host, port)}"
+        self.__attrs_init__(scheme, host, port, username, password, headers=_to_headers(url, headers))
 
     def __attrs_post_init__(self) -> None:
         problem = self._find_problem()
@@ -63,6 +130,8 @@ class Proxy:
             return _WRONG_SCHEME
         if not 1 <= self.port <= 65535:
             return f"port must be between 1 and 65535, not {self.port}"
+        if self.headers and self.is_socks:
+            return "SOCKS has no headers"
         if self.username is None:
             return None if self.password is None else "it must not have a password without a user name"
         password = self.password or ""
@@ -103,6 +172,11 @@ def parse_proxy(url: str) -> Proxy:
         InvalidProxy: If the URL is not valid. Neither the message nor the attributes of the exception reveal the
             password.
     """
+    return Proxy(url)
+
+
+def _parse(url: str) -> tuple[str, str, int, str | None, str | None]:
+    """Return the scheme, host, port, user name and password of a URL."""
     if not isinstance(url, str):
         raise InvalidProxy(repr(url), f"it must be a str, not {type(url).__name__}")
     # No "@" is possible after the host, so the credentials end at the last one. Even a malformed password is therefore
@@ -122,7 +196,7 @@ def parse_proxy(url: str) -> Proxy:
             password = unquote_user_info(password) if colon else None
     except ParseError as exc:
         raise InvalidProxy(url, exc.args[0]) from None
-    return Proxy(scheme, host, port, username, password)
+    return scheme, host, port, username, password
 
 
 def to_proxy(proxy: Proxy | str | None) -> Proxy | Literal["auto"] | None:

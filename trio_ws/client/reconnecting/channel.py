@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import trio
 
-from ...connection.sendable import Sendable, prepare
+from ...connection.sendable import Sendable, make_close, prepare
 from ...connection.session import code_after
-from ...connection.websocket import WebSocket, connection_of, make_close
+from ...connection.websocket import WebSocket, connection_of
 from ...exceptions import ConnectionClosed, NotConnected
 from ...frames import CloseCode, Opcode
 from ...misuse.usage import AsyncWithOnly, check_async_function, check_in_trio
