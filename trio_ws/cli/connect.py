@@ -69,8 +69,8 @@ def _terminal(options: argparse.Namespace) -> Iterator[tuple[Output, AsyncIterab
         yield TextOutput(binary, options.timestamps), _input(options, parser)
     elif can_edit():
         output = TextOutput(binary, options.timestamps)
-        with editing(parser) as (lines, stream):
-            output.print_above(stream)
+        with editing(parser) as lines:
+            output.print_above(lines.stream)
             yield output, lines
             output.print_above(None)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import io
 import json
 import sys
 from typing import Any, Literal, TextIO, TypeAlias
@@ -80,9 +81,9 @@ class TextOutput(Output):
         self._prompt = prompt
         self._interactive = prompt is not None
         # The stream that stands in for terminals while a prompt is edited there.
-        self._above: TextIO | None = None
+        self._above: io.TextIOBase | None = None
 
-    def print_above(self, stream: TextIO | None) -> None:
+    def print_above(self, stream: io.TextIOBase | None) -> None:
         """Print everything for terminals to this stream from now on, above the line that is being edited.
 
         Args:
@@ -153,9 +154,8 @@ class TextOutput(Output):
     def _print(self, stream: TextIO | None, text: str) -> None:
         if stream is None:  # print() would use standard output
             return
-        if self._above is not None and is_terminal(stream):
-            stream = self._above
-        print(text, file=stream, flush=True)
+        above = self._above if is_terminal(stream) else None
+        print(text, file=stream if above is None else above, flush=True)
 
 
 class JsonOutput(Output):
