@@ -269,7 +269,7 @@ def test_unix(command: Command, tmp_path: Path) -> None:
 
 
 def test_reconnect(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    received = []
+    received: list[str | bytes] = []
     reading, writing = os.pipe()
 
     async def restart_once(ws: trio_ws.WebSocket) -> None:

@@ -14,14 +14,12 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from ..client.backoff import leaves
 from ..exceptions import WebSocketException
 from ..version import __version__
 from . import bench, connect, demo, serve
 from .arguments import close_code, count, header, port, seconds, size, sizes
 from .failure import Failure, one_line
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 __all__ = ["main"]
 
@@ -45,15 +43,17 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _report(exc: BaseException) -> int:
-    """Print a one-line error and return the exit status. Raise the exception again if it looks like a bug."""
-    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
-        exc = exc.exceptions[0]
-    if isinstance(exc, KeyboardInterrupt):
+    """Print a one-line error and return the exit status. Raise the exception again if it looks like a bug.
+
+    Of a group of exceptions, such as those of several connections to the same server, the first one is printed.
+    """
+    exceptions = list(leaves(exc))
+    if any(isinstance(each, KeyboardInterrupt) for each in exceptions):
         print("interrupted", file=sys.stderr)
         return 130
-    if not isinstance(exc, (Failure, WebSocketException, OSError)):
+    if not all(isinstance(each, (Failure, WebSocketException, OSError)) for each in exceptions):
         raise exc
-    print(f"error: {one_line(exc)}", file=sys.stderr)
+    print(f"error: {one_line(exceptions[0])}", file=sys.stderr)
     return 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 
@@ -19,8 +18,10 @@ def check_plot(path: str) -> None:
     Raises:
         Failure: If matplotlib is not installed, or the folder of the file does not exist.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Failure("--plot needs matplotlib: pip install matplotlib")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as exc:
+        raise Failure("--plot needs matplotlib: pip install matplotlib") from exc
     if not os.path.isdir(os.path.dirname(path) or "."):
         raise Failure(f"cannot write {path}: its folder does not exist")
 
