@@ -833,7 +833,10 @@ class Console:
     def run(self, command: str, shown: str) -> None:
         for part in command.split(" && "):
             text, pipe, part = part.rpartition(" | ")
-            python, dash, module, *arguments = shlex.split(part)
+            words = shlex.split(part)
+            if words[0] == "trio-ws":
+                words = ["python", "-m", "trio_ws", *words[1:]]
+            python, dash, module, *arguments = words
             assert (python, dash) == ("python", "-m")
             if module == "trio_ws":
                 _parser().parse_args(arguments)

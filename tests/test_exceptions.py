@@ -46,6 +46,7 @@ from trio_ws.exceptions import (
     TooManyHeaders,
     WebSocketException,
 )
+from trio_ws.exceptions.shown import MAX_QUOTED, quote
 from trio_ws.frames import Close
 from trio_ws.http11 import Response
 
@@ -455,3 +456,10 @@ def test_invalid_uri_does_not_show_the_password() -> None:
 
 def test_invalid_uri_that_is_not_a_string() -> None:
     assert "42" in str(InvalidURI(42, "reason"))  # type: ignore[arg-type]  # that is the point
+
+
+def test_quotations_of_what_a_peer_has_sent() -> None:
+    assert quote(b"SSH-2.0\r\nmore") == "'SSH-2.0'"
+    assert quote(bytearray(b"\x1b[2J\xe9")) == r"'\x1b[2Jé'"
+    assert quote(b"x" * MAX_QUOTED) == repr("x" * MAX_QUOTED)
+    assert quote(b"x" * (MAX_QUOTED + 1)) == repr("x" * MAX_QUOTED) + "..."

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_ws.exceptions import InvalidURI
-from trio_ws.uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
+from trio_ws.uri import ParseError, WebSocketURI, is_unix, parse_host, parse_unix_uri, parse_uri
 
 deterministic = settings(derandomize=True, deadline=None)
 
@@ -724,3 +724,13 @@ def test_unix_uris_that_are_none(uri: str, reason: str) -> None:
 @pytest.mark.parametrize("uri", ["ws:/run/app.sock", "ws://example.org/", "unix:/run/app.sock", "ws+unix", ""])
 def test_what_is_no_unix_uri(uri: str) -> None:
     assert not is_unix(uri)
+
+
+def test_parse_host() -> None:
+    assert parse_host("example.org") == "example.org"
+    assert parse_host("bücher.example") == "xn--bcher-kva.example"
+    assert parse_host("::1") == "::1"
+    assert parse_host("fe80::1%eth0") == "fe80::1%eth0"
+    for text in ("", "a b", "[::1]", "a:1", "::g"):
+        with pytest.raises(ParseError):
+            parse_host(text)

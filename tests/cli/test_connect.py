@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws.cli import connect, main, terminal
+from trio_ws.cli import commands, lines, main, terminal
 from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 
@@ -119,7 +119,8 @@ async def test_characters_may_come_in_pieces(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "input").write_bytes("\n".join(expected).encode())
     with (tmp_path / "input").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        assert [line async for line in connect._StdinLines("")] == expected
+        actions = [action async for action in lines.StdinLines(commands.Parser())]
+    assert actions == [commands.Send(line) for line in expected]
 
 
 def test_connect_shows_binary_messages_in_hexadecimal(command: Command) -> None:
@@ -259,20 +260,6 @@ def test_input_that_ends_within_a_character(command: Command) -> None:
     assert result.err.endswith("error: standard input is not UTF-8\n")
 
 
-async def test_sending_ends_with_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
-    os.write(writing, b"too late\n")
-    os.close(writing)
-    client_end, server_end = trio.testing.memory_stream_pair()
-    with os.fdopen(reading) as file:
-        monkeypatch.setattr(sys, "stdin", file)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio_ws.serve_over, server_end, echo)
-            async with trio_ws.connect_over(client_end, "ws://test/") as ws:
-                await ws.aclose()
-                await connect._send_lines(ws, "")
-
-
 def test_the_server_may_close_first() -> None:
     """The command ends without waiting for the end of its input."""
 
@@ -303,13 +290,24 @@ def test_answers_are_printed_as_they_come() -> None:
 
 
 @needs_signals
-def test_connect_interrupted() -> None:
-    with serving(echo) as port, process("connect", f"ws://{HOST}:{port}") as client:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_connect_interrupted(number: signal.Signals) -> None:
+    closes = []
+
+    async def note_close(ws: trio_ws.WebSocket) -> None:
+        await ws.wait_closed()
+        closes.append((ws.close_code, ws.close_reason))
+
+    with serving(note_close) as port, process("connect", f"ws://{HOST}:{port}") as client:
         assert client.stderr is not None
         assert client.stderr.readline() == f"connected to ws://{HOST}:{port}\n"
-        client.send_signal(signal.SIGINT)
-        assert client.stderr.read() == "interrupted\n"
-        assert client.wait(timeout=60) == 130
+        client.send_signal(number)
+        assert client.stderr.read().splitlines() == [
+            "connection closed: sent 1000 (normal closure), then received 1000 (normal closure)",
+            "interrupted",
+        ]
+        assert client.wait(timeout=60) == 128 + number
+    assert closes == [(1000, "")]
 
 
 @needs_signals
@@ -355,7 +353,8 @@ def test_connect_on_a_terminal_as_a_process() -> None:
     import pty
 
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # There is no line editing on such a terminal, even if prompt_toolkit is installed.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"}
     with serving(echo) as port:
         arguments = [sys.executable, "-m", "trio_ws", "connect", f"ws://{HOST}:{port}"]
         with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as client:

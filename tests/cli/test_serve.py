@@ -84,7 +84,8 @@ async def serve_command(
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", server.output)
         nursery.start_soon(partial(server.run, "--port", "0", "--host", host, *args))
-        server.port = int((await server.output.wait_for(r"^listening on wss?://.*:(\d+)/ "))[1])
+        listening = await server.output.wait_for(r"^listening on (?:wss?://.*:(\d+)/|ws\+unix:.*) \(")
+        server.port = int(listening[1] or 0)
         try:
             yield server
         finally:

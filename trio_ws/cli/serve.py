@@ -1,4 +1,4 @@
-"""``python -m trio_ws serve``: an echo server."""
+"""``trio-ws serve``: an echo server or a chat, which can also serve the files of a folder."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import trio
 
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosedError
+from ..hub.broadcast import broadcast
+from ..observe.prometheus import PrometheusInstrument
 from ..server.serve import serve
-from ..server.server import Server
+from ..server.server import Handler, ProcessRequest, Server
 from .failure import Failure, one_line
+from .static import serve_folder
 
 __all__ = ["run"]
 
@@ -26,26 +30,64 @@ logger: logging.Logger = logging.getLogger("trio_ws.cli")
 async def run(options: argparse.Namespace) -> int:
     """Run the command and return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    context = _server_context(options.tls_cert, options.tls_key)
-    try:
-        listeners = await trio.open_tcp_listeners(options.port, host=options.host)
-    except (OSError, UnicodeError) as exc:  # UnicodeError: the host name is invalid.
-        raise Failure(f"cannot listen on {options.host}:{options.port}: {one_line(exc)}") from exc
+    context = _server_context(options.cert, options.key)
+    arguments = _serve_options(options)
+    if options.unix is None:
+        arguments["listeners"] = await _listen(options.port, options.host)
+    else:
+        arguments["path"] = options.unix
+    handler = _make_handler(chat=options.broadcast)
     # Set up the signal handler first: a signal may arrive as soon as "listening on" is printed.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(partial(serve, _echo_and_log, listeners=listeners, ssl=context))
+            server = await nursery.start(partial(serve, handler, ssl=context, **arguments))
             scheme = "ws" if context is None else "wss"
-            host = f"[{options.host}]" if ":" in options.host else options.host
-            print(f"listening on {scheme}://{host}:{server.port}/ (Ctrl-C stops)", flush=True)
+            if options.unix is None:
+                host = f"[{options.host}]" if ":" in options.host else options.host
+                uri = f"{scheme}://{host}:{server.port}/"
+            else:
+                uri = f"{scheme}+unix:{options.unix}"
+            print(f"listening on {uri} (Ctrl-C stops)", flush=True)
             await _close_on_signal(server, signals)
     return 0
+
+
+async def _listen(port: int, host: str) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except (OSError, UnicodeError) as exc:  # UnicodeError: the host name is invalid.
+        raise Failure(f"cannot listen on {host}:{port}: {one_line(exc)}") from exc
+
+
+def _serve_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of :func:`serve` that are not about listening."""
+    arguments: dict[str, Any] = {"max_message_size": options.max_size}
+    if options.no_compression:
+        arguments["compression"] = None
+    answers: list[ProcessRequest] = []
+    if options.metrics:
+        metrics = _make_metrics()
+        arguments["instruments"] = [metrics]
+        answers.append(metrics.serve_at("/metrics"))
+    if options.static is not None:
+        answers.append(serve_folder(options.static))
+    if answers:
+        arguments["process_request"] = answers
+    return arguments
+
+
+def _make_metrics() -> PrometheusInstrument:
+    try:
+        from prometheus_client import CollectorRegistry
+    except ImportError as exc:
+        raise Failure("--metrics needs prometheus-client: pip install trio-ws[prometheus]") from exc
+    return PrometheusInstrument(CollectorRegistry())
 
 
 def _server_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
-            raise Failure("--tls-key must be used together with --tls-cert")
+            raise Failure("--key must be used together with --cert")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -70,19 +112,33 @@ async def _raise_at_next_signal(signals: AsyncIterator[int]) -> None:
     raise KeyboardInterrupt
 
 
-async def _echo_and_log(ws: WebSocket) -> None:
-    peer = _format_address(ws.remote_address)
-    logger.info("%s opened %s", peer, ws.request.path)
-    messages = 0
-    try:
-        async for message in ws:
-            await ws.send(message)
-            messages += 1
-    except ConnectionClosedError:
-        pass  # The close code is logged below.
-    finally:
-        code = "" if ws.close_code is None else f" {ws.close_code}"
-        logger.info("%s closed%s after %d messages", peer, code, messages)
+# -- The handler -----------------------------------------------------------------------------------------------------
+
+
+def _make_handler(*, chat: bool) -> Handler:
+    """Return a handler that sends each message back or, in a chat, to all other clients. It logs connections."""
+    connected: set[WebSocket] = set()
+
+    async def handle(ws: WebSocket) -> None:
+        peer = _format_address(ws.remote_address)
+        logger.info("%s opened %s", peer, ws.request.path)
+        connected.add(ws)
+        messages = 0
+        try:
+            async for message in ws:
+                if chat:
+                    broadcast(connected - {ws}, message)
+                else:
+                    await ws.send(message)
+                messages += 1
+        except ConnectionClosedError:
+            pass  # The close code is logged below.
+        finally:
+            connected.remove(ws)
+            code = "" if ws.close_code is None else f" {ws.close_code}"
+            logger.info("%s closed%s after %d messages", peer, code, messages)
+
+    return handle
 
 
 def _format_address(address: object) -> str:

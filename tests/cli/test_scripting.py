@@ -1,0 +1,303 @@
+"""The options of ``trio-ws connect`` for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+import trio_ws
+from trio_ws.cli import main, output
+
+from .commands import HOST, Command, fixture_command, in_thread, process, serving
+
+__all__ = ["fixture_command"]
+
+
+@pytest.fixture(name="frozen_time")
+def fixture_frozen_time(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(output, "timestamp", lambda: "2025-01-02T03:04:05.678Z")
+    return "2025-01-02T03:04:05.678Z"
+
+
+async def echo(ws: trio_ws.WebSocket) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+async def count_down(ws: trio_ws.WebSocket) -> None:
+    for message in ("three", b"\x02\xff", "one"):
+        await ws.send(message)
+
+
+def test_timestamp() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", output.timestamp())
+
+
+def test_no_stdin(command: Command) -> None:
+    with serving(count_down) as port:
+        result = command("connect", "--no-stdin", f"ws://{HOST}:{port}", stdin=b"not sent\n")
+    assert (result.status, result.out) == (0, "three\n[2 bytes] 02 ff\none\n")
+    assert "received 1000" in result.err
+
+
+def test_max_messages(command: Command) -> None:
+    codes = []
+
+    async def send_many(ws: trio_ws.WebSocket) -> None:
+        await count_down(ws)
+        await ws.wait_closed()
+        codes.append(ws.close_code)
+
+    with serving(send_many) as port:
+        # The end of the input does not close the connection.
+        result = command("connect", "--max-messages", "2", "--close-code", "4002", f"ws://{HOST}:{port}")
+    assert (result.status, result.out, codes) == (0, "three\n[2 bytes] 02 ff\n", [4002])
+    with serving(count_down) as port:
+        result = command("connect", "--max-messages", "4", f"ws://{HOST}:{port}")
+    assert result.status == 3
+    assert len(result.out.splitlines()) == 3
+
+
+def test_close_code(command: Command) -> None:
+    codes = []
+
+    async def note(ws: trio_ws.WebSocket) -> None:
+        await ws.wait_closed()
+        codes.append(ws.close_code)
+
+    with serving(note) as port:
+        assert command("connect", "--close-code", "4000", f"ws://{HOST}:{port}").status in (0, 1)
+    assert codes == [4000]
+
+
+def test_base64(command: Command) -> None:
+    with serving(echo) as port:
+        result = command("connect", "--base64", f"ws://{HOST}:{port}", stdin=b"AP8Q\n\n")
+        assert (result.status, result.out) == (0, "AP8Q\n\n")
+        result = command("connect", "--base64", f"ws://{HOST}:{port}", stdin=b"A?=\n")
+    assert (result.status, result.err.splitlines()[-1][:40]) == (1, "error: a line of standard input is not b")
+
+
+def test_binary_messages_are_written_as_they_are() -> None:
+    with serving(count_down) as port, process("connect", "--binary", "--no-stdin", f"ws://{HOST}:{port}") as client:
+        assert client.stdout is not None
+        assert client.stdout.buffer.read() == b"three\n\x02\xffone\n"  # type: ignore[attr-defined]  # typeshed: IO[str]
+
+
+def test_lines_as_binary_messages(command: Command) -> None:
+    received = []
+
+    async def collect(ws: trio_ws.WebSocket) -> None:
+        async for message in ws:
+            received.append(message)
+
+    with serving(collect) as port:
+        command("connect", "--binary", f"ws://{HOST}:{port}", stdin=b"caf\xe9\nx\n")
+    assert received == [b"caf\xe9", b"x"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**18, 2**18 + 1, 2**20])
+def test_file(size: int, command: Command, tmp_path: Path) -> None:
+    content = "é" * (size // 2) + "x" * (size % 2)
+    (tmp_path / "file").write_bytes(content.encode())
+    received = []
+
+    async def collect(ws: trio_ws.WebSocket) -> None:
+        async for message in ws:
+            received.append(message)
+
+    with serving(collect) as port:
+        for option in ([], ["--binary"]):
+            result = command("connect", *option, "--file", str(tmp_path / "file"), f"ws://{HOST}:{port}")
+            assert (result.status, result.out) == (0, "")
+    assert received == [content, content.encode()]
+
+
+def test_standard_input_as_a_file(command: Command) -> None:
+    with serving(echo) as port:
+        result = command("connect", "--file", "-", f"ws://{HOST}:{port}", stdin=b"two\nlines\n")
+    assert (result.status, result.out) == (0, "two\nlines\n\n")
+
+
+def test_wrong_files(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "large").write_bytes(b"x" * 2**19 + b"\xe9")
+    with serving(echo) as port:
+        for name in ("latin", "large"):
+            result = command("connect", "--file", str(tmp_path / name), f"ws://{HOST}:{port}")
+            assert result.status == 1
+            assert result.err.splitlines()[-1].endswith("is not UTF-8; use --binary to send it as a binary message")
+    for path in (tmp_path, tmp_path / "missing"):
+        result = command("connect", "--file", str(path), "ws://example.org")
+        assert result.is_failure, result
+        assert str(path) in result.err
+
+
+def test_json(command: Command, frozen_time: str) -> None:
+    with serving(count_down) as port:
+        uri = f"ws://{HOST}:{port}"
+        result = command("connect", "--json", "--no-stdin", uri)
+    assert (result.status, result.err) == (0, "")
+    events = [json.loads(line) for line in result.out.splitlines()]
+    description = events[-1].pop("description")
+    assert "received 1000" in description
+    assert events == [
+        {"time": frozen_time, "type": "open", "uri": uri, "subprotocol": None},
+        {"time": frozen_time, "type": "text", "data": "three", "size": 5},
+        {"time": frozen_time, "type": "binary", "base64": "Av8=", "size": 2},
+        {"time": frozen_time, "type": "text", "data": "one", "size": 3},
+        {"time": frozen_time, "type": "close", "code": 1000, "reason": "", "clean": True},
+    ]
+
+
+def test_json_is_ascii(command: Command) -> None:
+    async def greet(ws: trio_ws.WebSocket) -> None:
+        await ws.send("\x1b[2J\x9b é\u202e")
+
+    with serving(greet) as port:
+        result = command("connect", "--json", "--no-stdin", f"ws://{HOST}:{port}")
+    assert result.out.isascii()
+    assert "\x1b" not in result.out
+    assert json.loads(result.out.splitlines()[1])["data"] == "\x1b[2J\x9b é\u202e"
+    assert json.loads(result.out.splitlines()[1])["size"] == 12
+
+
+def test_timestamps(command: Command, frozen_time: str) -> None:
+    with serving(echo) as port:
+        result = command("connect", "--timestamps", f"ws://{HOST}:{port}", stdin=b"hello\n")
+    assert result.out == f"{frozen_time} hello\n"
+    assert all(line.startswith(f"{frozen_time} con") for line in result.err.splitlines())
+
+
+def test_verbose(command: Command) -> None:
+    with serving(echo) as port:
+        result = command("connect", "-v", "--auth", "me:secret", f"ws://{HOST}:{port}/path", stdin=b"hello\n")
+        events = command("connect", "-v", "--json", f"ws://{HOST}:{port}", stdin=b"hello\n").out
+    lines = result.err.splitlines()
+    assert lines[0] == "> GET /path"
+    assert "> Authorization: ***" in lines
+    assert "secret" not in result.err
+    assert "< 101 Switching Protocols" in lines
+    frames = ["TEXT 'hello' [5 bytes]", "CLOSE 1000 (normal closure) [2 bytes]"]
+    assert [line for line in lines if line[2:] in frames] == [f"{mark} {frame}" for frame in frames for mark in "><"]
+    kinds = [json.loads(line)["type"] for line in events.splitlines()]
+    assert {"request", "response", "frame-sent", "frame-received"} < set(kinds)
+
+
+def test_ping(command: Command) -> None:
+    async def wait_for_pings(ws: trio_ws.WebSocket) -> None:
+        for _ in range(2):
+            await ws.ping()
+        await ws.send("done")
+
+    with serving(wait_for_pings) as port:
+        result = command("connect", "--no-stdin", "--ping", "0.001", f"ws://{HOST}:{port}")
+        events = command("connect", "--no-stdin", "--json", "--ping", "0.001", f"ws://{HOST}:{port}").out
+    assert re.search(r"^ping: \d+\.\d\d ms$", result.err, re.MULTILINE)
+    pongs = [event for event in map(json.loads, events.splitlines()) if event["type"] == "pong"]
+    assert pongs
+    assert all(event["seconds"] > 0 for event in pongs)
+
+
+def test_the_request(command: Command) -> None:
+    requests = []
+
+    async def note(ws: trio_ws.WebSocket) -> None:
+        requests.append(ws.request)
+
+    with serving(note) as port:
+        arguments = ["--no-compression", "--auth", "me:é", "--origin", f"http://{HOST}:{port}", "--proxy", "none"]
+        assert command("connect", *arguments, f"ws://{HOST}:{port}").status == 0
+    headers = requests[0].headers
+    assert headers["Origin"] == f"http://{HOST}:{port}"
+    assert headers["Authorization"] == "Basic bWU6w6k="
+    assert "Sec-WebSocket-Extensions" not in headers
+
+
+def test_a_password_needs_a_terminal(command: Command) -> None:
+    result = command("connect", "--auth", "me", "ws://example.org")
+    assert result.is_failure, result
+
+
+def test_proxy(command: Command) -> None:
+    result = command("connect", "--proxy", "http://127.0.0.1:1", "ws://example.org")
+    assert result.is_failure, result
+    assert "127.0.0.1:1" in result.err
+    assert command("connect", "--proxy", "nonsense", "ws://example.org").is_failure
+    assert command("connect", "--proxy", "http://p", "--unix", "/x").is_failure
+
+
+def test_max_size(command: Command) -> None:
+    async def send_much(ws: trio_ws.WebSocket) -> None:
+        await ws.send("x" * 2048)
+        await ws.wait_closed()
+
+    with serving(send_much) as port:
+        assert command("connect", "--max-size", "2K", "--max-messages", "1", f"ws://{HOST}:{port}").status == 0
+        result = command("connect", "--max-size", "2047", "--no-stdin", f"ws://{HOST}:{port}")
+    assert (result.status, result.out) == (1, "")
+    assert "1009" in result.err
+
+
+def test_unix(command: Command, tmp_path: Path) -> None:
+    if not hasattr(trio, "open_unix_socket") or os.name == "nt":
+        pytest.skip("there are no Unix sockets here")
+    path = str(tmp_path / "socket")
+    paths = []
+
+    async def note(ws: trio_ws.WebSocket) -> None:
+        paths.append(ws.request.path)
+        await echo(ws)
+
+    async def serve(*, task_status: trio.TaskStatus[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(trio_ws.serve, note, path=path))
+            task_status.started(0)
+
+    with in_thread(serve):
+        assert command("connect", "--unix", path, stdin=b"hello\n").out == "hello\n"
+        assert command("connect", "--unix", path, "ws://localhost/there", stdin=b"hello\n").out == "hello\n"
+        assert command("connect", f"ws+unix:{path}", stdin=b"hello\n").out == "hello\n"
+    assert paths == ["/", "/there", "/"]
+
+
+def test_reconnect(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[str | bytes] = []
+    reading, writing = os.pipe()
+
+    async def restart_once(ws: trio_ws.WebSocket) -> None:
+        # The input goes on with each connection: what the first one has accepted may be lost with it.
+        os.write(writing, f"line {len(received)}\n".encode())
+        received.append(await ws.receive())
+        if len(received) == 1:
+            await ws.aclose(1012, "restarting")
+        else:
+            await ws.send("welcome back")
+            await ws.wait_closed()
+
+    monkeypatch.setattr(trio_ws.Backoff, "delay", lambda self, number: 0.0)
+    with serving(restart_once) as port, os.fdopen(reading) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        status = main.main(["connect", "--reconnect", "--max-messages", "1", f"ws://{HOST}:{port}"])
+        os.close(writing)
+    out, err = capsys.readouterr()
+    assert (status, out, received) == (0, "welcome back\n", ["line 0", "line 1"])
+    assert [line.split()[0] for line in err.splitlines()] == ["connected", "connection"] * 2
+    assert "1012" in err
+
+
+def test_reconnect_gives_up(command: Command) -> None:
+    async def reject(ws: trio_ws.WebSocket) -> None:
+        await ws.aclose(4003, "never again")
+
+    with serving(reject) as port:
+        result = command("connect", "--reconnect", "--no-stdin", f"ws://{HOST}:{port}")
+    assert result.status == 1
+    assert result.err.count("connected") == 1
