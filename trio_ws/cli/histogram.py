@@ -37,9 +37,9 @@ class Histogram:
 
     def __init__(self) -> None:
         self.buckets: Counter[int] = Counter()
-        self.shortest = math.inf
-        self.longest = 0.0
-        self.total = 0.0
+        self.shortest: float = math.inf
+        self.longest: float = 0.0
+        self.total: float = 0.0
 
     def add(self, seconds: float) -> None:
         """Count a duration."""

@@ -61,7 +61,7 @@ class EditedLines:
     """
 
     def __init__(self, parser: Parser) -> None:
-        self.stream = _Above(self._print)
+        self.stream: io.TextIOBase = _Above(self._print)
         self._parser = parser
         # The lines on their way to Trio. The channel is closed at the end of the input.
         self._sender, self._receiver = trio.open_memory_channel[str](math.inf)

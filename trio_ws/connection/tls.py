@@ -214,7 +214,7 @@ class TLSAdapter(StreamAdapter):
                 return False
             if not self._plaintext:
                 return True
-            self.progress_at = trio.current_time()
+            self.progress_at: float = trio.current_time()
             self._encrypt()
         return False
 

@@ -119,10 +119,10 @@ def _instance_of(types: type | tuple[type, ...], expected: str) -> Validator:
     return check
 
 
-text = _instance_of(str, "a str")
-optional_text = _instance_of((str, type(None)), "a str or None")
-flag = _instance_of(bool, "a bool")
-tls_context = _instance_of((ssl_module.SSLContext, type(None)), "an ssl.SSLContext or None")
+text: Validator = _instance_of(str, "a str")
+optional_text: Validator = _instance_of((str, type(None)), "a str or None")
+flag: Validator = _instance_of(bool, "a bool")
+tls_context: Validator = _instance_of((ssl_module.SSLContext, type(None)), "an ssl.SSLContext or None")
 
 
 def optional_function(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
