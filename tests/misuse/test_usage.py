@@ -177,15 +177,25 @@ async def close_code_with(handler: Any) -> int | None:
     return code
 
 
+#: It has no value for anything, which the functions that use it do not show.
+NOTHING: dict[object, Any] = {}
+
+
 def not_async(ws: trio_ws.WebSocket) -> Any:
-    pass
+    return NOTHING.get(ws)
+
+
+def without_value(ws: trio_ws.WebSocket) -> Any:
+    if ws is None:
+        return
+    raise AssertionError
 
 
 @pytest.mark.parametrize(
     "handler, name",
     [
         (not_async, "handler"),
-        (lambda ws: None, "handler"),
+        (lambda ws: NOTHING.get(ws), "handler"),
         (functools.partial(not_async), "handler"),
         (trio_ws.route({"/": not_async}), "the handler of a route"),
     ],
@@ -219,6 +229,7 @@ def no_functions() -> list[tuple[Any, str]]:
         (None, "must be an async function, not None"),
         ("handler", "must be an async function, not 'handler'"),
         (handler(None), "must be an async function, not the result of calling one: handler, not handler(...)"),  # type: ignore[arg-type]  # wrong on purpose
+        (without_value, f"must be an async function, but {without_value!r} is not: write `async def`"),
         (generator, f"must be an async function without `yield`, not {generator!r}"),
         (of_two, "must take a WebSocket: missing a required argument: 'path'"),
         (of_none, "must take a WebSocket: too many positional arguments"),

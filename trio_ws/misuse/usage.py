@@ -7,9 +7,11 @@ runs more than once per connection.
 
 from __future__ import annotations
 
+import dis
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
@@ -60,6 +62,8 @@ def check_async_function(name: str, function: Any, keywords: Iterable[str] = ())
         raise TypeError(f"{name} must be an async function, not {function!r}")
     if inspect.isasyncgenfunction(function):
         raise TypeError(f"{name} must be an async function without `yield`, not {function!r}")
+    if _only_returns_none(function):
+        raise TypeError(f"{name} must be an async function, but {function!r} is not: write `async def`")
     try:
         # A wrapped function may take other arguments than its decorated form.
         signature = inspect.signature(function, follow_wrapped=False)
@@ -70,6 +74,20 @@ def check_async_function(name: str, function: Any, keywords: Iterable[str] = ())
     except TypeError as exc:
         arguments = " and ".join(["a WebSocket", *keywords])
         raise TypeError(f"{name} must take {arguments}: {exc}") from None
+
+
+def _only_returns_none(function: Any) -> bool:
+    """Whether this is a function in Python that returns no value. Others may return an awaitable."""
+    if not inspect.isfunction(function):
+        return False
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        return False
+    for before, instruction in pairwise(dis.get_instructions(function)):
+        if instruction.opname == "RETURN_VALUE" and not (before.opname == "LOAD_CONST" and before.argval is None):
+            return False
+        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
+            return False
+    return True
 
 
 def call_async(
