@@ -151,6 +151,7 @@ class AsStream(trio.abc.Stream):
     async def aclose(self) -> None:
         self._closed = True
         trio.lowlevel.notify_closing(self._fd)
+        await self._adapter.send_eof()
         await self._adapter.aclose(0)
         await trio.lowlevel.checkpoint()
 
@@ -245,6 +246,7 @@ async def test_the_plaintext_that_is_written_is_not_kept(contexts: Contexts) -> 
 async def test_close_notify_is_the_end_each_time(contexts: Contexts) -> None:
     async with connected(contexts) as ends:
         await ends.server.write([b"last"])
+        await ends.server.send_eof()
         await ends.server.aclose(0)
         assert await ends.client.receive() == b"last"
         for _ in range(2):

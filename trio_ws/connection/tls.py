@@ -9,7 +9,8 @@ connection treats both kinds of sockets alike, and the rules of the stream adapt
 * Bytes that were decrypted before an error are delivered; after it, every read raises. An end of the stream without
   close_notify (RFC 8446, section 6.1) is such an error: something may have been cut off.
 * Reading may make OpenSSL answer, for example to a key update. The answer goes out with the next write.
-* Closing says close_notify if that takes next to no time, and does not wait for the peer's.
+* ``send_eof()`` says close_notify. Closing does not, as :class:`trio.SSLStream` with ``https_compatible``: the closing
+  handshake of WebSocket has said it, and asyncio on Python 3.10 leaves a transport open that gets it too late.
 
 It takes a third fewer instructions for a round trip than :class:`trio.SSLStream`, whose calls lock, checkpoint and move
 one record of 16 KiB at a time. Any other stream keeps :class:`trio.SSLStream`.
@@ -256,16 +257,6 @@ class TLSAdapter(StreamAdapter):
         if self.poisoned or self._unwritten or not self._say_close_notify():
             return False
         return await super().send_eof()
-
-    async def aclose(self, seconds: float) -> None:
-        """Close the stream, after close_notify if that takes no waiting. Cannot be cancelled; never raises.
-
-        Args:
-            seconds: Does not matter here.
-        """
-        if not self.poisoned and not self._unwritten:
-            self._say_close_notify()
-        self.close()
 
     def _say_close_notify(self) -> bool:
         """Send close_notify, once. Return whether the system has taken it."""
