@@ -157,7 +157,7 @@ def _parse(uri: str) -> WebSocketURI:
         host, port = parse_host_and_port(host_and_port, DEFAULT_PORTS[scheme])
     except ParseError as exc:
         if not at and "@" in path + query:
-            # What looks like a host and a port is a user name and a part of a password, which must not be shown.
+            # The apparent host and port are a user name and a part of a password, which must not be shown.
             raise ParseError("a slash or a question mark in the user information must be percent-encoded") from None
         raise ParseError(exc.args[0]) from exc.__cause__
     return WebSocketURI(

@@ -229,7 +229,7 @@ def test_plot_without_matplotlib(command: Command, monkeypatch: pytest.MonkeyPat
 
 
 def test_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="plots are optional, and it is too large for the tests")
     file = tmp_path / "plot.png"
     plot.plot(str(file), [(32, filled([0.001, 0.002, 0.003])), (65536, filled([0.004, 0.1]))])
     assert file.read_bytes().startswith(b"\x89PNG")

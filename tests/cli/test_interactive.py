@@ -95,8 +95,8 @@ class Terminal:
 @contextlib.contextmanager
 def on_terminal(*args: str, **environment: str) -> Iterator[Terminal]:
     """Run ``connect`` on a pseudo-terminal."""
-    pty = pytest.importorskip("pty")
-    pytest.importorskip("prompt_toolkit")
+    pty = pytest.importorskip("pty", reason="there are no pseudo-terminals")
+    pytest.importorskip("prompt_toolkit", reason="line editing is an extra")
     ours, theirs = pty.openpty()
     # This terminal does not answer questions about the position of its cursor.
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm", **environment}

@@ -503,7 +503,7 @@ async def test_an_answer_before_the_request_is_written(autojump_clock: trio.test
             raise trio.BrokenResourceError from BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     client, server = trio.testing.memory_stream_pair()
-    await server.send_all(refusal("Content-Length: 2", body=b"hi", status="431 Too large")(None))  # type: ignore[arg-type]
+    await server.send_all(refusal("Content-Length: 2", body=b"hi", status="431 Too large")(None))  # type: ignore[arg-type]  # it needs no request
     exc = await expect_failure(trio_ws.connect_over(Full(client), URI))
     assert isinstance(exc, InvalidStatus)
     assert (exc.status_code, exc.body) == (431, b"hi")

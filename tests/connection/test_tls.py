@@ -327,7 +327,7 @@ async def fail_on_both_sides(contexts: Contexts, name: str = NAME) -> tuple[Base
 
     async def start(index: int, adapter: StreamAdapter, context: ssl.SSLContext, **options: object) -> None:
         try:
-            await (await start_tls(adapter, context, **options)).receive()  # type: ignore[arg-type]
+            await (await start_tls(adapter, context, **options)).receive()  # type: ignore[arg-type]  # of two kinds
         except StreamBroken as exc:
             causes[index] = exc.__cause__ and (exc.__cause__.__cause__ or exc.__cause__)
         finally:

@@ -123,7 +123,7 @@ class Client:
         # The signal that ends the command, if any; and how the last connection was closed.
         self._signal: int | None = None
         self._outcome: ConnectionClosed | None = None
-        # Whether this end wants no other connection.
+        # True once no other connection must be opened.
         self._finishing = False
 
     async def run(self) -> None:

@@ -66,7 +66,7 @@ class EditedLines:
         # The lines on their way to Trio. The channel is closed at the end of the input.
         self._sender, self._receiver = trio.open_memory_channel[str](math.inf)
         self._token = trio.lowlevel.current_trio_token()
-        # What the thread does, and the error that has ended it.
+        # The thread of the prompt, and the error that has ended it.
         self._thread = threading.Thread(target=self._run, name="trio-ws prompt", daemon=True)
         self._error: Exception | None = None
         # Everything below belongs to the loop of the thread, except that other threads may read `_loop` once it is set.

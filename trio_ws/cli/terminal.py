@@ -6,8 +6,8 @@ import re
 
 __all__ = ["show"]
 
-# What could control a terminal, or change the order of what is on it: C0 except newline and tab, DEL, C1, the
-# separators of lines and paragraphs, and the controls for bidirectional text.
+# Characters that can control a terminal or reorder its text: C0 except newline and tab, DEL, C1, the separators of
+# lines and paragraphs, and the controls for bidirectional text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 

@@ -91,7 +91,7 @@ class Attempts:
         self._retries = retries
         #: The attempt of this iteration.
         self.current: Attempt | None = None
-        # Whether this is the last iteration, and the exception to raise after it.
+        # True in the last iteration; and the exception to raise after it.
         self._finished = False
         self._error: BaseException | None = None
 

@@ -232,7 +232,7 @@ class Connecting(AsyncWithOnly):
         self._builder = builder
         self._settings = builder.settings
         self._max_redirects = max_redirects
-        # Whether redirects may lead to other origins. A Unix socket reaches only one.
+        # True if redirects may lead to other origins. A Unix socket reaches only one.
         self._cross_origin = elsewhere
         # Building the first request here makes invalid options raise before connecting.
         self.request: Request = builder.build(uri)

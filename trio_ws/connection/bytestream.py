@@ -90,7 +90,7 @@ class ByteStream(trio.abc.Stream):
         # The message that is being received, and the rest of its last part.
         self._message: ReceiveStream | None = None
         self._rest: memoryview | None = None
-        # Whether the peer has sent a text message.
+        # True once the peer has sent a text message.
         self._text_received = False
 
     def __repr__(self) -> str:

@@ -49,7 +49,7 @@ class Inbox:
         # The ReceiveStream that is in use. Only its identity matters.
         self._open_stream: object | None = None
         self._receiver_waits = False
-        # Whether the application has received something and not asked for more, so that it may still answer.
+        # True while the application may still answer: it has received something, and not asked for more.
         self._handling = False
         self._ended = self._dropped = False
         self.lock: FairLock = FairLock()

@@ -260,7 +260,7 @@ class StreamAdapter:
                 before_wait()
                 await self.stream.send_all(piece)
                 self.bytes_written += len(piece)
-                self.progress_at = trio.current_time()
+                self._record_progress()
         except Exception as exc:
             raise stream_broken(exc) from exc
         self.poisoned = False
@@ -286,8 +286,11 @@ class StreamAdapter:
         if written:
             rest[0] = memoryview(rest[0])[written:]
         if rest:
-            self.progress_at = trio.current_time()
+            self._record_progress()
         return not rest
+
+    def _record_progress(self) -> None:
+        self.progress_at = trio.current_time()
 
     async def send_eof(self) -> bool:
         """Close the sending direction. Return whether that was possible: not every stream supports it."""

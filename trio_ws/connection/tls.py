@@ -96,7 +96,7 @@ class TLSAdapter(StreamAdapter):
         self.tls_object: ssl.SSLObject = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
         # Bytes that are not yet encrypted. There are none while there is no ciphertext that waits to be written.
         self._plaintext: list[bytes | memoryview] = []
-        # Whether the peer has said close_notify, and whether we have.
+        # True once the peer, or this end, has sent close_notify.
         self._has_ended = self._has_closed = False
 
     async def do_handshake(self) -> None:
@@ -215,7 +215,7 @@ class TLSAdapter(StreamAdapter):
                 return False
             if not self._plaintext:
                 return True
-            self.progress_at: float = trio.current_time()
+            self._record_progress()
             self._encrypt()
         return False
 
@@ -246,27 +246,22 @@ class TLSAdapter(StreamAdapter):
         return memoryview(piece)
 
     def _take_ciphertext(self) -> None:
-        """Let what OpenSSL has to send be the next to be written."""
+        """Queue the bytes that OpenSSL wants to send."""
         if self._outgoing.pending:
             self._unwritten.append(self._outgoing.read())
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 
     async def send_eof(self) -> bool:
-        """Tell the peer that nothing more will be written. Return whether that was possible."""
-        if self.poisoned or self._unwritten or not self._say_close_notify():
+        """Send close_notify and tell the peer that nothing more will be written. Return whether that was possible."""
+        if self.poisoned or self._unwritten:
             return False
+        self._has_closed = True
+        # unwrap() does not wait for the peer's close_notify. It raises if application data has arrived, which is
+        # harmless.
+        with contextlib.suppress(ssl.SSLError):
+            self.tls_object.unwrap()
+        self._take_ciphertext()
+        with contextlib.suppress(OSError):
+            super()._write_some()
         return await super().send_eof()
-
-    def _say_close_notify(self) -> bool:
-        """Send close_notify, once. Return whether the system has taken it."""
-        if not self._has_closed:
-            self._has_closed = True
-            # It does not wait for the peer's. And it may raise because application data has come in: no matter.
-            with contextlib.suppress(ssl.SSLError):
-                self.tls_object.unwrap()
-            self._take_ciphertext()
-        try:
-            return not self._unwritten or super()._write_some()
-        except OSError:
-            return False

@@ -68,7 +68,7 @@ class InvalidRedirect(InvalidStatus):
         return f"the redirect was not followed because {self.reason}: {_show(self.response)}"
 
 
-# How much of a response messages show: the number of headers, and the number of characters of each and of the body.
+# Bounds for the part of a response in messages: headers, and characters of each header and of the body.
 _SHOWN_HEADERS = 20
 _SHOWN_CHARACTERS = 500
 

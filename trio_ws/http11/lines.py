@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 
 from ..exceptions.handshake import InvalidMessage
+from ..exceptions.shown import quote
 
-__all__ = ["check_request_line", "explain_head", "explain_local_error", "quote"]
-
-#: Maximum number of characters in a quotation.
-_MAX_QUOTED = 100
+__all__ = ["check_request_line", "explain_head", "explain_local_error"]
 
 #: Maximum number of bytes of an incomplete start line that are examined. This bounds the work if they come one by one.
 _MAX_EXAMINED = 512
@@ -47,12 +45,6 @@ _LOCAL_ERRORS = {
     "Too much data for declared Content-Length": "the body must not be longer than its Content-Length",
     "Too little data for declared Content-Length": "the body must not be shorter than its Content-Length",
 }
-
-
-def quote(data: bytes) -> str:
-    """Return bytes of a peer as text for an error: in quotes, shortened, and without control characters."""
-    text = repr(data[:_MAX_QUOTED].decode("iso-8859-1"))
-    return text if len(data) <= _MAX_QUOTED and len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
 
 
 def check_request_line(data: bytes, end: int) -> None:

@@ -10,9 +10,10 @@ import h11
 
 from ..datastructures import COMMON_NAMES
 from ..exceptions.handshake import BodyTooBig, HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
+from ..exceptions.shown import quote
 from .body import MAX_BODY_SIZE
 from .heads import Head, check_start
-from .lines import check_request_line, explain_head, quote
+from .lines import check_request_line, explain_head
 from .messages import BODILESS, UPGRADE_REQUEST, Request, Response
 
 __all__ = ["RequestParser", "ResponseParser", "TunnelParser"]
@@ -50,7 +51,7 @@ class _Parser:
         # Bytes that h11 has not got yet, and the position up to which they contain no empty line.
         self._buffer = bytearray()
         self._searched = 0
-        # Whether the start line has arrived and is well-formed; and the head that h11 has seen last.
+        # True once the start line has arrived and is well-formed; and the last head that was passed to h11.
         self._is_http = False
         self._last_head = b""
 

@@ -1,8 +1,8 @@
 """Wrong usage: ``await`` instead of ``async with``, functions that are not async, calls outside of Trio.
 
 Without these checks, each mistake would fail later, with an error about something else. Only certain mistakes are
-reported early: whether a function is async is known when it has been called and its result can be awaited. No check
-runs more than once per connection.
+reported early: a function that returns a value may return an awaitable, so it must be called to find out whether it is
+async. No check runs more than once per connection.
 """
 
 from __future__ import annotations

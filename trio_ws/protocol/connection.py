@@ -116,7 +116,7 @@ class Protocol:
         # The number of received frames at the last call of take_frame_count().
         self._counted = 0
         self._extensions = extensions
-        # Whether a fragmented message is being sent, and the extensions that transform it.
+        # True while a fragmented message is being sent; and the extensions that transform it.
         self._sending = False
         self._transforms: Sequence[Extension] = ()
         self._random = random if role is Role.CLIENT else None

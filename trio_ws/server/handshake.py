@@ -140,7 +140,7 @@ class _HTTPConnection:
         # Bytes that arrived after the last request.
         self._received = b""
         self.stage: Stage = Stage.SILENT
-        # Whether a response may be half-written.
+        # True while a response may be half-written.
         self._is_sending = False
 
     async def serve_request(self) -> bool:
@@ -264,7 +264,10 @@ class _HTTPConnection:
         self._is_sending = False
 
     async def _linger(self) -> None:
-        """Let the peer read the response: closing a socket with unread bytes resets it (RFC 9112, section 9.6)."""
+        """Wait briefly until the peer has closed, too.
+
+        Closing a socket with unread bytes resets it, and the peer may lose the response (RFC 9112, section 9.6).
+        """
         with trio.move_on_after(GRACE):
             await self._stream.send_eof()
             while await self._stream.receive():

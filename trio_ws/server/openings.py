@@ -19,7 +19,7 @@ __all__ = ["OpeningTask", "Openings", "Stage"]
 
 
 class Stage(enum.Enum):
-    """How far a connection has come with its next request."""
+    """Progress of a connection with its next request."""
 
     #: Nothing of a request has arrived.
     SILENT = enum.auto()
@@ -98,7 +98,7 @@ class Openings:
             new[task] = None
 
     def make_room(self, reached: str, *, idle: bool) -> bool:
-        """Let the oldest connection that waits for its client give way.
+        """Close the oldest connection that waits for its client, to make room for a new one.
 
         Args:
             reached: The limit that is reached, as text for the log.

@@ -149,7 +149,7 @@ class _Rules:
         if map.host_matching and server_name is not None:
             raise ValueError("server_name must be None if the Map has host_matching=True")
         rules = list(map.iter_rules())
-        # Whether to use only the rules that have websocket=True.
+        # True if only the rules with websocket=True are used.
         self._websocket = any(rule.websocket for rule in rules)
         self._map = map
         self._server_name = None if server_name is None else server_name.lower()

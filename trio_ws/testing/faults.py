@@ -87,7 +87,7 @@ class Corrupt(Fault):
 
 @attrs.frozen
 class Stall(Fault):
-    """Let nothing more pass, not even the end of the stream, until the stream is closed."""
+    """Block all further data, and the end of the stream, until the stream is closed."""
 
 
 @attrs.frozen

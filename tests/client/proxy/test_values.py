@@ -168,7 +168,7 @@ async def test_a_proxy_from_its_url() -> None:
     assert proxy == Proxy("https", "proxy.example", 443, headers=[("X-Route", "eu")])
     assert proxy != Proxy("https://proxy.example")
     # mypy knows attrs.evolve() only for classes without overloads.
-    evolved = attrs.evolve(proxy, port=1)  # type: ignore[misc]
+    evolved = attrs.evolve(proxy, port=1)  # type: ignore[misc]  # mypy does not know overloads of __init__ here
     assert evolved == Proxy("https", "proxy.example", 1, headers={"x-route": "eu"})
     assert pickle.loads(pickle.dumps(proxy)) == proxy
     assert len({proxy, Proxy("https://proxy.example"), Proxy("https://proxy.example")}) == 2

@@ -85,7 +85,7 @@ class PerMessageDeflate:
         self._decompressor: Any = None
         self._sent_history = bytearray()
         self._received_history = bytearray()
-        # Whether a compressed message is being sent.
+        # True while a compressed message is being sent.
         self._compressing = False
 
     def __repr__(self) -> str:
