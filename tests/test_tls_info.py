@@ -20,9 +20,12 @@ from trio_ws.connection.tls import start_tls
 from trio_ws.connection.tls_info import describe_tls
 from trio_ws.connection.websocket import connection_of
 
-from .server.clients import MemoryListener, fixture_watchdog, request
+from .server.clients import MemoryListener, request
+from .server.conftest import watchdog
 
-__all__ = ["fixture_watchdog"]
+pytestmark = pytest.mark.usefixtures("watchdog")
+
+__all__ = ["watchdog"]
 
 VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 

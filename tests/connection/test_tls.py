@@ -67,8 +67,8 @@ def fd_of(adapter: StreamAdapter) -> int:
     return adapter.stream.socket.fileno()
 
 
-@asynccontextmanager
-async def connected(contexts: Contexts) -> AsyncIterator[Ends]:
+async def handshake(contexts: Contexts) -> Ends:
+    """Return both ends of a new TLS connection."""
     client, server = socket_pair()
     fds = fd_of(client), fd_of(server)
     servers: list[StreamAdapter] = []
@@ -82,11 +82,17 @@ async def connected(contexts: Contexts) -> AsyncIterator[Ends]:
     (server,) = servers
     assert isinstance(client, TLSAdapter)
     assert isinstance(server, TLSAdapter)
+    return Ends(client, server, *fds)
+
+
+@asynccontextmanager
+async def connected(contexts: Contexts) -> AsyncIterator[Ends]:
+    ends = await handshake(contexts)
     try:
-        yield Ends(client, server, *fds)
+        yield ends
     finally:
-        await client.aclose(0)
-        await server.aclose(0)
+        await ends.client.aclose(0)
+        await ends.server.aclose(0)
 
 
 async def receive_all(stream: StreamAdapter) -> bytes:
@@ -158,16 +164,8 @@ class AsStream(trio.abc.Stream):
 
 async def test_the_checks_of_trio_for_streams(contexts: Contexts) -> None:
     async def make() -> tuple[AsStream, AsStream]:
-        client, server = socket_pair()
-        servers: list[StreamAdapter] = []
-
-        async def start_server() -> None:
-            servers.append(await start_tls(server, contexts[1], server_side=True))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(start_server)
-            client = await start_tls(client, contexts[0], server_hostname=NAME)
-        return AsStream(client), AsStream(servers[0])
+        ends = await handshake(contexts)
+        return AsStream(ends.client), AsStream(ends.server)
 
     await trio.testing.check_two_way_stream(make, None)
 

@@ -1,19 +1,15 @@
-"""Helpers for the tests of the server: scripted clients, and a check for leaked tasks and file descriptors."""
+"""Helpers for the tests of the server: scripted clients."""
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
-import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-import trustme
 
 import trio_ws
 from trio_ws.exceptions import (
@@ -30,21 +26,6 @@ TEXT_HI = b"\x81\x82" + MASK + b"hi"
 Stream = trio.abc.Stream
 
 Logs = pytest.LogCaptureFixture
-
-
-@pytest.fixture(name="watchdog", autouse=True)
-async def fixture_watchdog() -> AsyncIterator[None]:
-    """Fail a test that hangs. With a virtual clock, this happens at once, because no other task can run."""
-    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-
-    async def bark() -> None:
-        await trio.sleep(1_000_000 if virtual else 60)
-        pytest.fail("the test hangs")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bark)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 HEADERS = {
@@ -171,41 +152,3 @@ async def start_in_memory(
 
 def url(server: trio_ws.Server) -> str:
     return f"ws://127.0.0.1:{server.port}/"
-
-
-@pytest.fixture(name="nothing_left")
-async def fixture_nothing_left(watchdog: None) -> Callable[[], None]:
-    """Return a function that checks that no task or file descriptor from this test is left."""
-
-    def count() -> tuple[int, int]:
-        gc.collect()
-        try:
-            return len(os.listdir("/proc/self/fd")), trio.lowlevel.current_statistics().tasks_living
-        except FileNotFoundError:
-            pytest.skip("this system does not tell which file descriptors are open")
-
-    before = count()
-
-    def check() -> None:
-        assert count() == before
-
-    return check
-
-
-@pytest.fixture(name="authority", scope="module")
-def fixture_authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(name="server_context")
-def fixture_server_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture(name="client_context")
-def fixture_client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context

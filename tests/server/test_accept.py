@@ -36,11 +36,6 @@ from .clients import (
     closing_of,
     echo,
     failures,
-    fixture_authority,
-    fixture_client_context,
-    fixture_nothing_left,
-    fixture_server_context,
-    fixture_watchdog,
     never,
     read_response,
     read_to_end,
@@ -53,13 +48,7 @@ from .clients import (
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
-__all__ = [
-    "fixture_authority",
-    "fixture_client_context",
-    "fixture_nothing_left",
-    "fixture_server_context",
-    "fixture_watchdog",
-]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # the example of RFC 6455, section 1.3
 

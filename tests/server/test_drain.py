@@ -25,11 +25,6 @@ from .clients import (
     Wrapped,
     closing_of,
     echo,
-    fixture_authority,
-    fixture_client_context,
-    fixture_nothing_left,
-    fixture_server_context,
-    fixture_watchdog,
     never,
     read_response,
     read_to_end,
@@ -40,13 +35,7 @@ from .clients import (
     url,
 )
 
-__all__ = [
-    "fixture_authority",
-    "fixture_client_context",
-    "fixture_nothing_left",
-    "fixture_server_context",
-    "fixture_watchdog",
-]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 PLAIN = b"GET /page HTTP/1.1\r\nHost: example.org\r\n\r\n"
 CLOSE = b"\x88\x82" + MASK + b"\x03\xe8"

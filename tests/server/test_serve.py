@@ -18,11 +18,6 @@ import trio_ws
 from .clients import (
     MemoryListener,
     echo,
-    fixture_authority,
-    fixture_client_context,
-    fixture_nothing_left,
-    fixture_server_context,
-    fixture_watchdog,
     never,
     start,
     start_in_memory,
@@ -30,14 +25,7 @@ from .clients import (
     url,
 )
 
-__all__ = [
-    "fixture_authority",
-    "fixture_client_context",
-    "fixture_nothing_left",
-    "fixture_server_context",
-    "fixture_watchdog",
-]
-
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 # -- Listeners -------------------------------------------------------------------------------------------------------
 

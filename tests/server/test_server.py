@@ -35,11 +35,6 @@ from .clients import (
     Wrapped,
     closing_of,
     echo,
-    fixture_authority,
-    fixture_client_context,
-    fixture_nothing_left,
-    fixture_server_context,
-    fixture_watchdog,
     never,
     read_response,
     read_to_end,
@@ -53,14 +48,7 @@ from .clients import (
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
-__all__ = [
-    "fixture_authority",
-    "fixture_client_context",
-    "fixture_nothing_left",
-    "fixture_server_context",
-    "fixture_watchdog",
-]
-
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 # -- Handlers --------------------------------------------------------------------------------------------------------
 
