@@ -282,12 +282,7 @@ class MessageDecoder:
     def _transform_whole(self, first_byte: int, data: bytes, extension: Extension) -> Message:
         """Return a message that takes one step: the fast path for :meth:`_transform` and :meth:`_add`."""
         limit = self._limit
-        try:
-            message = extension.decode(data, final=True, limit=limit)
-        except ProtocolError:
-            raise
-        except Exception as exc:
-            raise _extension_failed(exc) from exc
+        message = _decode(extension, data, True, limit)
         self._since_pause += 16 * len(data) + len(message)
         if limit is not None and len(message) > limit:
             raise MessageTooBig(len(message), limit)
@@ -306,12 +301,7 @@ class MessageDecoder:
             self._since_pause += 16 * len(piece)
             for extension in self._transforms:
                 room = None if self._limit is None else self._limit - self._size
-                try:
-                    piece = extension.decode(piece, final=last, limit=room)
-                except ProtocolError:
-                    raise
-                except Exception as exc:
-                    raise _extension_failed(exc) from exc
+                piece = _decode(extension, piece, last, room)
                 if room is not None and len(piece) > room:  # the next extension must not get an incomplete message
                     raise MessageTooBig(self._size + len(piece), self._size + room)
             self._add(piece, last)
@@ -386,7 +376,13 @@ def _not_utf8(exc: UnicodeDecodeError) -> InvalidData:
     return InvalidData(f"text is not UTF-8: {exc.reason} {exc.object[exc.start : exc.end].hex(' ')}")
 
 
-def _extension_failed(exc: Exception) -> ProtocolError:
-    error = ProtocolError(f"an extension failed: {type(exc).__name__}")
-    error.code = CloseCode.INTERNAL_ERROR
-    return error
+def _decode(extension: Extension, data: bytes, final: bool, limit: int | None) -> bytes:
+    """Decode data with an extension. An exception that is not a violation by the peer closes with 1011."""
+    try:
+        return extension.decode(data, final=final, limit=limit)
+    except ProtocolError:
+        raise
+    except Exception as exc:
+        error = ProtocolError(f"an extension failed: {type(exc).__name__}")
+        error.code = CloseCode.INTERNAL_ERROR
+        raise error from exc
