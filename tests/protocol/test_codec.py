@@ -443,3 +443,18 @@ def test_decoded_bytes_are_released() -> None:
     assert decoder.take_messages(None) == ["a"]
     assert decoder.release()
     assert decoder.next_piece() is None
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_pieces_of_small_frames_and_of_others(role: Role) -> None:
+    decoder = FrameDecoder(role, RSV2)
+    small = [(FIN | PING, b"a"), (BINARY, b""), (CONT, b"b" * 125), (FIN | RSV2 | TEXT, b"c")]
+    large = (FIN | CONT, b"d" * 126)
+    wire = b"".join(frame_to(role, first_byte, data) for first_byte, data in [*small, large])
+    assert decoder.take_pieces() == []
+    decoder.feed(wire[:-1])
+    assert decoder.take_pieces() == [(first_byte, data, 0) for first_byte, data in small]
+    assert decoder.take_pieces() == [(large[0], large[1][:-1], 1)]
+    assert decoder.take_pieces() == []
+    decoder.feed(wire[-1:])
+    assert decoder.take_pieces() == [(large[0], large[1][-1:], 0)]

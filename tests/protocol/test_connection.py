@@ -1110,3 +1110,10 @@ def test_a_frame_for_many_connections_is_serialized_once() -> None:
     reversing = protocol(Role.SERVER, extensions=[Reverse()])
     assert reversing.encode_all([frame]) == [b"\xa1\x05olleh"]
     assert len(cache.frames) == 3
+
+
+def test_an_extension_must_use_a_reserved_bit() -> None:
+    extension = Reverse()
+    extension.rsv = FIN
+    with pytest.raises(ValueError, match=r"^the rsv of an extension must be RSV1, RSV2 or RSV3, not 128$"):
+        Protocol(Role.CLIENT, random=bytes, extensions=[extension])

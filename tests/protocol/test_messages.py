@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_ws.exceptions import InvalidData, MessageTooBig, ProtocolError, TooManyFragments
-from trio_ws.frames import Frame, Opcode
+from trio_ws.frames import CloseCode, Frame, Opcode
 from trio_ws.protocol import LastPart, Message, Role
 from trio_ws.protocol.codec import RSV2, RSV3
 from trio_ws.protocol.extensions import EncodingCache, Extension
@@ -783,3 +783,25 @@ def test_the_buffer_is_used_until_a_pause() -> None:
 
 def test_size_of_a_last_part() -> None:
     assert getsizeof(LastPart(b"x" * 1000)) - getsizeof(LastPart(b"")) == 1000
+
+
+class Failing(Reverse):
+    """An extension that fails, with a violation by the peer or in another way."""
+
+    def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+        raise ProtocolError("no such data") if data == b"violation" else ZeroDivisionError
+
+
+@pytest.mark.parametrize("size", [0, 2000], ids=["in one step", "in several"])
+def test_extensions_that_fail(size: int) -> None:
+    padding = bytes(size)
+    decoder = MessageDecoder(Role.CLIENT, None, [Failing()])
+    with pytest.raises(ProtocolError) as caught:
+        list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"other" + padding)))
+    assert caught.value.code == CloseCode.INTERNAL_ERROR
+    assert caught.value.reason == "an extension failed: ZeroDivisionError"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    decoder = MessageDecoder(Role.CLIENT, None, [Failing()])
+    with pytest.raises(ProtocolError, match="no such data") as caught:
+        list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV2 | BINARY, b"violation")))
+    assert caught.value.code == CloseCode.PROTOCOL_ERROR

@@ -311,9 +311,8 @@ class MessageDecoder:
                 yield
 
     def _add(self, data: bytes, final: bool) -> None:
+        """Add a part to the message. Its size has been checked: in its header or, if transformed, after that."""
         self._size += len(data)
-        if self._limit is not None and self._size > self._limit:
-            raise MessageTooBig(self._size, self._limit)
         if not data and not final:
             return
         part: Message = data
