@@ -67,12 +67,13 @@ def _checked(name: Any, value: Any) -> str:
 def _to_pairs(source: Any) -> list[tuple[Any, Any]]:
     # The headers may be secret, so the errors show types only.
     expected = "headers must be a Headers, a mapping or an iterable of pairs of str"
-    if isinstance(source, (str, bytes, bytearray)) or not isinstance(source, Iterable):
+    # list and tuple come first because a test for an abstract class takes longer than all else that is done for a pair.
+    if isinstance(source, (str, bytes, bytearray)) or not isinstance(source, (list, Iterable)):
         raise TypeError(f"{expected}, not {type(source).__name__}")
     pairs = []
     for pair in source:
         # Strings of two characters could be unpacked too.
-        if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:
+        if isinstance(pair, (str, bytes)) or not isinstance(pair, (tuple, Sequence)) or len(pair) != 2:
             raise TypeError(f"{expected}, not an iterable of {type(pair).__name__}")
         pairs.append((pair[0], pair[1]))
     return pairs

@@ -208,6 +208,11 @@ class StreamAdapter:
         """Whether :meth:`write_now` may be called, provided that no other task is writing."""
         return self._socket is not None and not self._unwritten and not self.poisoned
 
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether a socket has accepted only a part of the chunks, so that the next write begins with the rest."""
+        return bool(self._unwritten)
+
     def write_now(self, chunks: list[bytes]) -> bool:
         """Write as many bytes to a socket as it accepts without waiting. The next :meth:`write` begins with the rest.
 
@@ -294,7 +299,7 @@ class StreamAdapter:
 
     async def send_eof(self) -> bool:
         """Close the sending direction. Return whether that was possible: not every stream supports it."""
-        if self.poisoned or self._unwritten or not isinstance(self.stream, trio.abc.HalfCloseableStream):
+        if self.poisoned or self.has_unwritten or not isinstance(self.stream, trio.abc.HalfCloseableStream):
             return False
         self.poisoned = True
         try:

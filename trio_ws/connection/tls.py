@@ -254,7 +254,7 @@ class TLSAdapter(StreamAdapter):
 
     async def send_eof(self) -> bool:
         """Send close_notify and tell the peer that nothing more will be written. Return whether that was possible."""
-        if self.poisoned or self._unwritten:
+        if self.poisoned or self.has_unwritten:
             return False
         self._has_closed = True
         # unwrap() does not wait for the peer's close_notify. It raises if application data has arrived, which is

@@ -82,18 +82,14 @@ async def _write_queued(connection: Connection) -> None:
     The deadline of the writer's scope may cancel this only in waits in which nothing is lost. It is then called again.
     """
     outbox, stream, keepalive = connection.outbox, connection.stream, connection.keepalive
-    more = True
-    while more:
-        if outbox.writing:  # write_at_once() has left a rest, or the deadline has interrupted the write below
-            await stream.write([], keepalive.before_blocking)
-            _record_written(connection)
-        more = await outbox.wait()
-        if outbox.writing:
-            continue
-        # A pending cancellation must take effect here, before anything is taken and encoded, not in the write below.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        await _gather(connection)
-        chunks = await _encode(connection, outbox.take())
+    while await outbox.wait():
+        chunks: list[bytes] = []
+        # Otherwise, write_at_once() has left a rest, or the deadline has interrupted the write below.
+        if not outbox.writing:
+            # A pending cancellation must take effect here, before anything is taken and encoded, not in the write.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await _gather(connection)
+            chunks = await _encode(connection, outbox.take())
         await stream.write(chunks, keepalive.before_blocking)
         _record_written(connection)
     await _write_close(connection)
@@ -131,19 +127,20 @@ async def _write_close(connection: Connection) -> None:
     """Write the Close frame, if there is one and it was not sent yet."""
     close = connection.outbox.close
     if close is not None and connection.protocol.closing.can_send:
+        await trio.lowlevel.checkpoint_if_cancelled()  # for the same reason as in _write_queued()
         await connection.stream.write(connection.encoder.encode_close(close))
         connection.observer.report()
 
 
 async def _flush_close(connection: Connection) -> None:
     """Make a short last attempt to write queued frames and the Close frame, unless the stream is poisoned."""
-    outbox, stream = connection.outbox, connection.stream
-    if outbox.close is None or stream.poisoned:
+    outbox, stream, closing = connection.outbox, connection.stream, connection.protocol.closing
+    if outbox.close is None or stream.poisoned or not (closing.can_send or stream.has_unwritten):
         return
     with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
         try:
             await stream.write([])
-            if not connection.protocol.closing.can_send:  # the Close frame was among that
+            if not closing.can_send:  # the Close frame was among that
                 return
             if not connection.encoder.interrupted:  # otherwise, the peer could not decode more messages
                 while frames := outbox.take():
