@@ -34,9 +34,9 @@ class Echo(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.BINARY:
-            transport.write(WSMsgType.BINARY, frame.get_payload_as_bytes())
+            transport.send(WSMsgType.BINARY, frame.get_payload_as_bytes())
         elif frame.msg_type == WSMsgType.TEXT:
-            transport.write(WSMsgType.TEXT, frame.get_payload_as_utf8_text())
+            transport.send(WSMsgType.TEXT, frame.get_payload_as_utf8_text())
         elif frame.msg_type == WSMsgType.CLOSE:
             close(transport, frame)
 
@@ -74,7 +74,7 @@ class Client(WSListener):
         self._times: list[float] = []
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        transport.write(self._type, self._message)
+        transport.send(self._type, self._message)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         message = frame.get_payload_as_utf8_text() if self._job.text else frame.get_payload_as_bytes()
@@ -100,11 +100,11 @@ class Client(WSListener):
 
     def _send_batch(self, transport: WSTransport) -> None:
         for _ in range(self._size):
-            transport.write(self._type, self._message)
+            transport.send(self._type, self._message)
 
     def _start_round_trip(self, transport: WSTransport) -> None:
         self._start = time.perf_counter()
-        transport.write(self._type, self._message)
+        transport.send(self._type, self._message)
 
     def _end_round_trip(self, transport: WSTransport) -> None:
         now = time.perf_counter()
