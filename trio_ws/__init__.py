@@ -75,7 +75,7 @@ from .http11 import Request, Response
 from .hub.backend import Backend
 from .hub.broadcast import WhenFull, broadcast
 from .hub.hub import Hub, Topic
-from .instruments import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
+from .instruments import ConnectionSummary, FrameInfo, HandshakeFailure, Instrument, ObservedWebSocket
 from .observe.logs import LogConnections, LogFrames
 from .observe.opentelemetry import OpenTelemetryInstrument
 from .observe.prometheus import PrometheusInstrument
@@ -130,6 +130,7 @@ __all__ = [
     "Frame",
     "FrameInfo",
     "Handler",
+    "HandshakeFailure",
     "HeadTooBig",
     "Headers",
     "HostNotServed",

@@ -45,6 +45,10 @@ class Telemetry:
         """Return the finished spans, by kind."""
         return {span.kind: span for span in self._exporter.get_finished_spans()}
 
+    def handshakes(self) -> list[ReadableSpan]:
+        """Return the finished spans of opening handshakes."""
+        return [span for span in self._exporter.get_finished_spans() if span.name == "websocket handshake"]
+
     def metrics(self) -> dict[tuple[str, tuple[object, ...]], Any]:
         """Return the data points, by name and attribute values."""
         data: Any = self._reader.get_metrics_data()
@@ -116,6 +120,84 @@ async def test_spans_over_sockets() -> None:
         "websocket.bytes.received": 6 + 6 + 8,
         "websocket.bytes.sent": 2 + 6 + 4,
     }
+
+
+async def test_the_span_of_the_handshake(autojump_clock: trio.testing.MockClock) -> None:
+    async def let_in(opening: trio_ws.Opening, request: trio_ws.Request) -> None:
+        await trio.sleep(2)
+
+    telemetry = Telemetry()
+    options: Any = {"instruments": [telemetry.instrument], "process_request": let_in}
+    client, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio_ws.serve_over, server, echo, **options))
+        async with trio_ws.connect_over(client, "ws://example.org/"):
+            await trio.sleep(3)
+    (handshake,) = telemetry.handshakes()
+    connection = telemetry.spans()[SpanKind.SERVER]
+    assert handshake.parent is not None
+    assert handshake.parent.span_id == connection.context.span_id
+    assert handshake.start_time == connection.start_time
+    assert handshake.start_time is not None
+    assert handshake.end_time is not None
+    assert handshake.end_time - handshake.start_time == 2_000_000_000  # the connection's end is in real time
+    point = telemetry.metrics()["websocket.server.handshake.duration", (101,)]
+    assert (point.count, point.sum) == (1, 2)
+
+
+@pytest.mark.parametrize("refuse", [True, False], ids=["refused", "failed"])
+async def test_the_span_of_a_handshake_that_fails(refuse: bool) -> None:
+    def answer(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response:
+        if refuse:
+            return opening.respond(401)
+        raise ZeroDivisionError("no mercy")
+
+    telemetry = Telemetry()
+    options: Any = {"instruments": [telemetry.instrument]}
+    client, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio_ws.serve_over, server, echo, process_request=answer, **options))
+        with telemetry.tracer.start_as_current_span("caller") as caller:
+            headers: dict[str, str] = {}
+            propagate.inject(headers)
+            with pytest.raises(trio_ws.InvalidStatus):
+                await trio_ws.connect_over(
+                    client, "ws://example.org/feed?key=1", headers=headers, **options
+                ).__aenter__()
+    status = 401 if refuse else 500
+    spans = {span.kind: span for span in telemetry.handshakes()}
+    assert len(spans) == 2
+    for span in spans.values():
+        assert span.parent is not None
+        assert span.parent.span_id == caller.get_span_context().span_id
+        assert span.attributes is not None
+        assert span.attributes["http.response.status_code"] == status
+        assert span.attributes["error.type"] == str(status)
+        assert span.attributes["url.path"] == "/feed"
+    assert spans[SpanKind.CLIENT].status.status_code is StatusCode.ERROR
+    # A server that has refused a client works as it should.
+    assert spans[SpanKind.SERVER].status.status_code is (StatusCode.UNSET if refuse else StatusCode.ERROR)
+    assert [event.name for event in spans[SpanKind.SERVER].events] == ([] if refuse else ["exception"])
+    for role in ("client", "server"):
+        assert telemetry.metrics()[f"websocket.{role}.handshake.duration", (str(status), status)].count == 1
+
+
+async def test_a_handshake_without_a_response(autojump_clock: trio.testing.MockClock) -> None:
+    telemetry = Telemetry()
+    options: Any = {"instruments": [telemetry.instrument], "open_timeout": 1}
+    client, _peer = trio.testing.memory_stream_pair()
+    with pytest.raises(trio_ws.OpenTimeout):
+        await trio_ws.connect_over(client, "ws://example.org/", **options).__aenter__()
+    client, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio_ws.serve_over, server, echo, **options))
+        await client.send_all(b"GET")
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(2)
+    by_kind = {span.kind: dict(span.attributes or {}) for span in telemetry.handshakes()}
+    assert by_kind[SpanKind.CLIENT]["error.type"] == "OpenTimeout"
+    assert by_kind[SpanKind.SERVER]["error.type"] == "408"
+    assert telemetry.metrics()["websocket.client.handshake.duration", ("OpenTimeout",)].count == 1
 
 
 async def test_metrics(autojump_clock: trio.testing.MockClock) -> None:

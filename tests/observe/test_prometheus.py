@@ -104,6 +104,19 @@ async def test_scrape() -> None:
     assert after["trio_ws_bytes_total", ("out",)] == 2 + 6 + 2 + 3 + 2 + 2
 
 
+async def test_handshake_failures() -> None:
+    metrics = PrometheusInstrument(CollectorRegistry())
+    failed = "trio_ws_handshake_failures_total"
+    async with serving(metrics) as port:
+        with pytest.raises(trio_ws.InvalidStatus):
+            uri = f"ws://127.0.0.1:{port}"
+            await trio_ws.connect(uri, origin="https://evil.example", instruments=[metrics]).__aenter__()
+    with pytest.raises(trio_ws.ConnectFailed):
+        await trio_ws.connect(uri, instruments=[metrics]).__aenter__()
+    for role, status, count in (("server", "403", 1), ("client", "403", 1), ("client", "", 1)):
+        assert metrics.registry.get_sample_value(failed, {"role": role, "status": status}) == count
+
+
 async def test_openmetrics_format() -> None:
     metrics = PrometheusInstrument(CollectorRegistry())
     async with serving(metrics) as port:

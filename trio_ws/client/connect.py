@@ -30,6 +30,7 @@ from ..exceptions import (
 )
 from ..http11 import Request, Response, ResponseParser
 from ..http11.body import decode_body
+from ..instruments.interface import HandshakeFailure, report_failure
 from ..misuse.names import check_names
 from ..misuse.usage import AsyncWithOnly, check_in_trio
 from ..misuse.values import check_path, check_stream
@@ -276,17 +277,32 @@ class Connecting(AsyncWithOnly):
             raise RuntimeError(f"a connection must be entered only once: call {self._function}() again")
         check_in_trio(f"{self._function}()")
         self._used = True
-        timeout = self._settings.open_timeout
-        ws = None
-        with trio.move_on_after(float("inf") if timeout is None else timeout):
-            ws = await self._open()
-        if ws is None:
-            # The head of an error response has arrived. Report it without the rest of its body.
-            if self._parser is not None and self._parser.partial is not None:
-                raise InvalidStatus(decode_body(self._parser.partial))
-            assert timeout is not None
-            raise OpenTimeout(self._uri.host_header, timeout)
+        began_at = trio.current_time()
+        try:
+            ws = await self._open_in_time()
+        except Exception as exc:
+            failure = HandshakeFailure(
+                role=Role.CLIENT,
+                request=self.request,
+                response=exc.response if isinstance(exc, InvalidStatus) else None,
+                error=exc,
+                seconds=trio.current_time() - began_at,
+            )
+            report_failure(self._settings.instruments, failure)
+            raise
+        ws.handshake_seconds = trio.current_time() - began_at
         return ws
+
+    async def _open_in_time(self) -> WebSocket:
+        """Connect within ``open_timeout``."""
+        timeout = self._settings.open_timeout
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            return await self._open()
+        # The head of an error response has arrived. Report it without the rest of its body.
+        if self._parser is not None and self._parser.partial is not None:
+            raise InvalidStatus(decode_body(self._parser.partial))
+        assert timeout is not None
+        raise OpenTimeout(self._uri.host_header, timeout)
 
     async def _open(self) -> WebSocket:
         """Connect and follow redirects."""

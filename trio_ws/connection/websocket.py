@@ -55,6 +55,9 @@ class WebSocket(trio.abc.Channel[Message]):
         local_address: The address of this end, in the format of the socket; None without a socket.
         remote_address: The address of the peer, in the format of the socket; None without a socket. On a server behind
             a trusted proxy, the address of the client; see :class:`Opening`.
+        handshake_seconds: How long the opening handshake took, in seconds. On a client, from the beginning of
+            ``connect()``, so that it includes the name look-up, a proxy, TLS and redirects. On a server, from the first
+            byte of the request to the response.
         tls: The parameters of the TLS connection, also after it is closed; None without TLS. TLS of a proxy does not
             count. Nor does that of a stream of your own, unless it is a :class:`trio.SSLStream`.
     """
@@ -65,6 +68,7 @@ class WebSocket(trio.abc.Channel[Message]):
     id: int
     local_address: Any
     remote_address: Any
+    handshake_seconds: float
     tls: TLSInfo | None
 
     def __init__(self, connection: Connection, request: Request, response: Response, subprotocol: str | None) -> None:
@@ -75,6 +79,7 @@ class WebSocket(trio.abc.Channel[Message]):
         self.id = next(_ids)
         self.local_address = connection.stream.local_address
         self.remote_address = connection.stream.remote_address
+        self.handshake_seconds = 0.0  # until the caller knows it
         self.tls = connection.stream.get_tls_info()
         self._inbox = connection.inbox
         self._checkpoint = call_counter.get().checkpoint

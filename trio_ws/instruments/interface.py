@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -13,7 +14,15 @@ from ..http11 import Request, Response
 from ..protocol import Role
 from ..protocol.observed import FrameInfo
 
-__all__ = ["ConnectionSummary", "FrameInfo", "Instrument", "ObservedWebSocket", "call_instrument"]
+__all__ = [
+    "ConnectionSummary",
+    "FrameInfo",
+    "HandshakeFailure",
+    "Instrument",
+    "ObservedWebSocket",
+    "call_instrument",
+    "report_failure",
+]
 
 logger: logging.Logger = logging.getLogger("trio_ws.instruments")
 
@@ -49,6 +58,28 @@ class ConnectionSummary:
     messages_sent: int
 
 
+@attrs.frozen(kw_only=True)
+class HandshakeFailure:
+    """An opening handshake that has failed.
+
+    Attributes:
+        role: The role of this end: client or server.
+        request: The request of the handshake; None if a server has not received a complete one. After redirects, the
+            last request of a client.
+        response: The response that refused the handshake; None if there was none.
+        error: Why this end gave up; None if a hook of a server refused the handshake, or its limits or timeouts did.
+        seconds: How long it took until then, in seconds; see ``handshake_seconds`` of :class:`WebSocket`.
+        remote_address: The address of a server's client; None on a client, and without a socket.
+    """
+
+    role: Role
+    request: Request | None
+    response: Response | None
+    error: Exception | None
+    seconds: float
+    remote_address: Any = None
+
+
 class ObservedWebSocket(Protocol):
     """The part of a :class:`WebSocket` that instruments can rely on."""
 
@@ -79,6 +110,10 @@ class ObservedWebSocket(Protocol):
     @property
     def remote_address(self) -> Any:
         """The address of the peer; None if the connection has no socket."""
+
+    @property
+    def handshake_seconds(self) -> float:
+        """How long the opening handshake took, in seconds."""
 
     @property
     def latency(self) -> float | None:
@@ -113,6 +148,17 @@ class Instrument:
     def wants_connection(self) -> bool:
         """Return whether to observe the next connection. Called once per connection, before ``connection_opened``."""
         return True
+
+    def handshake_failed(self, failure: HandshakeFailure) -> None:
+        """Called when an opening handshake has failed, whether or not ``wants_connection`` would return True.
+
+        A server also reports connections that were lost, or timed out, after a part of a request had arrived, and
+        failed TLS handshakes. It does not report plain HTTP requests, nor the probes of clients that send nothing. A
+        client does not report handshakes that were cancelled.
+
+        Args:
+            failure: What is known about it.
+        """
 
     def connection_opened(self, ws: ObservedWebSocket) -> None:
         """Called when a connection is open, after the opening handshake."""
@@ -210,3 +256,9 @@ def call_instrument(instrument: Instrument, name: str, *args: Any) -> Any:
         object.__setattr__(instrument, "_is_broken", True)
         logger.exception("instrument %s failed and will not be called again", type(instrument).__qualname__)
         return None
+
+
+def report_failure(instruments: Sequence[Instrument], failure: HandshakeFailure) -> None:
+    """Report a failed opening handshake to instruments."""
+    for instrument in instruments:
+        call_instrument(instrument, "handshake_failed", failure)

@@ -23,7 +23,8 @@ from .interface import ConnectionSummary, Instrument, ObservedWebSocket, call_in
 
 __all__ = ["NullObserver", "Observer", "make_observer"]
 
-_EVENTS = [name for name in vars(Instrument) if name[0] != "_" and name != "wants_connection"]
+#: The methods of instruments that are called for events of an open connection.
+_EVENTS = [name for name in vars(Instrument) if name[0] != "_" and name not in ("wants_connection", "handshake_failed")]
 
 
 class Queue(Protocol):

@@ -7,11 +7,13 @@ where these fit, and metrics are named like those for HTTP, with ``websocket`` i
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ..frames import Opcode
-from ..instruments import ConnectionSummary, Instrument, ObservedWebSocket
+from ..http11 import Request
+from ..instruments import ConnectionSummary, HandshakeFailure, Instrument, ObservedWebSocket
 from ..protocol import Role
 from .codes import code_label
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenTelemetryInstrument"]
 
 #: The upper bounds of the histograms' buckets.
+HANDSHAKE_BUCKETS: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 PING_BUCKETS: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CONNECTION_BUCKETS: tuple[float, ...] = (0.1, 1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600)
 SIZE_BUCKETS: tuple[float, ...] = (16, 128, 1024, 8 * 1024, 64 * 1024, 512 * 1024, 4 * 1024 * 1024)
@@ -35,14 +38,18 @@ class OpenTelemetryInstrument(Instrument):
         telemetry = trio_ws.OpenTelemetryInstrument()
         await trio_ws.serve(handler, 8765, instruments=[telemetry])
 
-    The span is called ``websocket`` and lasts from the end of the opening handshake to the end of the connection. On a
-    server, its parent is the span that the client names in the headers of the request (``traceparent``, see
+    The span is called ``websocket`` and lasts from the beginning of the opening handshake to the end of the connection.
+    The handshake itself is a span inside it, ``websocket handshake``. A handshake that fails has only this span. On a
+    server, the parent is the span that the client names in the headers of the request (``traceparent``, see
     ``opentelemetry.propagate``); on a client, it is the current span. Its attributes describe the request, the two
     ends, the close codes and the numbers of messages and bytes. The query of the URI is left out, because it may have
     secrets in it. If the connection was lost or closed with an error, so is the status of the span.
 
     These are the metrics of servers; those of clients have ``client`` in their names:
 
+    * ``websocket.server.handshake.duration``: a histogram of the durations of opening handshakes, in seconds, by
+      ``http.response.status_code`` and, for those that failed, ``error.type``: the status code if a response was the
+      reason, and the type of the exception otherwise.
     * ``websocket.server.open_connections``: open connections.
     * ``websocket.server.connection.duration``: a histogram of the durations of connections, in seconds, by
       ``websocket.close.code`` (the peer's close code, or 1006 if the connection was lost without one) and, for
@@ -103,16 +110,54 @@ class OpenTelemetryInstrument(Instrument):
 
     def connection_opened(self, ws: ObservedWebSocket) -> None:
         """Start the span, and count the connection."""
-        is_server = ws.role is Role.SERVER
-        self._spans[ws.id] = self._tracer.start_span(
-            "websocket",
-            context=self._extract({name.lower(): value for name, value in ws.request.headers.items()})
-            if is_server
-            else None,
-            kind=self._trace.SpanKind.SERVER if is_server else self._trace.SpanKind.CLIENT,
-            attributes=_describe(ws),
-        )
+        now = time.time_ns()
+        began_at = now - _to_ns(ws.handshake_seconds)
+        attributes = _describe(ws.role, ws.request, ws.remote_address, ws.local_address)
+        attributes["http.response.status_code"] = ws.response.status_code
+        if ws.subprotocol is not None:
+            attributes["websocket.subprotocol"] = ws.subprotocol
+        span = self._start_span("websocket", ws.role, ws.request, attributes, began_at)
+        self._spans[ws.id] = span
+        inside = self._trace.set_span_in_context(span)
+        self._tracer.start_span("websocket handshake", context=inside, start_time=began_at).end(now)
         self._metrics[ws.role].open_connections.add(1)
+        self._metrics[ws.role].handshake_duration.record(
+            ws.handshake_seconds, {"http.response.status_code": ws.response.status_code}
+        )
+
+    def handshake_failed(self, failure: HandshakeFailure) -> None:
+        """Record a span for an opening handshake that has failed, and how long it took."""
+        now = time.time_ns()
+        role, response, error = failure.role, failure.response, failure.error
+        outcome: dict[str, Any] = {}
+        if response is not None:
+            outcome["http.response.status_code"] = response.status_code
+            outcome["error.type"] = str(response.status_code)
+        elif error is not None:
+            outcome["error.type"] = type(error).__name__
+        else:
+            outcome["error.type"] = "_OTHER"  # the fallback of the conventions: a timeout, or the end of the server
+        attributes = {**_describe(role, failure.request, failure.remote_address), **outcome}
+        began_at = now - _to_ns(failure.seconds)
+        span = self._start_span("websocket handshake", role, failure.request, attributes, began_at)
+        if error is not None:
+            span.record_exception(error)
+        # A server that has refused a faulty request works as it should.
+        if role is Role.CLIENT or response is None or response.status_code >= 500:
+            span.set_status(self._trace.StatusCode.ERROR, None if error is None else str(error))
+        span.end(now)
+        self._metrics[role].handshake_duration.record(failure.seconds, outcome)
+
+    def _start_span(
+        self, name: str, role: Role, request: Request | None, attributes: dict[str, Any], start_time: int
+    ) -> Span:
+        """Start a span whose parent is that of the peer on a server, and the current one on a client."""
+        context = None
+        if role is Role.SERVER:
+            headers = {} if request is None else {name.lower(): value for name, value in request.headers.items()}
+            context = self._extract(headers)
+        kind = self._trace.SpanKind.SERVER if role is Role.SERVER else self._trace.SpanKind.CLIENT
+        return self._tracer.start_span(name, context=context, kind=kind, attributes=attributes, start_time=start_time)
 
     def connection_closed(self, ws: ObservedWebSocket, summary: ConnectionSummary) -> None:
         """End the span, and record how long the connection lasted and how it ended."""
@@ -171,6 +216,12 @@ class _Metrics:
 
     def __init__(self, meter: Any, role: str) -> None:
         prefix = f"websocket.{role}"
+        self.handshake_duration = meter.create_histogram(
+            f"{prefix}.handshake.duration",
+            "s",
+            "Duration of WebSocket opening handshakes",
+            explicit_bucket_boundaries_advisory=HANDSHAKE_BUCKETS,
+        )
         self.open_connections = meter.create_up_down_counter(
             f"{prefix}.open_connections", "{connection}", "Open WebSocket connections"
         )
@@ -195,27 +246,33 @@ class _Metrics:
         )
 
 
-def _describe(ws: ObservedWebSocket) -> dict[str, Any]:
-    """Return the attributes of a connection that are known when it opens."""
-    request = ws.request
-    host, _, port = request.headers.get("Host", "").rpartition(":")
-    if not port.isdigit():
-        host, port = request.headers.get("Host", ""), ""
-    attributes: dict[str, Any] = {
-        "http.request.method": request.method,
-        "http.response.status_code": ws.response.status_code,
-        "url.path": request.path.partition("?")[0],
-        "server.address": host.strip("[]"),
-        "server.port": int(port) if port else None,
-        "network.protocol.name": "websocket",
-        "websocket.subprotocol": ws.subprotocol,
-        "user_agent.original": request.headers.get("User-Agent"),
-    }
-    for name, address in (("network.peer", ws.remote_address), ("network.local", ws.local_address)):
+def _to_ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def _describe(role: Role, request: Request | None, remote_address: Any, local_address: Any = None) -> dict[str, Any]:
+    """Return the attributes that describe a request and its two ends."""
+    attributes: dict[str, Any] = {"network.protocol.name": "websocket"}
+    if request is not None:
+        attributes |= _describe_request(request)
+    for name, address in (("network.peer", remote_address), ("network.local", local_address)):
         if isinstance(address, tuple):
             attributes[f"{name}.address"], attributes[f"{name}.port"] = address[:2]
         elif address:  # the path of a Unix socket
             attributes[f"{name}.address"] = os.fsdecode(address)
-    if ws.role is Role.SERVER:
+    if role is Role.SERVER:
         attributes["client.address"] = attributes.get("network.peer.address")
     return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _describe_request(request: Request) -> dict[str, Any]:
+    host, _, port = request.headers.get("Host", "").rpartition(":")
+    if not port.isdigit():
+        host, port = request.headers.get("Host", ""), ""
+    return {
+        "http.request.method": request.method,
+        "url.path": request.path.partition("?")[0],
+        "server.address": host.strip("[]"),
+        "server.port": int(port) if port else None,
+        "user_agent.original": request.headers.get("User-Agent"),
+    }

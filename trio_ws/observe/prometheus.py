@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ..frames import Opcode
-from ..instruments import ConnectionSummary, Instrument, ObservedWebSocket
+from ..instruments import ConnectionSummary, HandshakeFailure, Instrument, ObservedWebSocket
 from ..protocol import Role
 from .codes import code_label
 
@@ -35,6 +35,8 @@ class PrometheusInstrument(Instrument):
 
     * ``trio_ws_open_connections``: open connections.
     * ``trio_ws_connections_total``: connections opened.
+    * ``trio_ws_handshake_failures_total``: opening handshakes that failed, by ``status`` (the status code of the
+      response that refused the handshake; empty if there was none).
     * ``trio_ws_closes_total``: connections closed, by ``code`` (the peer's close code, or 1006 if the connection was
       lost without one) and ``clean`` (``true`` or ``false``).
     * ``trio_ws_connection_seconds``: a histogram of the durations of connections.
@@ -69,6 +71,9 @@ class PrometheusInstrument(Instrument):
         self._open = client.Gauge("trio_ws_open_connections", "Open WebSocket connections", ["role"], registry=registry)
         self._connections = client.Counter(
             "trio_ws_connections", "WebSocket connections opened", ["role"], registry=registry
+        )
+        self._handshake_failures = client.Counter(
+            "trio_ws_handshake_failures", "WebSocket opening handshakes failed", ["role", "status"], registry=registry
         )
         self._closes = client.Counter(
             "trio_ws_closes", "WebSocket connections closed", ["role", "code", "clean"], registry=registry
@@ -134,6 +139,11 @@ class PrometheusInstrument(Instrument):
         return answer
 
     # -- Events ----------------------------------------------------------------------------------------------------
+
+    def handshake_failed(self, failure: HandshakeFailure) -> None:
+        """Count a failed opening handshake, by the status code of the response."""
+        status = "" if failure.response is None else str(failure.response.status_code)
+        self._handshake_failures.labels(failure.role.value, status).inc()
 
     def connection_opened(self, ws: ObservedWebSocket) -> None:
         """Count an opened connection."""

@@ -25,11 +25,13 @@ from ..connection.tls import start_tls
 from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
 from ..http11 import Request, Response
+from ..instruments.interface import HandshakeFailure, report_failure
 from ..misuse.usage import call_async
+from ..protocol import Role
 from ..settings import Settings
 from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
-from .handshake import RETRY_AFTER, logger, open_connection
+from .handshake import RETRY_AFTER, logger, lost_error, open_connection
 from .limits import AddressSlot, Limits
 from .openings import OpeningTask, Stage
 from .origins import ANY
@@ -246,7 +248,8 @@ class Acceptor:
         openings = self._state.openings
         timeout = self._settings.open_timeout
         seconds = float("inf") if timeout is None else timeout
-        scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        began_at = trio.current_time()
+        scope = trio.CancelScope(deadline=began_at + seconds)
         task = OpeningTask(scope)
         try:
             with scope:
@@ -275,6 +278,15 @@ class Acceptor:
                         except StreamBroken as exc:
                             address = identify_peer(stream, self._policy.forwarding, header).address
                             logger.info("TLS handshake with %s failed: %s", address, exc)
+                            failure = HandshakeFailure(
+                                role=Role.SERVER,
+                                request=None,
+                                response=None,
+                                error=lost_error(exc),
+                                seconds=trio.current_time() - began_at,
+                                remote_address=address,
+                            )
+                            report_failure(self._settings.instruments, failure)
                             return None
                     ws = await open_connection(
                         stream,

@@ -31,6 +31,7 @@ from ..datastructures import Headers
 from ..exceptions import InvalidHandshake, InvalidMessage
 from ..http11 import Request, RequestParser, Response
 from ..http11.messages import reason_phrase
+from ..instruments.interface import HandshakeFailure, report_failure
 from ..protocol import Role
 from ..protocol.handshake import accept, is_upgrade, reject
 from ..protocol.supported import server_extensions
@@ -43,7 +44,7 @@ from .openings import Stage
 from .policy import HandshakePolicy
 from .server import Opening, Server, ServerWebSocket
 
-__all__ = ["RETRY_AFTER", "logger", "open_connection", "upgrade"]
+__all__ = ["RETRY_AFTER", "logger", "lost_error", "open_connection", "upgrade"]
 
 #: Seconds that a rejected client should wait before it tries again, sent in Retry-After.
 RETRY_AFTER = 5
@@ -92,9 +93,11 @@ async def open_connection(
         while await connection.serve_request():
             on_response()
     except trio.Cancelled:
-        await connection.send_error(get_cancelled_status())
+        response = await connection.send_error(get_cancelled_status())
+        connection.report_failure(response, None)
         raise
     except StreamBroken as exc:
+        connection.report_failure(None, lost_error(exc))
         address = show_address(connection.opening.remote_address)
         # A client that has sent no request may leave, as health checks do. In TLS, it may have sent something else.
         left = connection.stage.is_answered or (connection.stage is Stage.SILENT and stream.tls_object is None)
@@ -137,6 +140,11 @@ class _HTTPConnection:
         self._limits = limits
         self.opening = Opening(self._stream, server, self._peer)
         self.ws: ServerWebSocket | None = None
+        # The request in progress, once it is complete; and when its first byte arrived.
+        self._request: Request | None = None
+        self._began_at = 0.0
+        # The exception that was the reason for the response, if any.
+        self._error: Exception | None = None
         # Bytes that arrived after the last request.
         self._received = b""
         self.stage: Stage = Stage.SILENT
@@ -159,8 +167,10 @@ class _HTTPConnection:
         except StreamBroken:
             raise
         except InvalidHandshake as exc:
-            data, is_persistent = self._serialize(request, self._refuse(exc))
-        except Exception:
+            response = self._refuse(exc)
+            data, is_persistent = self._serialize(request, response)
+        except Exception as exc:
+            self._error = exc
             # An exception of an application function must not end the server.
             address = show_address(self.opening.remote_address)
             logger.exception("connection from %s: the opening handshake failed", address)
@@ -168,11 +178,17 @@ class _HTTPConnection:
             response = self.opening.respond(500, "internal server error, try again later\n")
             data, is_persistent = self._serialize(request, _with_connection_close(response))
         if self.ws is not None:
+            self.ws.handshake_seconds = trio.current_time() - self._began_at
             self._on_open(self.ws)  # before the client can know that the connection is open
         await self._send(data)
+        if self.ws is None:
+            self.report_failure(response, self._error)
         is_persistent = is_persistent and self._may_persist()  # this may have changed while it was sent
         self._advance(Stage.IDLE if is_persistent else Stage.ENDING)
-        if self.ws is None and not is_persistent:
+        if is_persistent:
+            # Keep nothing of this request: a proxy may send requests of several clients over one connection.
+            self.opening = Opening(self._stream, self.opening.server, self._peer)
+        elif self.ws is None:
             await self._linger()
         return is_persistent
 
@@ -201,16 +217,17 @@ class _HTTPConnection:
             if self.stage is not Stage.READING:
                 if not data:
                     return None
+                self._began_at = trio.current_time()
+                self._request = self._error = None
                 self._advance(Stage.READING)
             request = parser.feed(data)
         self._advance(Stage.ANSWERING)
+        self._request = request
         self._received = parser.unused
         return request
 
     async def _respond(self, request: Request) -> Response:
         """Return the response to a request. Set ``ws`` if that is 101."""
-        # Keep nothing of the previous request: a proxy may send requests of several clients over one connection.
-        self.opening = Opening(self._stream, self.opening.server, self._peer)
         if self._peer.is_trusted_proxy:
             self.opening._set_peer(find_client(self._peer, request.headers, self._policy.forwarding))
         response = self._admit(self.opening)
@@ -242,21 +259,43 @@ class _HTTPConnection:
             self.ws = ws
         return response
 
+    def report_failure(self, response: Response | None, error: Exception | None) -> None:
+        """Report to instruments that the opening handshake in progress has failed. Does nothing if there is none."""
+        if self.stage not in (Stage.READING, Stage.ANSWERING):
+            return
+        if self._request is not None and not is_upgrade(self._request):
+            return  # a plain HTTP request
+        failure = HandshakeFailure(
+            role=Role.SERVER,
+            request=self._request,
+            response=response,
+            error=error,
+            seconds=trio.current_time() - self._began_at,
+            remote_address=self.opening.remote_address,
+        )
+        report_failure(self._settings.instruments, failure)
+
     def _refuse(self, exc: InvalidHandshake) -> Response:
+        self._error = exc
         # The error may quote a header of any length.
         address = show_address(self.opening.remote_address)
         logger.info("opening handshake with %s failed: %.500s", address, exc)
         return reject(exc, server=self._policy.server_header)
 
-    async def send_error(self, status: int) -> None:
-        """Send an error response, unless no request waits for one or it takes too long. Raises no ``Exception``."""
+    async def send_error(self, status: int) -> Response | None:
+        """Send an error response, unless no request waits for one or it takes too long. Raises no ``Exception``.
+
+        Returns:
+            The response; None if none was sent.
+        """
         if self._is_sending or self.stage.is_answered:
-            return  # another response may be half-written, or no request has arrived since the last one
+            return None  # another response may be half-written, or no request has arrived since the last one
         headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
         response = _with_connection_close(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
             with contextlib.suppress(StreamBroken):
                 await self._send(self._policy.add_headers(response).serialize())
+        return response
 
     async def _send(self, data: bytes) -> None:
         self._is_sending = True
@@ -310,6 +349,11 @@ def upgrade(
     )
     connection = Connection(Role.SERVER, stream, settings, agreement.extensions, received, limits)
     return ServerWebSocket(connection, request, response, agreement.subprotocol, opening)
+
+
+def lost_error(exc: StreamBroken) -> Exception:
+    """Return the error to report for a connection that was lost during the opening handshake."""
+    return exc.__cause__ if isinstance(exc.__cause__, Exception) else trio.BrokenResourceError(str(exc))
 
 
 def _is_persistent(request: Request, response: Response) -> bool:
