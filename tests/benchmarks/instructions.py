@@ -42,6 +42,8 @@ REPETITIONS = 3
 #: Maximum number of unanswered messages of 64 KiB, and the socket buffers of the client, for all contenders.
 IN_FLIGHT = 4
 BUFFER = 1024 * KIB
+#: Number of small messages that are sent at once.
+BURST = 500
 #: Seconds after which all timers of a few milliseconds have expired in a sleeping server.
 PAUSE = 0.02
 #: Seconds between keepalive pings, if enabled: the default of trio_ws and of websockets.
@@ -174,6 +176,20 @@ def pipelined(server: CountingServer) -> Run:
     return run
 
 
+def bursts(server: CountingServer) -> Run:
+    """Return a function that sends messages, many at once to a sleeping server, and receives the echoes."""
+    request, answer = load.request_and_echo(server.job)
+    sock = load.open_websocket(server.job, BUFFER)
+
+    def run(count: int) -> None:
+        for _ in range(count // BURST):
+            server.wait_until_asleep()
+            load.exchange(sock, request * BURST, answer * BURST)
+        server.wait_until_asleep()
+
+    return run
+
+
 def openings(server: CountingServer) -> Run:
     """Return a function that opens and closes connections in sequence. Close frames are sent to a sleeping server."""
 
@@ -228,6 +244,7 @@ ROWS = {
         many=120,
     ),
     "pipelined": Row(title="64 KiB, pipelined", operations=pipelined, few=50, many=250, size=64 * KIB),
+    "bursts": Row(title=f"32 B, in bursts of {BURST}", operations=bursts, few=4 * BURST, many=20 * BURST),
     "opening": Row(title="opened and closed", operations=openings, few=10, many=60, echo=False),
     "opening-keepalive": Row(
         title="opened and closed, with keepalive pings",

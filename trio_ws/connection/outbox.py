@@ -1,7 +1,8 @@
 """The outbox: the queue of messages to send, from the tasks that send to the writer task.
 
-A Trio memory channel carries the messages as immutable values. They are encoded when they are written, because a
-compressor's output depends on the messages before. A :class:`Budget` bounds them in bytes of memory until they are
+A Trio memory channel carries the messages as immutable values, in batches: while the newest batch waits for the writer,
+messages are added to it. They are encoded when they are written, because a compressor's output depends on the messages
+before. A :class:`Budget` bounds them in bytes of memory until they are
 written; an empty outbox has room for one message of any size. All sending tasks share one lock, which keeps the parts
 of a message together and gives room to the tasks in order of arrival.
 
@@ -11,8 +12,9 @@ Close frame goes out last. A None in the channel wakes the writer for the slot.
 
 Messages from :func:`~trio_ws.broadcast` are *posted*: no task waits for room, so they may exceed the budget, up to a
 limit of their own. They keep their order with messages from ``send()``: while another task waits for room or sends a
-message in parts, posted messages are held until that message is in the channel. The writer takes no more messages at a
-time than the budget allows. So a large backlog takes little additional memory, and pings and pongs go out in between.
+message in parts, posted messages are held until that message is in the channel. A batch ends when it is as large as the
+budget, and then the writer takes one at a time. So a large backlog takes little additional memory, and pings and pongs
+go out in between.
 
 Frames are tuples, not attrs instances. Creating an instance takes 0.4 to 1.0 µs and a tuple 0.04 µs, while everything
 else for a pipelined message of 32 bytes takes 3 to 4 µs.
@@ -47,8 +49,8 @@ _CACHE_OVERHEAD = getsizeof(EncodingCache()) + 2 * getsizeof({})
 #: Maximum number of queued pongs.
 MAX_PONGS = 64
 
-#: Memory of the messages that the writer takes at a time, in bytes, unless the budget is larger.
-_MIN_TAKE_SIZE = 64 * 1024
+#: Memory of the messages in a full batch, in bytes, unless the budget is larger.
+_MIN_BATCH = 64 * 1024
 
 
 def _size(frame: OutgoingFrame) -> int:
@@ -72,12 +74,16 @@ class Outbox:
 
     def __init__(self, state: ConnectionState, limit: int) -> None:
         self._state = state
-        self._send_channel: trio.MemorySendChannel[OutgoingFrame | None]
-        self._receive_channel: trio.MemoryReceiveChannel[OutgoingFrame | None]
+        self._send_channel: trio.MemorySendChannel[list[OutgoingFrame] | None]
+        self._receive_channel: trio.MemoryReceiveChannel[list[OutgoingFrame] | None]
         self._send_channel, self._receive_channel = trio.open_memory_channel(math.inf)
         self._budget = Budget(limit)
+        self._max_batch = max(limit, _MIN_BATCH)
         self._writing_size = 0
-        # The frame that wait() has moved out of the channel, for the next take().
+        # The newest batch, if more frames may be added to it, and its size so far.
+        self._batch: list[OutgoingFrame] | None = None
+        self._batch_size = 0
+        # The batch that wait() has moved out of the channel, for the next take().
         self._frames: list[OutgoingFrame] = []
         # The pongs of the control slot; and whether a None is in the channel to wake the writer.
         self._pongs: list[bytes] = []
@@ -117,9 +123,7 @@ class Outbox:
         size = _FRAME_OVERHEAD + getsizeof(frame[1])
         if self.lock.owner is not None or self._newest or not self._state.can_send or not self._budget.fits(size):
             return False
-        self._budget.used += size
-        self._last_added += 1
-        self._send_channel.send_nowait(frame)
+        self._add(frame, size)
         return True
 
     @trio.lowlevel.enable_ki_protection
@@ -166,7 +170,7 @@ class Outbox:
         if not await self._wait_for_room(stream, _size(frame)):
             return False
         self._restart_lag()
-        self._add(frame)
+        self._add(frame, _size(frame))
         return True
 
     @trio.lowlevel.enable_ki_protection
@@ -182,7 +186,7 @@ class Outbox:
         added = frame is not None and self._state.can_send
         self._restart_lag()
         if frame is not None and added:
-            self._add(frame)
+            self._add(frame, _size(frame))
         self._open_stream = None
         self._put_held()
         self._put_newest_if_it_fits()
@@ -197,10 +201,18 @@ class Outbox:
             await self._budget.wait()
         return False
 
-    def _add(self, frame: OutgoingFrame) -> None:
-        self._budget.used += _size(frame)
+    def _add(self, frame: OutgoingFrame, size: int) -> None:
+        self._budget.used += size
         self._last_added += 1
-        self._send_channel.send_nowait(frame)
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = []
+            self._batch_size = 0
+            self._send_channel.send_nowait(batch)
+        batch.append(frame)
+        self._batch_size += size
+        if self._batch_size >= self._max_batch:
+            self._batch = None
 
     # -- Messages of broadcasts ------------------------------------------------------------------------------------
 
@@ -213,7 +225,7 @@ class Outbox:
         if not self._state.can_send or self._newest or self.lag.is_exceeded or not self._has_room(frame, limits):
             return False
         if self.lock.owner is None:
-            self._add(frame)
+            self._add(frame, _size(frame))
             self.lag.record_posted(self._last_added, limits)
         else:
             self._held.append(frame)
@@ -252,14 +264,14 @@ class Outbox:
         """Move held messages to the channel."""
         held, self._held, self._held_size = self._held, [], 0
         for frame in held:
-            self._add(frame)
+            self._add(frame, _size(frame))
         if held:
             self.lag.record_released(self._last_added)
 
     def _put_newest(self) -> None:
         if self._newest is not None:
             (frame, limits), self._newest = self._newest, None
-            self._add(frame)
+            self._add(frame, _size(frame))
             self.lag.record_posted(self._last_added, limits)
 
     def _put_newest_if_it_fits(self) -> None:
@@ -316,11 +328,11 @@ class Outbox:
         """
         try:
             while not (self._frames or self.pings or self._pongs or self.writing):
-                frame = await self._receive_channel.receive()
-                if frame is None:
+                frames = await self._receive_channel.receive()
+                if frames is None:
                     self._wakeup_queued = False
                 else:
-                    self._frames.append(frame)
+                    self._frames = frames
         except trio.EndOfChannel:
             return False
         return True
@@ -334,24 +346,25 @@ class Outbox:
         frames: list[OutgoingFrame] = [(FIN | Opcode.PONG, data, False) for data in self._pongs]
         frames += [(FIN | Opcode.PING, data, False) for data in self.pings]
         self._pongs, self.pings = [], []
-        messages = self._take_messages(max(self._budget.limit, _MIN_TAKE_SIZE) if size is None else size)
+        messages = self._take_messages(self._max_batch if size is None else size)
         self._last_taken += len(messages)
         self.writing = True
         return frames + messages if frames else messages
 
     def _take_messages(self, size: float) -> list[OutgoingFrame]:
         frames, self._frames = self._frames, []
+        self._batch = None
         everything = self._budget.used <= size
         self._writing_size = self._budget.used if everything else sum(map(_size, frames))
         try:
             while everything or self._writing_size < size:
-                frame = self._receive_channel.receive_nowait()
-                if frame is None:
+                batch = self._receive_channel.receive_nowait()
+                if batch is None:
                     self._wakeup_queued = False
                     continue
-                frames.append(frame)
+                frames += batch
                 if not everything:
-                    self._writing_size += _size(frame)
+                    self._writing_size += sum(map(_size, batch))
         except (trio.WouldBlock, trio.EndOfChannel):
             pass
         return frames
