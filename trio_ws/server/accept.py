@@ -203,10 +203,10 @@ class Acceptor:
 
         The address of a client behind a proxy is not known yet, so nothing is acquired for it here.
         """
-        peer = identify_peer(stream, self._policy.forwarding)
-        if peer.is_trusted_proxy or self._policy.forwarding.proxy_protocol:
+        forwarding = self._policy.forwarding
+        if forwarding.proxy_protocol or forwarding.trusts(stream.remote_address):
             return None
-        return slot.acquire(peer.address)
+        return slot.acquire(stream.remote_address)
 
     async def _reject(self, stream: StreamAdapter, reason: str, header: ProxyHeader | None = None) -> None:
         """Answer the request with 503 if it arrives soon and few others are being answered; close the stream."""

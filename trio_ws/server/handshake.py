@@ -252,7 +252,7 @@ class _HTTPConnection:
                 response = ws.response
             except InvalidHandshake as exc:
                 response = self._refuse(exc)
-        if is_upgrade(request):
+        if ws is not None or is_upgrade(request):
             response = await self._policy.call_process_response(self.opening, request, response)
         if ws is not None and response.status_code == 101:
             ws.response = response
