@@ -2,6 +2,7 @@
 
 Our client talks to our server over memory, with a :class:`~trio_ws.testing.FaultyStream` at one of the ends; or over a
 pair of sockets, where the other end is a plain socket, or where system calls fail at one of them (:mod:`tests.taps`).
+Over TLS, faults are in the ciphertext.
 What has to be there afterwards, whatever the fault was: an exception that is documented or none at each end, within the
 deadlines; two closed streams; no tasks. And, unless bytes were changed or lost in the middle, which TCP never does:
 what was received is what was sent, as far as it goes.
@@ -12,6 +13,8 @@ Nothing is random: the masking keys are made up, and so is the order in which Tr
 from __future__ import annotations
 
 import random
+import ssl
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
@@ -19,13 +22,17 @@ import attrs
 import pytest
 import trio
 import trio.testing
+import trustme
 from trio.testing import MockClock
 
 import trio_ws
-from trio_ws.client.connect import BODY_TIMEOUT
+from trio_ws.client.connect import BODY_TIMEOUT, Connecting
+from trio_ws.client.request import RequestBuilder
 from trio_ws.connection import writer
 from trio_ws.connection.core import GOODBYE_TIMEOUT, GRACE
 from trio_ws.connection.keepalive import SAMPLE_INTERVAL
+from trio_ws.connection.stream import StreamAdapter, StreamBroken
+from trio_ws.connection.tls import start_tls
 from trio_ws.connection.websocket import WebSocket
 from trio_ws.exceptions import (
     ConnectFailed,
@@ -34,14 +41,25 @@ from trio_ws.exceptions import (
     InvalidHandshake,
     OpenTimeout,
     ProtocolError,
+    TLSFailed,
 )
 from trio_ws.frames import CloseCode
 from trio_ws.protocol import Message, Role
-from trio_ws.settings import Options
+from trio_ws.server.accept import Acceptor
+from trio_ws.server.limits import Limits
+from trio_ws.server.policy import HandshakePolicy
+from trio_ws.server.server import Handler
+from trio_ws.settings import Options, Settings
 from trio_ws.testing import Corrupt, Delay, Drop, Fault, FaultyStream, Reset, Split, Stall
+from trio_ws.uri import WebSocketURI, parse_uri
 
 from .cancellation import socket_pair
 from .taps import BrokenPipe, Tap, Taps, TryAgain, sockets_only, tapping
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+else:
+    from typing_extensions import Unpack
 
 OPEN_TIMEOUT = 3.0
 PING_INTERVAL = 5.0
@@ -274,6 +292,54 @@ def over_sockets(taps: Taps, place: Place | None, system: bool) -> tuple[Line | 
     return (Line(client), taps.add(server)) if place.at_client else (taps.add(client), Line(server))
 
 
+Serve = Callable[..., Awaitable[None]]
+
+
+@attrs.frozen
+class Transport:
+    """What a conversation runs over: the two ends, and the functions that open a WebSocket on them."""
+
+    make_lines: MakeLines
+    connect: Callable[..., Connecting] = trio_ws.connect_over
+    serve: Serve = trio_ws.serve_over
+
+
+@attrs.frozen
+class TLS:
+    """TLS contexts, and the functions that open a WebSocket with them. On sockets they use the adapter for TLS."""
+
+    client_context: ssl.SSLContext
+    server_context: ssl.SSLContext
+
+    @classmethod
+    def make(cls) -> TLS:
+        authority = trustme.CA()
+        client_context = ssl.create_default_context()
+        authority.configure_trust(client_context)
+        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # The signatures of an RSA key are all of one size.
+        authority.issue_cert("a", key_type=trustme.KeyType.RSA).configure_cert(server_context)
+        return cls(client_context, server_context)
+
+    def connect(self, stream: trio.abc.Stream, uri: str, *, user_agent: None, **options: Unpack[Options]) -> Connecting:
+        async def dial(uri: WebSocketURI) -> StreamAdapter:
+            adapter = StreamAdapter(stream)
+            try:
+                return await start_tls(adapter, self.client_context, server_hostname=uri.host)
+            except StreamBroken as exc:
+                await adapter.aclose(0)
+                raise TLSFailed(uri.host, str(exc)) from exc
+            except BaseException:
+                await adapter.aclose(0)
+                raise
+
+        return Connecting(parse_uri(uri), dial, RequestBuilder(Settings(**options), user_agent=user_agent), 0)
+
+    async def serve(self, stream: trio.abc.Stream, handler: Handler, **options: Unpack[Options]) -> None:
+        acceptor = Acceptor([], handler, Settings(**options), self.server_context, HandshakePolicy(), Limits())
+        await acceptor.serve_connection(stream)
+
+
 @attrs.define
 class Run:
     """One run of a conversation."""
@@ -292,6 +358,9 @@ class Run:
         assert self.client.ended_at is not None
         assert self.server.ended_at is not None
         return max(self.client.ended_at, self.server.ended_at) - self.start
+
+
+IN_MEMORY = Transport(over_memory)
 
 
 async def converse(conversation: Conversation, end: End, ws: WebSocket, closes: bool) -> None:
@@ -313,7 +382,7 @@ async def run(
     fault: Fault | None = None,
     *,
     system: bool = False,
-    make_lines: MakeLines = over_memory,
+    transport: Transport = IN_MEMORY,
 ) -> Run:
     """Run a conversation from beginning to end.
 
@@ -322,9 +391,9 @@ async def run(
         place: Where there is a fault.
         fault: The fault.
         system: Whether it is a system call that fails. Otherwise it is a stream.
-        make_lines: Makes what it runs over.
+        transport: What it runs over.
     """
-    client_line, server_line = make_lines(place, system)
+    client_line, server_line = transport.make_lines(place, system)
     if place is not None and fault is not None:
         place.apply(client_line if place.at_client else server_line, fault)
     done = Run(End(), End(), client_line, server_line, trio.current_time())
@@ -332,7 +401,7 @@ async def run(
     async def be_client() -> None:
         end = done.client
         try:
-            async with trio_ws.connect_over(client_line.outer, "ws://a/", user_agent=None, **OPTIONS) as ws:
+            async with transport.connect(client_line.outer, "ws://a/", user_agent=None, **OPTIONS) as ws:
                 await converse(conversation, end, ws, conversation.client_closes)
             assert "closed" in repr(ws)
         except Exception as exc:  # judged later, with all the rest
@@ -349,7 +418,7 @@ async def run(
                 end.error = exc
                 raise
 
-        await trio_ws.serve_over(server_line.outer, handle, **OPTIONS)
+        await transport.serve(server_line.outer, handle, **OPTIONS)
         end.ended_at = trio.current_time()
 
     # So that there is an end to it in any case: where nothing has a deadline, this clock stands still.
@@ -424,11 +493,18 @@ def check_reset(done: Run, usual: Run) -> None:
 
 def check_unchanged(done: Run, usual: Run, delay: float) -> None:
     """Check a run that differs from the usual one in its duration at most."""
+    check_same_talk(done, usual, delay)
+    assert done.server_line.sent == usual.server_line.sent
+    assert done.client_line.sent == usual.client_line.sent
+
+
+def check_same_talk(done: Run, usual: Run, delay: float) -> None:
+    """Check a run in which the ends notice no difference. With TLS, messages may share a record that usually do not."""
     assert usual.duration() <= done.duration() <= usual.duration() + delay
     for end, expected in ((done.client, usual.client), (done.server, usual.server)):
         assert attrs.evolve(end, ended_at=None) == attrs.evolve(expected, ended_at=None)
-    assert done.client_line.received == done.server_line.sent == usual.server_line.sent
-    assert done.server_line.received == done.client_line.sent == usual.client_line.sent
+    assert done.client_line.received == done.server_line.sent
+    assert done.server_line.received == done.client_line.sent
 
 
 def check_changed(done: Run, usual: Run) -> None:
@@ -492,17 +568,32 @@ SOCKET_KINDS: dict[str, Kind] = {
     "broken pipe": Kind(BrokenPipe, check_reset, TURNS, system=True, sending=True),
 }
 
+#: Over TLS. A change of the ciphertext must never change what is received.
+TLS_KINDS: dict[str, Kind] = {
+    **SOCKET_KINDS,
+    "short call": Kind(Split, lambda done, usual: check_same_talk(done, usual, 0), system=True),
+    "try again": Kind(TryAgain, lambda done, usual: check_same_talk(done, usual, 0), system=True),
+    "corrupt": Kind(Corrupt, partial(check_cut, late=SAMPLE_INTERVAL), needs_byte=True),
+    "drop one": Kind(Drop, partial(check_cut, late=SAMPLE_INTERVAL), needs_byte=True),
+}
+
 each_kind = pytest.mark.parametrize("name", KINDS)
 each_place = pytest.mark.parametrize("place", PLACES, ids=str)
-each_socket_kind_and_place = pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        pytest.param(name, place, id=f"{name}-{place}")
-        for name, kind in SOCKET_KINDS.items()
-        for place in PLACES
-        if place.sending or not kind.sending
-    ],
-)
+
+
+def kinds_and_places(kinds: dict[str, Kind]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("name", "place"),
+        [
+            pytest.param(name, place, id=f"{name}-{place}")
+            for name, kind in kinds.items()
+            for place in PLACES
+            if place.sending or not kind.sending
+        ],
+    )
+
+
+each_socket_kind_and_place = kinds_and_places(SOCKET_KINDS)
 
 
 # -- Nothing random --------------------------------------------------------------------------------------------------
@@ -522,7 +613,7 @@ Again = Callable[..., Awaitable[Run]]
 
 async def run_again(
     scheduling: random.Random,
-    make_lines: MakeLines,
+    transport: Transport,
     conversation: Conversation,
     place: Place | None = None,
     fault: Fault | None = None,
@@ -531,7 +622,7 @@ async def run_again(
     """Run a conversation, and check that nothing of it is left."""
     scheduling.seed(0)
     before = trio.lowlevel.current_statistics().tasks_living
-    done = await run(conversation, place, fault, system=system, make_lines=make_lines)
+    done = await run(conversation, place, fault, system=system, transport=transport)
     assert trio.lowlevel.current_statistics().tasks_living == before
     return done
 
@@ -539,7 +630,7 @@ async def run_again(
 @pytest.fixture
 def again(made_up_random: random.Random) -> Again:
     """Run a conversation over memory."""
-    return partial(run_again, made_up_random, over_memory)
+    return partial(run_again, made_up_random, IN_MEMORY)
 
 
 @pytest.fixture(params=[True, False], ids=["at once", "by the writer"])
@@ -549,7 +640,22 @@ def again_over_sockets(
     """Run a conversation over sockets, on which ``send`` writes at once, or leaves everything to the writer task."""
     monkeypatch.setattr(writer, "WRITE_AT_ONCE", request.param)
     with tapping() as taps:
-        yield partial(run_again, made_up_random, partial(over_sockets, taps))
+        yield partial(run_again, made_up_random, Transport(partial(over_sockets, taps)))
+
+
+@pytest.fixture(scope="module")
+def tls() -> TLS:
+    return TLS.make()
+
+
+@pytest.fixture(params=[True, False], ids=["at once", "by the writer"])
+def again_over_tls(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, made_up_random: random.Random, tls: TLS
+) -> Iterator[Again]:
+    """Run a conversation over TLS on sockets, on which ``send`` writes at once or leaves it to the writer task."""
+    monkeypatch.setattr(writer, "WRITE_AT_ONCE", request.param)
+    with tapping() as taps:
+        yield partial(run_again, made_up_random, Transport(partial(over_sockets, taps), tls.connect, tls.serve))
 
 
 # -- Tests -----------------------------------------------------------------------------------------------------------
@@ -572,6 +678,12 @@ async def test_without_a_fault_over_sockets(
 
 
 async def check_without_a_fault(conversation: Conversation, again: Again) -> None:
+    done = await check_undisturbed(conversation, again)
+    for place in PLACES:
+        assert place.size(done) == place.size(await again(conversation))
+
+
+async def check_undisturbed(conversation: Conversation, again: Again) -> Run:
     done = await again(conversation)
     check_end(done)
     for end, other in done.ends:
@@ -579,10 +691,9 @@ async def check_without_a_fault(conversation: Conversation, again: Again) -> Non
         assert end.heard == other.said
     # Who has not begun to close has seen the other one's Close frame.
     assert (done.server if conversation.client_closes else done.client).close_code in (None, 1000)
-    for place in PLACES:
-        assert place.size(done) == place.size(await again(conversation)) > 0
-    assert done.client_line.received == done.server_line.sent
-    assert done.server_line.received == done.client_line.sent
+    assert done.client_line.received == done.server_line.sent > 0
+    assert done.server_line.received == done.client_line.sent > 0
+    return done
 
 
 @each_place
@@ -639,6 +750,28 @@ async def test_a_fault_in_a_huge_message_over_sockets(
     usual = await again_over_sockets(LONG)
     for at in places_in_huge(place, usual):
         await check_fault(kind, place, at, usual, again_over_sockets, caplog)
+
+
+@sockets_only
+@kinds_and_places(TLS_KINDS)
+async def test_faults_over_tls(
+    name: str, place: Place, again_over_tls: Again, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    kind = TLS_KINDS[name]
+    usual = await again_over_tls(kind.conversation)
+    size = place.size(usual)
+    # Records are 22 bytes longer than their plaintext, and most of these are shorter than 100 bytes.
+    for at in sorted({*range(0, size, 29), *range(size - 60, size)}):
+        await check_fault(kind, place, at, usual, again_over_tls, caplog)
+
+
+@sockets_only
+@each_conversation
+async def test_without_a_fault_over_tls(
+    conversation: Conversation, again_over_tls: Again, autojump_clock: MockClock
+) -> None:
+    # How many records there are depends on how many messages are written at a time.
+    await check_undisturbed(conversation, again_over_tls)
 
 
 async def test_how_many_faults_there_are(again: Again, autojump_clock: MockClock) -> None:

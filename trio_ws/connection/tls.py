@@ -1,19 +1,20 @@
 """TLS on a socket that this library has opened or accepted itself.
 
-:class:`TLSAdapter` does what :class:`~trio_ws.connection.stream.StreamAdapter` does for a plain socket, with
-:class:`ssl.SSLObject` between the connection and the system. Neither reading nor writing waits inside TLS, so the
-connection treats both kinds of sockets alike, and the rules of the stream adapter hold for both:
+:class:`TLSAdapter` is a :class:`~trio_ws.connection.stream.StreamAdapter` that encrypts and decrypts with an
+:class:`ssl.SSLObject`. TLS itself never waits, so a connection uses both kinds of sockets in the same way, and the
+rules of the stream adapter hold for both:
 
-* Plaintext is encrypted when the ciphertext before it has been written, at most 64 KiB at a time. Cancelling a wait
-  for the socket loses nothing: the rest of the ciphertext goes first next time.
-* Bytes that were decrypted before an error are delivered; after it, every read raises. An end of the stream without
-  close_notify (RFC 8446, section 6.1) is such an error: something may have been cut off.
-* Reading may make OpenSSL answer, for example to a key update. The answer goes out with the next write.
-* ``send_eof()`` says close_notify. Closing does not, as :class:`trio.SSLStream` with ``https_compatible``: the closing
-  handshake of WebSocket has said it, and asyncio on Python 3.10 leaves a transport open that gets it too late.
+* Plaintext is encrypted once all earlier ciphertext has been written, at most 64 KiB at a time. Cancelling a wait for
+  the socket loses nothing: the next write begins with the rest of the ciphertext.
+* Bytes that were decrypted before an error are delivered. After that, every read raises the error. If the stream ends
+  without close_notify (RFC 8446, section 6.1), that is an error too: an attacker may have cut it off.
+* Reading can make OpenSSL answer, for example to a key update. The next write sends the answer.
+* ``send_eof()`` sends close_notify. Closing does not, like that of a :class:`trio.SSLStream` with ``https_compatible``:
+  the closing handshake of WebSocket makes it unnecessary, and on Python 3.10, asyncio does not close a transport that
+  receives it late.
 
-It takes a third fewer instructions for a round trip than :class:`trio.SSLStream`, whose calls lock, checkpoint and move
-one record of 16 KiB at a time. Any other stream keeps :class:`trio.SSLStream`.
+A round trip takes a third fewer instructions than with :class:`trio.SSLStream`, whose every call takes a lock, executes
+a checkpoint, and moves one record of 16 KiB. TLS on other streams than sockets uses :class:`trio.SSLStream`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from .stream import BATCH, RECEIVE_SIZE, StreamAdapter, StreamBroken, socket_bro
 
 __all__ = ["TLSAdapter", "start_tls"]
 
-#: The most that a record of TLS holds. Smaller chunks share one.
+#: Maximum size of the plaintext in a TLS record, in bytes (RFC 8446, section 5.1). Small chunks are joined.
 _RECORD = 16 * 1024
 
-#: How many pieces of plaintext are encrypted and written, at most, before other tasks can run.
+#: Maximum number of times that :meth:`TLSAdapter.write` encrypts and writes before other tasks can run.
 _MAX_PIECES = 16
 
 
@@ -42,17 +43,17 @@ async def start_tls(
     server_hostname: str | None = None,
     nestable: bool = False,
 ) -> StreamAdapter:
-    """Do the TLS handshake on a stream. When this raises or is cancelled, the stream has to be closed.
+    """Do the TLS handshake on a stream. If this raises or is cancelled, the caller must close the stream.
 
     Args:
-        stream: The stream below.
-        context: The TLS context. Renegotiation is turned off for all its connections.
-        server_side: Whether this is the server.
-        server_hostname: The name that the server's certificate must be valid for, for a client.
-        nestable: Whether the result must be around a Trio stream, for TLS inside TLS.
+        stream: The stream without TLS.
+        context: The TLS context. Renegotiation is disabled for all its connections.
+        server_side: Whether this end is the server.
+        server_hostname: On a client, the name that the server's certificate must be valid for.
+        nestable: Whether the result must wrap a Trio stream, for TLS inside TLS.
 
     Returns:
-        The stream to use from now on.
+        The stream with TLS.
 
     Raises:
         StreamBroken: If the handshake fails.
@@ -62,8 +63,8 @@ async def start_tls(
         adapter = TLSAdapter(stream.stream, context, server_side, server_hostname)
         await adapter.do_handshake()
         return adapter
-    # https_compatible: the end of the stream may come without close_notify. Frames and the closing handshake tell
-    # whether something was cut off.
+    # https_compatible: the stream may end without close_notify. The closing handshake of WebSocket shows whether
+    # something was cut off.
     below = trio.SSLStream(
         stream.stream, context, server_side=server_side, server_hostname=server_hostname, https_compatible=True
     )
@@ -75,16 +76,16 @@ async def start_tls(
 
 
 class TLSAdapter(StreamAdapter):
-    """A TLS connection on a socket, as a connection wants it.
+    """The stream adapter for TLS on a socket.
 
     Args:
-        stream: The stream with the socket.
+        stream: The stream of the socket.
         context: The TLS context.
-        server_side: Whether this is the server.
-        server_hostname: The name that the server's certificate must be valid for, for a client.
+        server_side: Whether this end is the server.
+        server_hostname: On a client, the name that the server's certificate must be valid for.
 
     Attributes:
-        tls_object: The TLS connection: certificates, version, cipher.
+        tls_object: The TLS connection, with its certificates, version and cipher.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TLSAdapter(StreamAdapter):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls_object: ssl.SSLObject = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
-        # Bytes that are not yet encrypted. There are none while there is no ciphertext that waits to be written.
+        # Bytes to encrypt when the ciphertext in _unwritten has been written.
         self._plaintext: list[bytes | memoryview] = []
         # True once the peer, or this end, has sent close_notify.
         self._has_ended = self._has_closed = False
@@ -121,17 +122,15 @@ class TLSAdapter(StreamAdapter):
             self._receive_ciphertext(RECEIVE_SIZE)
 
     def _fail_handshake(self, exc: ssl.SSLError) -> StreamBroken:
-        """Send the alert, if that takes no waiting, and return the error to raise."""
+        """Send the alert if that is possible without waiting. Return the error to raise."""
         self._read_error = socket_broken(exc)
-        self._take_ciphertext()
-        with contextlib.suppress(OSError):
-            super()._write_some()
+        self._flush_now()
         return stream_broken(self._read_error)
 
     # -- Reading ---------------------------------------------------------------------------------------------------
 
     async def wait_readable(self) -> None:
-        """Wait until :meth:`receive_now` may return something. Only one task may do so at a time.
+        """Wait until :meth:`receive_now` may return bytes. Only one task may do so at a time.
 
         Raises:
             StreamBroken: If the connection is lost.
@@ -140,18 +139,19 @@ class TLSAdapter(StreamAdapter):
             await super().wait_readable()
 
     def receive_now(self, size: int) -> memoryview | None:
-        """Return what has arrived, nothing when nothing more will, or None if there is nothing now.
+        """Return the bytes that have arrived, decrypted.
 
         Args:
-            size: How many bytes at most.
+            size: Maximum number of bytes.
 
         Returns:
-            The bytes. They are good until something is received by any adapter.
+            The bytes, which are valid until any adapter receives more; an empty view at the end of the stream; None if
+            nothing has arrived.
 
         Raises:
-            StreamBroken: If the connection is lost, every time.
+            StreamBroken: If the connection is lost. Every later call raises it, too.
         """
-        if self._has_closed:  # after send_eof(): what still comes is only taken from the system
+        if self._has_closed:  # after send_eof(), bytes are only received to be discarded
             return super().receive_now(size)
         if self._read_error is None and not self._has_pending() and not self._receive_ciphertext(size):
             return None
@@ -164,13 +164,13 @@ class TLSAdapter(StreamAdapter):
         return view[:0] if self._has_ended else None
 
     def _has_pending(self) -> bool:
-        """Whether there may be something to decrypt, or the end is known."""
+        """Whether there may be bytes to decrypt, or the end has been received."""
         if self._has_closed:
             return False
         return bool(self._incoming.pending or self.tls_object.pending() or self._has_ended)
 
     def _receive_ciphertext(self, size: int) -> bool:
-        """Read from the socket. Return whether there was something."""
+        """Receive ciphertext from the socket. Return whether any has arrived, or the end of the stream."""
         data = super().receive_now(size)
         if data is None:
             return False
@@ -181,7 +181,7 @@ class TLSAdapter(StreamAdapter):
         return True
 
     def _decrypt(self, view: memoryview) -> int:
-        """Decrypt what has come in, as much as fits. Return how many bytes that are."""
+        """Decrypt received bytes into a buffer. Return their number."""
         count = 0
         try:
             while self._read_error is None and count < len(view):
@@ -189,9 +189,9 @@ class TLSAdapter(StreamAdapter):
                 if not size:
                     self._has_ended = True
                     break
-                count += size  # type: ignore[operator]  # an int where there is a buffer
+                count += size  # type: ignore[operator]  # read() into a buffer returns an int
                 if not self._incoming.pending and not self.tls_object.pending():
-                    break  # so that OpenSSL does not have to say so with an exception
+                    break  # another read() would raise SSLWantReadError, which is slow
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLEOFError:
@@ -220,7 +220,7 @@ class TLSAdapter(StreamAdapter):
         return False
 
     def _encrypt(self) -> None:
-        """Encrypt the next 64 KiB of the plaintext or a little more, or all if it is less."""
+        """Encrypt the next 64 KiB of the plaintext, or slightly more, or all of it if it is less."""
         size = 0
         while self._plaintext and size < BATCH:
             piece = self._take_piece()
@@ -230,7 +230,7 @@ class TLSAdapter(StreamAdapter):
         self._take_ciphertext()
 
     def _take_piece(self) -> memoryview:
-        """Take the next chunk, a part of it if it is large, or as many as fit into one record if they are small."""
+        """Take the next chunk of plaintext: a part of a large one, or several small ones that fit into one record."""
         piece = self._plaintext.pop(0)
         if len(piece) > 2 * BATCH:
             view = memoryview(piece)
@@ -246,22 +246,26 @@ class TLSAdapter(StreamAdapter):
         return memoryview(piece)
 
     def _take_ciphertext(self) -> None:
-        """Queue the bytes that OpenSSL wants to send."""
+        """Move the bytes that OpenSSL has to send to the queue of the socket."""
         if self._outgoing.pending:
             self._unwritten.append(self._outgoing.read())
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 
     async def send_eof(self) -> bool:
-        """Send close_notify and tell the peer that nothing more will be written. Return whether that was possible."""
+        """Send close_notify and close the sending direction. Return whether that was possible."""
         if self.poisoned or self.has_unwritten:
             return False
         self._has_closed = True
-        # unwrap() does not wait for the peer's close_notify. It raises if application data has arrived, which is
-        # harmless.
+        # unwrap() raises if the peer's close_notify, or application data, has not been read. Both are harmless here.
         with contextlib.suppress(ssl.SSLError):
             self.tls_object.unwrap()
-        self._take_ciphertext()
-        with contextlib.suppress(OSError):
-            super()._write_some()
+        self._flush_now()
         return await super().send_eof()
+
+    def _flush_now(self) -> None:
+        """Write what OpenSSL has to send, as far as that is possible without waiting."""
+        self._take_ciphertext()
+        if self._unwritten:
+            with contextlib.suppress(OSError):
+                super()._write_some()
