@@ -27,7 +27,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -47,7 +47,7 @@ from trio_ws.protocol import Message, Role
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate
 from trio_ws.server.server import Handler, Server
 
-from .support import OTHER, PAIRS, URI, Streams, born_open, read_messages
+from .support import HANGS, OTHER, PAIRS, URI, Streams, born_open, read_messages
 from .test_compression import TAIL, Inflater
 
 #: The property in which each test records its number of points. The summary of the test run adds them up.
@@ -132,20 +132,6 @@ class Scheduling(random.Random):
 
     #: Number of points tried so far.
     points = 0
-
-
-@pytest.fixture(name="scheduling")
-def fixture_scheduling(
-    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
-) -> Iterator[Scheduling]:
-    """Make Trio's scheduling deterministic, so that the n-th point is always the same. Record the number of points."""
-    scheduling = Scheduling(0)
-    # Trio has this private hook for Hypothesis. If a future version lacks it, the only loss is
-    # that failures may not be reproducible.
-    monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True, raising=False)
-    monkeypatch.setattr("trio._core._run._r", scheduling, raising=False)
-    yield scheduling
-    record_property(PROPERTY, scheduling.points)
 
 
 @pytest.fixture(name="shortcut", autouse=True)
@@ -549,9 +535,6 @@ def whole(message: Message) -> Frame:
 
 #: Maximum duration of the end of a cancelled connection, in seconds of virtual time.
 GOODBYE = 0.2 + 1e-6
-
-#: Seconds after which a run is considered to hang.
-HANGS = 60
 
 
 # -- Scenarios: what is done with an open connection -----------------------------------------------------------------

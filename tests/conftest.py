@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import TypeVar
 
 import pytest
+import trio
+import trio.testing
+import trustme
 from hypothesis import settings
+
+from .cancellation import PROPERTY, Scheduling
+from .support import HANGS
 
 # Rewrite the assertions of these helper modules too. This must come before they are imported.
 pytest.register_assert_rewrite(
@@ -24,6 +33,19 @@ pytest.register_assert_rewrite(
 # A deadline would fail on a busy machine.
 settings.register_profile("trio_ws", deadline=None)
 settings.load_profile("trio_ws")
+
+#: If this is set, every test that is skipped is an error, unless its reason is one of `ALLOWED_SKIPS`. CI sets it, so
+#: that nothing is missing there unnoticed.
+NO_SKIPS = bool(os.environ.get("TRIO_WS_NO_SKIPS"))
+
+ALLOWED_SKIPS = re.compile(
+    # On Python 3.10, CI tests without it.
+    "zlib-ng is not installed"
+    # Too large to install for one test.
+    "|plots are optional, .*"
+    # The guides for migrating are written for one version, which not every Python has.
+    "|the guide is about .*"
+)
 
 # Background processes of a shell ignore Ctrl-C, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -43,6 +65,84 @@ def _take_proxies() -> dict[str, str]:
     return {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
 
 
+@pytest.fixture
+async def watchdog() -> AsyncIterator[None]:
+    """Fail an async test that hangs. With a virtual clock, this happens at once, because no other task can run."""
+    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
+
+    async def bark() -> None:
+        await trio.sleep(1_000_000 if virtual else HANGS)
+        pytest.fail("the test hangs")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bark)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def nothing_left(watchdog: None) -> Callable[[], None]:
+    """Return a function that checks that no task or file descriptor from this test is left."""
+
+    def count() -> tuple[int, int]:
+        gc.collect()
+        try:
+            return len(os.listdir("/proc/self/fd")), trio.lowlevel.current_statistics().tasks_living
+        except FileNotFoundError:
+            pytest.skip("this system does not tell which file descriptors are open")
+
+    before = count()
+
+    def check() -> None:
+        assert count() == before
+
+    return check
+
+
+@pytest.fixture
+def scheduling(monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]) -> Iterator[Scheduling]:
+    """Make Trio's scheduling deterministic, so that the n-th point is always the same. Record the number of points."""
+    scheduling = Scheduling(0)
+    # Trio has this private hook for Hypothesis. If a future version lacks it, the only loss is
+    # that failures may not be reproducible.
+    monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True, raising=False)
+    monkeypatch.setattr("trio._core._run._r", scheduling, raising=False)
+    yield scheduling
+    record_property(PROPERTY, scheduling.points)
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority. A context trusts it after ``authority.configure_trust(context)``."""
+    return trustme.CA()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _reject_skips((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _reject_skips((yield))
+
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def _reject_skips(report: Report) -> Report:
+    """Turn a report of a skipped test into a failure where nothing may be skipped."""
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        assert isinstance(report.longrepr, tuple)
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not ALLOWED_SKIPS.fullmatch(reason):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, although TRIO_WS_NO_SKIPS is set: {reason}"
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     # Show the number of cancellation points. Tests record it during teardown, so it is in their last report.
     counts = [
@@ -51,7 +151,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in reports
         if isinstance(report, pytest.TestReport) and report.when == "teardown"
         for name, value in report.user_properties
-        if name == "cancellation points"
+        if name == PROPERTY
     ]
     if counts:
         terminalreporter.write_line(f"cancellation: {sum(counts)} points in {len(counts)} scenarios")

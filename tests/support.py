@@ -44,6 +44,9 @@ each_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.value)
 URI = "ws://example.org/"
 KEY = b"\x37\xfa\x21\x3d"
 
+#: Seconds of real time after which a test hangs. Nothing takes as long, however busy the machine is.
+HANGS = 120
+
 Streams = tuple[trio.abc.Stream, trio.abc.Stream]
 
 

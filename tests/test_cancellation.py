@@ -44,10 +44,10 @@ from .cancellation import (
     cancel_opening,
     cancel_session,
     each_kind,
-    fixture_scheduling,
     fixture_shortcut,
 )
 from .support import (
+    HANGS,
     OTHER,
     URI,
     Peer,
@@ -64,7 +64,7 @@ from .support import (
     text,
 )
 
-__all__ = ["fixture_scheduling", "fixture_shortcut"]
+__all__ = ["fixture_shortcut"]
 
 # -- What is done with an open connection ----------------------------------------------------------------------------
 
@@ -534,7 +534,7 @@ async def cancel_a_call(
             async with dialogue.session as ws:
                 nursery.start_soon(dialogue.say, frames)
                 outcome = await cancel_at(number, partial(call, ws))
-                with trio.fail_after(60):
+                with trio.fail_after(HANGS):
                     await then(dialogue, ws, outcome)
             assert dialogue.ours.closed
             nursery.cancel_scope.cancel()

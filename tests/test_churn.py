@@ -22,7 +22,7 @@ import trio
 
 import trio_ws
 
-from .support import split_frames
+from .support import HANGS, split_frames
 
 #: Number of connections before objects are counted for the first and for the second time. The first connections fill
 #: caches.
@@ -295,7 +295,7 @@ def tasks_living() -> int:
 
 async def wait_until_over(server: trio_ws.Server, tasks: int) -> None:
     """Wait until the server has no connections, and there are no more tasks than before the first one."""
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS):
         while server.connections or tasks_living() > tasks:
             await trio.lowlevel.checkpoint()
 
@@ -384,7 +384,7 @@ async def test_clients_leave_nothing_behind() -> None:
         await wait_until_over(server, tasks)
         assert Count.now().ours - before.ours < 50
         assert Count.now().descriptors <= before.descriptors
-        with trio.fail_after(2):
+        with trio.fail_after(HANGS):
             async with trio_ws.connect(f"{uri}/ping"):
                 await handler.answered.wait()
 
@@ -422,10 +422,10 @@ async def check_busy(peer: Peer, handler: Handler, path: str) -> None:
         await handler.busy[path].wait()
         for data in (b"1", b"2"):
             await frames.send(frame(PING, data))
-            with trio.fail_after(2):
+            with trio.fail_after(HANGS):
                 assert await frames.receive() == (PONG, data)
         await frames.send(frame(CLOSE, NORMAL))
-        with trio.fail_after(2):
+        with trio.fail_after(HANGS):
             assert await frames.receive_all() == [(CLOSE, NORMAL)]
 
 
@@ -436,10 +436,10 @@ async def check_pushing(peer: Peer, handler: Handler) -> None:
             await handler.pushes.send("Hello")
             assert await frames.receive() == (TEXT, HELLO)
             await frames.send(frame(PING, data))
-            with trio.fail_after(2):
+            with trio.fail_after(HANGS):
                 assert await frames.receive() == (PONG, data)
         await frames.send(frame(CLOSE, NORMAL))
-        with trio.fail_after(2):
+        with trio.fail_after(HANGS):
             assert await frames.receive_all() == [(CLOSE, NORMAL)]
             await handler.pushes.send("Hello")
             await handler.noticed.wait()

@@ -1168,6 +1168,9 @@ def test_size_of_trailers(piece_size: int) -> None:
     assert "closed" not in caught.value.reason
 
 
+#: A limit in seconds of processor time. It takes a thousandth of that, but many seconds if time is quadratic.
+CHEAP = 5.0
+
 # Each of these would take seconds with a simpler regular expression.
 SLOW = {
     "spaces and NUL": b"X:" + b" " * 32_000 + b"\0",
@@ -1195,7 +1198,7 @@ def test_a_hostile_head_is_cheap(
     before = time.process_time()
     with pytest.raises(InvalidMessage):
         parser_type().feed(data)
-    assert time.process_time() - before < 0.5
+    assert time.process_time() - before < CHEAP
 
 
 @pytest.mark.parametrize(
@@ -1211,7 +1214,7 @@ def test_a_head_in_many_chunks_is_cheap(parser_type: type[RequestParser | Respon
     before = time.process_time()
     for position in range(len(data)):
         assert parser.feed(data[position : position + 1]) is None
-    assert time.process_time() - before < 0.5
+    assert time.process_time() - before < CHEAP
 
 
 def test_hostile_trailers_are_cheap() -> None:
@@ -1219,7 +1222,7 @@ def test_hostile_trailers_are_cheap() -> None:
     before = time.process_time()
     with pytest.raises(InvalidMessage):
         ResponseParser().feed(data)
-    assert time.process_time() - before < 0.5
+    assert time.process_time() - before < CHEAP
 
 
 # -- Properties ----------------------------------------------------------------------------------------------
@@ -1471,11 +1474,11 @@ def test_the_size_of_a_decompressed_body_is_bounded(size: int, streams: int) -> 
 # -- Other ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status_code", list(http.HTTPStatus), ids=int)
-def test_reason_phrase(status_code: http.HTTPStatus) -> None:
-    phrase = reason_phrase(int(status_code))
-    assert phrase == status_code.phrase
-    assert Response(status_code, phrase, []).reason_phrase == phrase
+def test_reason_phrase() -> None:
+    for status_code in list(http.HTTPStatus):
+        phrase = reason_phrase(int(status_code))
+        assert phrase == status_code.phrase
+        assert Response(status_code, phrase, []).reason_phrase == phrase
 
 
 @pytest.mark.parametrize("status_code", [299, 499, 599])

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 import trio
+import trio.testing
 import trio_websocket
 import websockets
 
@@ -184,13 +185,13 @@ async def main():
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trio_websocket.serve_websocket, fail, "127.0.0.1", 0, None)
         async with trio_websocket.open_websocket_url(f"ws://127.0.0.1:{server.port}"):
-            await trio.sleep(5)
+            await trio.sleep_forever()
 
 trio.run(main)
 """
 
 UNREAD_MESSAGES = """
-import trio, trio_websocket
+import trio, trio.testing, trio_websocket
 
 async def talk(request):
     ws = await request.accept()
@@ -204,7 +205,7 @@ async def main():
         server = await nursery.start(trio_websocket.serve_websocket, talk, "127.0.0.1", 0, None)
         for path in ("leave", "stay"):
             async with trio_websocket.open_websocket_url(f"ws://127.0.0.1:{server.port}/{path}") as ws:
-                await trio.sleep(0.1)
+                await trio.testing.wait_all_tasks_blocked(0.01)  # the message has arrived
                 if path == "stay":
                     await ws.aclose()
                 try:
@@ -243,7 +244,7 @@ async def test_websockets_after_a_local_close() -> None:
         server = await nursery.start(partial(websockets_server.serve, talk, 0, host="127.0.0.1"))
         port = server.listeners[0].socket.getsockname()[1]
         async with websockets_client.connect(f"ws://127.0.0.1:{port}") as ws:
-            await trio.sleep(0.05)
+            await trio.testing.wait_all_tasks_blocked(0.01)  # the message has arrived
             await ws.aclose()
             assert await ws.recv() == "one"
             with pytest.raises(websockets.ConnectionClosedOK):

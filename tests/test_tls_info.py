@@ -21,18 +21,10 @@ from trio_ws.connection.tls_info import describe_tls
 from trio_ws.connection.websocket import connection_of
 
 from .server.clients import MemoryListener, request
-from .server.conftest import watchdog
 
 pytestmark = pytest.mark.usefixtures("watchdog")
 
-__all__ = ["watchdog"]
-
 VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 def contexts(authority: trustme.CA, *, version: str = "TLSv1.3") -> tuple[ssl.SSLContext, ssl.SSLContext]:

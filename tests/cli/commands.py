@@ -22,6 +22,8 @@ import trustme
 import trio_ws
 from trio_ws.cli import main
 
+from ..support import HANGS
+
 ROOT = Path(__file__).parent.parent.parent
 
 HOST = "127.0.0.1"
@@ -41,7 +43,7 @@ def in_thread(async_fn: Callable[..., Awaitable[None]]) -> Iterator[int]:
 
     thread = threading.Thread(target=trio.run, args=(main,))
     thread.start()
-    port, token, scope = started.get(timeout=60)
+    port, token, scope = started.get(timeout=HANGS)
     try:
         yield port
     finally:
@@ -79,11 +81,6 @@ class Certificates:
         issued.configure_cert(self.server)
 
 
-@pytest.fixture(name="certificates")
-def fixture_certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path)
-
-
 class Result:
     """The output of a command and its exit status."""
 
@@ -119,11 +116,6 @@ class Command:
             os.close(writing)
             status = main.main(args)
         return Result(status, *self._capsys.readouterr())
-
-
-@pytest.fixture(name="command")
-def fixture_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    return Command(capsys, monkeypatch)
 
 
 @contextlib.contextmanager

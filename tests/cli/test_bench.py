@@ -16,10 +16,8 @@ from trio_ws.cli import bench, plot, style
 from trio_ws.cli.histogram import Histogram, format_seconds
 from trio_ws.cli.main import _parser
 
-from .commands import HOST, Command, fixture_command, process, serving
-
-__all__ = ["fixture_command"]
-
+from ..support import HANGS
+from .commands import HOST, Command, process, serving
 
 # -- Histogram -------------------------------------------------------------------------------------------------------
 
@@ -190,7 +188,7 @@ def test_bench_with_processes() -> None:
     with serving(echo) as port:
         arguments = ["--duration=0.2", "--connections=3", "--processes=2", "--json", f"ws://{HOST}:{port}"]
         with process("bench", *arguments) as running:
-            out, err = running.communicate(timeout=60)
+            out, err = running.communicate(timeout=HANGS)
     assert (running.returncode, err) == (0, "")
     run = json.loads(out)
     assert (run["connections"], run["processes"]) == (3, 2)
@@ -208,9 +206,13 @@ def test_a_server_that_does_not_echo(command: Command) -> None:
     async def ignore(ws: trio_ws.WebSocket) -> None:
         await ws.wait_closed()
 
-    for handler, expected in ((shout, "send each message back"), (leave, "1000"), (ignore, "no message of 32 bytes")):
+    for handler, seconds, expected in (
+        (shout, HANGS, "send each message back"),
+        (leave, HANGS, "1000"),
+        (ignore, 0.1, "no message of 32 bytes"),
+    ):
         with serving(handler) as port:
-            result = command("bench", "--duration", "0.3", f"ws://{HOST}:{port}")
+            result = command("bench", "--duration", str(seconds), f"ws://{HOST}:{port}")
         assert result.is_failure, result
         assert expected in result.err
 

@@ -21,20 +21,17 @@ from trio_ws.cli import commands, lines, main, terminal
 from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 
+from ..support import HANGS
 from .commands import (
     HOST,
     ROOT,
     Certificates,
     Command,
-    fixture_certificates,
-    fixture_command,
     in_thread,
     needs_signals,
     process,
     serving,
 )
-
-__all__ = ["fixture_certificates", "fixture_command"]
 
 needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
@@ -274,7 +271,7 @@ def test_the_server_may_close_first() -> None:
         client.stdin.flush()
         assert client.stdout.read() == "hello, me\n"
         assert client.stderr.read().splitlines()[1].startswith("connection closed: received 1000 ")
-        assert client.wait(timeout=60) == 0
+        assert client.wait(timeout=HANGS) == 0
 
 
 def test_answers_are_printed_as_they_come() -> None:
@@ -285,7 +282,7 @@ def test_answers_are_printed_as_they_come() -> None:
             client.stdin.write(line)
             client.stdin.flush()
             assert client.stdout.readline() == line
-        client.communicate(timeout=60)
+        client.communicate(timeout=HANGS)
         assert client.returncode == 0
 
 
@@ -306,7 +303,7 @@ def test_connect_interrupted(number: signal.Signals) -> None:
             "connection closed: sent 1000 (normal closure), then received 1000 (normal closure)",
             "interrupted",
         ]
-        assert client.wait(timeout=60) == 128 + number
+        assert client.wait(timeout=HANGS) == 128 + number
     assert closes == [(1000, "")]
 
 
@@ -320,7 +317,7 @@ def test_standard_output_is_closed() -> None:
         client.stdin.write("hello\n")
         client.stdin.flush()
         assert client.stderr.read().splitlines()[1] == "error: Broken pipe"
-        assert client.wait(timeout=60) == 1
+        assert client.wait(timeout=HANGS) == 1
 
 
 # -- connect, on a terminal ------------------------------------------------------------------------------------------
@@ -372,7 +369,7 @@ def test_connect_on_a_terminal_as_a_process() -> None:
                 read_until(b"< hello")
                 os.write(ours, b"\x04")
                 read_until(b"connection closed: sent 1000 ")
-                assert client.wait(timeout=60) == 0
+                assert client.wait(timeout=HANGS) == 0
             finally:
                 client.kill()
                 os.close(ours)

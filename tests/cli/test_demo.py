@@ -9,10 +9,8 @@ import pytest
 import trio_ws
 from trio_ws.cli import demo
 
-from .commands import Command, fixture_command, process
-
-__all__ = ["fixture_command"]
-
+from ..support import HANGS
+from .commands import Command, process
 
 # -- demo ------------------------------------------------------------------------------------------------------------
 
@@ -56,6 +54,6 @@ def test_demo_fails_when_the_answer_is_wrong(command: Command, monkeypatch: pyte
 
 def test_demo_as_a_process() -> None:
     with process("demo") as demo:
-        out, err = demo.communicate(timeout=60)
+        out, err = demo.communicate(timeout=HANGS)
         assert (demo.returncode, err) == (0, "")
         assert out.endswith("server closed\n")

@@ -19,6 +19,7 @@ import trio_ws
 from trio_ws.cli import commands
 from trio_ws.cli.commands import CloseConnection, Parser, Ping, Send, ShowNote
 
+from ..support import HANGS
 from .commands import HOST, ROOT, serving
 
 # -- Commands --------------------------------------------------------------------------------------------------------
@@ -79,7 +80,7 @@ class Terminal:
         os.write(self._descriptor, keys.encode())
 
     def read_more(self) -> None:
-        ready, _, _ = select.select([self._descriptor], [], [], 60)
+        ready, _, _ = select.select([self._descriptor], [], [], HANGS)
         assert ready, self.shown
         self.shown += os.read(self._descriptor, 4096)
 
@@ -129,12 +130,12 @@ def test_messages_do_not_disturb_the_line_that_is_typed() -> None:
         terminal.read_until("< from the server")
         terminal.read_until("> half")  # It is shown again, below the message.
         terminal.type(" and half\x1b[D\x1b[D\x1b[D\x1b[Da \r")  # Four times to the left.
-        assert received.get(timeout=60) == "half and a half"
+        assert received.get(timeout=HANGS) == "half and a half"
         terminal.type("\x1b[A!\r")  # The last line again, with an addition.
-        assert received.get(timeout=60) == "half and a half!"
+        assert received.get(timeout=HANGS) == "half and a half!"
         terminal.type("/close 4000 bye\r")
         terminal.read_until("connection closed: sent 4000 (private use) bye")
-        assert terminal.client.wait(timeout=60) == 0
+        assert terminal.client.wait(timeout=HANGS) == 0
 
 
 async def echo(ws: trio_ws.WebSocket) -> None:
@@ -156,7 +157,7 @@ def test_commands_at_the_prompt() -> None:
         terminal.read_until(commands.HELP.splitlines()[-1])
         terminal.type("\x04")  # Ctrl-D
         terminal.read_until("connection closed: sent 1000 ")
-        assert terminal.client.wait(timeout=60) == 0
+        assert terminal.client.wait(timeout=HANGS) == 0
 
 
 def test_ctrl_c_closes_the_connection() -> None:
@@ -171,8 +172,8 @@ def test_ctrl_c_closes_the_connection() -> None:
         terminal.read_until(">")
         terminal.type("half a line\x03")
         terminal.read_until("interrupted")
-        assert terminal.client.wait(timeout=60) == 130
-    assert codes.get(timeout=60) == 1000
+        assert terminal.client.wait(timeout=HANGS) == 130
+    assert codes.get(timeout=HANGS) == 1000
 
 
 def test_the_prompt_ends_with_the_connection() -> None:
@@ -189,7 +190,7 @@ def test_the_prompt_ends_with_the_connection() -> None:
         terminal.read_until("half a line")
         typed.set()
         terminal.read_until("4001 (private use) enough")
-        assert terminal.client.wait(timeout=60) == 1
+        assert terminal.client.wait(timeout=HANGS) == 1
 
 
 @pytest.mark.parametrize("variables, colored", [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])

@@ -10,10 +10,7 @@ import pytest
 import trio_ws
 from trio_ws.cli import failure, main
 
-from .commands import HOST, Command, fixture_command, serving
-
-__all__ = ["fixture_command"]
-
+from .commands import HOST, Command, serving
 
 # -- All commands ----------------------------------------------------------------------------------------------------
 

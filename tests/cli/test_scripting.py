@@ -15,9 +15,7 @@ import trio
 import trio_ws
 from trio_ws.cli import main, output
 
-from .commands import HOST, Command, fixture_command, in_thread, process, serving
-
-__all__ = ["fixture_command"]
+from .commands import HOST, Command, in_thread, process, serving
 
 
 @pytest.fixture(name="frozen_time")

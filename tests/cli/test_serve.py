@@ -21,10 +21,8 @@ import trio.testing
 import trio_ws
 from trio_ws.cli import main, serve
 
-from .commands import HOST, Certificates, Command, fixture_certificates, fixture_command, needs_signals, process
-
-__all__ = ["fixture_certificates", "fixture_command"]
-
+from ..support import HANGS
+from .commands import HOST, Certificates, Command, needs_signals, process
 
 # -- Helpers ---------------------------------------------------------------------------------------------------------
 
@@ -52,7 +50,7 @@ class Output(io.StringIO):
         return super().write(text)
 
     async def wait_for(self, pattern: str) -> re.Match[str]:
-        with trio.fail_after(60):
+        with trio.fail_after(HANGS):
             while (match := re.search(pattern, self.getvalue())) is None:
                 await self._written.wait()
         return match
@@ -91,7 +89,7 @@ async def serve_command(
         finally:
             if not server.ended.is_set():
                 signal.raise_signal(signal.SIGTERM)
-                with trio.fail_after(60):
+                with trio.fail_after(HANGS):
                     await server.ended.wait()
 
 
@@ -244,7 +242,7 @@ async def test_serve_as_a_process(number: signal.Signals) -> None:
             server.send_signal(number)
             with pytest.raises(trio_ws.ConnectionClosedOK) as caught:
                 await ws.receive()
-        out, err = server.communicate(timeout=60)
+        out, err = server.communicate(timeout=HANGS)
         assert caught.value.code == 1001
         assert (server.returncode, out) == (0, "closing\n")
         # Each line begins with the time.

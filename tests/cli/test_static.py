@@ -13,10 +13,9 @@ import trio_ws
 from trio_ws.cli import static
 from trio_ws.cli.failure import Failure
 
-from .commands import HOST, Command, fixture_command
+from ..support import HANGS
+from .commands import HOST, Command
 from .test_serve import serve_command
-
-__all__ = ["fixture_command"]
 
 
 async def get(port: int, target: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
@@ -86,7 +85,7 @@ async def test_nothing_outside_the_folder(folder: Path, nursery: trio.Nursery, m
     ]
     async with serve_command(nursery, monkeypatch, "--static", str(folder)) as server:
         for target in targets:
-            with trio.fail_after(60):
+            with trio.fail_after(HANGS):
                 status, _, body = await get(server.port, target)
             assert (status, body) == (404, b"not found\n"), target
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
-import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 import trio_ws
 from trio_ws import Backoff
@@ -19,8 +15,8 @@ from trio_ws.connection.websocket import WebSocket
 from trio_ws.frames import Frame, Opcode
 from trio_ws.http11 import RequestParser
 
-from ..cancellation import HANGS, is_closed
-from ..support import URI, Peer, Streams, close, memory_pair
+from ..cancellation import is_closed
+from ..support import HANGS, URI, Peer, Streams, close, memory_pair
 
 #: Always waits for the longest time: 1, 2, 4, 8, ... seconds.
 LONGEST = Backoff(random=lambda: 1.0)
@@ -29,19 +25,6 @@ LONGEST = Backoff(random=lambda: 1.0)
 AT_ONCE = Backoff(initial=0)
 
 DOWN = ConnectionRefusedError("nobody listens")
-
-
-@pytest.fixture(name="nursery")
-async def fixture_nursery(nursery: trio.Nursery) -> trio.Nursery:
-    """A nursery that fails a test that hangs: immediately with a virtual clock, as nothing else is left to wait for."""
-    virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
-
-    @nursery.start_soon
-    async def bark() -> None:
-        await trio.sleep(10_000 if virtual else 60)
-        pytest.fail("the test hangs")
-
-    return nursery
 
 
 Talk: TypeAlias = Callable[[Peer], Awaitable[object]]
@@ -200,19 +183,6 @@ async def watched_nursery() -> AsyncIterator[trio.Nursery]:
 
 def always(exc: Exception) -> bool:
     return True
-
-
-@pytest.fixture(name="nothing_left")
-def fixture_nothing_left() -> Any:
-    """Check that the test has closed every file descriptor that it opened."""
-    if not os.path.exists("/proc/self/fd"):
-        yield
-        return
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def greet_and_echo(ws: WebSocket) -> None:

@@ -1,13 +1,11 @@
-"""Scripted servers for tests of clients, and a check for leaked sockets."""
+"""Scripted servers for tests of clients."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import errno
-import gc
 import hashlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -28,21 +26,6 @@ URI = "ws://example.org/"
 TEXT_HI = b"\x81\x02hi"
 
 Stream = trio.abc.Stream
-
-
-@pytest.fixture(name="watchdog", autouse=True)
-async def fixture_watchdog() -> AsyncIterator[None]:
-    """A nursery that fails a test that hangs: immediately with a virtual clock, as nothing else is left to wait for."""
-    virtual = isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
-
-    async def bark() -> None:
-        await trio.sleep(1_000_000 if virtual else 60)
-        pytest.fail("the test hangs")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bark)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 async def read_request(stream: Stream) -> Request:
@@ -122,25 +105,6 @@ async def failure_of(answer: Answer, send: Send = in_one_piece, **options: Any) 
 async def echo(ws: trio_ws.WebSocket) -> None:
     async for message in ws:
         await ws.send(message)
-
-
-@pytest.fixture(name="nothing_left")
-async def fixture_nothing_left(watchdog: None) -> Callable[[], None]:
-    """Return a function that checks that the test has closed every file descriptor that it opened."""
-
-    def count() -> int:
-        gc.collect()
-        try:
-            return len(os.listdir("/proc/self/fd"))
-        except FileNotFoundError:
-            pytest.skip("this system does not tell which file descriptors are open")
-
-    before = count()
-
-    def check() -> None:
-        assert count() == before
-
-    return check
 
 
 async def start_server(nursery: trio.Nursery, handler: trio_ws.Handler = echo, **options: Any) -> trio_ws.Server:

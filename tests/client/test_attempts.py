@@ -27,7 +27,7 @@ from trio_ws.exceptions import (
     OpenTimeout,
 )
 
-from ..cancellation import Scheduling, at_every_point, cancel_at, fixture_scheduling
+from ..cancellation import Scheduling, at_every_point, cancel_at
 from ..support import URI, text
 from .hosts import (
     AT_ONCE,
@@ -37,8 +37,6 @@ from .hosts import (
     Gate,
     Host,
     always,
-    fixture_nothing_left,
-    fixture_nursery,
     refuse,
     say,
     say_and_close,
@@ -52,7 +50,7 @@ from .hosts import (
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
-__all__ = ["fixture_nothing_left", "fixture_nursery", "fixture_scheduling"]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 
 # -- The loop: connecting --------------------------------------------------------------------------------------------
@@ -590,7 +588,7 @@ async def test_cancelled_at_the_end_of_a_block(nursery: trio.Nursery, autojump_c
 # -- Real servers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("no_files_left")
 async def test_the_loop_with_a_server_that_is_restarted(nursery: trio.Nursery) -> None:
     scope, port = await start(nursery, 0)
     gate = Gate(f"ws://127.0.0.1:{port}/")

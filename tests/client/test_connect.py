@@ -48,8 +48,6 @@ from .servers import (
     echo,
     expect_failure,
     failure_of,
-    fixture_nothing_left,
-    fixture_watchdog,
     in_one_piece,
     is_closed,
     read_request,
@@ -61,7 +59,7 @@ from .servers import (
     switch,
 )
 
-__all__ = ["fixture_nothing_left", "fixture_watchdog"]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 CLOSE_1000 = b"\x88\x02\x03\xe8"
 

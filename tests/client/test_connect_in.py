@@ -16,12 +16,12 @@ import trio.testing
 import trio_ws
 from trio_ws import connect_in
 
-from .servers import fixture_nothing_left, fixture_watchdog, read_request, start_server, start_tcp
+from .servers import read_request, start_server, start_tcp
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["fixture_nothing_left", "fixture_watchdog"]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 settle = trio.testing.wait_all_tasks_blocked
 

@@ -48,8 +48,6 @@ from .servers import (
     echo,
     expect_failure,
     failure_of,
-    fixture_nothing_left,
-    fixture_watchdog,
     in_one_piece,
     read_request,
     refusal,
@@ -63,15 +61,10 @@ from .servers import (
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
-__all__ = ["fixture_nothing_left", "fixture_watchdog"]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 
 # -- Sockets, TLS, and what they leave behind ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 def server_context(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:

@@ -32,8 +32,8 @@ from trio_ws.exceptions import (
 )
 from trio_ws.frames import Close
 
-from ..cancellation import HANGS, KINDS, Scheduling, at_every_point, cancel_at, fixture_scheduling
-from ..support import Peer, binary, close, pipe_pair, text
+from ..cancellation import KINDS, Scheduling, at_every_point, cancel_at
+from ..support import HANGS, Peer, binary, close, pipe_pair, text
 from .hosts import (
     AT_ONCE,
     DOWN,
@@ -43,8 +43,6 @@ from .hosts import (
     Host,
     Script,
     always,
-    fixture_nothing_left,
-    fixture_nursery,
     greet_and_echo,
     refuse,
     say,
@@ -56,7 +54,7 @@ from .hosts import (
     watched_nursery,
 )
 
-__all__ = ["fixture_nothing_left", "fixture_nursery", "fixture_scheduling"]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -992,7 +990,7 @@ async def test_cancel_a_call_at_every_point(
 # -- Real servers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("no_files_left")
 async def test_a_server_that_is_restarted(nursery: trio.Nursery) -> None:
     scope, port = await start(nursery, 0)
     gate = Gate(f"ws://127.0.0.1:{port}/")
@@ -1088,7 +1086,7 @@ class Process:
             pass
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("no_files_left")
 async def test_a_server_that_is_killed() -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(trio.fail_after(HANGS))

@@ -21,6 +21,7 @@ from trio_ws.protocol import Role
 from trio_ws.settings import Settings
 
 from ..support import (
+    HANGS,
     OTHER,
     Faulty,
     Peer,
@@ -218,7 +219,7 @@ async def test_a_handler_of_a_server_learns_it(how: str) -> None:
                 ws.abort()
             else:
                 await ws.aclose(4000)
-            with trio.fail_after(10):
+            with trio.fail_after(HANGS):
                 await over.wait()
         await server.aclose()
     assert seen == [4000 if how == "close" else 1006]

@@ -20,6 +20,8 @@ import trio_ws
 from trio_ws.protocol.handshake import build_request
 from trio_ws.uri import parse_uri
 
+from ..support import HANGS
+
 #: How many connections there are.
 COUNT = 50
 
@@ -148,7 +150,7 @@ async def serving(compression: Compression) -> AsyncIterator[trio_ws.Server]:
 
 
 async def wait_until_over(server: trio_ws.Server, tasks: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS):
         while server.connections or trio.lowlevel.current_statistics().tasks_living > tasks:
             await trio.lowlevel.checkpoint()
 

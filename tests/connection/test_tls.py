@@ -27,11 +27,6 @@ LARGE = bytes(range(256)) * 8 * 1024
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
 def contexts(request: pytest.FixtureRequest, authority: trustme.CA) -> Contexts:
     """The contexts of a client and a server."""

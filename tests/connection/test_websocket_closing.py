@@ -29,6 +29,7 @@ from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.protocol import Role
 
 from ..support import (
+    HANGS,
     OTHER,
     PAIRS,
     URI,
@@ -553,7 +554,7 @@ async def test_closing_races_with_calls(code: int | None, nursery: trio.Nursery)
             if code is not None:
                 await peer.send(close(code, "y"))
             nursery.start_soon(hang_up, peer, code)
-            with trio.fail_after(5):
+            with trio.fail_after(HANGS):
                 while len(outcomes) < 4:
                     await trio.lowlevel.checkpoint()
             for exc in outcomes:

@@ -26,6 +26,7 @@ from trio_ws.testing import memory_websocket_pair
 
 from ..cancellation import socket_pair
 from ..support import (
+    HANGS,
     PAIRS,
     Peer,
     Streams,
@@ -469,7 +470,7 @@ async def test_one_client_that_does_not_read_among_many(caplog: pytest.LogCaptur
                 assert [ws.request.path for ws in full] == ["/stuck"]
                 while len(server.connections) > 10:
                     await trio.lowlevel.checkpoint()
-            with trio.fail_after(10):
+            with trio.fail_after(HANGS):
                 await server.aclose()
     assert len(ended) == 11
     assert [path for path, exc in ended.items() if not isinstance(exc, ConnectionClosedOK)] == ["/stuck"]

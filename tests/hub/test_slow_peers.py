@@ -26,6 +26,7 @@ from trio_ws.protocol import Role
 
 from ..cancellation import socket_pair
 from ..support import (
+    HANGS,
     PAIRS,
     Peer,
     Streams,
@@ -498,7 +499,7 @@ async def test_real_time() -> None:
             b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        with trio.fail_after(30):
+        with trio.fail_after(HANGS):
             await ended.wait()
             await server.aclose()
         await stream.aclose()

@@ -28,6 +28,7 @@ import trio_ws
 from trio_ws import Deflate
 from trio_ws.exceptions import ConnectionClosedOK, InvalidStatus
 
+from ..support import HANGS
 from .compression import OUR_ANSWERS, Answer, Negotiation, Theirs, ours, theirs
 from .peers import (
     MIB,
@@ -67,7 +68,7 @@ def install(npm: str) -> Path:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=HANGS,
         )
         if done.returncode != 0:
             pytest.fail(f"npm cannot install ws:\n{done.stdout}{done.stderr}")

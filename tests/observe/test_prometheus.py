@@ -23,7 +23,7 @@ from trio_ws import PrometheusInstrument
 from trio_ws.protocol import Role
 from trio_ws.testing import memory_websocket_pair
 
-from ..support import close, opened, pipe_pair, text
+from ..support import HANGS, close, opened, pipe_pair, text
 
 settle = trio.testing.wait_all_tasks_blocked
 
@@ -50,7 +50,7 @@ def fetch(url: str, headers: dict[str, str] | None = None, method: str = "GET") 
     # Ignore proxies configured on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=10) as response:
+        with opener.open(request, timeout=HANGS) as response:
             return response.status, dict(response.headers), response.read()
     except urllib.error.HTTPError as exc:
         with exc:

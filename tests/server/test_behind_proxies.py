@@ -20,6 +20,8 @@ import trio_ws
 
 from .. import proxies
 
+pytestmark = pytest.mark.usefixtures("watchdog")
+
 EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
 
 CERTIFICATE = "/etc/ssl/example.org.pem"
@@ -28,25 +30,6 @@ CERTIFICATE = "/etc/ssl/example.org.pem"
 STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 Serve: TypeAlias = Callable[..., Awaitable["ServerBehindProxy"]]
-
-
-@pytest.fixture(autouse=True)
-async def watchdog() -> AsyncIterator[None]:
-    """Fail a test that hangs."""
-
-    async def bark() -> None:
-        await trio.sleep(60)
-        pytest.fail("the test hangs")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bark)
-        yield
-        nursery.cancel_scope.cancel()
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 @pytest.fixture

@@ -18,9 +18,7 @@ from trio_ws.client.proxy import Proxy, find_proxy
 from trio_ws.exceptions import InvalidProxy
 from trio_ws.uri import parse_uri
 
-from .through import fixture_watchdog
-
-__all__ = ["fixture_watchdog"]
+pytestmark = pytest.mark.usefixtures("watchdog")
 
 
 # -- The proxy of the environment ------------------------------------------------------------------------------------

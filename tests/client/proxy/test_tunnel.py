@@ -35,13 +35,14 @@ from trio_ws.http11.body import MAX_BODY_SIZE
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
 from ... import proxies
-from ...cancellation import Scheduling, at_every_point, cancel_at, fixture_scheduling, open_files
+from ...cancellation import Scheduling, at_every_point, cancel_at
 from ...proxies import PASSWORD, USERNAME, start_proxy
 from ...support import Faulty
 from ..servers import Breaking, start_tcp
-from .through import SCHEMES, fixture_watchdog
 
-__all__ = ["fixture_scheduling", "fixture_watchdog"]
+pytestmark = pytest.mark.usefixtures("watchdog")
+
+SCHEMES = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"]
 
 Stream = trio.abc.Stream
 
@@ -531,11 +532,6 @@ async def test_a_name_that_cannot_be_resolved(scheme: str) -> None:
 # -- Whole connections -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*names).configure_cert(context)
@@ -546,17 +542,6 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
-
-
-@pytest.fixture
-async def nothing_left(watchdog: None) -> Callable[[], None]:
-    """Return a function that checks that the test has closed every file descriptor that it opened."""
-    before = open_files()
-
-    def check() -> None:
-        assert open_files() == before
-
-    return check
 
 
 class Place:

@@ -18,9 +18,9 @@ from trio_ws.client.proxy import Proxy, parse_proxy
 from trio_ws.datastructures import Headers
 from trio_ws.exceptions import InvalidProxy
 
-from .through import SCHEMES, fixture_watchdog
+pytestmark = pytest.mark.usefixtures("watchdog")
 
-__all__ = ["fixture_watchdog"]
+SCHEMES = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"]
 
 
 # -- Parsing and checking---------------------------------------------------------------------------------------------

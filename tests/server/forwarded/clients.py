@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-import trustme
 
 import trio_ws
+
+from ...support import HANGS
 
 Logs = pytest.LogCaptureFixture
 
@@ -43,7 +43,7 @@ async def serving(handler: trio_ws.Handler = describe_client, **options: Any) ->
     """Run a server on localhost, for a minute at most."""
     async with trio.open_nursery() as nursery:
         server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1", **options))
-        nursery.cancel_scope.deadline = trio.current_time() + 60
+        nursery.cancel_scope.deadline = trio.current_time() + HANGS
         yield server
         assert not nursery.cancel_scope.cancel_called, "the test hangs"
         nursery.cancel_scope.cancel()
@@ -52,13 +52,3 @@ async def serving(handler: trio_ws.Handler = describe_client, **options: Any) ->
 
 
 X = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
-
-
-@pytest.fixture(name="contexts", scope="module")
-def fixture_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    authority = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("example.org", "127.0.0.1").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return client, server

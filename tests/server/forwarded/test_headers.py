@@ -22,9 +22,7 @@ from trio_ws.server.forwarded.headers import find_client
 from trio_ws.server.forwarded.peer import Peer
 from trio_ws.server.forwarded.trust import Forwarding
 
-from .clients import LINE4, Logs, X, describe_client, fixture_contexts, serving, x
-
-__all__ = ["fixture_contexts"]
+from .clients import LINE4, Logs, X, describe_client, serving, x
 
 PROXY = ("10.0.0.1", 50000)
 

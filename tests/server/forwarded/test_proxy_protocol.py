@@ -32,9 +32,7 @@ from trio_ws.server.forwarded.proxy_protocol import (
 )
 
 from ...support import one_byte_pair
-from .clients import LINE4, Logs, X, describe_client, echo, fixture_contexts, serving
-
-__all__ = ["fixture_contexts"]
+from .clients import LINE4, Logs, X, describe_client, echo, serving
 
 MockClock = trio.testing.MockClock
 
@@ -166,17 +164,17 @@ def cut(data: bytes, size: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("data", VALID, ids=lambda data: repr(data[:40]))
-@pytest.mark.parametrize("size", [1, 2, 3, 13, 16, 10_000])
-@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\r\n", LINE4])
-def test_proxy_headers(data: bytes, size: int, behind: bytes) -> None:
-    assert parse(cut(data + behind, size)) == (VALID[data], behind)
+def test_proxy_headers(data: bytes) -> None:
+    for size in [1, 2, 3, 13, 16, 10_000]:
+        for behind in [b"", b"GET / HTTP/1.1\r\n\r\n", b"\r\n", LINE4]:
+            assert parse(cut(data + behind, size)) == (VALID[data], behind)
 
 
 @pytest.mark.parametrize("data", INVALID, ids=lambda data: repr(data[:60]))
-@pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_malformed_headers(data: bytes, size: int) -> None:
-    with pytest.raises(InvalidProxyHeader):
-        parse(cut(data, size))
+def test_malformed_headers(data: bytes) -> None:
+    for size in [1, 7, 10_000]:
+        with pytest.raises(InvalidProxyHeader):
+            parse(cut(data, size))
 
 
 def test_malformed_headers_are_detected_early() -> None:
