@@ -214,22 +214,22 @@ def test_the_package_has_modules() -> None:
     assert {"exceptions.__init__", "protocol.connection", "protocol.__init__", "__init__"} <= set(MODULES)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_module_is_in_the_table(module: str) -> None:
-    assert module in LEVELS
+def test_every_module_is_in_the_table() -> None:
+    for module in MODULES:
+        assert module in LEVELS
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_up(module: str) -> None:
-    imported = imported_modules(MODULES[module].read_text("utf-8"), module)
-    wrong = {name for name in imported if LEVELS[name] >= LEVELS[module]}
-    assert not wrong, f"{module} imports {wrong}, which are not above it"
+def test_imports_point_up() -> None:
+    for module in MODULES:
+        imported = imported_modules(MODULES[module].read_text("utf-8"), module)
+        wrong = {name for name in imported if LEVELS[name] >= LEVELS[module]}
+        assert not wrong, f"{module} imports {wrong}, which are not above it"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_are_short(module: str) -> None:
-    lines = MODULES[module].read_text("utf-8").count("\n")
-    assert lines <= MAX_LINES, f"{module} has {lines} lines"
+def test_modules_are_short() -> None:
+    for module in MODULES:
+        lines = MODULES[module].read_text("utf-8").count("\n")
+        assert lines <= MAX_LINES, f"{module} has {lines} lines"
 
 
 FOLDERS = [module.removesuffix(".__init__") for module in MODULES if module.endswith(".__init__")]
@@ -262,11 +262,11 @@ def test_the_docstring_of_the_package_lists_its_modules() -> None:
     assert [levels[module] for module in listed[1:]] == sorted(levels[module] for module in listed[1:])
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("protocol.")])
-def test_the_protocol_does_no_io(module: str) -> None:
-    # hot.py reads an environment variable that disables the compiled functions.
-    allowed = {"os"} if module == "protocol.hot" else set()
-    assert not top_level_packages(module) & NO_IO - allowed
+def test_the_protocol_does_no_io() -> None:
+    for module in [module for module in MODULES if module.startswith("protocol.")]:
+        # hot.py reads an environment variable that disables the compiled functions.
+        allowed = {"os"} if module == "protocol.hot" else set()
+        assert not top_level_packages(module) & NO_IO - allowed
 
 
 def test_one_folder_imports_h11() -> None:
@@ -274,14 +274,17 @@ def test_one_folder_imports_h11() -> None:
     assert importing == ["http11.messages", "http11.parsers"]
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["version", "frames", "datastructures", "uri", *(module for module in MODULES if module.startswith("http11."))],
-)
-def test_the_data_structures_do_no_io(module: str) -> None:
-    # hot.py reads an environment variable that disables the compiled functions.
-    allowed = {"os"} if module == "protocol.hot" else set()
-    assert not top_level_packages(module) & NO_IO - allowed
+def test_the_data_structures_do_no_io() -> None:
+    for module in [
+        "version",
+        "frames",
+        "datastructures",
+        "uri",
+        *(module for module in MODULES if module.startswith("http11.")),
+    ]:
+        # hot.py reads an environment variable that disables the compiled functions.
+        allowed = {"os"} if module == "protocol.hot" else set()
+        assert not top_level_packages(module) & NO_IO - allowed
 
 
 def test_exceptions_imports_trio_for_base_classes_only() -> None:
@@ -324,12 +327,12 @@ def test_imports_are_found(module: str, source: str, expected: set[str]) -> None
 # -- Modules of the protocol on their own----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("protocol.")])
-def test_a_protocol_module_defines_its_exports(module: str) -> None:
-    imported = importlib.import_module(f"{PACKAGE}.{module.removesuffix('.__init__')}")
-    assert imported.__all__
-    for name in imported.__all__:
-        assert hasattr(imported, name)
+def test_a_protocol_module_defines_its_exports() -> None:
+    for module in [module for module in MODULES if module.startswith("protocol.")]:
+        imported = importlib.import_module(f"{PACKAGE}.{module.removesuffix('.__init__')}")
+        assert imported.__all__
+        for name in imported.__all__:
+            assert hasattr(imported, name)
 
 
 def test_any_protocol_module_can_be_imported_first() -> None:

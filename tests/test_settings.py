@@ -81,17 +81,17 @@ def test_keywords_only() -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [True, False, "1", b"1", 1j, Fraction(1), [1]])
-def test_not_a_number(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=f"^{name} must be "):
-        make(**{name: value})
+def test_not_a_number(name: str) -> None:
+    for value in [True, False, "1", b"1", 1j, Fraction(1), [1]]:
+        with pytest.raises(TypeError, match=f"^{name} must be "):
+            make(**{name: value})
 
 
 @pytest.mark.parametrize("name", SIZES + COUNTS)
-@pytest.mark.parametrize("value", [1.0, 0.5, math.inf, math.nan])
-def test_sizes_are_whole(name: str, value: float) -> None:
-    with pytest.raises(TypeError):
-        make(**{name: value})
+def test_sizes_are_whole(name: str) -> None:
+    for value in [1.0, 0.5, math.inf, math.nan]:
+        with pytest.raises(TypeError):
+            make(**{name: value})
 
 
 @pytest.mark.parametrize("name", NUMBERS)

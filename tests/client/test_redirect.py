@@ -36,9 +36,9 @@ def show(uri: WebSocketURI) -> str:
 # -- Where they lead -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", range(300, 400))
-def test_redirect_statuses(status: int) -> None:
-    assert is_redirect(Response(status, "", {})) is (status in {301, 302, 303, 307, 308})
+def test_redirect_statuses() -> None:
+    for status in range(300, 400):
+        assert is_redirect(Response(status, "", {})) is (status in {301, 302, 303, 307, 308})
 
 
 @pytest.mark.parametrize("status", [101, 200, 404, 500])

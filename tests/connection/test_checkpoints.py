@@ -223,43 +223,43 @@ CALLS: dict[str, Callable[[WebSocket], Awaitable[object]]] = {
 @each_role
 @each_way
 @pytest.mark.parametrize("state", ["ready", "waiting", "closing", "closed"])
-@pytest.mark.parametrize("name", CALLS)
 async def test_nothing_is_done_on_a_websocket(
-    role: Role, cancelled: Callable[[Call], Awaitable[None]], state: str, name: str
+    role: Role, cancelled: Callable[[Call], Awaitable[None]], state: str
 ) -> None:
-    # Ready: there is a message, and there is room. Waiting: there is no message and no room.
-    async with talk(role, 10 if state == "waiting" else 65536, send_buffer=100) as each:
-        ws, peer = each.ws, each.peer
-        written = 0
-        if state == "waiting":
-            await ws.send(b"x" * 1000)
-            written = 1
-        else:
-            await peer.send(text("first"), binary(b"\xff"), text("third"))
-        if state == "closing":
-            await ws.send_close()
-            written = 1
-        elif state == "closed":
-            await peer.send(close())
+    for name in CALLS:
+        # Ready: there is a message, and there is room. Waiting: there is no message and no room.
+        async with talk(role, 10 if state == "waiting" else 65536, send_buffer=100) as each:
+            ws, peer = each.ws, each.peer
+            written = 0
+            if state == "waiting":
+                await ws.send(b"x" * 1000)
+                written = 1
+            else:
+                await peer.send(text("first"), binary(b"\xff"), text("third"))
+            if state == "closing":
+                await ws.send_close()
+                written = 1
+            elif state == "closed":
+                await peer.send(close())
+                await settle()
             await settle()
-        await settle()
-        for _ in range(OFTEN):
-            await cancelled(partial(CALLS[name], ws))
-            await settle()
-        if state == "waiting":
-            assert await peer.receive() == binary(b"x" * 1000)
-            await peer.send(text("first"), binary(b"\xff"), text("third"))
-        assert [await ws.receive() for _ in range(3)] == ["first", b"\xff", "third"]
-        if state == "closed":
-            with pytest.raises(trio.EndOfChannel):
-                await ws.receive()
-            assert each.frames() == [close()]
-        else:
-            await settle()
-            assert len(each.frames()) == written
-        if state in ("ready", "waiting"):
-            await ws.send("still here")
-            assert await peer.receive() == text("still here")
+            for _ in range(OFTEN):
+                await cancelled(partial(CALLS[name], ws))
+                await settle()
+            if state == "waiting":
+                assert await peer.receive() == binary(b"x" * 1000)
+                await peer.send(text("first"), binary(b"\xff"), text("third"))
+            assert [await ws.receive() for _ in range(3)] == ["first", b"\xff", "third"]
+            if state == "closed":
+                with pytest.raises(trio.EndOfChannel):
+                    await ws.receive()
+                assert each.frames() == [close()]
+            else:
+                await settle()
+                assert len(each.frames()) == written
+            if state in ("ready", "waiting"):
+                await ws.send("still here")
+                assert await peer.receive() == text("still here")
 
 
 @each_role
@@ -360,68 +360,66 @@ BYTE_CALLS: dict[str, Callable[[trio_ws.ByteStream], Awaitable[object]]] = {
 @each_role
 @each_way
 @pytest.mark.parametrize("state", ["ready", "in a part", "waiting", "closed"])
-@pytest.mark.parametrize("name", BYTE_CALLS)
 async def test_nothing_is_done_on_a_byte_stream(
-    role: Role, cancelled: Callable[[Call], Awaitable[None]], state: str, name: str
+    role: Role, cancelled: Callable[[Call], Awaitable[None]], state: str
 ) -> None:
-    async with talk(role, 10 if state == "waiting" else 65536, send_buffer=100) as each:
-        stream, peer = trio_ws.ByteStream(each.ws), each.peer
-        expected = b"firstsecond"
-        if state == "waiting":
-            await stream.send_all(b"x" * 1000)
-        else:
-            await peer.send(binary(b"first"), binary(b"second"))
-        if state == "in a part":
-            assert await stream.receive_some(2) == b"fi"
-            expected = expected[2:]
-        elif state == "closed":
-            await peer.send(close())
-        await settle()
-        for _ in range(OFTEN):
-            await cancelled(partial(BYTE_CALLS[name], stream))
-        if state == "waiting":
-            assert await peer.receive() == binary(b"x" * 1000)
-            await peer.send(binary(b"first"), binary(b"second"))
-        received = b""
-        while len(received) < len(expected):
-            received += await stream.receive_some()
-        assert received == expected
-        if state == "closed":
-            assert await stream.receive_some() == b""
-        else:
-            await stream.send_all(b"still here")
-            assert await peer.receive() == binary(b"still here")
+    for name in BYTE_CALLS:
+        async with talk(role, 10 if state == "waiting" else 65536, send_buffer=100) as each:
+            stream, peer = trio_ws.ByteStream(each.ws), each.peer
+            expected = b"firstsecond"
+            if state == "waiting":
+                await stream.send_all(b"x" * 1000)
+            else:
+                await peer.send(binary(b"first"), binary(b"second"))
+            if state == "in a part":
+                assert await stream.receive_some(2) == b"fi"
+                expected = expected[2:]
+            elif state == "closed":
+                await peer.send(close())
+            await settle()
+            for _ in range(OFTEN):
+                await cancelled(partial(BYTE_CALLS[name], stream))
+            if state == "waiting":
+                assert await peer.receive() == binary(b"x" * 1000)
+                await peer.send(binary(b"first"), binary(b"second"))
+            received = b""
+            while len(received) < len(expected):
+                received += await stream.receive_some()
+            assert received == expected
+            if state == "closed":
+                assert await stream.receive_some() == b""
+            else:
+                await stream.send_all(b"still here")
+                assert await peer.receive() == binary(b"still here")
 
 
 @each_role
 @each_way
-@pytest.mark.parametrize("name", ["aclose", "__aexit__"])
-@pytest.mark.parametrize("room", [True, False])
 @pytest.mark.parametrize("wrap", [lambda ws: ws, trio_ws.ByteStream, typed], ids=["WebSocket", "bytes", "values"])
 async def test_aclose_closes(
     role: Role,
     cancelled: Callable[[Call], Awaitable[None]],
-    name: str,
-    room: bool,
     wrap: Callable[[WebSocket], trio.abc.AsyncResource],
     autojump_clock: MockClock,
 ) -> None:
-    async with talk(role, 65536 if room else 10) as each:
-        resource = wrap(each.ws)
-        call = resource.aclose if name == "aclose" else partial(resource.__aexit__, None, None, None)
-        await each.ws.send(b"x" * 1000)
-        await cancelled(call)
-        # There was not even time for the answer of the peer.
-        assert each.ours.closed
-        assert trio.current_time() <= 0.2
-        if room:
-            assert each.frames() == [binary(b"x" * 1000), close()]
-        with pytest.raises(trio.ClosedResourceError):
-            await each.ws.receive()
-        # Closing again does nothing, but is still a checkpoint.
-        await call()
-        for _ in range(OFTEN):
-            await cancelled(call)
+    for name in ["aclose", "__aexit__"]:
+        for room in [True, False]:
+            async with talk(role, 65536 if room else 10) as each:
+                resource = wrap(each.ws)
+                call = resource.aclose if name == "aclose" else partial(resource.__aexit__, None, None, None)
+                await each.ws.send(b"x" * 1000)
+                await cancelled(call)
+                # There was not even time for the answer of the peer.
+                assert each.ours.closed
+                assert trio.current_time() <= 0.2
+                if room:
+                    assert each.frames() == [binary(b"x" * 1000), close()]
+                with pytest.raises(trio.ClosedResourceError):
+                    await each.ws.receive()
+                # Closing again does nothing, but is still a checkpoint.
+                await call()
+                for _ in range(OFTEN):
+                    await cancelled(call)
 
 
 # -- Connections and servers in a scope that is cancelled ------------------------------------------------------------

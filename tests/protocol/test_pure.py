@@ -81,15 +81,15 @@ def test_in_two_pieces(hot: Any, data: bytes, key: bytes, at: int) -> None:
 
 
 @each_implementation
-@pytest.mark.parametrize("size", [*range(20), 125, 126, 4095, 4096, 4097, 65535, 65536, 1_000_003])
-def test_sizes(hot: Any, size: int) -> None:
-    data = bytes(range(256)) * (size // 256 + 1)
-    data = data[:size]
-    masked = hot.apply_mask(data, b"\x80\x00\xff\x01")
-    assert type(masked) is bytes
-    assert masked == xor(data, b"\x80\x00\xff\x01")
-    # Python shares empty bytes and single bytes, so these objects must not have been modified.
-    assert (b"", bytes([0])) == (bytes(0), b"\x00")
+def test_sizes(hot: Any) -> None:
+    for size in [*range(20), 125, 126, 4095, 4096, 4097, 65535, 65536, 1_000_003]:
+        data = bytes(range(256)) * (size // 256 + 1)
+        data = data[:size]
+        masked = hot.apply_mask(data, b"\x80\x00\xff\x01")
+        assert type(masked) is bytes
+        assert masked == xor(data, b"\x80\x00\xff\x01")
+        # Python shares empty bytes and single bytes, so these objects must not have been modified.
+        assert (b"", bytes([0])) == (bytes(0), b"\x00")
 
 
 @each_implementation
@@ -151,13 +151,13 @@ def others(role: Role) -> dict[str, bytes]:
 
 
 @each_implementation
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("name", others(Role.CLIENT))
-def test_frames_that_are_not_taken(hot: Any, role: Role, name: str) -> None:
-    good = frame_to(role, FIN | TEXT, b"good")
-    data = good + others(role)[name]
-    assert hot.take_messages(data, 0, role is Role.SERVER, None, 10) == (["good"], len(good))
-    assert hot.take_messages(data, len(good), role is Role.SERVER, None, 10) == ([], len(good))
+def test_frames_that_are_not_taken(hot: Any) -> None:
+    for role in ROLES:
+        for name in others(Role.CLIENT):
+            good = frame_to(role, FIN | TEXT, b"good")
+            data = good + others(role)[name]
+            assert hot.take_messages(data, 0, role is Role.SERVER, None, 10) == (["good"], len(good))
+            assert hot.take_messages(data, len(good), role is Role.SERVER, None, 10) == ([], len(good))
 
 
 @each_implementation
