@@ -1,7 +1,7 @@
 """All checks of the project: tests, lint, types, docs, build, sanitizers, conformance, benchmarks.
 
-``nox`` runs the default checks, ``nox -s tests-3.12 -- -k handshake`` some tests on one Python. Arguments after ``--``
-are passed to pytest. See CONTRIBUTING.md.
+``nox`` runs the default checks, ``nox -s tests -- -k handshake`` some tests: the arguments after ``--`` are passed to
+pytest. See CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -138,17 +138,9 @@ def installed_elsewhere(session: nox.Session, env: dict[str, str]) -> Iterator[P
 
 INTERPRETERS = find_interpreters()
 
-#: Tests that take as long as all the others together, and depend least on the version of Python. They run only on the
-#: newest Python, unless there are arguments for pytest.
-HARNESSES = ("cancellation", "faults", "memory", "state_machine")
 
-
-@nox.session(python=INTERPRETERS)
-def tests(session: nox.Session) -> None:
-    """Run pytest. Without arguments for pytest, check the coverage on the newest Python.
-
-    Without arguments, the other Pythons skip some slow tests.
-    """
+def install_for_tests(session: nox.Session) -> None:
+    """Install the package and what its tests need."""
     # Editable, because the checkout comes first in sys.path anyway. The `types` and `build` sessions test the package
     # as users install it.
     session.install("-e", ".", *group("test"))
@@ -156,18 +148,45 @@ def tests(session: nox.Session) -> None:
         # Without a C compiler the build does not fail (`optional` in pyproject.toml), but tests would be skipped. Use
         # `TRIO_WS_PURE=1 nox -s tests` in that case.
         session.run("python", "-c", "import trio_ws.protocol.compiled")
+
+
+def run_pytest(session: nox.Session, *default: str) -> None:
+    """Run pytest with the arguments after ``--``, otherwise with the default ones on all processors."""
+    session.run("pytest", *(session.posargs or ["--numprocesses=auto", *default]))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that find nearly everything, with this Python, in less than three minutes."""
+    install_for_tests(session)
+    run_pytest(session, "-m", "not slow and not harness")
+
+
+@nox.session(python=INTERPRETERS)
+def tests_all(session: nox.Session) -> None:
+    """Run the tests with every Python that is installed; the slow ones with the newest only."""
+    install_for_tests(session)
     if session.python == "3.10":
         # All tests should run with both compression libraries, and with both the compiled and the Python functions.
         session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "zlib-ng")
         session.env["TRIO_WS_PURE"] = "1"
-    if session.posargs:
-        session.run("pytest", *session.posargs)
-    elif session.python == INTERPRETERS[-1]:
-        session.run("pytest", "--numprocesses=auto", "--cov", "--cov-report=term")
-        session.run("python", "tests/coverage_per_module.py")
-        session.run("pytest", "--numprocesses=auto", "tests/protocol", env={"TRIO_WS_PURE": "1"})
-    else:
-        session.run("pytest", "--numprocesses=auto", *(f"--ignore=tests/test_{name}.py" for name in HARNESSES))
+    newest = session.python == INTERPRETERS[-1]
+    run_pytest(session, "-m", "not harness" if newest else "not slow and not harness")
+
+
+@nox.session
+def harnesses(session: nox.Session) -> None:
+    """Cancel at every point, fail at every byte, open ten thousand connections, measure memory, and so on."""
+    install_for_tests(session)
+    run_pytest(session, "-m", "harness")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Check the coverage of the package by all tests but the harnesses, and of modules by their own tests."""
+    install_for_tests(session)
+    session.run("pytest", "--numprocesses=auto", "-m", "not harness", "--cov", "--cov-report=term")
+    session.run("python", "tests/coverage_per_module.py")
 
 
 @nox.session
@@ -283,7 +302,8 @@ def conformance(session: nox.Session, back_end: str) -> None:
     python = find_python27()
     if python is None:
         # Contributors need not install an unsupported interpreter. CI has one.
-        session.skip("The Autobahn test suite needs Python 2.7. Try `pyenv install 2.7.18`.")
+        stop = session.error if os.environ.get("TRIO_WS_NO_SKIPS") else session.skip
+        stop("The Autobahn test suite needs Python 2.7. Try `pyenv install 2.7.18`.")
     # The last versions of virtualenv that support Python 2.7.
     session.install("virtualenv<20.22")
     suite = session.cache_dir.resolve() / "autobahn"

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -50,6 +51,23 @@ ALLOWED_SKIPS = re.compile(
 # Background processes of a shell ignore Ctrl-C, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: Modules of tests that repeat a scenario with a disturbance at each of its points, or ten thousand times. They get the
+#: marker `harness`, as do all tests that use the fixture `scheduling`.
+HARNESSES = {"test_cancellation.py", "test_churn.py", "test_faults.py", "test_memory.py", "test_state_machine.py"}
+
+#: Folders and modules of other tests that take long: they run other programs. They get the marker `slow`.
+SLOW = {"cli", "interop", "test_behind_proxies.py", "test_documentation.py", "test_migrating.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = set(item.path.relative_to(Path(__file__).parent).parts)
+        if (place & HARNESSES and "testing" not in place) or "scheduling" in getattr(item, "fixturenames", ()):
+            item.add_marker("harness")
+        elif place & SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -221,7 +221,7 @@ with_and_without_compression = pytest.mark.parametrize(
 class Scenarios:
     """The tests that all libraries share, with both ends in both roles.
 
-    The module for a library has the fixtures ``library``, and ``negotiation`` with the settings for compression.
+    The module for a library has the fixture ``library``, and ``NEGOTIATIONS`` with the settings for compression.
     """
 
     @pytest.fixture(params=["client", "server"])

@@ -277,11 +277,6 @@ NEGOTIATIONS = [
 ]
 
 
-@pytest.fixture(params=NEGOTIATIONS, ids=str)
-def negotiation(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 class TestAiohttp(Scenarios):
     async def test_pings_answered_automatically(self, library: Aiohttp, role: str) -> None:
         library = Aiohttp(library.loop, library.session, autoping=True)

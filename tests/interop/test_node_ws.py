@@ -310,11 +310,6 @@ NEGOTIATIONS = [
 ]
 
 
-@pytest.fixture(params=NEGOTIATIONS, ids=str)
-def negotiation(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 class TestNodeWs(Scenarios):
     async def test_no_subprotocol_in_common(self, library: Library, role: str) -> None:
         if role == "client":

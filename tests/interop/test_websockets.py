@@ -232,10 +232,5 @@ NEGOTIATIONS = [
 ]
 
 
-@pytest.fixture(params=NEGOTIATIONS, ids=str)
-def negotiation(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 class TestWebsockets(Scenarios):
     pass
