@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from . import before, machine, report, tls
+from .chart import render_chart
 from .contenders import BEFORE, Contender
 from .measurements import MEASUREMENTS, Measurement, Scale
 from .process import WorkerFailed
@@ -19,7 +20,7 @@ from .worker import ROOT
 
 #: The paths of the page, its plots, and the results of the last full run.
 PAGE = ROOT / "docs" / "benchmarks.md"
-PLOTS = ("_static/benchmarks.png", "_static/benchmarks-lines.png")
+PLOTS = ("_static/benchmarks.svg", "_static/benchmarks-lines.svg")
 FIGURES = Path(__file__).parent / "results.json"
 #: Files for the results of sections that are measured on their own, with all contenders.
 SECTION_FIGURES = {"hostile": Path(__file__).parent / "hostile.json"}
@@ -105,10 +106,10 @@ def measure(measurements: Sequence[Measurement], options: argparse.Namespace, re
 
 def write_page(results: Results) -> None:
     """Write the page and its plots."""
-    from .plot import plot_bars, plot_lines  # imported late, because nothing else needs Matplotlib
+    from .plot import plot_lines  # imported late, because nothing else needs Matplotlib
 
     (PAGE.parent / "_static").mkdir(exist_ok=True)
-    plot_bars(results, PAGE.parent / PLOTS[0])
+    (PAGE.parent / PLOTS[0]).write_text(render_chart(results), encoding="utf-8")
     plot_lines(results, PAGE.parent / PLOTS[1])
     PAGE.write_text(report.render_page(results, PLOTS), encoding="utf-8")
 

@@ -160,9 +160,12 @@ def bullets(items: Sequence[str]) -> str:
 INTRODUCTION = """\
 # Benchmarks
 
-The speed of the library, compared with other libraries. `nox -s bench` creates this page in about half an hour, and
-anybody can run it. Compare only figures of the same run. On other machines only the ratios are meaningful. The targets
-of the library are in [Performance](performance.rst).
+The speed of a server, compared with other libraries. The tables below have all figures, those of clients too.
+"""
+
+ORIGIN = """\
+`nox -s bench` creates this page in about half an hour, and anybody can run it. Compare only figures of the same run. On
+other machines only the ratios are meaningful. The targets of the library are in [Performance](performance.rst).
 """
 
 METHOD = """\
@@ -227,15 +230,16 @@ def render_page(results: Results, plots: Sequence[str]) -> str:
 
     Args:
         results: The results.
-        plots: The paths of the two plots, relative to the page: the main measurements, and the lines.
+        plots: The paths of the two pictures, relative to the page: the chart, and the lines.
     """
     machine = [f"{key}: {value}" for key, value in results.machine.items()]
     parts = [
         INTRODUCTION,
+        f"![The most important figures as bars]({plots[0]})\n",
+        ORIGIN,
         f"Measured on {results.date}, in {results.rounds} rounds of {results.seconds:g} s, on this machine:\n",
         bullets(machine),
         "## Figures\n",
-        f"![The figures as bars]({plots[0]})\n",
         EXPLANATION.format(before=BEFORE.name),
     ]
     if results.skipped:
