@@ -14,7 +14,9 @@ async def main(uri: str) -> None:
             pass
     except trio_ws.InvalidStatus as exc:
         print("refused:", exc.status_code)
-    async with trio_ws.connect(f"{uri}/feed", subprotocols=["json"], max_message_size=2**16, **options) as ws:
+    async with trio_ws.connect(
+        f"{uri}/feed", subprotocols=["json"], max_message_size=2**16, **options
+    ) as ws:
         print("subprotocol:", ws.subprotocol)
         channel = trio_ws.TypedChannel(ws, json.dumps, json.loads)
         await channel.send({"subscribe": "prices"})

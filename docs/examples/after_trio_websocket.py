@@ -17,7 +17,9 @@ async def handle(ws: trio_ws.ServerWebSocket) -> None:
 
 async def main() -> None:
     async with trio.open_nursery() as nursery:
-        serve = partial(trio_ws.serve, host="127.0.0.1", subprotocols=["chat"], process_request=check_path)
+        serve = partial(
+            trio_ws.serve, host="127.0.0.1", subprotocols=["chat"], process_request=check_path
+        )
         server = await nursery.start(serve, handle, 0)
         uri = f"ws://127.0.0.1:{server.port}"
         try:

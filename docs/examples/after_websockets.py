@@ -23,7 +23,9 @@ async def handle(ws: trio_ws.ServerWebSocket) -> None:
 
 async def main() -> None:
     async with trio.open_nursery() as nursery:
-        serve = partial(trio_ws.serve, host="127.0.0.1", process_request=check_token, max_message_size=2**16)
+        serve = partial(
+            trio_ws.serve, host="127.0.0.1", process_request=check_token, max_message_size=2**16
+        )
         server = await nursery.start(serve, handle, 0)
         uri = f"ws://127.0.0.1:{server.port}"
         try:
@@ -32,7 +34,10 @@ async def main() -> None:
         except trio_ws.InvalidStatus as exc:
             print("refused:", exc.status_code)
         headers = {"Authorization": "Bearer secret"}
-        async with trio_ws.connect(uri, headers=headers) as ws, trio_ws.connect(uri, headers=headers) as other:
+        async with (
+            trio_ws.connect(uri, headers=headers) as ws,
+            trio_ws.connect(uri, headers=headers) as other,
+        ):
             await other.ping()
             await ws.send("hello")
             with trio.fail_after(5):

@@ -1,4 +1,7 @@
-"""An ASGI server on the hooks of ``serve``: it serves an application of Starlette, HTTP and WebSocket on one port."""
+"""An ASGI server on the hooks of ``serve``.
+
+It serves an application of Starlette: HTTP and WebSocket on one port.
+"""
 
 from contextvars import ContextVar
 from functools import partial
@@ -18,7 +21,7 @@ Event = dict[str, Any]
 
 
 class Session:
-    """A WebSocket connection of an application, which starts before the opening handshake has ended."""
+    """A WebSocket connection of an application. It starts before the handshake has ended."""
 
     def __init__(self) -> None:
         self.answer: Event = {}
@@ -50,14 +53,19 @@ class Session:
             message = await (await self._websocket()).receive()
         except trio_ws.ConnectionClosed as exc:
             return {"type": "websocket.disconnect", "code": exc.code, "reason": exc.reason}
-        return {"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message}
+        return {
+            "type": "websocket.receive",
+            "text" if isinstance(message, str) else "bytes": message,
+        }
 
     async def _send(self, event: Event) -> None:
         if not self.answer:
             self.answer = event  # websocket.accept or websocket.close
             self.answered.set()
         elif event["type"] == "websocket.close":
-            await (await self._websocket()).aclose(event.get("code", 1000), event.get("reason") or "")
+            await (await self._websocket()).aclose(
+                event.get("code", 1000), event.get("reason") or ""
+            )
         else:
             text = event.get("text")
             try:
@@ -89,7 +97,10 @@ def make_scope(kind: str, opening: trio_ws.Opening, request: trio_ws.Request) ->
         "path": unquote(path),
         "raw_path": path.encode(),
         "query_string": query.encode(),
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.raw_items()],
+        "headers": [
+            (name.lower().encode(), value.encode("latin-1"))
+            for name, value in request.headers.raw_items()
+        ],
         "client": opening.remote_address[:2] if isinstance(opening.remote_address, tuple) else None,
         "server": opening.local_address[:2] if isinstance(opening.local_address, tuple) else None,
         "subprotocols": [name.strip() for name in offered.split(",") if name.strip()],
@@ -100,7 +111,9 @@ def decode_headers(event: Event) -> list[tuple[str, str]]:
     return [(name.decode(), value.decode("latin-1")) for name, value in event.get("headers", ())]
 
 
-async def answer_http(app: Any, opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response:
+async def answer_http(
+    app: Any, opening: trio_ws.Opening, request: trio_ws.Request
+) -> trio_ws.Response:
     if request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers:
         return opening.respond(501, "this server reads no bodies\n")
     requests = iter([{"type": "http.request"}])
@@ -116,11 +129,15 @@ async def answer_http(app: Any, opening: trio_ws.Opening, request: trio_ws.Reque
 
     await app(make_scope("http", opening, request), receive, send)
     start, *parts = events
-    return opening.respond(start["status"], b"".join(part.get("body", b"") for part in parts), decode_headers(start))
+    return opening.respond(
+        start["status"], b"".join(part.get("body", b"") for part in parts), decode_headers(start)
+    )
 
 
 async def serve_asgi(app: Any, port: int, **options: Any) -> None:
-    async def process_request(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response | None:
+    async def process_request(
+        opening: trio_ws.Opening, request: trio_ws.Request
+    ) -> trio_ws.Response | None:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return await answer_http(app, opening, request)
         new = Session()
@@ -136,7 +153,9 @@ async def serve_asgi(app: Any, port: int, **options: Any) -> None:
     def select_subprotocol(_opening: object, _offered: object) -> str | None:
         return session.get().answer.get("subprotocol")
 
-    def process_response(_opening: object, _request: object, response: trio_ws.Response) -> trio_ws.Response | None:
+    def process_response(
+        _opening: object, _request: object, response: trio_ws.Response
+    ) -> trio_ws.Response | None:
         if response.status_code != 101:
             return None
         headers = [*response.headers.raw_items(), *decode_headers(session.get().answer)]

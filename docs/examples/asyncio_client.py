@@ -1,4 +1,7 @@
-"""A WebSocket client for asyncio on the sans-I/O protocol: it sends each argument and prints the answer."""
+"""A WebSocket client for asyncio, on the sans-I/O protocol.
+
+It sends each argument and prints the answer.
+"""
 
 import asyncio
 import os
@@ -11,9 +14,14 @@ from trio_ws.protocol.handshake import build_request, check_response
 
 
 class Connection:
-    """An open connection. Use it in one task only: a complete client also has to send and receive at the same time."""
+    """An open connection, for one task only.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: bytes) -> None:
+    A complete client also has to send and receive at the same time.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: bytes
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._protocol = Protocol(Role.CLIENT, random=os.urandom, max_message_size=2**20)

@@ -13,7 +13,9 @@ async def main(uri: str) -> None:
                 pass
         except aiohttp.WSServerHandshakeError as exc:
             print("refused:", exc.status)
-        async with session.ws_connect(f"{uri}/feed", protocols=["json"], heartbeat=30, max_msg_size=2**16) as ws:
+        async with session.ws_connect(
+            f"{uri}/feed", protocols=["json"], heartbeat=30, max_msg_size=2**16
+        ) as ws:
             print("subprotocol:", ws.protocol)
             await ws.send_json({"subscribe": "prices"})
             print(await ws.receive_json(timeout=5))

@@ -1,7 +1,13 @@
 """A server and a client with trio-websocket."""
 
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketRequest, open_websocket_url, serve_websocket
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    WebSocketRequest,
+    open_websocket_url,
+    serve_websocket,
+)
 
 
 async def handle(request: WebSocketRequest) -> None:

@@ -38,7 +38,10 @@ async def main() -> None:
         except InvalidStatus as exc:
             print("refused:", exc.response.status_code)
         headers = {"Authorization": "Bearer secret"}
-        async with connect(uri, additional_headers=headers) as ws, connect(uri, additional_headers=headers) as other:
+        async with (
+            connect(uri, additional_headers=headers) as ws,
+            connect(uri, additional_headers=headers) as other,
+        ):
             pong = await other.ping()
             await pong
             await ws.send("hello")

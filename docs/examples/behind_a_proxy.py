@@ -1,7 +1,8 @@
-"""A server that runs behind nginx or HAProxy on the same machine, and tells its clients who they are.
+"""A server behind nginx or HAProxy on the same machine. It tells its clients who they are.
 
-Run it with ``python behind_a_proxy.py``, behind a proxy with ``nginx.conf`` or ``haproxy.cfg``. The server trusts the
-headers from 127.0.0.1, where the proxy runs, and ignores those from other addresses.
+Run it with ``python behind_a_proxy.py``, behind a proxy with ``nginx.conf`` or
+``haproxy.cfg``. The server trusts the headers from 127.0.0.1, where the proxy runs, and
+ignores those from other addresses.
 """
 
 from functools import partial

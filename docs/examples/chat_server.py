@@ -1,11 +1,13 @@
 """A chat server with rooms: each message goes to all other clients in the same room.
 
-It needs ``pip install trio-ws[routing]``. Run it with ``python chat_server.py``, and connect from several terminals
-with ``python -m trio_ws connect ws://localhost:8765/chat/trio/ann``. In the path, ``trio`` is the room, and ``ann`` is
-the name that the others see. ``ws://localhost:8765/rooms`` lists the rooms.
+It needs ``pip install trio-ws[routing]``. Run it with ``python chat_server.py``, and
+connect from several terminals with
+``trio-ws connect ws://localhost:8765/chat/trio/ann``. In the path, ``trio`` is the room,
+and ``ann`` is the name that the others see. ``ws://localhost:8765/rooms`` lists the rooms.
 
-A client that does not read cannot hold up the others. It is disconnected when it is ten seconds or 8 MiB behind.
-Ctrl-C or SIGTERM closes the server, and the handlers have five seconds to finish.
+A client that does not read cannot hold up the others. It is disconnected when it is ten
+seconds or 8 MiB behind. Ctrl-C or SIGTERM closes the server, and the handlers have five
+seconds to finish.
 """
 
 import signal

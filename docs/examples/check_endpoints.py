@@ -1,7 +1,7 @@
-"""A monitor: tries to connect to each WebSocket endpoint, and prints the reason if that fails.
+"""A monitor: tries to connect to each WebSocket endpoint, and prints why that fails.
 
-Run it with ``python check_endpoints.py URI...``. The URIs may be ``ws``, ``wss`` and ``ws+unix``. It follows redirects
-and prints where they lead.
+Run it with ``python check_endpoints.py URI...``. The URIs may be ``ws``, ``wss`` and
+``ws+unix``. It follows redirects and prints where they lead.
 """
 
 import sys
@@ -23,11 +23,13 @@ async def check(uri: str) -> str | None:
     except trio_ws.InvalidStatus as exc:
         retry = exc.headers.get("Retry-After")
         later = "" if retry is None else f" (again in {retry} s)"
-        return f"refuses with {exc.status_code} {exc.reason_phrase}{later}: {exc.body[:100].decode(errors='replace')}"
+        body = exc.body[:100].decode(errors="replace")
+        return f"refuses with {exc.status_code} {exc.reason_phrase}{later}: {body}"
     except trio_ws.TLSFailed as exc:
         return f"cannot be trusted: {exc.reason}"
     except trio_ws.WebSocketException as exc:
-        # Not reachable (the message gives the reason for each address), too slow, an invalid URI, or not a WebSocket.
+        # Not reachable (the message gives the reason for each address), too slow, an
+        # invalid URI, or not a WebSocket.
         return str(exc)
 
 

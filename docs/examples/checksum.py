@@ -1,6 +1,7 @@
 """An extension that adds a CRC-32 to every message, so that the receiver detects damage.
 
-Run it with ``python checksum.py``: a client and a server in one program negotiate ``x-crc32`` and exchange messages.
+Run it with ``python checksum.py``: a client and a server in one program negotiate
+``x-crc32`` and exchange messages.
 """
 
 import zlib
@@ -18,12 +19,13 @@ SIZE = 4
 
 
 class Checksum:
-    """The extension in use on one connection: an :class:`~trio_ws.protocol.extensions.Extension`."""
+    """The extension on one connection: a ``trio_ws.protocol.extensions.Extension``."""
 
     rsv = RSV2
 
     def __init__(self) -> None:
-        # The checksums of the messages in progress, and the last bytes received, which may be the peer's checksum.
+        # The checksums of the messages in progress, and the last bytes received, which
+        # may be the peer's checksum.
         self._sent = self._received = 0
         self._end = b""
 
@@ -50,7 +52,7 @@ class Checksum:
 
 
 class OfferChecksum:
-    """The client's side of the negotiation: a :class:`~trio_ws.protocol.extensions.ClientExtension`."""
+    """The client's side: a ``trio_ws.protocol.extensions.ClientExtension``."""
 
     name = NAME
 
@@ -61,12 +63,14 @@ class OfferChecksum:
     def accept(self, params: Params) -> Checksum:
         """Return the extension for the server's answer."""
         if params:
-            raise trio_ws.NegotiationError(f"{NAME} has no parameters, but the server sent {params!r}")
+            raise trio_ws.NegotiationError(
+                f"{NAME} has no parameters, but the server sent {params!r}"
+            )
         return Checksum()
 
 
 class AcceptChecksum:
-    """The server's side of the negotiation: a :class:`~trio_ws.protocol.extensions.ServerExtension`."""
+    """The server's side: a ``trio_ws.protocol.extensions.ServerExtension``."""
 
     name = NAME
 
@@ -84,7 +88,9 @@ async def main() -> None:
     async with trio.open_nursery() as nursery:
         serve = partial(trio_ws.serve, echo, 0, host="localhost", extensions=[AcceptChecksum()])
         server = await nursery.start(serve)
-        async with trio_ws.connect(f"ws://localhost:{server.port}", extensions=[OfferChecksum()]) as ws:
+        async with trio_ws.connect(
+            f"ws://localhost:{server.port}", extensions=[OfferChecksum()]
+        ) as ws:
             print(ws.response.headers["Sec-WebSocket-Extensions"].split(",")[0])
             await ws.send("hello")
             print(await ws.receive())

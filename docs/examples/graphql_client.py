@@ -1,4 +1,4 @@
-"""GraphQL subscriptions with the protocol graphql-transport-ws: many of them over one connection."""
+"""GraphQL subscriptions (graphql-transport-ws), many of them over one connection."""
 
 import itertools
 import json
@@ -33,7 +33,8 @@ class Client:
             elif message["type"] == "ping":
                 await self._channel.send({"type": "pong"})
             elif (subscription := self._subscriptions.get(message.get("id"))) is not None:
-                # A slow subscriber delays the others, and finally the server, instead of filling the memory.
+                # A slow subscriber delays the others, and finally the server, instead
+                # of filling the memory.
                 try:
                     await subscription.send(message)
                 except trio.BrokenResourceError:
@@ -41,7 +42,7 @@ class Client:
 
     @asynccontextmanager
     async def subscribe(self, query: str, **variables: object) -> AsyncIterator[AsyncIterator[Any]]:
-        """Subscribe for the duration of the block. A query has one result, a subscription any number."""
+        """Subscribe during the block. A query has one result, a subscription any number."""
         number = next(self._ids)
         self._subscriptions[number], messages = trio.open_memory_channel[dict[str, Any]](10)
         try:

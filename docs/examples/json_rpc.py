@@ -39,7 +39,9 @@ class Client:
         number = next(self._ids)
         self._calls[number], answers = trio.open_memory_channel[dict[str, Any]](1)
         try:
-            await self._channel.send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+            await self._channel.send(
+                {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+            )
             answer = await answers.receive()
         except trio.EndOfChannel:
             raise RPCError("the connection was closed before the answer") from None

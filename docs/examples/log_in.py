@@ -1,7 +1,8 @@
 """A client that authenticates with cookies and a token.
 
-Run it with ``python log_in.py URI``. Cookies from the server are stored in a jar; an ``http.cookiejar.LWPCookieJar``
-could save them in a file. A new token is fetched for each connection, so it has never expired.
+Run it with ``python log_in.py URI``. Cookies from the server are stored in a jar; an
+``http.cookiejar.LWPCookieJar`` could save them in a file. A new token is fetched for
+each connection, so it has never expired.
 """
 
 import sys
@@ -20,7 +21,9 @@ async def fetch_token(uri: trio_ws.WebSocketURI) -> dict[str, str]:
 async def main(uri: str) -> None:
     jar = CookieJar()
     try:
-        async with trio_ws.connect(uri, cookies=jar, credentials=fetch_token, origin="https://example.org") as ws:
+        async with trio_ws.connect(
+            uri, cookies=jar, credentials=fetch_token, origin="https://example.org"
+        ) as ws:
             print("connected to", ws.request.path)
             async for message in ws:
                 print(message)

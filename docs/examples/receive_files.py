@@ -1,7 +1,7 @@
-"""A server that stores each message in a file: ``python receive_files.py``. Use send_file.py with it.
+"""A server that stores each message in a file. Use send_file.py with it.
 
-Each part of a message is written when it arrives, so the size of a message does not matter. While the disk is busy, the
-client has to wait.
+Run it with ``python receive_files.py``. Each part of a message is written when it arrives,
+so the size of a message does not matter. While the disk is busy, the client has to wait.
 """
 
 import trio

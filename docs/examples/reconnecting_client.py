@@ -1,6 +1,7 @@
-"""Follow a chat room, and reconnect when the server restarts: ``python reconnecting_client.py NAME``.
+"""Follow a chat room, and reconnect when the server restarts.
 
-The server is chat_server.py. Stop it and start it again, and this client reconnects.
+Run it with ``python reconnecting_client.py NAME``. The server is chat_server.py. Stop it and
+start it again, and this client reconnects.
 """
 
 import sys

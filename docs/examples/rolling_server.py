@@ -1,8 +1,8 @@
 """A server that can be replaced without disconnecting its clients.
 
-Run it with ``python rolling_server.py PORT``. On SIGTERM or Ctrl-C, it stops accepting, and ends when its clients have
-left. Those that are still there after a minute are disconnected, some at a time, so that they do not all come back in
-the same moment.
+Run it with ``python rolling_server.py PORT``. On SIGTERM or Ctrl-C, it stops accepting,
+and ends when its clients have left. Those that are still there after a minute are
+disconnected, some at a time, so that they do not all come back in the same moment.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Send a file as one message, in parts: ``python send_file.py FILE``. The server is receive_files.py."""
+"""Send a file to receive_files.py as one message, in parts: ``python send_file.py FILE``."""
 
 import sys
 

@@ -1,7 +1,8 @@
 """An echo server with logging, and with metrics on the same port.
 
-It needs ``pip install trio-ws[prometheus]``. Run it with ``python watched_server.py``, connect with ``python -m trio_ws
-connect ws://localhost:8765``, and open http://localhost:8765/metrics. With ``-v`` it also logs each frame.
+It needs ``pip install trio-ws[prometheus]``. Run it with ``python watched_server.py``,
+connect with ``trio-ws connect ws://localhost:8765``, and open
+http://localhost:8765/metrics. With ``-v`` it also logs each frame.
 """
 
 import logging
@@ -30,7 +31,11 @@ async def main() -> None:
     metrics = trio_ws.PrometheusInstrument()
     instruments = [trio_ws.LogConnections(), trio_ws.LogFrames(), SlowPeers(), metrics]
     await trio_ws.serve(
-        echo, 8765, host="localhost", instruments=instruments, process_request=metrics.serve_at("/metrics")
+        echo,
+        8765,
+        host="localhost",
+        instruments=instruments,
+        process_request=metrics.serve_at("/metrics"),
     )
 
 

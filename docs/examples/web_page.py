@@ -1,8 +1,9 @@
 """A server with a web page that connects to it: HTTP and WebSocket on one port.
 
-Run it with ``python web_page.py`` and open http://localhost:8765/ in a browser. The server echoes what you type. The
-user name and the password are in ``USERS``. The health check, ``/healthz``, needs no password. Pages from other hosts
-may not connect. Ctrl-C or SIGTERM closes the server.
+Run it with ``python web_page.py`` and open http://localhost:8765/ in a browser. The
+server echoes what you type. The user name and the password are in ``USERS``. The health
+check, ``/healthz``, needs no password. Pages from other hosts may not connect. Ctrl-C
+or SIGTERM closes the server.
 """
 
 import signal
@@ -38,7 +39,9 @@ def show_page(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Res
         return None
     if request.path != "/":
         return opening.respond(404, "there is only one page\n")
-    return opening.respond(200, PAGE, {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"})
+    return opening.respond(
+        200, PAGE, {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"}
+    )
 
 
 async def echo(ws: trio_ws.ServerWebSocket) -> None:
