@@ -204,7 +204,7 @@ def random_order(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the format, the rules of ruff, and the first lines of docstrings.
+    """Check the format, the rules of ruff, the first lines of docstrings, and the Dockerfile in the documentation.
 
     `ruff format; ruff check --fix` repairs most problems.
     """
@@ -212,6 +212,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("python", "tests/docstring_lint.py")
+    if shutil.which("hadolint", path=session.bin):  # it is not on PyPI for every platform
+        session.run("hadolint", "docs/examples/Dockerfile")
 
 
 @nox.session
@@ -317,10 +319,12 @@ def conformance(session: nox.Session, back_end: str) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation in docs/_build/html. Warnings are errors."""
-    session.install("-e", ".", *group("docs"))
+    """Build the documentation in docs/_build/html, and test its search. Warnings are errors."""
+    session.install("-e", ".", *group("docs", "test"))
     # -E disables the cache: cached pages do not repeat their warnings.
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
+    built = str(Path("docs/_build/html").resolve())
+    session.run("pytest", "tests/docs/test_search.py", env={"TRIO_WS_HTML": built})
 
 
 @nox.session

@@ -36,6 +36,8 @@ default_role = "py:obj"
 
 html_theme = "furo"
 html_title = f"trio_ws {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -807,7 +807,8 @@ async def test_asyncio_example(nursery: trio.Nursery) -> None:
 
 def test_every_example_is_tested() -> None:
     tests = "".join(inspect.getsource(value) for key, value in globals().items() if key.startswith("test_"))
-    tests += (ROOT / "tests" / "test_migrating.py").read_text(encoding="utf-8")
+    for elsewhere in ("test_migrating.py", "docs/test_deployment.py"):
+        tests += (ROOT / "tests" / elsewhere).read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert path.name in tests or path.suffix != ".py"
 
@@ -836,6 +837,9 @@ class Console:
             words = shlex.split(part)
             if words[0] == "trio-ws":
                 words = ["python", "-m", "trio_ws", *words[1:]]
+            if words[0] == "pip":
+                assert words == ["pip", "install", "trio-ws"]
+                continue
             python, dash, module, *arguments = words
             assert (python, dash) == ("python", "-m")
             if module == "trio_ws":

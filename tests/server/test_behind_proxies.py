@@ -1,4 +1,4 @@
-"""A server behind real proxies, nginx and HAProxy, with the configuration files in the documentation."""
+"""A server behind real proxies, nginx, HAProxy and Caddy, with the configuration files in the documentation."""
 
 from __future__ import annotations
 
@@ -179,6 +179,28 @@ async def haproxy(
         yield ports
 
 
+@contextlib.asynccontextmanager
+async def caddy(folder: Path, certificate: Path, port: int) -> AsyncIterator[list[int]]:
+    program = find_program("caddy")
+
+    def changes(free_port: Callable[[], int]) -> dict[str, str]:
+        # One site without TLS, and one with a certificate that Caddy does not have to obtain.
+        plain = f"http://:{free_port()} {{\n\timport site\n}}\n"
+        tls = f"https://:{free_port()} {{\n\ttls {certificate} {certificate}\n\timport site\n}}\n"
+        return {
+            "example.org {\n": "{\n\tadmin off\n\tskip_install_trust\n\tdefault_bind 127.0.0.1\n}\n(site) {\n",
+            "\t}\n}\n": f"\t}}\n}}\n{plain}{tls}",
+            "8765": str(port),
+        }
+
+    def command(path: Path) -> list[str]:
+        # Its files go into its home folder.
+        return ["env", f"HOME={folder}", program, "run", "--adapter", "caddyfile", "--config", str(path)]
+
+    async with started("Caddyfile", folder, command, changes) as ports:
+        yield ports
+
+
 # -- The server ------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +314,12 @@ async def test_nginx_while_a_server_is_drained(nursery: trio.Nursery, tmp_path: 
 async def test_haproxy(serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path) -> None:
     place = await serve(process_request=answer)
     async with haproxy(tmp_path, certificate, headers=place.port) as (plain, tls, _, _):
+        await check_headers(place, plain, tls, trusting)
+
+
+async def test_caddy(serve: Serve, certificate: Path, trusting: ssl.SSLContext, tmp_path: Path) -> None:
+    place = await serve(process_request=answer)
+    async with caddy(tmp_path, certificate, place.port) as (plain, tls):
         await check_headers(place, plain, tls, trusting)
 
 
