@@ -16,7 +16,7 @@ import attrs
 import pytest
 import trio
 
-from trio_ws import exceptions
+from trio_ws import Limits, exceptions, parse_proxy, parse_uri
 from trio_ws.exceptions import (
     BodyTooBig,
     ConnectFailed,
@@ -47,7 +47,7 @@ from trio_ws.exceptions import (
     WebSocketException,
 )
 from trio_ws.exceptions.shown import MAX_QUOTED, quote
-from trio_ws.frames import Close
+from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.http11 import Response
 
 BYE = Close(1000, "bye")
@@ -463,3 +463,44 @@ def test_quotations_of_what_a_peer_has_sent() -> None:
     assert quote(bytearray(b"\x1b[2J\xe9")) == r"'\x1b[2Jé'"
     assert quote(b"x" * MAX_QUOTED) == repr("x" * MAX_QUOTED)
     assert quote(b"x" * (MAX_QUOTED + 1)) == repr("x" * MAX_QUOTED) + "..."
+
+
+# -- repr ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        BYE,
+        RESPONSE,
+        Frame(Opcode.TEXT, b"x"),
+        parse_uri("wss://user:secret@example.org/"),
+        parse_proxy("http://user:secret@proxy.example:3128"),
+        Limits(idle=1.5),
+        InvalidURI("ws://user:secret@example.org:x/", "bad port"),
+        InvalidUpgrade("Upgrade", None, "it is missing"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_repr_is_that_of_attrs(value: Any) -> None:
+    """``show_fields`` replaces the methods that attrs would generate."""
+    attributes = attrs.fields(type(value))
+    fields = {field.name: attrs.field(repr=field.repr) for field in attributes}
+    generated = attrs.make_class(type(value).__name__, fields, init=False)
+    twin: Any = object.__new__(generated)
+    for field in attributes:
+        object.__setattr__(twin, field.name, getattr(value, field.name))
+    assert repr(value) == repr(twin)
+    assert "secret" not in repr(value)
+
+
+def test_repr_of_an_exception_without_fields_is_that_of_python() -> None:
+    assert repr(InvalidHandshake("no")) == "InvalidHandshake('no')"
+
+
+def test_repr_of_a_local_class_has_its_short_name() -> None:
+    @attrs.define(slots=False, eq=False, repr=False)
+    class Local(WebSocketException):
+        reason: str
+
+    assert repr(Local("x")) == "Local(reason='x')"

@@ -19,8 +19,8 @@ PACKAGE = "trio_ws"
 # it, of its own place and of others; not from itself and not from those below. An import for the type checker counts.
 TABLE = {
     "values": [
-        ["version", "exceptions.base", "exceptions.shown", "misuse.names", "misuse.usage", "misuse.values"],
-        ["misuse.__init__"],
+        ["version", "exceptions.shown", "misuse.names", "misuse.usage", "misuse.values"],
+        ["exceptions.base", "misuse.__init__"],
         ["exceptions.addresses", "exceptions.decoding", "exceptions.handshake", "exceptions.protocol"],
         ["datastructures", "frames", "uri"],
         ["http11.lines"],

@@ -22,19 +22,17 @@
 Run ``python -m trio_ws demo`` for a demonstration.
 """
 
-from .client.attempts import Attempt, Attempts, attempts
-from .client.backoff import Backoff, is_retryable
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .client.connect import Connecting, connect, connect_in, connect_over, connect_unix
 from .client.cookies import CookiesLike
 from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
 from .client.proxy.values import Proxy, parse_proxy
-from .client.reconnecting.channel import ReconnectingChannel, WhenDown, open_reconnecting
-from .client.reconnecting.state import ReconnectPhase, ReconnectState
-from .connection.bytestream import ByteStream
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
 from .connection.tls_info import TLSInfo
-from .connection.typed import TypedChannel
 from .connection.websocket import WebSocket
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
@@ -72,34 +70,42 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
-from .hub.backend import Backend
-from .hub.broadcast import WhenFull, broadcast
-from .hub.hub import Hub, Topic
 from .instruments import ConnectionSummary, FrameInfo, HandshakeFailure, Instrument, ObservedWebSocket
-from .observe.logs import LogConnections, LogFrames
-from .observe.opentelemetry import OpenTelemetryInstrument
-from .observe.prometheus import PrometheusInstrument
 from .protocol.deflate import Deflate
-from .server.auth import CheckCredentials, basic_auth
-from .server.forwarded.trust import TrustedProxies
-from .server.limits import Limits
-from .server.listeners import open_systemd_listeners
-from .server.options import ServeOptions
-from .server.origins import ANY, SAME_HOST, Origins
-from .server.routing import RouteHandler, Router, route
-from .server.serve import serve, serve_over
-from .server.server import (
-    Handler,
-    Opening,
-    ProcessRequest,
-    ProcessResponse,
-    SelectSubprotocol,
-    Server,
-    ServerWebSocket,
-)
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .client.attempts import Attempt, Attempts, attempts
+    from .client.backoff import Backoff, is_retryable
+    from .client.reconnecting.channel import ReconnectingChannel, WhenDown, open_reconnecting
+    from .client.reconnecting.state import ReconnectPhase, ReconnectState
+    from .connection.bytestream import ByteStream
+    from .connection.typed import TypedChannel
+    from .hub.backend import Backend
+    from .hub.broadcast import WhenFull, broadcast
+    from .hub.hub import Hub, Topic
+    from .observe.logs import LogConnections, LogFrames
+    from .observe.opentelemetry import OpenTelemetryInstrument
+    from .observe.prometheus import PrometheusInstrument
+    from .server.auth import CheckCredentials, basic_auth
+    from .server.forwarded.trust import TrustedProxies
+    from .server.limits import Limits
+    from .server.listeners import open_systemd_listeners
+    from .server.options import ServeOptions
+    from .server.origins import ANY, SAME_HOST, Origins
+    from .server.routing import RouteHandler, Router, route
+    from .server.serve import serve, serve_over
+    from .server.server import (
+        Handler,
+        Opening,
+        ProcessRequest,
+        ProcessResponse,
+        SelectSubprotocol,
+        Server,
+        ServerWebSocket,
+    )
 
 __all__ = [
     "ANY",
@@ -212,13 +218,55 @@ __all__ = [
     "serve_over",
 ]
 
+#: Names that only some programs need, by the modules that define them. These modules are imported on the first use of
+#: one of the names, and take some milliseconds then. ``from trio_ws import serve`` is a use, too.
+_LATE = {
+    "client.attempts": "Attempt Attempts attempts",
+    "client.backoff": "Backoff is_retryable",
+    "client.reconnecting.channel": "ReconnectingChannel WhenDown open_reconnecting",
+    "client.reconnecting.state": "ReconnectPhase ReconnectState",
+    "connection.bytestream": "ByteStream",
+    "connection.typed": "TypedChannel",
+    "hub.backend": "Backend",
+    "hub.broadcast": "WhenFull broadcast",
+    "hub.hub": "Hub Topic",
+    "observe.logs": "LogConnections LogFrames",
+    "observe.opentelemetry": "OpenTelemetryInstrument",
+    "observe.prometheus": "PrometheusInstrument",
+    "server.auth": "CheckCredentials basic_auth",
+    "server.forwarded.trust": "TrustedProxies",
+    "server.limits": "Limits",
+    "server.listeners": "open_systemd_listeners",
+    "server.options": "ServeOptions",
+    "server.origins": "ANY SAME_HOST Origins",
+    "server.routing": "RouteHandler Router route",
+    "server.serve": "serve serve_over",
+    "server.server": "Handler Opening ProcessRequest ProcessResponse SelectSubprotocol Server ServerWebSocket",
+}
+_MODULES = {name: f"{__name__}.{module}" for module, names in _LATE.items() for name in names.split()}
+
 
 def _show_public_names() -> None:
     """Make ``repr`` and pickles show ``trio_ws.WebSocket``, wherever the class is defined. Trio does the same."""
     for name in __all__:
-        value = globals()[name]
+        value = globals().get(name)
+        if value is None:  # it is in the table; perhaps its module has been imported, by whatever path
+            value = getattr(sys.modules.get(_MODULES[name]), name, None)
         if getattr(value, "__module__", "").startswith(f"{__name__}."):
             value.__module__ = __name__
+
+
+if not TYPE_CHECKING:  # for type checkers, there are the imports above
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        _show_public_names()
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 _show_public_names()

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from .exceptions.protocol import InvalidData, ProtocolError
+from .exceptions.shown import show_fields
 
 __all__ = ["Close", "CloseCode", "Frame", "Opcode"]
 
@@ -108,6 +109,8 @@ class Close:
     code: int = attrs.field(converter=_to_int)
     reason: str = attrs.field()
 
+    __repr__ = show_fields
+
     @code.validator
     def _check_code(self, _attribute: object, code: int) -> None:
         if not (may_send(code) or code == CloseCode.NO_STATUS_RCVD):
@@ -196,6 +199,8 @@ class Frame:
     rsv1: bool = attrs.field(default=False, converter=bool)
     rsv2: bool = attrs.field(default=False, converter=bool)
     rsv3: bool = attrs.field(default=False, converter=bool)
+
+    __repr__ = show_fields
 
     def __attrs_post_init__(self) -> None:
         if self.opcode < Opcode.CLOSE:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 
+from .exceptions.shown import show_fields
 from .http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from .instruments import Instrument
 from .misuse.values import to_tuple
@@ -78,6 +79,8 @@ class Settings:
     compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
     instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=_to_instruments, hash=False)
+
+    __repr__ = show_fields
 
 
 class Options(TypedDict, total=False):

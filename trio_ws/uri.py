@@ -10,6 +10,7 @@ import attrs
 import idna
 
 from .exceptions.addresses import InvalidURI
+from .exceptions.shown import show_fields
 
 __all__ = ["WebSocketURI", "is_unix", "parse_unix_uri", "parse_uri"]
 
@@ -52,6 +53,8 @@ class WebSocketURI:
     query: str
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=lambda value: "None" if value is None else "'***'")
+
+    __repr__ = show_fields
 
     @property
     def resource_name(self) -> str:

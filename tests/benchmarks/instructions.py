@@ -18,6 +18,8 @@ there are two rows of round trips: a timer of a few milliseconds always expires 
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import re
 import shutil
 import statistics
@@ -25,17 +27,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from . import load, wire
-from .contenders import CONTENDERS, Contender
+from .contenders import BEFORE, CONTENDERS, RAW, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO, Contender
 from .job import KIB, Job
 from .process import Process, WorkerFailed
-from .worker import TREE
+from .worker import ROOT, TREE
 
 #: Number of runs; the result is the median, because Python's garbage collector runs only in some of them.
 REPETITIONS = 3
@@ -44,6 +46,8 @@ IN_FLIGHT = 4
 BUFFER = 1024 * KIB
 #: Number of small messages that are sent at once.
 BURST = 500
+#: Number of connections for a message to many.
+CROWD = 200
 #: Seconds after which all timers of a few milliseconds have expired in a sleeping server.
 PAUSE = 0.02
 #: Seconds between keepalive pings, if enabled: the default of trio_ws and of websockets.
@@ -59,6 +63,14 @@ def missing() -> str | None:
     if all(map(shutil.which, ("valgrind", "vgdb"))):
         return None
     return "Valgrind is not installed (try `apt install valgrind`)"
+
+
+def read_total(dump: Path) -> int:
+    """Return the number of instructions in a file that callgrind has written."""
+    found = re.search(r"^(?:summary|totals): (\d+)", dump.read_text(), re.MULTILINE)
+    if found is None:
+        raise WorkerFailed("callgrind has counted nothing")
+    return int(found[1])
 
 
 class CountingServer:
@@ -112,11 +124,9 @@ class CountingServer:
         self._command("dump")
         self._dumps += 1
         dump = Path(f"{self._counts}.{self._dumps}")
-        found = re.search(r"^(?:summary|totals): (\d+)", dump.read_text(), re.MULTILINE)
+        number = read_total(dump)
         dump.unlink()
-        if found is None:
-            raise WorkerFailed("callgrind has counted nothing")
-        return int(found[1])
+        return number
 
     def _command(self, command: str) -> None:
         try:
@@ -206,6 +216,49 @@ def openings(server: CountingServer) -> Run:
     return run
 
 
+def broadcasts(server: CountingServer) -> Run:
+    """Return a function that makes the server send a message to each of many connections.
+
+    An operation is the message on one connection. The number of operations is rounded down to whole messages.
+    """
+    crowd, control = load.Crowd(server.job), load.open_websocket(server.job)
+
+    def run(count: int) -> None:
+        for _ in range(count // server.job.connections):
+            server.wait_until_asleep()
+            control.sendall(crowd.request)
+            crowd.receive()
+        server.wait_until_asleep()
+
+    return run
+
+
+def compressed_round_trips(server: CountingServer) -> Run:
+    """Return a function that sends compressed messages, each while the server sleeps, and receives the echoes."""
+    from .compression import feed  # imported late, because it imports the library
+
+    messages = feed(server.job.size, load.DISTINCT)
+    sock = load.connect(server.job)
+    bits = wire.client_window_bits(wire.shake_hands(sock, compression=True))
+    frames = itertools.cycle(
+        [wire.frame(wire.TEXT, each, masked=True, rsv1=True) for each in load.compress(messages, bits)]
+    )
+    counter = load.CompressedMessages(keep=load.DISTINCT)
+
+    def run(count: int) -> None:
+        for at in range(counter.messages + 1, counter.messages + 1 + count):
+            server.wait_until_asleep()
+            sock.sendall(next(frames))
+            while counter.messages < at:
+                counter.feed(memoryview(sock.recv(4096)))
+        server.wait_until_asleep()
+        expected = list(itertools.islice(itertools.cycle(messages), len(counter.payloads)))
+        if load.decompress(counter.payloads) != expected:
+            raise ValueError("these are not the messages that were sent")
+
+    return run
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A kind of operation.
@@ -218,6 +271,8 @@ class Row:
         size: Size of a message in bytes.
         ping_interval: Seconds between keepalive pings; None for no pings.
         echo: Whether the raw server echoes bytes; it answers handshakes otherwise.
+        job: More parameters of the job.
+        others: The contenders to compare with.
     """
 
     title: str
@@ -227,6 +282,8 @@ class Row:
     size: int = 32
     ping_interval: float | None = None
     echo: bool = True
+    job: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[Contender, ...] = (BEFORE, WEBSOCKETS_TRIO, RAW)
 
     def shortened(self) -> Row:
         """Return the same row with a quarter of the operations, for a rough figure."""
@@ -254,6 +311,24 @@ ROWS = {
         echo=False,
         ping_interval=PING_INTERVAL,
     ),
+    "broadcast": Row(
+        title=f"one message of 100 B to {CROWD} connections, for each",
+        operations=broadcasts,
+        few=CROWD,
+        many=5 * CROWD,
+        size=100,
+        job={"fan_out": True, "connections": CROWD},
+        others=(BEFORE, WEBSOCKETS_TRIO, WEBSOCKETS_ASYNCIO),
+    ),
+    "compressed": Row(
+        title="round trip, compressed JSON of 1 KiB, sent as soon as the server sleeps",
+        operations=compressed_round_trips,
+        few=50,
+        many=250,
+        size=KIB,
+        job={"text": True, "compression": "default"},
+        others=(BEFORE, WEBSOCKETS_TRIO, WEBSOCKETS_ASYNCIO),
+    ),
 }
 
 
@@ -266,7 +341,7 @@ def count(contender: Contender, row: Row, repetitions: int = REPETITIONS) -> tup
     Raises:
         WorkerFailed: If the server or Valgrind fails.
     """
-    job = Job(size=row.size, raw=contender.raw and row.echo, ping_interval=row.ping_interval)
+    job = Job(size=row.size, raw=contender.raw and row.echo, ping_interval=row.ping_interval, **row.job)
     with CountingServer(contender, job) as server:
         load.probe(server.job)
         server.wait_until_asleep()
@@ -287,19 +362,43 @@ def count(contender: Contender, row: Row, repetitions: int = REPETITIONS) -> tup
     return statistics.median(figures), library
 
 
+def count_import(contender: Contender) -> int:
+    """Count the instructions of a Python program that imports a contender and does nothing else.
+
+    Its bytecode has been written before, as that of installed packages has. The raw contender imports Trio and the
+    other dependencies of trio_ws.
+    """
+    code = f"import {'trio, attrs, h11, idna' if contender.raw else contender.imports}"
+    with tempfile.TemporaryDirectory() as folder:
+        environ = {**os.environ, **contender.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        environ["PYTHONHASHSEED"] = "0"
+        counts = Path(folder, "counts")
+        callgrind = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={counts}"]
+        for under in ([], callgrind):
+            done = subprocess.run(
+                [*under, sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True
+            )
+            if done.returncode:
+                raise WorkerFailed(done.stderr)
+        return read_total(counts)
+
+
 def main() -> None:
     names = {each.name.lower().replace(" ", "-"): each for each in CONTENDERS}
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.instructions", description="Count the instructions of a server."
     )
     parser.add_argument("--contender", default="trio_ws", choices=names)
-    parser.add_argument("--row", required=True, choices=ROWS)
+    parser.add_argument("--row", required=True, choices=(*ROWS, "import"))
     parser.add_argument("--tree", type=Path, help="the folder to import trio_ws from, with its compiled module")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="how often to count, for the median")
     options = parser.parse_args()
     if (reason := missing()) is not None:
         parser.exit(2, f"{reason}\n")
     contender = names[options.contender]
+    if options.row == "import":
+        print(count_import(contender))
+        return
     if options.tree:
         contender = replace(contender, environ={**contender.environ, TREE: str(options.tree.resolve())})
     number, library = count(contender, ROWS[options.row], options.repetitions)

@@ -251,6 +251,11 @@ def counted(row: instructions.Row) -> Turn:
     return turn
 
 
+def counted_import(contender: Contender, _: Scale) -> Values:
+    """Count the instructions of a program that imports a library."""
+    return {"instructions": instructions.count_import(contender)}
+
+
 def reads(contender: Contender, scale: Scale) -> Values:
     """Measure the points of a line: seconds to parse a message, by the number of reads."""
     values: Values = run("linear", "reads", Job(seconds=scale.seconds / 3), contender.environ)
@@ -324,12 +329,22 @@ def of_instructions() -> Iterator[Measurement]:
             section=INSTRUCTIONS,
             title=row.title,
             metrics=[Metric("instructions", "thousands", 1e-3, more_is_better=False)],
-            contenders=(OURS, BEFORE, WEBSOCKETS_TRIO, RAW),
+            contenders=(OURS, *row.others),
             turn=counted(row),
             # The counts are repeated within each turn, and hardly vary.
             most_rounds=1,
             obstacle=instructions.missing,
         )
+    yield Measurement(
+        name="instructions-import",
+        section=INSTRUCTIONS,
+        title="a program that only imports the library",
+        metrics=[Metric("instructions", "thousands", 1e-3, more_is_better=False)],
+        contenders=(OURS, WEBSOCKETS_TRIO, WEBSOCKETS_ASYNCIO, RAW),
+        turn=counted_import,
+        most_rounds=1,
+        obstacle=instructions.missing,
+    )
 
 
 def of_client() -> Iterator[Measurement]:

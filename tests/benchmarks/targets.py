@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .contenders import AIOHTTP, BEFORE, OURS, PICOWS, PURE, RAW, WEBSOCKETS_TRIO, ZLIB, Contender
+from .contenders import AIOHTTP, BEFORE, OURS, PICOWS, PURE, RAW, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO, ZLIB, Contender
 from .job import KIB
 from .results import Results
 
@@ -121,7 +121,14 @@ def of_speed() -> Iterator[Target]:
             at_most=0.75,
             of=WEBSOCKETS_TRIO,
         )
-    yield Target(title="one message to 1,000 connections", measurement="fan-out", at_least=3, of=WEBSOCKETS_TRIO)
+    yield Target(title="one message to 1,000 connections", measurement="fan-out", at_least=9, of=WEBSOCKETS_TRIO)
+    yield Target(
+        title="one message to many connections, for each, instructions",
+        measurement="instructions-broadcast",
+        metric="instructions",
+        at_most=1,
+        of=WEBSOCKETS_ASYNCIO,
+    )
     for key, title, limit in (("memory", "", 16), ("memory-keepalive", ", with keepalive pings", 17)):
         yield Target(
             title=f"memory per idle connection{title}",
@@ -153,6 +160,20 @@ def of_extras() -> Iterator[Target]:
             of=WEBSOCKETS_TRIO,
             ours=ours,
         )
+    yield Target(
+        title="compressed JSON, 1 KiB, round trip, instructions",
+        measurement="instructions-compressed",
+        metric="instructions",
+        at_most=1.1,
+        of=WEBSOCKETS_ASYNCIO,
+    )
+    yield Target(
+        title="a program that only imports trio_ws, instructions",
+        measurement="instructions-import",
+        metric="instructions",
+        at_most=1.25,
+        of=RAW,
+    )
     yield Target(
         title="import of trio_ws after trio", measurement="import", metric="seconds", at_most=60, factor=1000, unit="ms"
     )

@@ -27,7 +27,7 @@ from typing import Any
 import trio
 
 import trio_ws
-from trio_ws.protocol.deflate.transform import BACK_END
+from trio_ws.protocol.deflate.transform import load_back_end
 
 HERE = Path(__file__).parent
 EXPECTED = dict(line.split() for line in (HERE / "expected.txt").read_text().splitlines())
@@ -175,7 +175,7 @@ def main() -> int:
         for line in wrong:
             print(f"    {line}", flush=True)
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    print(f"\ntrio_ws {trio_ws.__version__}, {python}, {BACK_END}:", "", *summarize(results), sep="\n")
+    print(f"\ntrio_ws {trio_ws.__version__}, {python}, {load_back_end()}:", "", *summarize(results), sep="\n")
     return 1 if unexpected else 0
 
 

@@ -433,19 +433,31 @@ def fresh_module() -> Any:
 
 
 def test_zlib_ng_is_used_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = types.ModuleType("zlib_ng")
-    package.zlib_ng = types.ModuleType("zlib_ng.zlib_ng")  # type: ignore[attr-defined]  # ModuleType has any
+    package, library = types.ModuleType("zlib_ng"), types.ModuleType("zlib_ng.zlib_ng")
     monkeypatch.setitem(sys.modules, "zlib_ng", package)
+    monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", library)
     module = fresh_module()
-    assert module.zlib is package.zlib_ng
-    assert module.BACK_END == "zlib_ng"
+    assert module.load_back_end() == "zlib_ng"
+    assert module.zlib is library
 
 
 def test_zlib_is_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zlib_ng", None)
+    monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", None)
     module = fresh_module()
+    assert module.load_back_end() == "zlib"
     assert module.zlib is zlib
-    assert module.BACK_END == "zlib"
+
+
+def test_the_library_is_imported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = fresh_module()
+    assert module.zlib is None
+    module.PerMessageDeflate(Deflate(), send_bits=15, receive_bits=15)
+    library = module.zlib
+    assert library is not None
+    monkeypatch.setitem(sys.modules, "zlib_ng.zlib_ng", None)
+    assert module.load_back_end() == library.__name__.partition(".")[0]
+    assert module.zlib is library
 
 
 @pytest.mark.parametrize("bits", range(8, 16))

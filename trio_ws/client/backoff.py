@@ -13,7 +13,6 @@ like after a first failure instead of reconnecting at once, because other client
 
 from __future__ import annotations
 
-import datetime
 import random
 import re
 import sys
@@ -32,6 +31,7 @@ from ..exceptions import (
     OpenTimeout,
     ProxyFailed,
 )
+from ..exceptions.shown import show_fields
 from ..frames import CloseCode
 from ..http11 import Response
 from ..settings import _number
@@ -41,6 +41,8 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
+    import datetime
+
     from attrs import Attribute
 
 __all__ = ["Backoff", "Retries", "is_retryable", "leaves", "retry_after"]
@@ -189,6 +191,8 @@ class Backoff:
     max_retry_after: float = attrs.field(default=300.0, validator=_number(minimum=0, none=False, finite=True))
     random: Callable[[], float] = attrs.field(default=random.random, validator=_check_callable, repr=False)
 
+    __repr__ = show_fields
+
     def longest(self, number: int) -> float:
         """Return the upper bound of a delay in seconds, without ``Retry-After``.
 
@@ -317,6 +321,8 @@ def retry_after(response: Response, now: datetime.datetime | None = None) -> flo
     Returns:
         The seconds, or None if there is no valid ``Retry-After``.
     """
+    import datetime  # needed only after some failed attempts
+
     if now is None:
         now = datetime.datetime.now(datetime.timezone.utc)
     dates = [_parse_date(value, now) for value in response.headers.get_all("Date")]
@@ -343,6 +349,8 @@ _DATES = (
 
 
 def _parse_date(value: str, now: datetime.datetime) -> datetime.datetime | None:
+    import datetime
+
     # email.utils is too lenient, and strptime() expects the month names of the current locale.
     for pattern in _DATES:
         if match := re.fullmatch(pattern, value, re.ASCII):

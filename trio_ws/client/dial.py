@@ -50,7 +50,7 @@ def _check_port(_instance: Dialer, _attribute: attrs.Attribute[int | None], port
         values.check_int("port", port, 1, 0xFFFF)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Dialer:
     """Opens a stream to the server of a URI.
 

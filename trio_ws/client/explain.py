@@ -19,7 +19,7 @@ __all__ = ["explain", "explain_addresses", "find_tls_error"]
 LOOKUP_TIMEOUT = 0.1
 
 # The beginning of an error of Trio's sockets, which names the address as a tuple.
-_CONNECTING = re.compile(r"Error connecting to \('([^']*)'")
+_CONNECTING = r"Error connecting to \('([^']*)'"
 
 #: Explanations of errors of OpenSSL that users cannot know.
 _TLS_HINTS = {
@@ -72,7 +72,7 @@ async def explain_addresses(exc: OSError, host: str, port: int) -> str:
     unnamed = []
     for each in errors:
         reason = os.strerror(each.errno or 0)
-        if match := _CONNECTING.match(each.strerror or ""):
+        if match := re.match(_CONNECTING, each.strerror or ""):
             reasons.setdefault(match[1], []).append(reason)
         else:
             unnamed.append(reason)

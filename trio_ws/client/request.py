@@ -34,7 +34,7 @@ def _copy(headers: HeadersLike) -> Headers:
     return Headers(headers)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RequestBuilder:
     """Builds the opening request for each attempt.
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 import itertools
 import math
 
-import attrs
 import trio
 
 from ..instruments.observer import NullObserver
@@ -44,7 +43,6 @@ SAMPLE_INTERVAL = 1.0
 MAX_PINGS = 64
 
 
-@attrs.define(eq=False)
 class Ping:
     """A ping that waits for its pong.
 
@@ -55,10 +53,13 @@ class Ping:
         round_trip: Seconds from queueing to the pong; None until the pong is received.
     """
 
-    data: bytes
-    queued_at: float
-    done: trio.Event | None = None
-    round_trip: float | None = None
+    __slots__ = ("data", "done", "queued_at", "round_trip")
+
+    def __init__(self, data: bytes, queued_at: float, done: trio.Event | None) -> None:
+        self.data: bytes = data
+        self.queued_at: float = queued_at
+        self.done: trio.Event | None = done
+        self.round_trip: float | None = None
 
 
 class Keepalive:

@@ -31,7 +31,7 @@ _CHECK_INTERVAL = 1 / 4
 _BLOCKED_DELAY = 1 / 10
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class PostLimits:
     """The limits beyond which a peer is too slow for a posted message.
 
@@ -46,7 +46,6 @@ class PostLimits:
     drops: bool
 
 
-@attrs.define(eq=False)
 class _Group:
     """Messages that were posted at about the same time.
 
@@ -57,10 +56,13 @@ class _Group:
         is_late: Whether one of the messages has waited too long.
     """
 
-    last: float
-    posted_at: float
-    limits: PostLimits
-    is_late: bool = False
+    __slots__ = ("is_late", "last", "limits", "posted_at")
+
+    def __init__(self, last: float, posted_at: float, limits: PostLimits) -> None:
+        self.last = last
+        self.posted_at = posted_at
+        self.limits = limits
+        self.is_late = False
 
 
 class Lag:

@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import trio
 
+from ..exceptions.shown import show_fields
+
 __all__ = ["TLSInfo", "describe_tls"]
 
 
@@ -30,6 +32,8 @@ class TLSInfo:
     alpn_protocol: str | None = None
     # A dict has no hash.
     peer_certificate: Mapping[str, Any] | None = attrs.field(default=None, hash=False)
+
+    __repr__ = show_fields
 
 
 def describe_tls(tls_object: Any) -> TLSInfo | None:

@@ -38,8 +38,8 @@ This package does no I/O. It imports Trio because some of our exceptions are sub
 Trio channel also handles a WebSocket.
 
 =====================================  =====================================================
+:mod:`~trio_ws.exceptions.shown`       text from peers and users in messages; ``repr``
 :mod:`~trio_ws.exceptions.base`        ``WebSocketException``
-:mod:`~trio_ws.exceptions.shown`       text from peers and users in messages
 :mod:`~trio_ws.exceptions.addresses`   URIs and proxies
 :mod:`~trio_ws.exceptions.decoding`    messages that cannot be decoded
 :mod:`~trio_ws.exceptions.protocol`    frames and messages

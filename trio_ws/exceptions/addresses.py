@@ -11,7 +11,7 @@ from .base import WebSocketException
 __all__ = ["InvalidProxy", "InvalidURI"]
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class InvalidURI(WebSocketException, ValueError):
     """The string is not a valid WebSocket URI (RFC 6455, section 3).
 
@@ -27,15 +27,16 @@ class InvalidURI(WebSocketException, ValueError):
         return f"{_without_password(self.uri)!r} is not a WebSocket URI: {self.reason}"
 
 
+# Both patterns are compiled when they are first used, because most programs never show such an error.
 # A URI whose authority is a host, and perhaps a port. An at sign behind that belongs to the path or query.
-_NO_CREDENTIALS = re.compile(r"(\w[\w+.\-]*:)?//(\[[^\]@]*\]|[^:@/?#\[]*)(:[0-9]*)?([/?#].*)?", re.DOTALL)
-_PASSWORD = re.compile(r"((?:wss?:|\w[\w+.\-]*:(?=//))?/*[^:@]*:).*@", re.DOTALL | re.IGNORECASE)
+_NO_CREDENTIALS = r"(?s)(\w[\w+.\-]*:)?//(\[[^\]@]*\]|[^:@/?#\[]*)(:[0-9]*)?([/?#].*)?"
+_PASSWORD = r"(?is)((?:wss?:|\w[\w+.\-]*:(?=//))?/*[^:@]*:).*@"
 
 
 def _without_password(uri: object) -> str:
     # Messages end up in logs, which must not contain passwords. The URI may be malformed in any way.
     text = str(uri)
-    return text if _NO_CREDENTIALS.fullmatch(text) else _PASSWORD.sub(r"\1***@", text, count=1)
+    return text if re.fullmatch(_NO_CREDENTIALS, text) else re.sub(_PASSWORD, r"\1***@", text, count=1)
 
 
 def _without_credentials(url: object) -> str:
@@ -43,7 +44,7 @@ def _without_credentials(url: object) -> str:
     return re.sub(r"^(\w[\w+.\-]*://)?.*@", r"\1***@", str(url), flags=re.DOTALL)
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class InvalidProxy(WebSocketException, ValueError):
     """The string is not the URL of a supported proxy.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionClosed", "ConnectionClosedError", "ConnectionClosedLocally", "ConnectionClosedOK"]
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class ConnectionClosed(WebSocketException):
     """The WebSocket is no longer open.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectFailed", "NotConnected", "OpenTimeout", "ProxyFailed", "TLSFailed"]
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class ConnectFailed(WebSocketException, OSError):
     """Connecting failed, or the connection was lost before the opening handshake was complete.
 
@@ -42,7 +42,7 @@ class TLSFailed(ConnectFailed):
     """
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class ProxyFailed(ConnectFailed):
     """The proxy cannot be reached, or did not open a tunnel.
 
@@ -61,7 +61,7 @@ class ProxyFailed(ConnectFailed):
         return f"cannot connect to {self.peer} through the proxy {self.proxy}: {self.reason}"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class OpenTimeout(WebSocketException, trio.TooSlowError, TimeoutError):
     """The connection was not open after ``open_timeout`` seconds.
 
@@ -77,7 +77,7 @@ class OpenTimeout(WebSocketException, trio.TooSlowError, TimeoutError):
         return f"connecting to {self.peer} took longer than {self.seconds:g} seconds"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class NotConnected(WebSocketException, trio.BrokenResourceError):
     """The message was not sent because there is no connection at the moment.
 

@@ -9,7 +9,7 @@ from .base import WebSocketException
 __all__ = ["DecodeError"]
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class DecodeError(WebSocketException, ValueError):
     """A message was received, but ``decode`` of the :class:`TypedChannel` raised an exception for it.
 

@@ -36,7 +36,7 @@ class InvalidHandshake(WebSocketException):
         return text if self.peer is None else f"the response of {self.peer} is not valid: {text}"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class InvalidMessage(InvalidHandshake, ValueError):
     """The message is not valid HTTP/1.1 (RFC 9112), or cannot be part of an opening handshake.
 
@@ -52,7 +52,7 @@ class InvalidMessage(InvalidHandshake, ValueError):
         return self._name_peer(self.reason)
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class HeadTooBig(InvalidMessage):
     """The start line and the headers are larger than this endpoint accepts.
 
@@ -69,7 +69,7 @@ class HeadTooBig(InvalidMessage):
         return f"the start line and the headers must have at most {self.limit} bytes"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class TooManyHeaders(InvalidMessage):
     """The message has more headers than this endpoint accepts.
 
@@ -86,7 +86,7 @@ class TooManyHeaders(InvalidMessage):
         return f"the message must have at most {self.limit} headers"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class BodyTooBig(InvalidMessage):
     """The body of the response is larger than this endpoint accepts.
 
@@ -103,7 +103,7 @@ class BodyTooBig(InvalidMessage):
         return f"the body must have at most {self.limit} bytes"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class InvalidMethod(InvalidHandshake):
     """The request method is not GET (RFC 6455, section 4.1).
 
@@ -117,7 +117,7 @@ class InvalidMethod(InvalidHandshake):
         return f"the method must be GET, not {self.method}"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class InvalidHeader(InvalidHandshake, ValueError):
     """A header is missing, malformed or has a wrong value.
 
@@ -166,7 +166,7 @@ class InvalidOrigin(InvalidHeader):
     """
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class NegotiationError(InvalidHandshake):
     """Client and server did not agree on a subprotocol or an extension.
 

@@ -9,7 +9,7 @@ from .base import WebSocketException
 __all__ = ["InvalidData", "MessageTooBig", "ProtocolError", "TooManyFragments", "TooManyMessages"]
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class ProtocolError(WebSocketException, ValueError):
     """A frame or a sequence of frames is not allowed by RFC 6455.
 
@@ -39,7 +39,7 @@ class InvalidData(ProtocolError):
     code = 1007
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class MessageTooBig(ProtocolError):
     """A message is larger than this endpoint accepts.
 
@@ -60,7 +60,7 @@ class MessageTooBig(ProtocolError):
         return f"the message must have at most {self.limit} bytes, not {self.size} or more"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class TooManyFragments(ProtocolError):
     """The peer sent a message with more small fragments than this endpoint accepts.
 
@@ -78,7 +78,7 @@ class TooManyFragments(ProtocolError):
         return f"the message must have at most {self.limit} fragments of less than 1 KiB"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class TooManyMessages(ProtocolError):
     """The peer sent more messages, fragments or control frames per second than this endpoint accepts.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["InvalidRedirect", "InvalidStatus"]
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class InvalidStatus(InvalidHandshake):
     """The server responded with a status other than 101 Switching Protocols.
 
@@ -53,7 +53,7 @@ class InvalidStatus(InvalidHandshake):
         return f"the server refused the WebSocket connection: {_show(self.response)}"
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class InvalidRedirect(InvalidStatus):
     """The redirect was not followed: from ``wss`` to ``ws``, a loop, too many redirects, or an invalid location.
 

@@ -17,10 +17,10 @@ __all__ = ["check_request_line", "explain_head", "explain_local_error"]
 _MAX_EXAMINED = 512
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_METHOD = re.compile(_TOKEN)
-_TARGET = re.compile(rb"[\x21-\x7e]*")
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e]+ HTTP/[0-9]\.[0-9]")
-_HEADER_LINE = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*")
+# These are compiled when they are first used, because most requests arrive at once and are valid.
+_TARGET = rb"[\x21-\x7e]*"
+_HEADER_LINE = _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*"
 _HTTP = b"HTTP/"
 
 #: Other protocols, by the bytes that they begin with.
@@ -65,7 +65,7 @@ def check_request_line(data: bytes, end: int) -> None:
     line = data[:_MAX_EXAMINED]
     method, _, rest = line.partition(b" ")
     target, _, version = rest.partition(b" ")
-    if line and not (_METHOD.fullmatch(method) and _TARGET.fullmatch(target) and _HTTP.startswith(version[:5])):
+    if line and not (re.fullmatch(_TOKEN, method) and re.fullmatch(_TARGET, target) and _HTTP.startswith(version[:5])):
         raise _not_http(line)
 
 
@@ -81,9 +81,9 @@ def explain_head(head: bytes) -> str:
     values: dict[bytes, list[bytes]] = {}
     start, *lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
     for number, line in enumerate(lines):
-        if line[:1] in (b" ", b"\t") and number and _HEADER_LINE.fullmatch(b"X:" + line):
+        if line[:1] in (b" ", b"\t") and number and re.fullmatch(_HEADER_LINE, b"X:" + line):
             continue  # the line before goes on
-        if line and not _HEADER_LINE.fullmatch(line):
+        if line and not re.fullmatch(_HEADER_LINE, line):
             return f"this is not a header: {quote(line)}"
         name, _, value = line.partition(b":")
         values.setdefault(name.lower(), []).append(value.strip(b" \t"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import http
 import operator
-import platform
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,6 +12,7 @@ import h11
 
 from ..datastructures import TOKEN, Headers, HeadersLike
 from ..exceptions.handshake import InvalidMessage
+from ..exceptions.shown import show_fields
 from .lines import explain_local_error
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Request:
     method: str = attrs.field(default="GET", validator=_check_str, kw_only=True)
     http_version: str = attrs.field(default="1.1", validator=_check_str, kw_only=True)
 
+    __repr__ = show_fields
+
     @path.validator
     def _check_path(self, _attribute: object, path: str) -> None:
         if not path or not _is_visible(path):
@@ -142,6 +144,8 @@ class Response:
     headers: Headers = attrs.field(converter=_copy_headers)
     body: bytes | None = attrs.field(default=None, converter=_to_body)
     _exception: Exception | None = attrs.field(default=None, alias="_exception", eq=False, repr=False)
+
+    __repr__ = show_fields
 
     @status_code.validator
     def _check_status_code(self, _attribute: object, status_code: int) -> None:
@@ -203,12 +207,16 @@ def _to_h11(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 def reason_phrase(status_code: int) -> str:
     """Return the standard reason phrase of a status code, or an empty string."""
+    if status_code == 101:
+        return "Switching Protocols"
+    from http import HTTPStatus  # most programs send no other response, and this takes a millisecond
+
     try:
-        return http.HTTPStatus(status_code).phrase
+        return HTTPStatus(status_code).phrase
     except ValueError:
         return ""
 
 
 def software(version: str) -> str:
     """Return the default value of the User-Agent and Server headers."""
-    return f"trio_ws/{version} Python/{platform.python_version()}"
+    return f"trio_ws/{version} Python/{sys.version.partition(' ')[0]}"

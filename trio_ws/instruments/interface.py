@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import attrs
 
 from ..exceptions import ConnectionClosed
+from ..exceptions.shown import show_fields
 from ..frames import Opcode
 from ..http11 import Request, Response
 from ..protocol import Role
@@ -56,6 +57,8 @@ class ConnectionSummary:
     bytes_sent: int
     messages_received: int
     messages_sent: int
+
+    __repr__ = show_fields
 
 
 @attrs.frozen(kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ..exceptions.shown import show_fields
 from ..instruments import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
 from ..protocol import Role
 
@@ -15,7 +16,6 @@ __all__ = ["LogConnections", "LogFrames"]
 _LOGGERS = {role: logging.getLogger(f"trio_ws.{role.value}") for role in Role}
 
 
-@attrs.frozen
 class _Log(Instrument):
     level: int
 
@@ -44,6 +44,8 @@ class LogConnections(_Log):
     """
 
     level: int = logging.INFO
+
+    __repr__ = show_fields
 
     def connection_opened(self, ws: ObservedWebSocket) -> None:
         """Log that the connection is open."""
@@ -85,6 +87,8 @@ class LogFrames(_Log):
     """
 
     level: int = logging.DEBUG
+
+    __repr__ = show_fields
 
     def frame_received(self, ws: ObservedWebSocket, frame: FrameInfo) -> None:
         """Log a received frame."""

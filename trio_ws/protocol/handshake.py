@@ -64,7 +64,7 @@ _HANDSHAKE_HEADERS = frozenset(
 )
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Agreement:
     """The negotiated parameters of a connection.
 

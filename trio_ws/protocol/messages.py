@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from ..exceptions import InvalidData, MessageTooBig, ProtocolError, TooManyFragments
+from ..exceptions.shown import show_fields
 from ..frames import Close, CloseCode, Opcode
 from .codec import BATCH, FIN, FRAME_BATCH, FrameDecoder, Role
 from .pure import Buffer
@@ -75,6 +76,8 @@ class LastPart:
 
     data: Message
     size: int = attrs.field(default=0, eq=False)
+
+    __repr__ = show_fields
 
     def __sizeof__(self) -> int:
         return object.__sizeof__(self) + getsizeof(self.data)

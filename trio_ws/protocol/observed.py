@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from ..exceptions.shown import show_fields
 from ..frames import MAX_CONTROL_PAYLOAD, MAX_SHOWN, Opcode, show_payload
 from .codec import FIN, FrameDecoder, Role
 from .messages import ControlFrame, LastPart, Message, MessageDecoder
@@ -40,6 +41,8 @@ class FrameInfo:
     size: int
     start: bytes
     fin: bool = True
+
+    __repr__ = show_fields
 
     @classmethod
     def of(cls, first_byte: int, data: bytes) -> FrameInfo:

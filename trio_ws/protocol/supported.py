@@ -7,6 +7,7 @@ from typing import Any
 
 from ..misuse.values import to_tuple
 from .deflate import Deflate, DeflateClient, DeflateServer
+from .deflate.transform import load_back_end
 from .extensions import ClientExtension, ServerExtension
 from .grammar import is_token
 
@@ -70,4 +71,5 @@ def _check(extensions: Any, kind: str, *methods: str) -> tuple[Any, ...]:
 def _append(extensions: tuple[Any, ...], deflate: DeflateClient | DeflateServer) -> list[Any]:
     if any(extension.name == deflate.name for extension in extensions):
         raise ValueError(f"compression must be None if {deflate.name!r} is one of extensions")
+    load_back_end()  # now, so that the first opening handshake does not have to
     return [*extensions, deflate]

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ..connection.limits import NO_LIMITS, ConnectionLimits, NoLimits
+from ..exceptions.shown import show_fields
 
 __all__ = ["AddressSlot", "Limits"]
 
@@ -62,6 +63,8 @@ class Limits:
     messages_per_second: float | None = _limit(None, whole=False)
     idle: float | None = _limit(None, whole=False)
     lifetime: float | None = _limit(None, whole=False)
+
+    __repr__ = show_fields
 
     def for_connection(self) -> NoLimits:
         """Return the limits of a new connection. Its idle time and lifetime start now."""

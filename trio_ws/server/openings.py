@@ -38,7 +38,7 @@ class Stage(enum.Enum):
         return self in (Stage.IDLE, Stage.ENDING)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class OpeningTask:
     """The task of a connection that is not a WebSocket yet.
 

@@ -53,7 +53,7 @@ def _to_hosts(hosts: Sequence[str] | None) -> frozenset[str] | None:
     return frozenset(name.lower() for name in names)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class HandshakePolicy:
     """The handshake options of a server, validated. :class:`ServeOptions` describes them."""
 

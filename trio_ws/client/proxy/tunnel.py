@@ -8,7 +8,6 @@ import socket
 import ssl as ssl_module
 from typing import Any
 
-import attrs
 import trio
 
 from ...connection.stream import StreamAdapter, StreamBroken
@@ -143,15 +142,15 @@ async def open_tunnel(
     return stream
 
 
-@attrs.frozen
 class _ErrorFactory:
     """Makes a :exc:`ProxyFailed` for a reason, with the names of the server and the proxy filled in."""
 
-    peer: str
-    proxy: Proxy
+    def __init__(self, peer: str, proxy: Proxy) -> None:
+        self._peer = peer
+        self._proxy = proxy
 
     def __call__(self, reason: str, response: Response | None = None) -> ProxyFailed:
-        return ProxyFailed(self.peer, reason, self.proxy.url, response)
+        return ProxyFailed(self._peer, reason, self._proxy.url, response)
 
 
 # -- HTTP ------------------------------------------------------------------------------------------------------------
@@ -233,14 +232,14 @@ def _import_socks() -> Any:
     return python_socks
 
 
-@attrs.frozen
 class _ConnectedSocket:
     """Makes python-socks use an existing socket to the proxy, by posing as an earlier proxy in a chain."""
 
-    socket: trio.socket.SocketType
+    def __init__(self, socket: trio.socket.SocketType) -> None:
+        self._socket = socket
 
     async def connect(self, dest_host: str, dest_port: int, **_options: object) -> trio.socket.SocketType:
-        return self.socket
+        return self._socket
 
 
 async def _open_socks_tunnel(

@@ -9,6 +9,7 @@ import attrs
 
 from ...datastructures import Headers, HeadersLike
 from ...exceptions import InvalidHeader, InvalidProxy
+from ...exceptions.shown import show_fields
 from ...uri import ParseError, parse_host, parse_host_and_port, unquote_user_info
 
 __all__ = ["Proxy", "authority", "parse_proxy", "to_proxy"]
@@ -85,6 +86,8 @@ class Proxy:
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=lambda value: "None" if value is None else "'***'")
     headers: Headers = attrs.field(factory=Headers, kw_only=True, hash=False, repr=_hide_values)
+
+    __repr__ = show_fields
 
     @overload
     def __init__(self, url: str, /, *, headers: HeadersLike = ()) -> None: ...

@@ -6,6 +6,8 @@ import enum
 
 import attrs
 
+from ...exceptions.shown import show_fields
+
 __all__ = ["ReconnectPhase", "ReconnectState"]
 
 
@@ -41,6 +43,8 @@ class ReconnectState:
     attempts: int
     error: BaseException | None = None
     delay: float | None = None
+
+    __repr__ = show_fields
 
     def __str__(self) -> str:
         if self.phase is ReconnectPhase.WAITING:

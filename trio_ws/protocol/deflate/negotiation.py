@@ -19,7 +19,7 @@ NAME = "permessage-deflate"
 _WINDOW_BITS_VALUE = re.compile(r"[89]|1[0-5]")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class _Parameters:
     """The four parameters (RFC 7692, section 7.1). Window bits of None mean the largest window.
 
@@ -63,16 +63,17 @@ class _Parameters:
         return tuple(params)
 
 
-@attrs.frozen
 class DeflateClient:
     """The client's side of the negotiation: a :class:`~trio_ws.protocol.extensions.ClientExtension`."""
 
-    settings: Deflate
-    name: str = attrs.field(default=NAME, init=False)
+    name: str = NAME
+
+    def __init__(self, settings: Deflate) -> None:
+        self._settings = settings
 
     def offers(self) -> list[Params]:
         """Return the parameters of the only offer (RFC 7692, section 7.1)."""
-        settings = self.settings
+        settings = self._settings
         return [
             _Parameters(
                 server_no_context_takeover=settings.server_no_context_takeover,
@@ -88,7 +89,7 @@ class DeflateClient:
         Raises:
             NegotiationError: If the answer is malformed, or the server did not agree to a required parameter.
         """
-        settings = self.settings
+        settings = self._settings
         answer = _Parameters.parse(params, offer=False)
         if settings.server_no_context_takeover and not answer.server_no_context_takeover:
             raise NegotiationError(f"the server did not agree to 'server_no_context_takeover' of {NAME}")
@@ -107,16 +108,17 @@ class DeflateClient:
         )
 
 
-@attrs.frozen
 class DeflateServer:
     """The server's side of the negotiation: a :class:`~trio_ws.protocol.extensions.ServerExtension`."""
 
-    settings: Deflate
-    name: str = attrs.field(default=NAME, init=False)
+    name: str = NAME
+
+    def __init__(self, settings: Deflate) -> None:
+        self._settings = settings
 
     def answer(self, params: Params) -> tuple[Params, PerMessageDeflate] | None:
         """Return the answer to one offer, or None if it is malformed (RFC 7692, section 7)."""
-        settings = self.settings
+        settings = self._settings
         try:
             offer = _Parameters.parse(params, offer=True)
         except NegotiationError:

@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+from ...exceptions.shown import show_fields
+
 __all__ = ["MAX_WINDOW_BITS", "WINDOW_BITS", "Deflate"]
 
 #: The default window: 4 KiB has most of the benefit of 32 KiB for an eighth of the memory.
@@ -68,3 +70,5 @@ class Deflate:
     server_no_context_takeover: bool = attrs.field(default=False, validator=_flag)
     client_no_context_takeover: bool = attrs.field(default=False, validator=_flag)
     min_size: int = attrs.field(default=64, validator=_integer(0))
+
+    __repr__ = show_fields

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from ...exceptions import InvalidData
 from ..codec import RSV1
 from ..extensions import EncodingCache
 from .settings import Deflate
 
-if TYPE_CHECKING:
-    import zlib
-else:
-    try:
-        from zlib_ng import zlib_ng as zlib
-    except ImportError:
-        import zlib
-
-__all__ = ["BACK_END", "PerMessageDeflate"]
-
-#: The compression library in use: ``zlib`` or ``zlib_ng``.
-BACK_END: str = zlib.__name__.partition(".")[0]
+__all__ = ["PerMessageDeflate", "load_back_end"]
 
 #: The end of each compressed message, which is not sent (RFC 7692, section 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
@@ -35,6 +25,28 @@ _TAIL_AND_LAST_BLOCK = _TAIL + _LAST_BLOCK
 _CHUNK = 4 * 1024
 #: The largest limit for which limit + 1 is a valid argument for zlib.
 _MAX_LIMIT = sys.maxsize - 1
+
+
+#: The compression library. It is imported late, because not all programs use compression.
+zlib: Any = None
+
+
+def load_back_end() -> str:
+    """Import the compression library: zlib-ng if it is installed, otherwise zlib. Idempotent.
+
+    Clients and servers do this before they open or accept a connection, so that no connection has to wait for it.
+
+    Returns:
+        The name of the library: ``"zlib_ng"`` or ``"zlib"``.
+    """
+    global zlib
+    if zlib is None:
+        try:
+            zlib = import_module("zlib_ng.zlib_ng")
+        except ImportError:
+            zlib = import_module("zlib")
+    name: str = zlib.__name__
+    return name.partition(".")[0]
 
 
 class PerMessageDeflate:
@@ -72,6 +84,8 @@ class PerMessageDeflate:
         send_takeover: bool = True,
         receive_takeover: bool = True,
     ) -> None:
+        if zlib is None:
+            load_back_end()
         self.rsv: int = RSV1
         self.send_bits: int = send_bits
         self.receive_bits: int = receive_bits

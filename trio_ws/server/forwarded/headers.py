@@ -25,7 +25,7 @@ _SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
 _MAX_COMMAS = 16
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Hop:
     """One proxy's information: who sent it the request, whether over TLS, and for which host. None for unknown."""
 

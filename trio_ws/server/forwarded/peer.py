@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from ...connection.stream import StreamAdapter
+from ...exceptions.shown import show_fields
 from .proxy_protocol import ProxyHeader
 from .trust import Forwarding
 
@@ -30,6 +31,8 @@ class Peer:
     secure: bool = False
     is_trusted_proxy: bool = False
     host: str | None = None
+
+    __repr__ = show_fields
 
 
 def identify_peer(transport: StreamAdapter, forwarding: Forwarding, header: ProxyHeader | None = None) -> Peer:

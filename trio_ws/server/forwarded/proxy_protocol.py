@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from ...connection.stream import StreamAdapter
+from ...exceptions.shown import show_fields
 from .trust import to_ip
 
 __all__ = ["InvalidProxyHeader", "ProxyHeader", "ProxyHeaderParser", "read_proxy_header"]
@@ -59,6 +60,8 @@ class ProxyHeader:
     source: _Address | None = None
     destination: _Address | None = None
     secure: bool = False
+
+    __repr__ = show_fields
 
 
 class ProxyHeaderParser:

@@ -59,7 +59,7 @@ def to_ip(text: str) -> IPAddress | None:
     return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Forwarding:
     """The options about proxies, validated. :class:`ServeOptions` describes them.
 
