@@ -67,8 +67,8 @@ def _checked(name: Any, value: Any) -> str:
 def _to_pairs(source: Any) -> list[tuple[Any, Any]]:
     # The headers may be secret, so the errors show types only.
     expected = "headers must be a Headers, a mapping or an iterable of pairs of str"
-    # list and tuple come first because a test for an abstract class takes longer than all else that is done for a pair.
-    if isinstance(source, (str, bytes, bytearray)) or not isinstance(source, (list, Iterable)):
+    # Concrete classes come first because a test for an abstract class takes longer than all the rest.
+    if isinstance(source, (str, bytes, bytearray)) or not isinstance(source, (list, tuple, Iterable)):
         raise TypeError(f"{expected}, not {type(source).__name__}")
     pairs = []
     for pair in source:
@@ -123,7 +123,8 @@ class Headers(MutableMapping[str, str]):
     # -- Changing --------------------------------------------------------------------------------------------
 
     def __setitem__(self, key: str, value: str) -> None:
-        self.update([(key, value)])
+        self._by_name.setdefault(_checked(key, value), []).append(value)
+        self._pairs.append((key, value))
 
     def __delitem__(self, key: str) -> None:
         folded = _fold(key)
@@ -144,7 +145,9 @@ class Headers(MutableMapping[str, str]):
             raise TypeError(f"expected at most one positional argument, not {len(args)}")
         pairs: list[tuple[str, str]] = []
         for source in args:
-            if isinstance(source, Headers):
+            if isinstance(source, (list, tuple)):  # first because the tests below take longer than all the rest
+                pairs += _to_pairs(source)
+            elif isinstance(source, Headers):
                 pairs += source._pairs
             elif isinstance(source, Mapping):
                 pairs += source.items()

@@ -200,7 +200,31 @@ async def test_refused_and_then_the_name_is_gone(monkeypatch: pytest.MonkeyPatch
     assert exc.reason == "this; that"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="zones differ")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_ip_address_is_neither_looked_up_nor_raced(
+    host: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    open_tcp_stream = trio.open_tcp_stream
+
+    async def record(name: str, port: int, **options: Any) -> trio.SocketStream:
+        looked_up.append(name)
+        return await open_tcp_stream(name, port, **options)
+
+    monkeypatch.setattr(trio, "open_tcp_stream", record)
+    server = await nursery.start(partial(trio_ws.serve, echo, 0, host=host))
+    bracketed = f"[{host}]" if ":" in host else host
+    async with trio_ws.connect(f"ws://{bracketed}:{server.port}") as ws:
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+        assert ws.remote_address[:2] == (host, server.port)
+    assert looked_up == []
+    # The rest is Trio's business: names, and binding to a local address.
+    async with trio_ws.connect(f"ws://{bracketed}:{server.port}", local_address=host):
+        assert looked_up == [host]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the name of the loopback zone differs")
 async def test_zone(nursery: trio.Nursery) -> None:
     server = await nursery.start(partial(trio_ws.serve, echo, 0, host="::1"))
     async with trio_ws.connect(f"ws://[::1%251]:{server.port}/") as ws:

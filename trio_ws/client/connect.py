@@ -7,7 +7,6 @@ a new request. If it leads to another origin, the new request has no credentials
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -381,12 +380,12 @@ class Connecting(AsyncWithOnly):
         except StreamBroken as exc:
             failure = exc  # The server may have answered before it closed the connection.
         try:
-            with trio.move_on_after(math.inf if failure is None else BODY_TIMEOUT):
-                response = await _receive_head(transport, parser)
-            # If only the head has arrived, wait for the body of this error response, but do without it if need be.
-            with trio.move_on_after(BODY_TIMEOUT):
-                while response is None and parser.partial is not None:
-                    response = parser.feed(await transport.receive())
+            if failure is None:
+                response = await _receive_response(transport, parser, whole=False)
+            if response is None:
+                # Wait for the body of an error response, but not long: its head is enough.
+                with trio.move_on_after(BODY_TIMEOUT):
+                    response = await _receive_response(transport, parser, whole=True)
         except StreamBroken as exc:
             failure = failure or exc
         except InvalidMessage:
@@ -402,17 +401,22 @@ class Connecting(AsyncWithOnly):
         return decode_body(response), parser.unused
 
 
-async def _receive_head(transport: StreamAdapter, parser: ResponseParser) -> Response | None:
-    """Receive the head of a response. Return the response if it is complete.
+async def _receive_response(transport: StreamAdapter, parser: ResponseParser, *, whole: bool) -> Response | None:
+    """Receive a response, or at least its head. Return the response if it is complete.
+
+    Args:
+        transport: The stream.
+        parser: The parser.
+        whole: Whether to wait for the body, too.
 
     Raises:
-        StreamBroken: If the connection is lost.
+        StreamBroken: If the connection is lost before the end of the head.
         InvalidMessage: If it is not a response.
     """
     response = None
-    while response is None and parser.partial is None:
+    while response is None and (whole or parser.partial is None):
         data = await transport.receive()
-        if not data:
+        if not data and parser.partial is None:
             raise StreamBroken("the server closed the connection during the opening handshake")
         response = parser.feed(data)
     return response
