@@ -45,7 +45,12 @@ ALLOWED_SKIPS = re.compile(
     # Too large to install for one test.
     "|plots are optional, .*"
     # The guides for migrating are written for one version, which not every Python has.
-    "|the guide is about .*"
+    "|the guide is about .*|could not import 'websockets.trio.*"
+    # Containers cannot run within other containers.
+    "|(docker|podman) .*"
+    # The sessions `lint` and `docs` have these.
+    "|hadolint is not installed .*|this needs the packages of the `docs` group.*",
+    re.DOTALL,
 )
 
 # Background processes of a shell ignore Ctrl-C, and child processes would inherit that.
@@ -57,8 +62,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 #: marker `harness`, as do all tests that use the fixture `scheduling`.
 HARNESSES = {"test_cancellation.py", "test_churn.py", "test_faults.py", "test_memory.py", "test_state_machine.py"}
 
-#: Folders and modules of other tests that take long: they run other programs. They get the marker `slow`.
-SLOW = {"cli", "interop", "test_behind_proxies.py", "test_documentation.py", "test_migrating.py"}
+#: Folders and modules of other tests that take long, because they run other programs. They get the marker `slow`.
+SLOW = {"cli", "docs", "interop", "test_behind_proxies.py", "test_documentation.py", "test_migrating.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
