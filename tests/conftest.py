@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from .cancellation import PROPERTY, Scheduling
 from .support import HANGS
@@ -31,8 +31,8 @@ pytest.register_assert_rewrite(
     "tests.interop.peers",
 )
 
-# A deadline would fail on a busy machine.
-settings.register_profile("trio_ws", deadline=None)
+# Limits of real time would fail on a busy machine. `too_slow` is one for making examples.
+settings.register_profile("trio_ws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("trio_ws")
 
 #: If this is set, every test that is skipped is an error, unless its reason is one of `ALLOWED_SKIPS`. CI sets it, so

@@ -22,7 +22,7 @@ CONTROL_OPCODES = [Opcode.CLOSE, Opcode.PING, Opcode.PONG]
 #: The valid codes (RFC 6455, section 7.4.2, and the IANA registry).
 CODES = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
 
-deterministic = settings(derandomize=True, deadline=None)
+deterministic = settings(derandomize=True)
 
 
 def by_name(value: object) -> str:

@@ -28,7 +28,7 @@ from trio_ws.http11.body import MAX_BODY_SIZE, decode_body
 from trio_ws.http11.messages import reason_phrase, software
 from trio_ws.http11.parsers import MAX_CHUNK_HEADER_SIZE, MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
-deterministic = settings(derandomize=True, deadline=None)
+deterministic = settings(derandomize=True)
 
 REQUEST = (
     b"GET /chat?room=1 HTTP/1.1\r\n"

@@ -287,7 +287,7 @@ class Repeats:
 
 # -- Hypothesis ------------------------------------------------------------------------------------------------------
 
-deterministic = settings(derandomize=True, deadline=None)
+deterministic = settings(derandomize=True)
 
 masking_keys = st.binary(min_size=4, max_size=4)
 

@@ -56,7 +56,9 @@ from .strategies import (
 
 # Each test runs with each compression library. The fixture needs no reset between two examples.
 pytestmark = pytest.mark.usefixtures("zlib_module")
-deterministic = settings(deterministic, suppress_health_check=[HealthCheck.function_scoped_fixture])
+deterministic = settings(
+    deterministic, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 # mypy checks these lines.
 _extension: type[Extension] = PerMessageDeflate

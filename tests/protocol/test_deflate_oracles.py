@@ -39,7 +39,9 @@ from .strategies import OTHER, compressible, deflates, deterministic, drain, pos
 
 # Each test runs with each compression library. The fixture needs no reset between two examples.
 pytestmark = pytest.mark.usefixtures("zlib_module")
-deterministic = settings(deterministic, suppress_health_check=[HealthCheck.function_scoped_fixture])
+deterministic = settings(
+    deterministic, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 #: The fragments of a message: all str, or all bytes.
 Fragments: TypeAlias = Sequence[Message]
