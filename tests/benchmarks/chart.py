@@ -35,7 +35,7 @@ LOOPS = {
 
 WIDTH = 560
 #: The x coordinate at which bars begin, and the length of the longest. Its figure needs the rest of the width.
-LEFT, LONGEST = 172, 300
+LEFT, LONGEST = 186, 286
 ROW, BAR = 23, 15
 
 STYLE = """\

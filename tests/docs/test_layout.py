@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..benchmarks.chart import render_chart
+from ..benchmarks.results import Results
 from ..test_documentation import DOCS, EXAMPLES, PAGES, blocks, name
 
 #: The characters that fit into the column on a wide screen; docs/_static/site.css sets the width of both.
@@ -54,6 +56,15 @@ def test_pictures_are_readable_in_dark_mode() -> None:
             assert "on light and dark pages" in svg  # its colours have enough contrast to both
         else:
             assert "prefers-color-scheme: dark" in svg
+
+
+def test_the_chart_shows_the_figures_of_the_last_run() -> None:
+    results = Results.load(DOCS.parent / "tests" / "benchmarks" / "results.json")
+    chart = render_chart(results)
+    assert (DOCS / "_static" / "benchmarks.svg").read_text(encoding="utf-8") == chart
+    assert chart.count('class="title"') == 6
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert page.index("benchmarks.svg") < page.index("## ")  # the page leads with it
 
 
 def test_every_picture_has_a_description() -> None:
