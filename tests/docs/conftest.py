@@ -19,7 +19,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if built := os.environ.get("TRIO_WS_HTML"):
         return Path(built)
     if find_spec("sphinx") is None or find_spec("furo") is None or find_spec("myst_parser") is None:
-        pytest.skip("this needs the packages of the `docs` group: nox -s docs")
+        pytest.skip("the site is built by `nox -s docs`, with the packages of the `docs` group")
     folder = tmp_path_factory.mktemp("html")
     command = [sys.executable, "-m", "sphinx", "-q", "-E", "-b", "html", str(DOCS), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)

