@@ -247,7 +247,7 @@ def build(session: nox.Session) -> None:
                 session.error(f"{wheel.name} does not have {', '.join(sorted(missing))}")
             session.run("python", "-c", f"from trio_ws.protocol import hot; assert hot.COMPILED is {compiled}")
             session.run("pytest", "tests/protocol/test_hot.py", "tests/protocol/test_pure.py")
-            session.run("python", "-m", "trio_ws", "demo")
+            session.run("trio-ws", "demo")
 
 
 @nox.session
