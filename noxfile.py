@@ -319,12 +319,12 @@ def conformance(session: nox.Session, back_end: str) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation in docs/_build/html, and test its search. Warnings are errors."""
+    """Build the documentation in docs/_build/html, and test its search and its layout. Warnings are errors."""
     session.install("-e", ".", *group("docs", "test"))
     # -E disables the cache: cached pages do not repeat their warnings.
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-E", "docs", "docs/_build/html")
     built = str(Path("docs/_build/html").resolve())
-    session.run("pytest", "tests/docs/test_search.py", env={"TRIO_WS_HTML": built})
+    session.run("pytest", "tests/docs/test_search.py", "tests/docs/test_browser.py", env={"TRIO_WS_HTML": built})
 
 
 @nox.session
