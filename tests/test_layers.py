@@ -21,7 +21,13 @@ TABLE = {
     "values": [
         ["version", "exceptions.shown", "misuse.names", "misuse.usage", "misuse.values"],
         ["exceptions.base", "misuse.__init__"],
-        ["exceptions.addresses", "exceptions.decoding", "exceptions.handshake", "exceptions.protocol"],
+        [
+            "exceptions.addresses",
+            "exceptions.backend",
+            "exceptions.decoding",
+            "exceptions.handshake",
+            "exceptions.protocol",
+        ],
         ["datastructures", "frames", "uri"],
         ["http11.lines"],
         ["http11.messages"],
@@ -106,6 +112,10 @@ TABLE = {
     ],
     "hub": [
         ["hub.backend", "hub.broadcast"],
+        ["hub.members", "hub.memory", "hub.outgoing"],
+        ["hub.exchange"],
+        ["hub.core"],
+        ["hub.joining"],
         ["hub.hub"],
         ["hub.__init__"],
     ],

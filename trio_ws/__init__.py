@@ -36,6 +36,7 @@ from .connection.tls_info import TLSInfo
 from .connection.websocket import WebSocket
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
+    BackendUnavailable,
     BodyTooBig,
     ConnectFailed,
     ConnectionClosed,
@@ -70,7 +71,7 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
-from .instruments import ConnectionSummary, FrameInfo, HandshakeFailure, Instrument, ObservedWebSocket
+from .instruments import ConnectionSummary, FrameInfo, HandshakeFailure, Instrument, ObservedHub, ObservedWebSocket
 from .protocol.deflate import Deflate
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
@@ -83,9 +84,12 @@ if TYPE_CHECKING:
     from .client.reconnecting.state import ReconnectPhase, ReconnectState
     from .connection.bytestream import ByteStream
     from .connection.typed import TypedChannel
-    from .hub.backend import Backend
+    from .hub.backend import Backend, History, Lost, Position, Publication, Received
     from .hub.broadcast import WhenFull, broadcast
+    from .hub.core import WhenLost
     from .hub.hub import Hub, Topic
+    from .hub.joining import Joined
+    from .hub.memory import MemoryBackend, MemoryStore
     from .observe.logs import LogConnections, LogFrames
     from .observe.opentelemetry import OpenTelemetryInstrument
     from .observe.prometheus import PrometheusInstrument
@@ -113,6 +117,7 @@ __all__ = [
     "Attempt",
     "Attempts",
     "Backend",
+    "BackendUnavailable",
     "Backoff",
     "BodyTooBig",
     "ByteStream",
@@ -139,6 +144,7 @@ __all__ = [
     "HandshakeFailure",
     "HeadTooBig",
     "Headers",
+    "History",
     "HostNotServed",
     "Hub",
     "Instrument",
@@ -153,13 +159,18 @@ __all__ = [
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
+    "Joined",
     "Limits",
     "LogConnections",
     "LogFrames",
+    "Lost",
+    "MemoryBackend",
+    "MemoryStore",
     "MessageTooBig",
     "MultipleValuesError",
     "NegotiationError",
     "NotConnected",
+    "ObservedHub",
     "ObservedWebSocket",
     "Opcode",
     "OpenTelemetryInstrument",
@@ -167,13 +178,16 @@ __all__ = [
     "Opening",
     "Options",
     "Origins",
+    "Position",
     "ProcessRequest",
     "ProcessResponse",
     "PrometheusInstrument",
     "ProtocolError",
     "Proxy",
     "ProxyFailed",
+    "Publication",
     "ReceiveStream",
+    "Received",
     "ReconnectPhase",
     "ReconnectState",
     "ReconnectingChannel",
@@ -200,6 +214,7 @@ __all__ = [
     "WebSocketURI",
     "WhenDown",
     "WhenFull",
+    "WhenLost",
     "__version__",
     "attempts",
     "basic_auth",
@@ -227,9 +242,12 @@ _LATE = {
     "client.reconnecting.state": "ReconnectPhase ReconnectState",
     "connection.bytestream": "ByteStream",
     "connection.typed": "TypedChannel",
-    "hub.backend": "Backend",
+    "hub.backend": "Backend History Lost Position Publication Received",
     "hub.broadcast": "WhenFull broadcast",
+    "hub.core": "WhenLost",
     "hub.hub": "Hub Topic",
+    "hub.joining": "Joined",
+    "hub.memory": "MemoryBackend MemoryStore",
     "observe.logs": "LogConnections LogFrames",
     "observe.opentelemetry": "OpenTelemetryInstrument",
     "observe.prometheus": "PrometheusInstrument",

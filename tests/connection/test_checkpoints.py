@@ -14,7 +14,7 @@ import inspect
 import math
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import cycle
@@ -120,7 +120,20 @@ TESTED = {
     "Server.drain": "test_a_server_drains",
     "Hub.run": "test_nothing_is_counted_or_run",
     "Topic.count_members": "test_nothing_is_counted_or_run",
+    "Backend.__aenter__": "test_nothing_is_done_by_a_back_end",
+    "Backend.history": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.connect": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.count_members": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.history": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.publish": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.receive": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.set_members": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.subscribe": "test_nothing_is_done_by_a_back_end",
+    "MemoryBackend.unsubscribe": "test_nothing_is_done_by_a_back_end",
 }
+
+#: Leaving a back end, which closes it even in a cancelled scope.
+LEAVING = {"Backend.__aexit__", "Backend.disconnect", "MemoryBackend.disconnect"}
 
 #: Those that connect again are in client/test_attempts.py and client/test_reconnecting.py, with the checkpoints and the
 #: cancellation of their calls.
@@ -138,7 +151,7 @@ ABSTRACT = {f"Backend.{name}" for name in trio_ws.Backend.__abstractmethods__}
 
 
 def test_everything_is_tested() -> None:
-    assert set(TESTED) == public_async() - NOT_OURS - RECONNECTING - ABSTRACT
+    assert set(TESTED) == public_async() - NOT_OURS - RECONNECTING - ABSTRACT - LEAVING
     for name in TESTED.values():
         assert inspect.iscoroutinefunction(globals()[name])
 
@@ -562,25 +575,17 @@ async def test_a_server_drains(cancelled: Callable[[Call], Awaitable[None]], aut
         await cancelled(server.drain)
 
 
-class Quiet(trio_ws.Backend):
+class Quiet(trio_ws.MemoryBackend):
     """A back end that records its calls."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[str] = []
 
-    async def publish(self, topic: str, message: str | bytes) -> None:
-        await self.set_members(topic, 1)
-
-    async def receive(self) -> tuple[str, str | bytes]:
-        return await trio.sleep_forever()
-
-    async def set_members(self, topic: str, count: int) -> None:
+    async def subscribe(self, topics: Mapping[str, trio_ws.Position | None]) -> Mapping[str, trio_ws.Position | None]:
         await trio.lowlevel.checkpoint()
-        self.calls.append(topic)
-
-    async def count_members(self, topic: str) -> int:
-        await trio.lowlevel.checkpoint()
-        return 0
+        self.calls.extend(topics)
+        return await super().subscribe(topics)
 
 
 @each_way
@@ -593,8 +598,52 @@ async def test_nothing_is_counted_or_run(cancelled: Callable[[Call], Awaitable[N
             topic.publish("x")
             for _ in range(OFTEN):
                 await cancelled(hub.run)
-                await cancelled(topic.count_members)
+            if backend is None:
+                for _ in range(OFTEN):
+                    await cancelled(topic.count_members)
+            else:
+                async with backend:
+                    for _ in range(OFTEN):
+                        await cancelled(topic.count_members)
     assert backend is None or not backend.calls
+
+
+@each_way
+@pytest.mark.parametrize("backend", [Quiet(), None])
+async def test_nothing_is_joined(cancelled: Callable[[Call], Awaitable[None]], backend: Quiet | None) -> None:
+    hub = trio_ws.Hub(backend=backend)
+    topic = hub.topic("news")
+    async with opened() as (ws, _):
+        for since in (None, trio_ws.Position("", 1)):
+            for _ in range(OFTEN):
+                joining = topic.join(ws, since=since)
+                await cancelled(joining.__aenter__)
+                assert not topic.members
+    assert not hub.topics
+
+
+@each_way
+async def test_nothing_is_done_by_a_back_end(cancelled: Callable[[Call], Awaitable[None]]) -> None:
+    backend = trio_ws.MemoryBackend()
+    for _ in range(OFTEN):
+        await cancelled(backend.__aenter__)
+        assert not backend._entered
+    async with backend:
+        for call in (
+            partial(trio_ws.Backend.history, backend, "news", trio_ws.Position("", 1), 1000),
+            partial(backend.publish, [trio_ws.Publication("news", "a", "", 1)]),
+            partial(backend.subscribe, {"news": None}),
+            partial(backend.unsubscribe, ["news"]),
+            partial(backend.set_members, {"news": 1}),
+            partial(backend.count_members, "news"),
+            partial(backend.history, "news", trio_ws.Position("", 1), 1000),
+            backend.receive,
+        ):
+            for _ in range(OFTEN):
+                await cancelled(call)
+        assert not backend._positions
+        assert not backend.store._timelines
+        assert not backend._counts
 
 
 # -- At least once in 32 calls ---------------------------------------------------------------------------------------

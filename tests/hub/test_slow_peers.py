@@ -77,7 +77,7 @@ def sender(way: str, ws: WebSocket) -> Callable[[str], list[WebSocket]]:
     if way == "broadcast":
         return partial(broadcast, [ws])
     topic = Hub().topic("news")
-    topic.hub._count_subscription("news", ws, 1)
+    topic.hub._core.change_subscriptions("news", ws, 1)
     return topic.publish
 
 

@@ -16,6 +16,7 @@
     │   └── ProxyFailed                                 cannot connect through the proxy
     ├── OpenTimeout                 (trio.TooSlowError, TimeoutError)
     ├── NotConnected                (trio.BrokenResourceError)  no connection right now, see open_reconnecting()
+    ├── BackendUnavailable                         the engine that connects hubs does not answer, see Backend
     ├── InvalidHandshake                           invalid opening handshake
     │   ├── InvalidMessage      (ValueError)            not valid HTTP/1.1
     │   │   └── HeadTooBig, TooManyHeaders, BodyTooBig
@@ -41,6 +42,7 @@ Trio channel also handles a WebSocket.
 :mod:`~trio_ws.exceptions.shown`       text from peers and users in messages; ``repr``
 :mod:`~trio_ws.exceptions.base`        ``WebSocketException``
 :mod:`~trio_ws.exceptions.addresses`   URIs and proxies
+:mod:`~trio_ws.exceptions.backend`     engines that connect hubs
 :mod:`~trio_ws.exceptions.decoding`    messages that cannot be decoded
 :mod:`~trio_ws.exceptions.protocol`    frames and messages
 :mod:`~trio_ws.exceptions.handshake`   messages of the opening handshake
@@ -54,6 +56,7 @@ attributes of some exceptions are values from there, and importing the package w
 """
 
 from .addresses import InvalidProxy, InvalidURI
+from .backend import BackendUnavailable
 from .base import WebSocketException
 from .closed import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from .connecting import ConnectFailed, NotConnected, OpenTimeout, ProxyFailed, TLSFailed
@@ -75,6 +78,7 @@ from .protocol import InvalidData, MessageTooBig, ProtocolError, TooManyFragment
 from .refused import InvalidRedirect, InvalidStatus
 
 __all__ = [
+    "BackendUnavailable",
     "BodyTooBig",
     "ConnectFailed",
     "ConnectionClosed",

@@ -1,50 +1,31 @@
 """Publish and subscribe: ``Hub`` and ``Topic``.
 
-A hub holds the members of each topic that has any. A :class:`Topic` is only a name and a hub. Publishing is a
-:func:`broadcast` to the members. It never waits, so no other task can run in between.
-
-A back end connects the hubs of several processes, so that they share topics. Calling it takes time, so the task
-:meth:`Hub.run` does it. Publishing and subscribing only queue the work for this task:
-
-* Messages are queued up to a limit in bytes of memory. More messages are not sent to other processes: this one must not
-  wait.
-* For each topic whose number of members has changed, the task sends the current number, once. It sends nothing for a
-  topic that has no members again before the back end learned of any.
+A :class:`Topic` is only a name and a hub. What a hub does is in :mod:`~trio_ws.hub.core`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from sys import getsizeof
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 
 import trio
 
-from ..connection.sendable import Sendable, prepare
+from ..client.backoff import Backoff
+from ..connection.sendable import Sendable
 from ..connection.websocket import WebSocket
-from ..frames import Opcode
+from ..instruments import Instrument
+from ..misuse.values import check_instance
 from ..protocol import Message
-from .backend import Backend
-from .broadcast import (
-    DEFAULT_MAX_BACKLOG,
-    DEFAULT_MAX_LAG,
-    WhenFull,
-    broadcast,
-    check_limits,
-    check_when_full,
-)
+from ..settings import _to_instruments
+from .backend import Backend, Position, to_position
+from .broadcast import DEFAULT_MAX_BACKLOG, DEFAULT_MAX_LAG, WhenFull, check_limits, check_when_full
+from .core import HubCore, HubSettings, WhenLost, check_when_lost
+from .joining import Joined, Joining
 
 __all__ = ["Hub", "Topic"]
 
-#: Maximum memory of the messages that are queued for the back end, in bytes.
-MAX_BACKLOG = 2**20
-
-#: Memory of a queued item without its topic and message, in bytes.
-_ITEM_OVERHEAD = getsizeof(("", b"", 0)) + getsizeof(MAX_BACKLOG)
-
-logger: logging.Logger = logging.getLogger("trio_ws.hub")
+#: The delays between attempts to reach the engine.
+DEFAULT_BACKOFF: Backoff = Backoff(initial=0.1, maximum=2.0)
 
 
 class Hub:
@@ -63,13 +44,15 @@ class Hub:
 
     Topics need not be created, and are forgotten when they have no members. A hub guarantees:
 
-    * Members get the messages of a topic in the order in which they were published in this process. Messages from each
-      other process are in order too, and come in between.
+    * Members get the messages of a topic that one process publishes in the order in which it published them, and none
+      twice. Messages from several processes come in any order relative to each other; with ``envelope``, in the same
+      order everywhere.
     * A message goes to the connections that are members when it is published or, from another process, when it arrives
       here. Connections that are closing or closed get nothing, even if they are still members.
-    * Publishing never waits for a slow member; ``when_full`` is the policy for it, once it is behind by
-      ``max_backlog`` bytes or ``max_lag`` seconds.
-    * Each message is sent to the back end at most once.
+    * Publishing never waits, neither for a slow member nor for the back end. ``when_full`` is the policy for a member
+      that is behind by ``max_backlog`` bytes or ``max_lag`` seconds.
+    * If messages from other processes are lost, or may be lost, ``when_lost`` is the policy for the members of their
+      topic. With an engine that keeps its data, an outage alone loses nothing.
 
     Args:
         when_full: The policy for members that are too slow, as for :func:`broadcast`: ``"drop"``, ``"skip"`` or
@@ -78,10 +61,19 @@ class Hub:
         max_lag: Seconds that a message may wait for a member, as for :func:`broadcast`. None: no limit.
         backend: The back end that connects this hub with those of other processes while :meth:`run` runs. None if there
             is only this process.
+        when_lost: The policy for the members of a topic of which messages were lost, or may be: ``"close"`` closes
+            their connections with 1012 (service restart), so that they come back and get the current state;
+            ``"ignore"`` does nothing; or a function that takes the name of a topic and returns its policy.
+        envelope: A function of a message and its position, which makes the message that members get. It lets clients
+            know the position, which they send when they come back; see :meth:`Topic.join`. The position is None if the
+            engine has no positions. With a back end, members of this process, too, get messages through the engine, in
+            its order. If the function raises then, this is logged, and the message counts as lost.
+        backoff: The delays after which to try again if the engine is unavailable.
+        instruments: Instruments to call with the events of the hub, whose names begin with ``hub_``.
 
     Raises:
-        TypeError: If a limit is not a number.
-        ValueError: If ``when_full`` is not one of the three, or a limit is out of range.
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``when_full`` or ``when_lost`` is not one of the choices, or a limit is out of range.
     """
 
     def __init__(
@@ -91,37 +83,47 @@ class Hub:
         max_backlog: int | None = DEFAULT_MAX_BACKLOG,
         max_lag: float | None = DEFAULT_MAX_LAG,
         backend: Backend | None = None,
+        when_lost: WhenLost | Callable[[str], WhenLost] = "close",
+        envelope: Callable[[Message, Position | None], Sendable] | None = None,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        instruments: Sequence[Instrument] = (),
     ) -> None:
         if not callable(when_full):
             check_when_full(when_full)
+        if not callable(when_lost):
+            check_when_lost(when_lost)
         check_limits(max_backlog, max_lag, False)
-        self._when_full = when_full
-        self._max_backlog = max_backlog
-        self._max_lag = max_lag
-        self._backend = backend
-        # The members of each topic that has any, with the number of their subscriptions.
-        self._members: dict[str, dict[WebSocket, int]] = {}
-        # Messages queued for the back end, each with its topic and size, and the sum of the sizes.
-        self._outgoing: deque[tuple[str, Message, int]] = deque()
-        self._backlog = 0
-        # Topics whose number of members has changed since the back end was told; an ordered set.
-        self._changed_topics: dict[str, None] = {}
-        # Topics for which the back end may store a number of members other than 0.
-        self._reported_topics: set[str] = set()
-        # Wakes the task that calls the back end.
-        self._wake = trio.Event()
+        check_instance("backend", backend, (Backend, type(None)), "a Backend or None")
+        check_instance("backoff", backoff, Backoff, "a Backoff")
+        if envelope is not None and not callable(envelope):
+            raise TypeError(f"envelope must be callable or None, not {envelope!r}")
+        settings = HubSettings(
+            when_full=when_full,
+            max_backlog=max_backlog,
+            max_lag=max_lag,
+            when_lost=when_lost,
+            envelope=envelope,
+            backoff=backoff,
+            instruments=_to_instruments(instruments),
+        )
+        self._core = HubCore(settings, backend, self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} with {len(self._members)} topics>"
+        return f"<{type(self).__name__} with {len(self.topics)} topics>"
 
     def topic(self, name: str) -> Topic:
-        """Return the topic with this name. It need not have any members."""
+        """Return the topic with this name. It need not have any members.
+
+        Raises:
+            TypeError: If the name is not a str.
+        """
+        check_instance("name", name, str, "a str")
         return Topic(self, name)
 
     @property
     def topics(self) -> frozenset[str]:
         """The names of the topics that have members in this process."""
-        return frozenset(self._members)
+        return frozenset(name for name, state in self._core.states.items() if state.members)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Exchange messages with the hubs of other processes until cancelled. Without a back end, return at once.
@@ -130,105 +132,27 @@ class Hub:
 
             await nursery.start(hub.run)
 
-        Up to 1 MiB of messages published before this runs are queued. If this is cancelled, the message that the back
-        end is sending may be lost for other processes, and queued messages wait until this is run again.
+        This is started when the back end is connected. It waits for an engine that is not there yet, or goes away,
+        and tries again with the delays of ``backoff``. Meanwhile, and before this runs, up to 1 MiB of messages are
+        queued; see :meth:`Topic.publish`.
+
+        If this is cancelled and run again, it goes on where it was: members get what they have missed in between, and
+        the queued messages are sent, in order, none twice.
 
         Args:
             task_status: Used by ``nursery.start``.
 
         Raises:
-            Exception: An exception from the back end, in an ``ExceptionGroup``. The hub may be run again.
+            BackendUnavailable: If a limit of ``backoff`` is reached.
+            RuntimeError: If this is running already.
+            Exception: Another exception from the back end, in an ``ExceptionGroup``, such as a wrong password. The hub
+                may be run again.
         """
-        task_status.started()
-        if self._backend is None:
+        if self._core.exchange is None:
+            task_status.started()
             await trio.lowlevel.checkpoint()
-            return
-        # After a failure, the back end may have lost the numbers.
-        self._changed_topics.update(dict.fromkeys(self._members))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._receive, self._backend)
-            nursery.start_soon(self._send, self._backend)
-
-    async def _receive(self, backend: Backend) -> None:
-        while True:
-            topic, message = await backend.receive()
-            self._deliver(topic, message)
-
-    async def _send(self, backend: Backend) -> None:
-        while True:
-            # Subscriptions come before messages: a new member must get the answers to what it publishes.
-            while self._changed_topics:
-                topic = next(iter(self._changed_topics))
-                del self._changed_topics[topic]
-                count = len(self._members.get(topic, ()))
-                self._reported_topics.add(topic)
-                try:
-                    await backend.set_members(topic, count)
-                except BaseException:
-                    self._changed_topics[topic] = None  # for the next run
-                    raise
-                if not count:
-                    self._reported_topics.discard(topic)
-            if self._outgoing:
-                topic, message, size = self._outgoing.popleft()
-                self._backlog -= size
-                await backend.publish(topic, message)
-            else:
-                self._wake = trio.Event()
-                await self._wake.wait()
-
-    def _deliver(
-        self,
-        topic: str,
-        message: Sendable,
-        text: bool | None = None,
-        compress: bool = True,
-        exclude: Iterable[WebSocket] = (),
-    ) -> list[WebSocket]:
-        excluded = set(exclude)
-        members = [ws for ws in self._members.get(topic, ()) if ws not in excluded]
-        when_full = self._when_full(topic) if callable(self._when_full) else self._when_full
-        return broadcast(
-            members,
-            message,
-            text=text,
-            compress=compress,
-            when_full=when_full,
-            max_backlog=self._max_backlog,
-            max_lag=self._max_lag,
-        )
-
-    def _enqueue(self, topic: str, message: Sendable, text: bool | None) -> None:
-        """Queue a message for the back end, if there is one. Drop the message if the queue is full."""
-        if self._backend is None:
-            return
-        opcode, data = prepare(message, text)
-        queued = data.decode() if opcode is Opcode.TEXT else data
-        size = _ITEM_OVERHEAD + getsizeof(topic) + getsizeof(queued)
-        if self._outgoing and self._backlog + size > MAX_BACKLOG:
-            logger.warning("message to topic %r not sent to other processes: %d bytes are queued", topic, self._backlog)
-            return
-        self._outgoing.append((topic, queued, size))
-        self._backlog += size
-        self._wake.set()
-
-    def _count_subscription(self, topic: str, ws: WebSocket, change: int) -> None:
-        members = self._members.setdefault(topic, {})
-        before = len(members)
-        count = members.get(ws, 0) + change
-        if count:
-            members[ws] = count
         else:
-            del members[ws]
-        if not members:
-            del self._members[topic]
-        if self._backend is None or len(members) == before:
-            return
-        if members or topic in self._reported_topics:
-            self._changed_topics[topic] = None
-            self._wake.set()
-        else:
-            self._changed_topics.pop(topic, None)
+            await self._core.exchange.run(task_status)
 
 
 class Topic:
@@ -257,7 +181,8 @@ class Topic:
 
     def __len__(self) -> int:
         """Return the number of members in this process."""
-        return len(self.hub._members.get(self.name, ()))
+        state = self.hub._core.states.get(self.name)
+        return 0 if state is None else len(state.members)
 
     def __bool__(self) -> bool:
         """Return True, even if the topic has no members."""
@@ -266,25 +191,40 @@ class Topic:
     @property
     def members(self) -> frozenset[WebSocket]:
         """The members in this process."""
-        return frozenset(self.hub._members.get(self.name, ()))
+        state = self.hub._core.states.get(self.name)
+        return frozenset() if state is None else frozenset(state.members)
+
+    @property
+    def position(self) -> Position | None:
+        """The position behind the last message that was delivered in this process.
+
+        None while the topic has no members here, or the back end has not subscribed to it yet; if the engine has no
+        positions; and if there is no back end and no envelope, and no member has used :meth:`join`.
+        """
+        state = self.hub._core.states.get(self.name)
+        return None if state is None else state.position
 
     async def count_members(self) -> int:
         """Return the number of members in all processes.
 
-        The numbers of other processes come from the back end, which learns of changes with a short delay.
+        The numbers of other processes come from the back end, which learns of changes with a short delay. A process
+        that was killed is forgotten within 10 seconds.
 
         Raises:
-            Exception: An exception from the back end.
+            BackendUnavailable: If the engine does not answer, or :meth:`Hub.run` is not running.
         """
-        backend = self.hub._backend
-        if backend is None:
+        exchange = self.hub._core.exchange
+        if exchange is None:
             await trio.lowlevel.checkpoint()
             return len(self)
-        others = await backend.count_members(self.name)
+        others = await exchange.backend.count_members(self.name)
         return len(self) + others
 
     def subscribe(self, ws: WebSocket) -> AbstractContextManager[None]:
         """Return a context manager that makes a connection a member of the topic for a ``with`` block.
+
+        The member gets the messages of this process at once, and those of other processes a little later, when the back
+        end has subscribed to the topic. :meth:`join` waits for that.
 
         A connection that has subscribed more than once gets each message once, until it has left the last block.
 
@@ -292,6 +232,38 @@ class Topic:
             ws: The connection.
         """
         return _subscribe(self, ws)
+
+    def join(
+        self, ws: WebSocket, *, since: Position | Sequence[str | int] | None = None
+    ) -> AbstractAsyncContextManager[Joined]:
+        """Return an asynchronous context manager that makes a connection a member of the topic.
+
+        ::
+
+            async with topic.join(ws, since=position) as joined:
+                if not joined.recovered:
+                    await ws.send(current_state())
+                ...
+
+        When the block is entered, the connection is a member: it gets all messages that are published from then on in
+        any process. With ``since``, it has also got the messages that it has missed since that position, in their order
+        and in their envelopes, if the engine still has all of them; :attr:`Joined.recovered` says so. Otherwise it has
+        got none of them, or only the first ones.
+
+        Entering waits while the engine is unavailable and until :meth:`Hub.run` runs; use ``trio.fail_after`` to limit
+        that. It also waits for a peer that reads the missed messages slowly. It can be cancelled at any time; then the
+        connection is no member.
+
+        Args:
+            ws: The connection.
+            since: The position after which the client has missed messages, as the ``envelope`` of the hub told it. Any
+                pair of a str and an int will do, such as a list from JSON. None if the client is new.
+
+        Raises:
+            TypeError: If ``since`` is neither such a pair nor None.
+            ValueError: If the offset is negative.
+        """
+        return Joining(self.hub._core, self.name, ws, None if since is None else to_position("since", since))
 
     def publish(
         self,
@@ -304,8 +276,11 @@ class Topic:
         """Send a message to all members. Never waits.
 
         This is not a checkpoint, and no other task runs meanwhile. With a back end, members in other processes get the
-        message a little later. If more than 1 MiB of memory is queued for the back end, they do not get it, which is
-        logged to ``trio_ws.hub``.
+        message a little later; with an ``envelope``, those in this process do, too.
+
+        If the engine is unavailable, up to 1 MiB of memory is queued for it, and sent later. If there is no room, the
+        message is lost for those members, which is logged to ``trio_ws.hub``, and ``when_lost`` applies to them when
+        the engine is back.
 
         Args:
             message: The message. A ``str`` is sent as text, ``bytes`` as binary.
@@ -314,21 +289,21 @@ class Topic:
             exclude: Members that do not get the message, such as its author.
 
         Returns:
-            The members in this process that were too slow; see :func:`broadcast`.
+            The members in this process that were too slow; see :func:`broadcast`. With a back end and an ``envelope``,
+            it is not known yet.
 
         Raises:
             TypeError: If the message is neither ``str`` nor bytes-like.
             ValueError: If the message is sent as text and is not valid Unicode.
         """
-        slow = self.hub._deliver(self.name, message, text, compress, exclude)
-        self.hub._enqueue(self.name, message, text)
-        return slow
+        return self.hub._core.publish(self.name, message, text, compress, exclude)
 
 
 @contextmanager
 def _subscribe(topic: Topic, ws: WebSocket) -> Iterator[None]:
-    topic.hub._count_subscription(topic.name, ws, 1)
+    core = topic.hub._core
+    core.change_subscriptions(topic.name, ws, 1)
     try:
         yield
     finally:
-        topic.hub._count_subscription(topic.name, ws, -1)
+        core.change_subscriptions(topic.name, ws, -1)

@@ -10,6 +10,13 @@ cannot import ``WebSocket``. It has a :class:`~typing.Protocol` instead: :class:
 instruments that come with the library are in :mod:`trio_ws.observe`.
 """
 
-from .interface import ConnectionSummary, FrameInfo, HandshakeFailure, Instrument, ObservedWebSocket
+from .interface import (
+    ConnectionSummary,
+    FrameInfo,
+    HandshakeFailure,
+    Instrument,
+    ObservedHub,
+    ObservedWebSocket,
+)
 
-__all__ = ["ConnectionSummary", "FrameInfo", "HandshakeFailure", "Instrument", "ObservedWebSocket"]
+__all__ = ["ConnectionSummary", "FrameInfo", "HandshakeFailure", "Instrument", "ObservedHub", "ObservedWebSocket"]

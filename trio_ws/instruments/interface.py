@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from ..exceptions import ConnectionClosed
+from ..exceptions import BackendUnavailable, ConnectionClosed
 from ..exceptions.shown import show_fields
 from ..frames import Opcode
 from ..http11 import Request, Response
@@ -20,6 +20,7 @@ __all__ = [
     "FrameInfo",
     "HandshakeFailure",
     "Instrument",
+    "ObservedHub",
     "ObservedWebSocket",
     "call_instrument",
     "report_failure",
@@ -121,6 +122,14 @@ class ObservedWebSocket(Protocol):
     @property
     def latency(self) -> float | None:
         """The round-trip time of the last answered ping, in seconds; None before the first."""
+
+
+class ObservedHub(Protocol):
+    """The part of a :class:`Hub` that instruments can rely on."""
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """The names of the topics that have members in this process."""
 
 
 class Instrument:
@@ -245,6 +254,48 @@ class Instrument:
             inbox: Memory used by messages that wait to be received, in bytes; see ``receive_buffer``.
             outbox: Memory used by messages that wait to be written, in bytes; see ``send_buffer``, and the
                 ``max_backlog`` of :func:`broadcast`.
+        """
+
+    def hub_connected(self, hub: ObservedHub, attempts: int) -> None:
+        """Called when the back end of a hub is connected, and has subscribed to the topics.
+
+        Args:
+            hub: The hub.
+            attempts: The number of attempts since :meth:`Hub.run` began; 1 if it was never disconnected.
+        """
+
+    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable) -> None:
+        """Called when the engine of a hub no longer answers, after it was connected. The hub tries again.
+
+        Args:
+            hub: The hub.
+            error: What happened.
+        """
+
+    def hub_lost(self, hub: ObservedHub, topic: str) -> None:
+        """Called when messages from other processes were lost, or may have been.
+
+        Args:
+            hub: The hub.
+            topic: The name of the topic.
+        """
+
+    def hub_backlog_changed(self, hub: ObservedHub, messages: int, size: int) -> None:
+        """Called when the queue of messages for the back end has changed.
+
+        Args:
+            hub: The hub.
+            messages: The number of messages in the queue.
+            size: Memory that they use, in bytes.
+        """
+
+    def hub_published(self, hub: ObservedHub, messages: int, seconds: float) -> None:
+        """Called when the engine has accepted a batch of messages.
+
+        Args:
+            hub: The hub.
+            messages: The number of messages in the batch.
+            seconds: The lag: the time since the first of them was published, in seconds.
         """
 
 

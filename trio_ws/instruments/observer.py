@@ -24,7 +24,11 @@ from .interface import ConnectionSummary, Instrument, ObservedWebSocket, call_in
 __all__ = ["NullObserver", "Observer", "make_observer"]
 
 #: The methods of instruments that are called for events of an open connection.
-_EVENTS = [name for name in vars(Instrument) if name[0] != "_" and name not in ("wants_connection", "handshake_failed")]
+_EVENTS = [
+    name
+    for name in vars(Instrument)
+    if name not in ("wants_connection", "handshake_failed") and not name.startswith(("_", "hub_"))
+]
 
 
 class Queue(Protocol):

@@ -1,0 +1,622 @@
+"""Hubs that a back end connects: the queue, sessions, outages and losses."""
+
+from __future__ import annotations
+
+import sys
+from sys import getsizeof
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_ws import (
+    Backend,
+    BackendUnavailable,
+    Backoff,
+    Hub,
+    Instrument,
+    MemoryBackend,
+    MemoryStore,
+    ObservedHub,
+    Position,
+    Topic,
+)
+from trio_ws.frames import Close, Frame, Opcode
+from trio_ws.hub import outgoing
+from trio_ws.hub.exchange import Exchange
+from trio_ws.protocol import Role
+
+from ..support import Peer, opened, text
+from .backends import Engine, RecordingBackend
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+settle = wait_all_tasks_blocked
+
+#: What closes members if messages are lost.
+LOST = Frame(Opcode.CLOSE, Close(1012, "messages were lost, reconnect").serialize())
+
+
+def news_of(*hubs: Hub) -> list[Topic]:
+    return [hub.topic("news") for hub in hubs]
+
+
+def exchange_of(hub: Hub) -> Exchange:
+    assert hub._core.exchange is not None
+    return hub._core.exchange
+
+
+async def receive_texts(peer: Peer, count: int) -> list[str]:
+    texts = []
+    for _ in range(count):
+        frame = await peer.receive()
+        assert frame is not None
+        assert frame.opcode is Opcode.TEXT
+        texts.append(frame.data.decode())
+    return texts
+
+
+# -- Exchange of messages --------------------------------------------------------------------------------------------
+
+
+async def test_two_hubs(nursery: trio.Nursery) -> None:
+    store = MemoryStore()
+    hubs = Hub(backend=MemoryBackend(store)), Hub(backend=MemoryBackend(store))
+    for hub in hubs:
+        await nursery.start(hub.run)
+    one, two = news_of(*hubs)
+    async with opened() as (ann, ann_peer), opened() as (bob, bob_peer), opened() as (eve, eve_peer):
+        with one.subscribe(ann), two.subscribe(bob), two.subscribe(eve):
+            await settle()
+            assert (len(one), len(two)) == (1, 2)
+            assert [await topic.count_members() for topic in (one, two)] == [3, 3]
+            one.publish("a", exclude=[ann])
+            one.publish(b"b")
+            await settle()
+            two.publish(b"c", text=True, exclude=[eve])
+            two.publish("d", text=False)
+            assert [await ann_peer.receive() for _ in range(3)] == [
+                Frame(Opcode.BINARY, b"b"),
+                text("c"),
+                Frame(Opcode.BINARY, b"d"),
+            ]
+            for peer, expected in [(bob_peer, ["a", b"b", "c", b"d"]), (eve_peer, ["a", b"b", b"d"])]:
+                for message in expected:
+                    frame = await peer.receive()
+                    assert frame == (text(message) if isinstance(message, str) else Frame(Opcode.BINARY, message))
+        await settle()
+        assert [hub._core.states for hub in hubs] == [{}, {}]
+        one.publish("nobody")
+        await settle()
+    assert [await topic.count_members() for topic in (one, two)] == [0, 0]
+    nursery.cancel_scope.cancel()
+
+
+async def test_messages_from_other_hubs_without_members_here(nursery: trio.Nursery) -> None:
+    engine = Engine()
+    here, there = Hub(backend=engine.backend()), Hub(backend=engine.backend())
+    for hub in (here, there):
+        await nursery.start(hub.run)
+    there.topic("news").publish("too early")
+    await settle()
+    async with opened() as (ws, peer):
+        with here.topic("news").subscribe(ws):
+            await settle()
+            there.topic("news").publish("in time")
+            assert await peer.receive() == text("in time")
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_back_end_gets_the_last_number_of_members(nursery: trio.Nursery) -> None:
+    wire = RecordingBackend()
+    hub = Hub(backend=wire)
+    (topic,) = news_of(hub)
+    async with opened() as (one, _), opened() as (two, _):
+        with topic.subscribe(one), topic.subscribe(one):
+            with topic.subscribe(two):
+                pass
+            topic.publish("a")
+            await nursery.start(hub.run)
+            await settle()
+            assert wire.calls == [("subscribe", "news"), ("set_members", "news", 1), ("publish", "news", "a")]
+            with topic.subscribe(two):
+                await settle()
+            await settle()
+    await settle()
+    assert wire.counts[1:] == [("set_members", "news", count) for count in (2, 1, 0)]
+    assert not exchange_of(hub)._changed
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_unchanged_number_of_members_is_not_sent(nursery: trio.Nursery) -> None:
+    wire = RecordingBackend()
+    hub = Hub(backend=wire)
+    await nursery.start(hub.run)
+    (topic,) = news_of(hub)
+    async with opened() as (ws, _):
+        with topic.subscribe(ws):
+            await settle()
+            with topic.subscribe(ws):
+                await settle()
+            await settle()
+    await settle()
+    assert wire.counts == [("set_members", "news", 1), ("set_members", "news", 0)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_topics_and_messages_go_in_batches(nursery: trio.Nursery) -> None:
+    wire = RecordingBackend()
+    hub = Hub(backend=wire)
+    topics = [hub.topic(f"news {number}") for number in range(20)]
+    async with opened() as (ws, _):
+        for topic in topics:
+            hub._core.change_subscriptions(topic.name, ws, 1)
+        await nursery.start(hub.run)
+        assert wire.calls[0] == ("subscribe", *(topic.name for topic in topics))
+        for number in range(outgoing.BATCH_MESSAGES + 1):
+            topics[0].publish(str(number))
+        batch = exchange_of(hub).outgoing.next_batch()
+        assert [publication.message for publication in batch] == [str(n) for n in range(outgoing.BATCH_MESSAGES)]
+        await settle()
+        assert wire.published == [str(number) for number in range(outgoing.BATCH_MESSAGES + 1)]
+        for topic in topics:
+            hub._core.change_subscriptions(topic.name, ws, -1)
+    nursery.cancel_scope.cancel()
+
+
+# -- The queue -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_backlog_is_bounded(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Room for two of the messages of 50 bytes, with all objects that hold them.
+    monkeypatch.setattr(outgoing, "MAX_BACKLOG", 2 * (outgoing.ITEM_OVERHEAD + getsizeof("news") + getsizeof("b" * 50)))
+    wire = RecordingBackend()
+    hub = Hub(backend=wire)
+    (topic,) = news_of(hub)
+    async with opened() as (ws, peer):
+        with topic.subscribe(ws):
+            for message in ("ä" * 400, "lost", "lost too"):
+                topic.publish(message)
+                assert await peer.receive() == text(message)
+            assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+            await nursery.start(hub.run)
+            await settle()
+            assert exchange_of(hub).outgoing.size == 0
+            for message in ("b" * 50, "c" * 50, "d"):
+                topic.publish(message)
+            await settle()
+            # The members here have got them all.
+            assert await receive_texts(peer, 3) == ["b" * 50, "c" * 50, "d"]
+    # One marker takes the place of consecutive messages.
+    assert wire.published == ["ä" * 400, None, "b" * 50, "c" * 50, None]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("message", ["", b"", "ä" * 100])
+@pytest.mark.parametrize("name", ["news", "n" * 1000])
+async def test_the_backlog_counts_objects(message: str | bytes, name: str, nursery: trio.Nursery) -> None:
+    engine = Engine()
+    hub = Hub(backend=engine.backend())
+    await nursery.start(hub.run)
+    engine.stop()
+    for _ in range(8_000):
+        hub.topic(name).publish(message)
+    queue = exchange_of(hub).outgoing
+    items = [item for item in queue._items if item[0].message is not None]
+    assert 100 < len(items) < 8_000
+    assert len(queue) == len(items) + 1  # and one marker
+    memory = sum(
+        getsizeof(item)
+        + sum(map(getsizeof, item))
+        + sum(map(getsizeof, (item[0].topic, item[0].message, item[0].number)))
+        for item in items
+    )
+    assert 2**20 - 2000 < memory <= queue.size
+    assert queue.size - queue._markers_size <= 2**20
+    nursery.cancel_scope.cancel()
+
+
+async def test_markers_are_bounded(nursery: trio.Nursery) -> None:
+    hub = Hub(backend=RecordingBackend())
+    hub.topic("big").publish(bytes(2**20))
+    for number in range(20_000):
+        hub.topic(str(number)).publish("")
+    queue = exchange_of(hub).outgoing
+    assert 1_000 < len(queue) < 20_000
+    assert queue._markers_size <= 2**20
+    await nursery.start(hub.run)
+    await settle()
+    assert (len(queue), queue.size, queue._markers_size) == (0, 0, 0)
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_topics_that_have_changed_are_bounded(nursery: trio.Nursery) -> None:
+    wire = RecordingBackend()
+    hub = Hub(backend=wire)
+    async with opened() as (ws, _):
+        for number in range(1000):
+            with hub.topic(str(number)).subscribe(ws):
+                pass
+        assert not exchange_of(hub)._changed
+        with hub.topic("told").subscribe(ws):
+            await nursery.start(hub.run)
+            await settle()
+        await settle()
+        assert wire.calls == [
+            ("subscribe", "told"),
+            ("set_members", "told", 1),
+            ("set_members", "told", 0),
+            ("unsubscribe", "told"),
+        ]
+        assert (exchange_of(hub)._changed, hub._core.states) == ({}, {})
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_loss_in_the_queue_is_passed_on_in_its_place(nursery: trio.Nursery) -> None:
+    engine = Engine()
+    hubs = Hub(backend=engine.backend()), Hub(backend=engine.backend())
+    for hub in hubs:
+        await nursery.start(hub.run)
+    one, two = news_of(*hubs)
+    async with opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+        with one.subscribe(ann), two.subscribe(bob):
+            await settle()
+            engine.stop()
+            big = "x" * 600_000
+            for message in (big, "in between", big, "behind"):
+                one.publish(message)
+            engine.works.set()
+            await settle()
+            assert await receive_texts(ann_peer, 4) == [big, "in between", big, "behind"]
+            assert await receive_texts(bob_peer, 2) == [big, "in between"]
+            assert await bob_peer.receive() == LOST
+            # Only those have missed something that are in other processes.
+            one.publish("more")
+            assert await receive_texts(ann_peer, 1) == ["more"]
+    nursery.cancel_scope.cancel()
+
+
+# -- Outages ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_back_end_that_fails_for_good() -> None:
+    engine = Engine()
+    wire = engine.backend()
+    hub = Hub(backend=wire)
+    (topic,) = news_of(hub)
+    async with opened() as (ws, _), opened() as (other, _):
+        with topic.subscribe(ws):
+            engine.error = OSError("no such engine")
+            with pytest.raises(BaseExceptionGroup) as caught:
+                await hub.run()
+            assert caught.value.exceptions == (engine.error,)
+        with hub.topic("other").subscribe(other):
+            # When run again, the hub sends the changes made meanwhile.
+            engine.recover()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(hub.run)
+                await settle()
+                assert wire.counts == [("set_members", "other", 1)]
+                nursery.cancel_scope.cancel()
+            # It also sends all other numbers again, because the back end may have lost them.
+            async with trio.open_nursery() as nursery:
+                await nursery.start(hub.run)
+                await settle()
+                assert wire.counts == [("set_members", "other", 1)] * 2
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_back_end_that_fails_while_it_runs() -> None:
+    engine = Engine()
+    hub = Hub(backend=engine.backend())
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hub.run)
+            engine.fail(ValueError("a bug"))
+    assert caught.group_contains(ValueError, match="a bug")
+
+
+async def test_a_slow_back_end(autojump_clock: MockClock) -> None:
+    class Slow(RecordingBackend):
+        async def check(self) -> None:
+            await trio.sleep(1)
+
+    wire = Slow()
+    hub = Hub(backend=wire)
+    (topic,) = news_of(hub)
+    async with opened() as (ws, _), trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        with topic.subscribe(ws):
+            await trio.sleep(1.5)
+            topic.publish("a")
+        # The number has changed during the call.
+        await trio.sleep(10)
+        assert wire.calls == [
+            ("subscribe", "news"),
+            ("set_members", "news", 1),
+            ("unsubscribe", "news"),
+            ("set_members", "news", 0),
+            ("publish", "news", "a"),
+        ]
+        with topic.subscribe(ws):
+            await trio.sleep(1.5)
+            nursery.cancel_scope.cancel()
+    # A number whose call was cancelled is sent again.
+    assert list(exchange_of(hub)._changed) == ["news"]
+
+
+async def test_run_waits_for_an_engine(autojump_clock: MockClock) -> None:
+    engine = Engine()
+    engine.fail()
+    hub = Hub(backend=engine.backend())
+    started = False
+
+    async def start() -> None:
+        nonlocal started
+        await nursery.start(hub.run)
+        started = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start)
+        await trio.sleep(100)
+        assert not started
+        with pytest.raises(RuntimeError):
+            await hub.run()
+        engine.recover()
+        await trio.sleep(2)
+        assert started
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("limit", [{"max_attempts": 3}, {"max_elapsed": 10.0}])
+async def test_the_backoff_may_have_a_limit(limit: dict[str, Any], autojump_clock: MockClock) -> None:
+    engine = Engine()
+    engine.fail()
+    hub = Hub(backend=engine.backend(), backoff=Backoff(initial=1, random=lambda: 1.0, **limit))
+    with pytest.raises(BackendUnavailable, match="the engine is down"):
+        await hub.run()
+    assert trio.current_time() > 2
+
+
+@pytest.mark.parametrize("with_envelope", [False, True])
+async def test_an_outage_loses_nothing(with_envelope: bool, autojump_clock: MockClock) -> None:
+    engine = Engine()
+    envelope = (lambda message, position: f"{position.offset} {message}") if with_envelope else None
+    hubs = [Hub(backend=engine.backend(), envelope=envelope) for _ in range(2)]
+    one, two = news_of(*hubs)
+    async with trio.open_nursery() as nursery, opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+        for hub in hubs:
+            await nursery.start(hub.run)
+        with one.subscribe(ann), two.subscribe(bob):
+            await settle()
+            engine.backends[0].loses_answers = True
+            for number in range(30):
+                one.publish(f"one {number}")
+                two.publish(f"two {number}")
+                if number == 10:
+                    engine.fail()
+                if number == 20:
+                    engine.recover()
+                await trio.sleep(0.5)
+            await trio.sleep(10)
+            received = [await receive_texts(peer, 60) for peer in (ann_peer, bob_peer)]
+            if with_envelope:
+                assert received[0] == received[1]
+                assert [int(message.split()[0]) for message in received[0]] == list(range(1, 61))
+                received = [[message.split(" ", 1)[1] for message in messages] for messages in received]
+            for messages in received:
+                for name in ("one", "two"):
+                    assert [m for m in messages if m.startswith(name)] == [f"{name} {n}" for n in range(30)]
+            assert one.position == two.position == (two.position and Position(two.position.epoch, 60))
+        nursery.cancel_scope.cancel()
+    assert len(engine.backends[0].published) > 30  # some were published twice
+
+
+async def test_run_again_goes_on_where_it_was(autojump_clock: MockClock) -> None:
+    engine = Engine()
+    hubs = [Hub(backend=engine.backend()) for _ in range(2)]
+    one, two = news_of(*hubs)
+    async with trio.open_nursery() as nursery, opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+        await nursery.start(hubs[1].run)
+        with one.subscribe(ann), two.subscribe(bob):
+            for number in range(0, 40, 4):
+                # Cancelled at all kinds of moments.
+                with trio.move_on_after(1 + number / 1000):
+                    nursery_of_run: trio.Nursery
+                    async with trio.open_nursery() as nursery_of_run:
+                        await nursery_of_run.start(hubs[0].run)
+                        one.publish(f"one {number}")
+                        two.publish(f"two {number}")
+                        await trio.sleep_forever()
+                one.publish(f"one {number + 1}")
+                two.publish(f"two {number + 1}")
+                await settle()
+            await nursery.start(hubs[0].run)
+            await trio.sleep(1)
+            for peer in (ann_peer, bob_peer):
+                messages = await receive_texts(peer, 40)
+                for name in ("one", "two"):
+                    expected = [f"{name} {n + i}" for n in range(0, 40, 4) for i in range(2)]
+                    assert [m for m in messages if m.startswith(name)] == expected
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stuck_engine_holds_up_nobody_here(nursery: trio.Nursery) -> None:
+    engine = Engine()
+    hub = Hub(backend=engine.backend())
+    await nursery.start(hub.run)
+    engine.stop()
+    (topic,) = news_of(hub)
+    async with opened() as (ann, peer), opened() as (bob, _):
+        with topic.subscribe(ann), topic.subscribe(bob):
+            topic.publish("a", exclude=[bob])
+            assert await peer.receive() == text("a")
+            assert len(topic) == 2
+    nursery.cancel_scope.cancel()
+
+
+# -- Losses ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["empty", "trimmed"])
+@pytest.mark.parametrize("when_lost", ["close", "ignore", "function", "raises", "wrong"])
+async def test_losses(how: str, when_lost: Any, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    asked = []
+
+    def policy(topic: str) -> Any:
+        asked.append(topic)
+        if when_lost == "raises":
+            raise KeyError(topic)
+        return "neither" if when_lost == "wrong" else "ignore"
+
+    engine = Engine(history=3)
+    here = Hub(backend=engine.backend(), when_lost=when_lost if when_lost in ("close", "ignore") else policy)
+    there = Hub(backend=engine.backend())
+    (topic,) = news_of(here)
+    async with opened() as (ann, peer), trio.open_nursery() as nursery:
+        await nursery.start(there.run)
+        with topic.subscribe(ann):
+            async with trio.open_nursery() as inner:
+                await inner.start(here.run)
+                there.topic("news").publish("first")
+                assert await peer.receive() == text("first")
+                inner.cancel_scope.cancel()
+            if how == "empty":
+                engine.fail()
+                engine.recover(empty=True)
+                await trio.sleep(5)
+                there.topic("news").publish("after")
+            else:
+                for number in range(4):
+                    there.topic("news").publish(str(number))
+            await settle()
+            await nursery.start(here.run)
+            await settle()
+            if when_lost in ("ignore", "function"):
+                assert await receive_texts(peer, 1) == ["after" if how == "empty" else "1"]
+            else:
+                assert await peer.receive() == LOST
+            assert asked == ([] if when_lost in ("close", "ignore") else ["news"])
+        nursery.cancel_scope.cancel()
+
+
+def test_invalid_arguments() -> None:
+    wrong: list[tuple[dict[str, Any], type[Exception]]] = [
+        ({"when_lost": "shrug"}, ValueError),
+        ({"when_lost": None}, ValueError),
+        ({"backend": "redis://localhost"}, TypeError),
+        ({"envelope": 3}, TypeError),
+        ({"backoff": 3}, TypeError),
+        ({"instruments": [3]}, TypeError),
+    ]
+    for arguments, error in wrong:
+        with pytest.raises(error, match=next(iter(arguments))):
+            Hub(**arguments)
+    with pytest.raises(TypeError, match="name must be a str"):
+        Hub().topic(3)  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def test_members_of_others_are_not_counted_without_an_engine() -> None:
+    with pytest.raises(BackendUnavailable, match="must be running"):
+        await Hub(backend=MemoryBackend()).topic("news").count_members()
+
+
+async def test_an_envelope_that_fails(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    def envelope(message: str | bytes, position: Position | None) -> Any:
+        return {"good": "good", "bad type": 3}[message]  # type: ignore[index]  # raises
+
+    hub = Hub(backend=MemoryBackend(), envelope=envelope)
+    await nursery.start(hub.run)
+    (topic,) = news_of(hub)
+    for bad in ("bad type", "bad key"):
+        async with opened() as (ann, peer):
+            with topic.subscribe(ann):
+                await settle()
+                topic.publish("good")
+                topic.publish(bad)
+                assert await peer.receive() == text("good")
+                assert await peer.receive() == LOST
+    assert "not delivered" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+async def test_options_of_a_message_survive_the_way_through_the_engine(nursery: trio.Nursery) -> None:
+    hub = Hub(backend=MemoryBackend(), envelope=lambda message, position: message)
+    await nursery.start(hub.run)
+    (topic,) = news_of(hub)
+    async with opened(Role.SERVER) as (ann, ann_peer), opened() as (bob, bob_peer):
+        with topic.subscribe(ann), topic.subscribe(bob):
+            assert topic.publish("a", exclude=[ann]) == []
+            topic.publish("b", exclude=[bob], compress=False)
+            topic.publish("c", compress=False)
+            assert await receive_texts(ann_peer, 2) == ["b", "c"]
+            assert await receive_texts(bob_peer, 2) == ["a", "c"]
+            assert not hub._core.states["news"].own_options
+    nursery.cancel_scope.cancel()
+
+
+# -- Instruments -----------------------------------------------------------------------------------------------------
+
+
+class Recorder(Instrument):
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    def hub_connected(self, hub: ObservedHub, attempts: int) -> None:
+        self.events.append(("connected", attempts))
+
+    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable) -> None:
+        self.events.append(("disconnected", error.reason))
+
+    def hub_lost(self, hub: ObservedHub, topic: str) -> None:
+        self.events.append(("lost", topic))
+
+    def hub_backlog_changed(self, hub: ObservedHub, messages: int, size: int) -> None:
+        self.events.append(("backlog", messages, size > 0))
+
+    def hub_published(self, hub: ObservedHub, messages: int, seconds: float) -> None:
+        self.events.append(("published", messages, seconds))
+
+
+async def test_instruments(autojump_clock: MockClock) -> None:
+    recorder = Recorder()
+    engine = Engine()
+    hub = Hub(
+        backend=engine.backend(), instruments=[recorder], backoff=Backoff(initial=2, maximum=2, random=lambda: 1.0)
+    )
+    (topic,) = news_of(hub)
+    async with opened() as (ann, _), trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        with topic.subscribe(ann):
+            await settle()
+            engine.fail()
+            engine.recover(empty=True)
+            await trio.sleep(1)
+            topic.publish("a")
+            await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    assert recorder.events == [
+        ("connected", 1),
+        ("disconnected", "the engine is down"),
+        ("backlog", 1, True),
+        ("connected", 2),
+        ("lost", "news"),
+        ("published", 1, 1.0),
+        ("backlog", 0, False),
+    ]
+
+
+def test_every_back_end_has_an_id_of_its_own() -> None:
+    one, two = MemoryBackend(), MemoryBackend()
+    assert one.id == one.id != two.id
+    assert isinstance(one, Backend)
+    with pytest.raises(RuntimeError, match="must be entered"):
+        _ = one.nursery
+
+
+if sys.version_info < (3, 11):
+    assert ExceptionGroup

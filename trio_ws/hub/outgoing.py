@@ -1,0 +1,133 @@
+"""The queue of messages for the back end: bounded, and kept until the engine has acknowledged them.
+
+The queue holds up to ``MAX_BACKLOG`` bytes of memory. A message for which there is no room is dropped, and a *marker*
+takes its place: the other processes learn from it that they have missed something. Consecutive messages of one topic
+need one marker, and markers have a limit of their own, of the same size.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from sys import getsizeof
+
+import trio
+
+from ..protocol import Message
+from .backend import Publication
+
+__all__ = ["MAX_BACKLOG", "Outgoing"]
+
+#: Maximum memory of the messages in the queue, in bytes. The markers may take the same again.
+MAX_BACKLOG = 2**20
+
+#: Limits of a batch. The engine gets one batch at a time.
+BATCH_MESSAGES = 500
+BATCH_BYTES = 2**18
+
+#: Memory of a queued item without its topic and message, in bytes: the publication and its number, the item, and the
+#: size and time in it.
+ITEM_OVERHEAD = (
+    getsizeof(Publication("", b"", "", 0))
+    + getsizeof(MAX_BACKLOG)
+    + getsizeof((0, 0, 0))
+    + getsizeof(MAX_BACKLOG)
+    + getsizeof(0.5)
+)
+
+
+class Outgoing:
+    """The queue of messages for the back end.
+
+    Args:
+        publisher: The :attr:`Backend.id`.
+
+    Attributes:
+        size: Memory of the queued messages and markers, in bytes.
+        number: The number of the last message that was put; 0 before the first.
+    """
+
+    def __init__(self, publisher: str) -> None:
+        self._publisher = publisher
+        # Publications, each with its size and the time at which it was put.
+        self._items: deque[tuple[Publication, int, float]] = deque()
+        self.size: int = 0
+        self._markers_size = 0
+        self.number: int = 0
+        # The topics whose last queued item is a marker that waits to be sent.
+        self._marked: set[str] = set()
+        # How many items at the front are being published.
+        self._in_flight = 0
+        # Woken when items have been removed.
+        self._removed = trio.Event()
+
+    def __len__(self) -> int:
+        """Return the number of queued messages and markers."""
+        return len(self._items)
+
+    def put(self, topic: str, message: Message, time: float) -> bool:
+        """Queue a message, or a marker if there is no room. Return whether the message was queued.
+
+        A single message of any size may always be queued. The message gets a number even if it is dropped.
+
+        Args:
+            topic: The name of the topic.
+            message: The message.
+            time: The current time.
+        """
+        self.number += 1
+        size = ITEM_OVERHEAD + getsizeof(topic) + getsizeof(message)
+        messages_size = self.size - self._markers_size
+        if messages_size and messages_size + size > MAX_BACKLOG:
+            self._put_marker(topic, time)
+            return False
+        self._marked.discard(topic)
+        self._append(Publication(topic, message, self._publisher, self.number), size, time)
+        return True
+
+    def _put_marker(self, topic: str, time: float) -> None:
+        size = ITEM_OVERHEAD + getsizeof(topic)
+        if topic in self._marked or self._markers_size + size > MAX_BACKLOG:
+            return
+        self._marked.add(topic)
+        self._markers_size += size
+        self._append(Publication(topic, None, self._publisher, self.number), size, time)
+
+    def _append(self, publication: Publication, size: int, time: float) -> None:
+        self._items.append((publication, size, time))
+        self.size += size
+
+    def next_batch(self) -> list[Publication]:
+        """Return the messages to publish next, at least one. They stay in the queue until they are acknowledged.
+
+        A batch that was not acknowledged is returned again as it was.
+        """
+        if not self._in_flight:
+            batch_size = 0
+            for _, size, _ in self._items:
+                batch_size += size
+                if self._in_flight and (batch_size > BATCH_BYTES or self._in_flight == BATCH_MESSAGES):
+                    break
+                self._in_flight += 1
+        batch = [publication for publication, _, _ in islice(self._items, self._in_flight)]
+        # A message that is dropped from now on needs a new marker, behind these.
+        self._marked.difference_update(publication.topic for publication in batch if publication.message is None)
+        return batch
+
+    def acknowledge(self) -> float:
+        """Remove the batch that was published last. Return the time at which its first message was put."""
+        first = self._items[0][2]
+        for _ in range(self._in_flight):
+            publication, size, _ = self._items.popleft()
+            self.size -= size
+            if publication.message is None:
+                self._markers_size -= size
+        self._in_flight = 0
+        self._removed.set()
+        self._removed = trio.Event()
+        return first
+
+    async def wait_acknowledged(self, number: int) -> None:
+        """Wait until no message up to this number is queued. Safe to cancel. A checkpoint only if it waits."""
+        while self._items and self._items[0][0].number <= number:
+            await self._removed.wait()
