@@ -113,7 +113,13 @@ TABLE = {
     "hub": [
         ["hub.backend", "hub.broadcast"],
         ["hub.members", "hub.memory", "hub.outgoing"],
-        ["hub.exchange"],
+        ["hub.redis.scripts"],
+        ["hub.redis.client"],
+        ["hub.redis.listener", "hub.redis.presence"],
+        ["hub.redis.streams"],
+        ["hub.redis.pubsub"],
+        ["hub.redis.backend"],
+        ["hub.exchange", "hub.redis.__init__"],
         ["hub.core"],
         ["hub.joining"],
         ["hub.hub"],
@@ -125,7 +131,7 @@ TABLE = {
         ["observe.__init__"],
     ],
     "testing": [
-        ["testing.faults", "testing.handlers", "testing.peer"],
+        ["testing.backends", "testing.faults", "testing.handlers", "testing.peer"],
         ["testing.pair", "testing.servers"],
         ["testing.plugin"],
         ["testing.__init__"],

@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from .hub.hub import Hub, Topic
     from .hub.joining import Joined
     from .hub.memory import MemoryBackend, MemoryStore
+    from .hub.redis.backend import RedisBackend
     from .observe.logs import LogConnections, LogFrames
     from .observe.opentelemetry import OpenTelemetryInstrument
     from .observe.prometheus import PrometheusInstrument
@@ -191,6 +192,7 @@ __all__ = [
     "ReconnectPhase",
     "ReconnectState",
     "ReconnectingChannel",
+    "RedisBackend",
     "Request",
     "Response",
     "RouteHandler",
@@ -248,6 +250,7 @@ _LATE = {
     "hub.hub": "Hub Topic",
     "hub.joining": "Joined",
     "hub.memory": "MemoryBackend MemoryStore",
+    "hub.redis.backend": "RedisBackend",
     "observe.logs": "LogConnections LogFrames",
     "observe.opentelemetry": "OpenTelemetryInstrument",
     "observe.prometheus": "PrometheusInstrument",

@@ -35,7 +35,7 @@ if sys.version_info < (3, 11):
 
 settle = wait_all_tasks_blocked
 
-#: What closes members if messages are lost.
+#: The frame that closes members if messages are lost.
 LOST = Frame(Opcode.CLOSE, Close(1012, "messages were lost, reconnect").serialize())
 
 

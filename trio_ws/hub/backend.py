@@ -218,7 +218,7 @@ class Backend(abc.ABC):
         """
 
     async def disconnect(self) -> None:  # noqa: B027  # optional
-        """Say goodbye to the engine, such as by removing the members of this hub. Called before the tasks end.
+        """Tell the engine that this hub leaves, such as by removing its members. Called before the tasks end.
 
         It must be quick, and must not raise :exc:`BackendUnavailable`. By default it does nothing. It may be called in
         a cancelled scope.

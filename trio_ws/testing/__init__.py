@@ -11,17 +11,22 @@ real time. :mod:`trio_ws` does not import this package::
 :mod:`~trio_ws.testing.peer`       ``ScriptedPeer``: sends exactly the frames that a test chooses
 :mod:`~trio_ws.testing.pair`       ``memory_websocket_pair``: a client and a server in memory
 :mod:`~trio_ws.testing.servers`    ``StartServer``: servers on free ports
+:mod:`~trio_ws.testing.backends`   a conformance kit for back ends of hubs
 :mod:`~trio_ws.testing.plugin`     fixtures for pytest: ``ws_pair``, ``ws_server``
 =================================  ==============================================================
 """
 
 from ..protocol import Role
+from .backends import BACKEND_CHECKS, BackendCheck, BackendHarness
 from .faults import Corrupt, Delay, Drop, Fault, FaultyStream, Reset, Split, Stall
 from .pair import WebSocketPair, memory_websocket_pair
 from .peer import ScriptedPeer
 from .servers import RunningServer, StartServer
 
 __all__ = [
+    "BACKEND_CHECKS",
+    "BackendCheck",
+    "BackendHarness",
     "Corrupt",
     "Delay",
     "Drop",

@@ -1,0 +1,89 @@
+"""Redis servers for tests: start, stop, kill, and replace them. They listen on loopback."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import trio
+
+#: The program, from the Debian package redis-server; None if it is not installed.
+REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+def find_port() -> int:
+    """Return a port that is free right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class RedisServer:
+    """A Redis server in a folder.
+
+    Attributes:
+        port: The port.
+        url: The URL.
+    """
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None, keeps: bool = True) -> None:
+        assert REDIS_SERVER is not None
+        folder.mkdir(exist_ok=True, parents=True)
+        self.port = find_port() if port is None else port
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        persistence = ["--appendonly", "yes", "--appendfsync", "always"] if keeps else ["--appendonly", "no"]
+        self._command = [REDIS_SERVER, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
+        self._command += ["--save", "", "--enable-debug-command", "local", *persistence, *options]
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        self._process = process = self._spawn()
+        with trio.fail_after(30):
+            while True:
+                await trio.sleep(0.02)
+                assert process.poll() is None, (self._folder / "log").read_text()
+                try:
+                    async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
+                        await stream.send_all(b"PING\r\n")
+                        answer = await stream.receive_some()
+                except (OSError, trio.BrokenResourceError):
+                    continue
+                if answer and not answer.startswith(b"-LOADING"):
+                    break
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill the server, without giving it the opportunity to write anything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """Let the server do nothing until :meth:`resume`."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the server go on."""
+        self.signal(signal.SIGCONT)
+
+    def forget(self) -> None:
+        """Remove the data of a server that does not run."""
+        for path in self._folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "log":
+                path.unlink()

@@ -1,0 +1,695 @@
+"""Hubs that Redis connects: outages, stuck and replaced servers, several processes, and a cluster. In real time."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+import trio_ws
+from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, RedisBackend, Topic
+from trio_ws.frames import Close, Frame, Opcode
+from trio_ws.hub.redis import presence, pubsub, scripts
+from trio_ws.hub.redis.client import check_url
+from trio_ws.hub.redis.scripts import Names, slot_of
+from trio_ws.testing import BACKEND_CHECKS, BackendCheck
+
+from ..support import Peer, opened, text
+from .redis_server import REDIS_SERVER, RedisServer, find_port
+from .test_backends import RedisHarness
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+needs_redis = pytest.mark.skipif(REDIS_SERVER is None, reason="needs redis-server: apt install redis-server")
+
+LOST = Frame(Opcode.CLOSE, Close(1012, "messages were lost, reconnect").serialize())
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    server = RedisServer(tmp_path / "redis")
+    await server.start()
+    yield server
+    server.kill()
+
+
+class Losses(Instrument):
+    """Records what happens to a hub, and lets tests wait for it."""
+
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+        self.changed = trio.Event()
+        self.connections = 0
+        self.disconnections = 0
+
+    def _record(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def hub_lost(self, hub: ObservedHub, topic: str) -> None:
+        self.lost.append(topic)
+        self._record()
+
+    def hub_connected(self, hub: ObservedHub, attempts: int) -> None:
+        self.connections += 1
+        self._record()
+
+    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable) -> None:
+        self.disconnections += 1
+        self._record()
+
+    async def wait(self, condition: Callable[[], bool]) -> None:
+        with trio.fail_after(30):
+            while not condition():
+                await self.changed.wait()
+
+
+async def collect(peer: Peer, count: int) -> list[str]:
+    """Receive text messages."""
+    texts: list[str] = []
+    with trio.fail_after(30):
+        while len(texts) < count:
+            frame = await peer.receive()
+            assert frame is not None
+            assert frame.opcode is Opcode.TEXT, frame
+            texts.append(frame.data.decode())
+    return texts
+
+
+async def wait_until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Wait until something outside of this process has happened."""
+    with trio.fail_after(seconds):
+        while True:
+            if await condition():
+                break
+            await trio.sleep(0.05)
+
+
+# -- Outages ---------------------------------------------------------------------------------------------------------
+
+
+@needs_redis
+@pytest.mark.parametrize("with_envelope", [False, True])
+@pytest.mark.parametrize("how", ["kill", "stop", "shutdown"])
+async def test_nothing_is_lost_over_an_outage(server: RedisServer, how: str, with_envelope: bool) -> None:
+    envelope = (lambda message, position: str(message)) if with_envelope else None
+    losses = Losses()
+    hubs = [Hub(backend=RedisBackend(server.url, timeout=1), envelope=envelope, instruments=[losses]) for _ in range(2)]
+    topics = [hub.topic("news") for hub in hubs]
+    count = 150
+
+    async def publish(topic: Topic, name: str) -> None:
+        for number in range(count):
+            topic.publish(f"{name} {number}")
+            await trio.sleep(0.02)
+
+    async def interrupt() -> None:
+        await trio.sleep(0.7)
+        if how == "stop":
+            server.stop()
+            await trio.sleep(1.5)
+            server.resume()
+            return
+        if how == "kill":
+            server.kill()
+        else:
+            server.signal(15)
+        await trio.sleep(0.5)
+        server.kill()
+        await server.start()
+
+    async with trio.open_nursery() as nursery, opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+        for hub in hubs:
+            await nursery.start(hub.run)
+        async with topics[0].join(ann), topics[1].join(bob):
+            async with trio.open_nursery() as inner:
+                inner.start_soon(publish, topics[0], "one")
+                inner.start_soon(publish, topics[1], "two")
+                inner.start_soon(interrupt)
+            for peer in (ann_peer, bob_peer):
+                messages = await collect(peer, 2 * count)
+                for name in ("one", "two"):
+                    assert [m for m in messages if m.startswith(name)] == [f"{name} {n}" for n in range(count)]
+            assert losses.lost == []
+            assert losses.disconnections >= 2
+        nursery.cancel_scope.cancel()
+
+
+@needs_redis
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_server_that_comes_back_empty_loses_something(server: RedisServer, streams: bool) -> None:
+    losses = Losses()
+    hub = Hub(backend=RedisBackend(server.url, streams=streams), instruments=[losses])
+    topic = hub.topic("news")
+    async with trio.open_nursery() as nursery, opened() as (ann, peer):
+        await nursery.start(hub.run)
+        async with topic.join(ann):
+            topic.publish("a")
+            assert await collect(peer, 1) == ["a"]
+            # It must have arrived before Redis goes away.
+            await wait_until(lambda: is_acknowledged(hub), 5)
+            server.kill()
+            server.forget()
+            await server.start()
+            with trio.fail_after(10):
+                assert await peer.receive() == LOST
+            assert losses.lost == ["news"]
+        nursery.cancel_scope.cancel()
+
+
+async def is_acknowledged(hub: Hub) -> bool:
+    await trio.lowlevel.checkpoint()
+    assert hub._core.exchange is not None
+    return not hub._core.exchange.outgoing
+
+
+@needs_redis
+async def test_a_server_that_has_lost_its_last_messages(tmp_path: Path) -> None:
+    """Redis has an old snapshot. New messages have got the offsets of the lost ones before anybody notices."""
+    server = RedisServer(tmp_path / "redis", keeps=False)
+    await server.start()
+    there = Hub(backend=RedisBackend(server.url))
+    losses = Losses()
+    here = Hub(backend=RedisBackend(server.url), instruments=[losses], when_lost="ignore")
+    topic = here.topic("news")
+    async with trio.open_nursery() as nursery, opened() as (ann, peer), opened() as (bob, _):
+        with topic.subscribe(ann):
+            async with trio.open_nursery() as inner:
+                await inner.start(here.run)
+                await inner.start(there.run)
+                async with topic.join(bob):
+                    pass
+                for number in range(3):
+                    there.topic("news").publish(f"kept {number}")
+                await collect(peer, 3)
+                stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+                await stream.send_all(b"SAVE\r\n")
+                assert await stream.receive_some() == b"+OK\r\n"
+                await stream.aclose()
+                kept = topic.position
+                for number in range(5):
+                    there.topic("news").publish(f"lost {number}")
+                await collect(peer, 5)
+                lost = topic.position
+                assert kept is not None
+                assert lost is not None
+                assert (lost.epoch, lost.offset) == (kept.epoch, kept.offset + 5)
+                inner.cancel_scope.cancel()
+        server.kill()
+        await server.start()
+        await nursery.start(there.run)
+        for number in range(10):
+            there.topic("news").publish(f"new {number}")
+        await wait_until(lambda: is_acknowledged(there), 5)
+        await nursery.start(here.run)
+        # The position behind the loss is not valid, though there is a message with this offset; the one before is.
+        for since, recovered in [(lost, False), (kept, True)]:
+            async with opened() as (ws, ws_peer), topic.join(ws, since=since) as joined:
+                assert joined.recovered is recovered
+                if recovered:
+                    assert await collect(ws_peer, 10) == [f"new {number}" for number in range(10)]
+                assert joined.position is not None
+                assert joined.position.offset == kept.offset + 10
+        nursery.cancel_scope.cancel()
+    server.kill()
+
+
+@needs_redis
+async def test_a_hub_whose_position_was_lost_notices_it(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis", keeps=False)
+    await server.start()
+    hub = Hub(backend=RedisBackend(server.url))
+    topic = hub.topic("news")
+    async with trio.open_nursery() as nursery, opened() as (ann, peer):
+        await nursery.start(hub.run)
+        async with topic.join(ann):
+            topic.publish("kept")
+            await wait_until(lambda: is_acknowledged(hub), 5)
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            await stream.send_all(b"SAVE\r\n")
+            assert await stream.receive_some() == b"+OK\r\n"
+            await stream.aclose()
+            topic.publish("lost")
+            await wait_until(lambda: has_offset(topic, 2), 5)
+            server.kill()
+            await server.start()
+            assert await collect(peer, 2) == ["kept", "lost"]
+            with trio.fail_after(10):
+                assert await peer.receive() == LOST
+        nursery.cancel_scope.cancel()
+    server.kill()
+
+
+async def has_offset(topic: Topic, offset: int) -> bool:
+    await trio.lowlevel.checkpoint()
+    return topic.position is not None and topic.position.offset == offset
+
+
+@needs_redis
+async def test_many_restarts(server: RedisServer) -> None:
+    """A topic remembers some restarts, which have kept its data; an older position counts as lost."""
+    backend = RedisBackend(server.url)
+    start: Position | None = None
+    for number in range(10):
+        async with backend:
+            if start is None:
+                start = (await backend.subscribe({"news": None}))["news"]
+            assert start is not None
+            await backend.publish([trio_ws.Publication("news", str(number), backend.id, number + 1)])
+            history = await backend.history("news", start, 10_000)
+            assert history.complete is (number <= 8)
+            if number <= 8:
+                assert [event.message for event in history.messages] == [str(n) for n in range(number + 1)]
+        server.kill()
+        await server.start()
+
+
+@needs_redis
+async def test_run_waits_for_a_server(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    hub = Hub(backend=RedisBackend(server.url))
+    topic = hub.topic("news")
+    topic.publish("early")
+    started = trio.Event()
+
+    async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as inner:
+            await inner.start(hub.run)
+            started.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.sleep(0.5)
+        assert not started.is_set()
+        with pytest.raises(BackendUnavailable):
+            await topic.count_members()
+        await server.start()
+        with trio.fail_after(10):
+            await started.wait()
+        assert await topic.count_members() == 0
+        await wait_until(lambda: is_acknowledged(hub), 5)
+        nursery.cancel_scope.cancel()
+    server.kill()
+
+
+@needs_redis
+async def test_a_stuck_server_holds_up_nobody_here(server: RedisServer) -> None:
+    hubs = [Hub(backend=RedisBackend(server.url, timeout=1)) for _ in range(2)]
+    one, two = (hub.topic("news") for hub in hubs)
+    async with trio.open_nursery() as nursery, opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+        for hub in hubs:
+            await nursery.start(hub.run)
+        async with one.join(ann), two.join(bob):
+            server.stop()
+            for number in range(100):
+                one.publish(str(number))
+            with trio.fail_after(1):
+                assert await collect(ann_peer, 100) == [str(number) for number in range(100)]
+            with trio.fail_after(3), pytest.raises(BackendUnavailable):
+                await two.count_members()
+            await trio.sleep(2)
+            server.resume()
+            assert await collect(bob_peer, 100) == [str(number) for number in range(100)]
+        # Leaving a session does not wait for the server.
+        server.stop()
+        nursery.cancel_scope.cancel()
+        before = trio.current_time()
+    assert trio.current_time() - before < 5
+    server.resume()
+
+
+@needs_redis
+async def test_more_than_the_backlog_is_lost(server: RedisServer) -> None:
+    hubs = [Hub(backend=RedisBackend(server.url, timeout=1)) for _ in range(2)]
+    one, two = (hub.topic("news") for hub in hubs)
+    async with trio.open_nursery() as nursery, opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+        for hub in hubs:
+            await nursery.start(hub.run)
+        async with one.join(ann), two.join(bob):
+            server.stop()
+            for number in range(30):
+                one.publish(f"{number:<100000}")
+            await trio.sleep(0.1)
+            server.resume()
+            await collect(ann_peer, 30)
+            messages = await collect(bob_peer, 10)
+            assert [int(message) for message in messages] == list(range(10))
+            with trio.fail_after(10):
+                assert await bob_peer.receive() == LOST
+        nursery.cancel_scope.cancel()
+
+
+# -- History ---------------------------------------------------------------------------------------------------------
+
+
+@needs_redis
+async def test_the_history_is_bounded_by_length_and_age(server: RedisServer) -> None:
+    one = RedisBackend(server.url, history=5, max_age=0.5)
+    async with one:
+        position = (await one.subscribe({"news": None}))["news"]
+        assert position is not None
+        number = 0
+
+        async def publish(count: int) -> None:
+            nonlocal number
+            for _ in range(count):
+                number += 1
+                await one.publish([trio_ws.Publication("news", str(number), one.id, number)])
+
+        await publish(8)
+        assert not (await one.history("news", position, 1000)).complete
+        history = await one.history("news", position._replace(offset=3), 1000)
+        assert [event.message for event in history.messages] == ["4", "5", "6", "7", "8"]
+        await trio.sleep(0.6)
+        assert not (await one.history("news", position._replace(offset=7), 1000)).complete
+        assert (await one.history("news", position._replace(offset=8), 1000)).complete
+        for _ in range(8):
+            await publish(1)
+            await trio.sleep(0.1)
+        # 5 is the limit, but some of them are too old.
+        assert not (await one.history("news", position._replace(offset=11), 1000)).complete
+        assert (await one.history("news", position._replace(offset=14), 1000)).complete
+
+
+# -- Presence --------------------------------------------------------------------------------------------------------
+
+PROCESS = """
+import sys, trio, trio_ws
+from trio_ws.testing import memory_websocket_pair
+
+async def main():
+    hub = trio_ws.Hub(backend=trio_ws.RedisBackend(sys.argv[1]))
+    topic = hub.topic("news")
+    async with trio.open_nursery() as nursery, memory_websocket_pair() as (client, server):
+        await nursery.start(hub.run)
+        async with topic.join(server):
+            topic.publish("hello")
+            async for message in client:
+                topic.publish("again")
+                await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+def start_process(url: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PROCESS, url])
+
+
+@needs_redis
+async def test_a_killed_process_is_forgotten(server: RedisServer) -> None:
+    hub = Hub(backend=RedisBackend(server.url))
+    topic = hub.topic("news")
+    process = start_process(server.url)
+    try:
+        async with trio.open_nursery() as nursery, opened() as (ann, peer):
+            await nursery.start(hub.run)
+            async with topic.join(ann):
+                assert await collect(peer, 1) in (["hello"], ["again"])
+
+                async def is_counted(count: int) -> bool:
+                    return await topic.count_members() == count
+
+                await wait_until(partial(is_counted, 2), 5)
+                await trio.sleep(presence.RENEWAL + 1)
+                assert await topic.count_members() == 2
+                process.kill()
+                await wait_until(partial(is_counted, 1), 10)
+            nursery.cancel_scope.cancel()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_redis
+async def test_numbers_survive_an_expired_session(server: RedisServer) -> None:
+    """A process that was stopped for a while counts again when it goes on, even if others have removed its numbers."""
+    one, two = RedisBackend(server.url), RedisBackend(server.url)
+    async with one, two:
+        await one.set_members({"news": 3})
+        client: Any = two._connected._client.redis
+        assert two._presence is not None
+        assert one._presence is not None
+        await client.delete([one._names.node(one._presence._session)])
+        assert await two.count_members("news") == 0
+        assert await client.hgetall(one._names.members("news")) == {}
+
+        async def is_back() -> bool:
+            return await two.count_members("news") == 3
+
+        await wait_until(is_back, presence.RENEWAL + 5)
+
+
+# -- Publish and subscribe -------------------------------------------------------------------------------------------
+
+
+@needs_redis
+async def test_what_waits_to_be_received_is_bounded(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pubsub, "MAX_WAITING", 100_000)
+    one, two = RedisBackend(server.url, streams=False), RedisBackend(server.url, streams=False)
+    async with one, two:
+        await two.subscribe({"news": None, "other": None})
+        for number in range(1, 2001):
+            await one.publish([trio_ws.Publication("news", "x" * 100, one.id, number)])
+        await one.publish([trio_ws.Publication("other", "", one.id, 2001)])
+        messages = two._connected
+        assert isinstance(messages, pubsub.PubSub)
+
+        async def has_loss() -> bool:
+            await trio.lowlevel.checkpoint()
+            return messages._lost == {"news", "other"}
+
+        await wait_until(has_loss, 5)
+        assert messages._size <= 100_000
+        kinds: list[type] = []
+        while len(kinds) < len(messages._waiting) or messages._waiting:
+            kinds += [type(event) for event in await two.receive()]
+        assert kinds.count(trio_ws.Lost) == 2
+        assert 100 < kinds.count(trio_ws.Received) < 200
+        await one.publish([trio_ws.Publication("news", "again", one.id, 3000)])
+        (event,) = await two.receive()
+        assert isinstance(event, trio_ws.Received)
+        assert event.message == "again"
+
+
+@needs_redis
+async def test_run_again_without_positions_loses_something(server: RedisServer) -> None:
+    losses = Losses()
+    hub = Hub(backend=RedisBackend(server.url, streams=False), instruments=[losses], when_lost="ignore")
+    topic = hub.topic("news")
+    async with opened() as (ann, peer):
+        with topic.subscribe(ann):
+            for expected in ([], ["news"]):
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(hub.run)
+                    assert losses.lost == expected
+                    assert topic.position is None
+                    async with opened() as (bob, _), topic.join(bob, since=Position("x", 0)) as joined:
+                        assert joined == trio_ws.Joined(False, None)
+                    nursery.cancel_scope.cancel()
+            topic.publish("a")
+            assert await peer.receive() == text("a")
+
+
+# -- Configuration ---------------------------------------------------------------------------------------------------
+
+
+@needs_redis
+async def test_passwords(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis", "--requirepass", "p@ss/word")
+    await server.start()
+    good = f"redis://:p%40ss%2Fword@127.0.0.1:{server.port}/3"
+    hub = Hub(backend=RedisBackend(good))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        assert await hub.topic("news").count_members() == 0
+        nursery.cancel_scope.cancel()
+    for url in (f"redis://:wrong@127.0.0.1:{server.port}", f"redis://127.0.0.1:{server.port}"):
+        with trio.fail_after(10), pytest.raises(BaseExceptionGroup) as caught:
+            await Hub(backend=RedisBackend(url)).run()
+        assert "AuthenticationE" in repr(caught.value) or "NOAUTH" in repr(caught.value) or "Auth" in repr(caught.value)
+        assert "wrong" not in repr(caught.value)
+    server.kill()
+
+
+@needs_redis
+async def test_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
+    tls = find_port()
+    server = RedisServer(
+        tmp_path / "redis",
+        *("--tls-port", str(tls), "--tls-cert-file", str(tmp_path / "cert.pem"), "--tls-auth-clients", "no"),
+        *("--tls-key-file", str(tmp_path / "cert.pem"), "--tls-ca-cert-file", str(tmp_path / "ca.pem")),
+    )
+    await server.start()
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    backends = [
+        RedisBackend(f"rediss://localhost:{tls}", ssl_context=context),
+        RedisBackend(f"rediss://localhost:{tls}?ssl_ca_certs={tmp_path / 'ca.pem'}&ssl_cert_reqs=required"),
+    ]
+    for backend in backends:
+        async with backend:
+            assert await backend.count_members("news") == 0
+    # By default, the authority must be one that the system trusts; and the name is checked.
+    wrong: list[tuple[str, ssl.SSLContext | None]] = [("localhost", None), ("127.0.0.1", context)]
+    for host, tls_context in wrong:
+        with trio.fail_after(10), pytest.raises(BaseExceptionGroup) as caught:
+            await Hub(backend=RedisBackend(f"rediss://{host}:{tls}", ssl_context=tls_context)).run()
+        assert "BackendUnavailable" not in repr(caught.value)
+    server.kill()
+
+
+@pytest.mark.parametrize(
+    "arguments, error, match",
+    [
+        ({"url": 3}, TypeError, "url"),
+        ({"url": "http://localhost"}, ValueError, "redis://"),
+        ({"url": "localhost:6379"}, ValueError, "redis://"),
+        ({"url": "redis://"}, ValueError, "host"),
+        ({"url": "redis://localhost:port"}, ValueError, "port"),
+        ({"url": "unix://"}, ValueError, "path"),
+        ({"prefix": b"x"}, TypeError, "prefix"),
+        ({"history": 0}, ValueError, "history"),
+        ({"max_age": -1}, ValueError, "max_age"),
+        ({"streams": 1}, TypeError, "streams"),
+        ({"cluster": "yes"}, TypeError, "cluster"),
+        ({"ssl_context": True}, TypeError, "ssl_context"),
+        ({"timeout": 0}, ValueError, "timeout"),
+        ({"timeout": "1"}, TypeError, "timeout"),
+    ],
+)
+def test_invalid_arguments(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        RedisBackend(**{"url": "redis://localhost", **arguments})
+
+
+def test_passwords_are_not_shown() -> None:
+    backend = RedisBackend("rediss://ann:secret@redis.example:6380/1")
+    assert repr(backend) == "<RedisBackend rediss://redis.example:6380/1>"
+    with pytest.raises(ValueError, match="port") as caught:
+        check_url("redis://:secret@host:70000")
+    assert "secret" not in repr(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_without_coredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    with pytest.raises(ImportError, match=r"pip install trio-ws\[redis\]"):
+        RedisBackend("redis://localhost")
+
+
+def test_coredis_is_imported_only_when_needed() -> None:
+    code = "import sys, trio_ws; trio_ws.RedisBackend; assert not {'coredis', 'anyio'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_slots() -> None:
+    # From the specification of the cluster, and from `CLUSTER KEYSLOT`.
+    assert slot_of(b"123456789") == 12739
+    assert slot_of(b"{user1000}.following") == slot_of(b"{user1000}.followers") == slot_of(b"user1000")
+    assert slot_of(b"foo{}{bar}") == 8363
+    assert slot_of(b"foo{{bar}}zap") == slot_of(b"{bar")
+    for topic in ("", "}", "{", "a}b", "ä"):
+        names = Names("app:")
+        keys = [names.stream(topic), names.hash(topic), names.members(topic), names.publisher(topic, "id")]
+        assert {slot_of(key) for key in keys} == {slot_of(names.channel(topic))}
+    assert len({script.sha for script in scripts.SCRIPTS}) == 3
+
+
+# -- A cluster -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Three nodes, each with a third of the slots."""
+    folder = tmp_path_factory.mktemp("cluster")
+    nodes = [
+        RedisServer(folder / str(n), "--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for n in range(3)
+    ]
+
+    async def start() -> None:
+        for node in nodes:
+            await node.start()
+        for index, node in enumerate(nodes):
+            first, last = index * 16384 // 3, (index + 1) * 16384 // 3 - 1
+            await command(node, f"CLUSTER ADDSLOTSRANGE {first} {last}")
+            await command(node, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
+            await command(node, "CONFIG SET cluster-announce-ip 127.0.0.1")
+        for node in nodes:
+            await wait_until(partial(is_complete, node), 30)
+
+    trio.run(start)
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+async def command(node: RedisServer, line: str) -> bytes:
+    """Send a command to a server, and return the beginning of its answer."""
+    async with await trio.open_tcp_stream("127.0.0.1", node.port) as stream:
+        await stream.send_all(line.encode() + b"\r\n")
+        return bytes(await stream.receive_some())
+
+
+async def is_complete(node: RedisServer) -> bool:
+    answer = await command(node, "CLUSTER INFO")
+    return b"cluster_state:ok" in answer and b"cluster_known_nodes:3" in answer
+
+
+class ClusterHarness(RedisHarness):
+    async def interrupt(self) -> None:
+        await super().interrupt()
+        await wait_until(partial(is_complete, self.server), 30)
+
+    async def empty(self) -> None:
+        await trio.lowlevel.checkpoint()
+        raise NotImplementedError
+
+
+@needs_redis
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+async def test_cluster(check: BackendCheck, streams: bool, cluster: list[RedisServer]) -> None:
+    await check(ClusterHarness(cluster[0], cluster=True, streams=streams))
+
+
+@needs_redis
+async def test_a_node_of_a_cluster_is_restarted(cluster: list[RedisServer]) -> None:
+    losses = Losses()
+    hubs = [
+        Hub(backend=RedisBackend(cluster[0].url, cluster=True, prefix="restart:", timeout=2), instruments=[losses])
+        for _ in range(2)
+    ]
+    names = [f"topic {number}" for number in range(12)]
+    async with trio.open_nursery() as nursery, opened() as (ann, peer):
+        for hub in hubs:
+            await nursery.start(hub.run)
+        for name in names:
+            hubs[1]._core.change_subscriptions(name, ann, 1)
+        async with hubs[1].topic("last").join(ann):
+            for number in range(60):
+                for name in names:
+                    hubs[0].topic(name).publish(json.dumps([name, number]))
+                await trio.sleep(0.02)
+                if number == 20:
+                    cluster[1].kill()
+                if number == 40:
+                    await cluster[1].start()
+            messages = [json.loads(message) for message in await collect(peer, 60 * len(names))]
+            for name in names:
+                assert [number for topic, number in messages if topic == name] == list(range(60))
+            assert not losses.lost
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,130 @@
+"""Messages by publish and subscribe: faster, but they have no positions, and are gone when they have been sent.
+
+What has arrived and was not received yet is bounded: messages for which there is no room are dropped, and a loss takes
+their place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from sys import getsizeof
+from typing import Any
+
+import trio
+
+from ..backend import BackendEvent, History, Lost, Position, Publication, Received
+from .client import RedisClient
+from .listener import Listener
+from .scripts import Names
+from .streams import decode, encode
+
+__all__ = ["PubSub"]
+
+#: Maximum memory of the messages that wait to be received, in bytes.
+MAX_WAITING = 8 * 2**20
+
+#: Memory of a waiting message without its content, in bytes.
+_OVERHEAD = 400
+
+#: How many messages to receive at once.
+BATCH = 500
+
+
+class PubSub:
+    """The messages of one session.
+
+    Args:
+        client: The client.
+        names: The names of channels.
+        sharded: Whether the channels are sharded.
+    """
+
+    def __init__(self, client: RedisClient, names: Names, *, sharded: bool) -> None:
+        self._client = client
+        self._names = names
+        self._sharded = sharded
+        self._listener = Listener(client, sharded=sharded, on_message=self._on_message)
+        self._topics: dict[bytes, str] = {}
+        # What waits to be received, each with its size; the sum of the sizes, and the topics whose last item is a loss.
+        self._waiting: deque[tuple[BackendEvent, int]] = deque()
+        self._size = 0
+        self._lost: set[str] = set()
+        self._wake = trio.Event()
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks.
+
+        Raises:
+            BackendUnavailable: If Redis does not answer.
+        """
+        await self._listener.start(nursery)
+
+    def _on_message(self, channel: bytes, content: bytes) -> None:
+        topic = self._topics.get(channel)
+        if topic is None:
+            return
+        size = getsizeof(content) + _OVERHEAD
+        publisher, number, data = content.split(b":", 2)
+        message = decode(data)
+        if message is None:
+            self._add_loss(topic, publisher.decode())
+        elif self._size and self._size + size > MAX_WAITING:
+            self._add_loss(topic, None)
+        else:
+            self._lost.discard(topic)
+            self._waiting.append((Received(topic, message, publisher.decode(), int(number), None), size))
+            self._size += size
+        self._wake.set()
+
+    def _add_loss(self, topic: str, publisher: str | None) -> None:
+        if publisher is None:
+            if topic in self._lost:
+                return
+            self._lost.add(topic)
+        self._waiting.append((Lost(topic, None, publisher), 0))
+
+    async def publish(self, batch: Sequence[Publication]) -> None:
+        """Publish messages. The hubs ignore those that they have received before."""
+
+        def add(pipe: Any) -> None:
+            publish = pipe.spublish if self._sharded else pipe.publish
+            for publication in batch:
+                content = b"%s:%d:" % (publication.publisher.encode(), publication.number)
+                publish(self._names.channel(publication.topic), content + encode(publication.message))
+
+        await self._client.pipeline(add)
+
+    async def receive(self) -> Sequence[BackendEvent]:
+        """Wait for messages and losses."""
+        await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        events: list[BackendEvent] = []
+        while self._waiting and len(events) < BATCH:
+            event, size = self._waiting.popleft()
+            self._size -= size
+            if isinstance(event, Lost):
+                self._lost.discard(event.topic)
+            events.append(event)
+        return events
+
+    async def subscribe(self, topics: Mapping[str, Position | None]) -> Mapping[str, Position | None]:
+        """Subscribe to topics."""
+        channels = {self._names.channel(topic): topic for topic in topics}
+        self._topics.update(channels)
+        await self._listener.subscribe(list(channels))
+        return dict.fromkeys(topics)
+
+    async def unsubscribe(self, topics: Collection[str]) -> None:
+        """Unsubscribe from topics."""
+        channels = [self._names.channel(topic) for topic in topics]
+        for channel in channels:
+            self._topics.pop(channel, None)
+        await self._listener.unsubscribe(channels)
+
+    async def history(self, topic: str, since: Position, max_bytes: int) -> History:
+        """Return that there is no history."""
+        await trio.lowlevel.checkpoint()
+        return History((), None, complete=False)

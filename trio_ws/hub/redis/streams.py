@@ -1,0 +1,244 @@
+"""Messages by streams: they have positions, and stay for a while.
+
+A published message is added to the stream of its topic, and a notification without content goes to the channel of the
+topic. Each process listens to the channels of its topics, and fetches what is new in the streams. So what waits to be
+received waits in Redis, not in this process, and any number of notifications that come together cost one fetch.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import attrs
+import trio
+
+from ...protocol import Message
+from ..backend import BackendEvent, History, Lost, Position, Publication, Received
+from .client import RedisClient
+from .listener import Listener
+from .scripts import FETCH, OPEN, PUBLISH, Names
+
+__all__ = ["StreamSettings", "Streams", "decode", "encode"]
+
+#: Limits of one fetch.
+FETCH_TOPICS = 32
+FETCH_BYTES = 2**19
+
+#: How many topics to open with one pipeline.
+OPEN_TOPICS = 200
+
+#: Seconds between two checks of all topics, which also keep them from expiring.
+CHECK_INTERVAL = 30.0
+
+#: Milliseconds for which the numbers of publishers are kept. A message is not published again after that.
+NUMBERS_KEPT = 3_600_000
+
+
+@attrs.frozen
+class StreamSettings:
+    """The options of streams.
+
+    Attributes:
+        history: Maximum number of messages of a topic.
+        max_age: Maximum age of messages, in seconds.
+        sharded: Whether the channels are sharded.
+    """
+
+    history: int
+    max_age: float
+    sharded: bool
+
+    @property
+    def kept(self) -> int:
+        """Milliseconds for which to keep an unused topic."""
+        return int(max(2 * self.max_age, 3600) * 1000)
+
+
+def encode(message: Message | None) -> bytes:
+    """Return a message as bytes, with its kind; None becomes a marker of a loss."""
+    if message is None:
+        return b"l"
+    return b"t" + message.encode() if isinstance(message, str) else b"b" + message
+
+
+def decode(data: bytes) -> Message | None:
+    """Return what :func:`encode` has encoded."""
+    if data[:1] == b"l":
+        return None
+    return data[1:].decode() if data[:1] == b"t" else data[1:]
+
+
+class Streams:
+    """The messages of one session.
+
+    Args:
+        client: The client.
+        names: The names of keys and channels.
+        settings: The options.
+    """
+
+    def __init__(self, client: RedisClient, names: Names, settings: StreamSettings) -> None:
+        self._client = client
+        self._names = names
+        self._settings = settings
+        self._listener = Listener(client, sharded=settings.sharded, on_message=self._on_notification)
+        # The subscribed topics by their channels, and the positions from which to receive them.
+        self._topics: dict[bytes, str] = {}
+        self._positions: dict[str, Position] = {}
+        # Topics that may have something to receive, an ordered set; and losses to receive.
+        self._dirty: dict[str, None] = {}
+        self._losses: list[Lost] = []
+        self._wake = trio.Event()
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks.
+
+        Raises:
+            BackendUnavailable: If Redis does not answer.
+        """
+        await self._listener.start(nursery)
+        nursery.start_soon(self._check_regularly)
+
+    def _on_notification(self, channel: bytes, content: bytes) -> None:
+        if (topic := self._topics.get(channel)) is not None:
+            self._mark(topic)
+
+    def _mark(self, topic: str) -> None:
+        if topic in self._positions:
+            self._dirty[topic] = None
+            self._wake.set()
+
+    async def publish(self, batch: Sequence[Publication]) -> None:
+        """Add messages to their streams. The script ignores those that it has added before."""
+        settings = self._settings
+        by_topic: dict[str, list[Any]] = {}
+        for publication in batch:
+            by_topic.setdefault(publication.topic, []).extend((publication.number, encode(publication.message)))
+        publisher = batch[0].publisher
+        calls: list[tuple[list[bytes], list[Any]]] = []
+        for topic, messages in by_topic.items():
+            keys = [self._names.stream(topic), self._names.hash(topic), self._names.publisher(topic, publisher)]
+            command = b"SPUBLISH" if settings.sharded else b"PUBLISH"
+            max_age = max(int(settings.max_age * 1000), 1)
+            options = [settings.history, max_age, publisher, command, self._names.channel(topic), NUMBERS_KEPT]
+            calls.append((keys, [*self._begin(), *options, *messages]))
+        await self._client.run_script(PUBLISH, calls)
+
+    def _begin(self) -> list[Any]:
+        """Return the arguments with which every script begins."""
+        return [secrets.token_hex(4), self._settings.kept]
+
+    def _call(self, topic: str, since: Position | None, *args: Any) -> tuple[list[bytes], list[Any]]:
+        """Return the keys and arguments for a script that resolves a position."""
+        # Larger numbers are not exact in Lua; no topic has so many messages.
+        epoch, offset = ("", 0) if since is None else (since.epoch or "-", min(since.offset, 2**53))
+        keys = [self._names.stream(topic), self._names.hash(topic)]
+        return keys, [*self._begin(), epoch.encode("utf-8", "replace"), offset, *args]
+
+    async def receive(self) -> Sequence[BackendEvent]:
+        """Wait for messages and losses. If cancelled, nothing is lost: positions change when this returns."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._losses:
+                losses, self._losses = self._losses, []
+                return losses
+            if not self._dirty:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            elif events := await self._fetch():
+                return events
+
+    async def _fetch(self) -> list[BackendEvent]:
+        """Fetch the next messages of some topics."""
+        since = {topic: self._positions[topic] for topic in islice(self._dirty, FETCH_TOPICS)}
+        for topic in since:
+            del self._dirty[topic]
+        try:
+            calls = [self._call(topic, at, FETCH_BYTES // len(since)) for topic, at in since.items()]
+            results = await self._client.run_script(FETCH, calls)
+        except BaseException:
+            for topic in since:
+                self._mark(topic)
+            raise
+        events: list[BackendEvent] = []
+        for topic, result in zip(since, results, strict=True):
+            if self._positions.get(topic) != since[topic]:
+                continue  # It has been unsubscribed meanwhile.
+            fetched, position, more = _parse(topic, result)
+            self._positions[topic] = position
+            events += fetched
+            if more:
+                self._mark(topic)
+        return events
+
+    async def subscribe(self, topics: Mapping[str, Position | None]) -> Mapping[str, Position | None]:
+        """Subscribe to topics."""
+        channels = {self._names.channel(topic): topic for topic in topics}
+        self._topics.update(channels)
+        # Notifications must come from before the moment whose position is asked for.
+        await self._listener.subscribe(list(channels))
+        await self._open(topics)
+        return {topic: self._positions[topic] for topic in topics}
+
+    async def _open(self, topics: Mapping[str, Position | None]) -> None:
+        """Find the positions from which to receive topics."""
+        items = list(topics.items())
+        for index in range(0, len(items), OPEN_TOPICS):
+            part = items[index : index + OPEN_TOPICS]
+            results = await self._client.run_script(OPEN, [self._call(topic, since) for topic, since in part])
+            for (topic, _), (epoch, head, start, lost) in zip(part, results, strict=True):
+                position = self._positions[topic] = Position(epoch.decode(), start)
+                if lost:
+                    self._losses.append(Lost(topic, position))
+                    self._wake.set()
+                if start < head:
+                    self._mark(topic)
+
+    async def unsubscribe(self, topics: Collection[str]) -> None:
+        """Unsubscribe from topics."""
+        channels = [self._names.channel(topic) for topic in topics]
+        for topic, channel in zip(topics, channels, strict=True):
+            self._topics.pop(channel, None)
+            self._positions.pop(topic, None)
+            self._dirty.pop(topic, None)
+        await self._listener.unsubscribe(channels)
+
+    async def history(self, topic: str, since: Position, max_bytes: int) -> History:
+        """Return messages of the past."""
+        (result,) = await self._client.run_script(FETCH, [self._call(topic, since, max_bytes)])
+        events, position, more = _parse(topic, result)
+        messages = [event for event in events if isinstance(event, Received)]
+        if len(messages) < len(events):
+            return History((), position, complete=False)
+        return History(messages, position, complete=True, more=more)
+
+    async def _check_regularly(self) -> None:
+        """Keep the topics in use from expiring, and look for messages whose notification was lost."""
+        while True:
+            await trio.sleep(CHECK_INTERVAL)
+            topics = list(self._positions)
+            for index in range(0, len(topics), OPEN_TOPICS):
+                part = [topic for topic in topics[index : index + OPEN_TOPICS] if topic in self._positions]
+                calls = [self._call(topic, self._positions[topic]) for topic in part]
+                for topic, (_, head, start, lost) in zip(part, await self._client.run_script(OPEN, calls), strict=True):
+                    if lost or start < head:
+                        self._mark(topic)
+
+
+def _parse(topic: str, result: list[Any]) -> tuple[list[BackendEvent], Position, bool]:
+    """Return the events in a result of ``FETCH``, the position behind them, and whether there are more."""
+    name, head, offset, lost, *entries = result
+    epoch = name.decode()
+    events: list[BackendEvent] = [Lost(topic, Position(epoch, offset))] if lost else []
+    for by, data in zip(entries[::2], entries[1::2], strict=True):
+        offset += 1
+        publisher, _, number = by.decode().partition(":")
+        message, position = decode(data), Position(epoch, offset)
+        if message is None:
+            events.append(Lost(topic, position, publisher))
+        else:
+            events.append(Received(topic, message, publisher, int(number), position))
+    return events, Position(epoch, offset), offset < head
