@@ -131,8 +131,9 @@ TABLE = {
         ["observe.__init__"],
     ],
     "testing": [
-        ["testing.backends", "testing.faults", "testing.handlers", "testing.peer"],
-        ["testing.pair", "testing.servers"],
+        ["testing.backends.harness", "testing.faults", "testing.handlers", "testing.peer"],
+        ["testing.backends.messages", "testing.backends.positions", "testing.backends.sessions"],
+        ["testing.backends.__init__", "testing.pair", "testing.servers"],
         ["testing.plugin"],
         ["testing.__init__"],
     ],

@@ -14,11 +14,15 @@ import trio
 REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
-def find_port() -> int:
+def find_port(maximum: int = 65_535) -> int:
     """Return a port that is free right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = int(sock.getsockname()[1])
+        # Each node of a cluster also listens on the port that is higher by 10,000.
+        if port <= maximum:
+            return port
 
 
 class RedisServer:

@@ -569,8 +569,8 @@ class Recorder(Instrument):
     def hub_connected(self, hub: ObservedHub, attempts: int) -> None:
         self.events.append(("connected", attempts))
 
-    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable) -> None:
-        self.events.append(("disconnected", error.reason))
+    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable | None) -> None:
+        self.events.append(("disconnected", error and error.reason))
 
     def hub_lost(self, hub: ObservedHub, topic: str) -> None:
         self.events.append(("lost", topic))
@@ -607,6 +607,7 @@ async def test_instruments(autojump_clock: MockClock) -> None:
         ("lost", "news"),
         ("published", 1, 1.0),
         ("backlog", 0, False),
+        ("disconnected", None),
     ]
 
 

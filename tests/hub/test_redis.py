@@ -19,7 +19,7 @@ import trio_ws
 from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, RedisBackend, Topic
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub.redis import presence, pubsub, scripts
-from trio_ws.hub.redis.client import check_url
+from trio_ws.hub.redis.client import Command, check_url
 from trio_ws.hub.redis.scripts import Names, slot_of
 from trio_ws.testing import BACKEND_CHECKS, BackendCheck
 
@@ -64,7 +64,7 @@ class Losses(Instrument):
         self.connections += 1
         self._record()
 
-    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable) -> None:
+    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable | None) -> None:
         self.disconnections += 1
         self._record()
 
@@ -349,6 +349,34 @@ async def test_more_than_the_backlog_is_lost(server: RedisServer) -> None:
         nursery.cancel_scope.cancel()
 
 
+@needs_redis
+async def test_nothing_is_done_by_redis(server: RedisServer) -> None:
+    """Calls in a cancelled scope do nothing, and are cancelled."""
+    backend, other = RedisBackend(server.url), RedisBackend(server.url)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await backend.__aenter__()
+    assert scope.cancelled_caught
+    async with backend, other:
+        position = (await other.subscribe({"news": None}))["news"]
+        assert position is not None
+        for call in (
+            partial(backend.publish, [trio_ws.Publication("news", "a", backend.id, 1)]),
+            partial(backend.subscribe, {"news": None}),
+            partial(backend.unsubscribe, ["news"]),
+            partial(backend.set_members, {"news": 1}),
+            partial(backend.count_members, "news"),
+            partial(backend.history, "news", position, 1000),
+            backend.receive,
+        ):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await call()
+            assert scope.cancelled_caught
+        assert (await other.history("news", position, 1000)).messages == []
+        assert await other.count_members("news") == 0
+
+
 # -- History ---------------------------------------------------------------------------------------------------------
 
 
@@ -373,12 +401,16 @@ async def test_the_history_is_bounded_by_length_and_age(server: RedisServer) -> 
         await trio.sleep(0.6)
         assert not (await one.history("news", position._replace(offset=7), 1000)).complete
         assert (await one.history("news", position._replace(offset=8), 1000)).complete
-        for _ in range(8):
-            await publish(1)
+
+    two = RedisBackend(server.url, history=100, max_age=0.5)
+    async with two:
+        position = (await two.subscribe({"other": None}))["other"]
+        assert position is not None
+        for number in range(1, 9):
+            await two.publish([trio_ws.Publication("other", str(number), two.id, number)])
             await trio.sleep(0.1)
-        # 5 is the limit, but some of them are too old.
-        assert not (await one.history("news", position._replace(offset=11), 1000)).complete
-        assert (await one.history("news", position._replace(offset=14), 1000)).complete
+        assert not (await two.history("other", position._replace(offset=1), 1000)).complete
+        assert (await two.history("other", position._replace(offset=7), 1000)).complete
 
 
 # -- Presence --------------------------------------------------------------------------------------------------------
@@ -437,12 +469,12 @@ async def test_numbers_survive_an_expired_session(server: RedisServer) -> None:
     one, two = RedisBackend(server.url), RedisBackend(server.url)
     async with one, two:
         await one.set_members({"news": 3})
-        client: Any = two._connected._client.redis
-        assert two._presence is not None
+        client = two._connected._client
         assert one._presence is not None
-        await client.delete([one._names.node(one._presence._session)])
+        await client.call([one._presence._node_command(b"DEL", one._presence._session)])
         assert await two.count_members("news") == 0
-        assert await client.hgetall(one._names.members("news")) == {}
+        key = one._names.members("news")
+        assert await client.call([Command(key, b"HGETALL", (key,))]) == [{}]
 
         async def is_back() -> bool:
             return await two.count_members("news") == 3
@@ -616,9 +648,8 @@ def test_slots() -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three nodes, each with a third of the slots."""
     folder = tmp_path_factory.mktemp("cluster")
-    nodes = [
-        RedisServer(folder / str(n), "--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for n in range(3)
-    ]
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+    nodes = [RedisServer(folder / str(number), *options, port=find_port(55_535)) for number in range(3)]
 
     async def start() -> None:
         for node in nodes:
@@ -627,14 +658,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
             first, last = index * 16384 // 3, (index + 1) * 16384 // 3 - 1
             await command(node, f"CLUSTER ADDSLOTSRANGE {first} {last}")
             await command(node, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
-            await command(node, "CONFIG SET cluster-announce-ip 127.0.0.1")
         for node in nodes:
             await wait_until(partial(is_complete, node), 30)
 
-    trio.run(start)
-    yield nodes
-    for node in nodes:
-        node.kill()
+    try:
+        trio.run(start)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 async def command(node: RedisServer, line: str) -> bytes:

@@ -23,6 +23,7 @@ from trio_ws import PrometheusInstrument
 from trio_ws.protocol import Role
 from trio_ws.testing import memory_websocket_pair
 
+from ..hub.backends import Engine
 from ..support import HANGS, close, opened, pipe_pair, text
 
 settle = trio.testing.wait_all_tasks_blocked
@@ -36,7 +37,7 @@ def samples(page: str) -> Samples:
         (sample.name, tuple(value for label, value in sorted(sample.labels.items()) if label != "role")): sample.value
         for family in text_string_to_metric_families(page)
         for sample in family.samples
-        if sample.labels["role"] == "server"
+        if sample.labels.get("role") == "server"
     }
 
 
@@ -239,3 +240,56 @@ def test_without_prometheus_client(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"trio-ws\[prometheus\]") as caught:
         PrometheusInstrument()
     assert isinstance(caught.value.__cause__, ImportError)
+
+
+async def test_hubs(autojump_clock: trio.testing.MockClock) -> None:
+    registry = prometheus_client.CollectorRegistry()
+    metrics = trio_ws.PrometheusInstrument(registry)
+    engine = Engine()
+    hub = trio_ws.Hub(
+        backend=engine.backend(),
+        instruments=[metrics],
+        when_lost="ignore",
+        backoff=trio_ws.Backoff(initial=2, maximum=2, random=lambda: 1.0),
+    )
+    values: dict[str, float | None] = {}
+
+    def changed() -> dict[str, float | None]:
+        names = [
+            "connected",
+            "connects_total",
+            "losses_total",
+            "backlog_messages",
+            "published_total",
+            "lag_seconds_sum",
+        ]
+        before = dict(values)
+        values.update({name: registry.get_sample_value(f"trio_ws_hub_{name}") for name in names})
+        return {name: value for name, value in values.items() if value != before.get(name)}
+
+    changed()
+    topic = hub.topic("news")
+    async with trio.open_nursery() as nursery, memory_websocket_pair(ping_interval=None) as (_, server):
+        await nursery.start(hub.run)
+        assert changed() == {"connected": 1, "connects_total": 1}
+        with topic.subscribe(server):
+            await trio.testing.wait_all_tasks_blocked()
+            engine.fail()
+            engine.recover(empty=True)
+            await trio.sleep(1)
+            topic.publish("a")
+            topic.publish("b")
+            assert changed() == {"connected": 0, "backlog_messages": 2}
+            assert hub._core.exchange is not None
+            assert registry.get_sample_value("trio_ws_hub_backlog_bytes") == hub._core.exchange.outgoing.size
+            await trio.sleep(5)
+            assert changed() == {
+                "connected": 1,
+                "connects_total": 2,
+                "losses_total": 1,
+                "backlog_messages": 0,
+                "published_total": 2,
+                "lag_seconds_sum": 1,
+            }
+        nursery.cancel_scope.cancel()
+    assert changed() == {"connected": 0}

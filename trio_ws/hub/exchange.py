@@ -152,14 +152,9 @@ class Exchange:
                             nursery.start_soon(self._send)
                             nursery.start_soon(self._watch)
                 except BaseException as exc:
-                    error = _get_unavailable(exc)
-                finally:
                     self._end_session()
-                if connected_at is None:
-                    lived = None
-                else:
-                    lived = trio.current_time() - connected_at
-                    self._observe("hub_disconnected", error)
+                    error = self._get_reason(exc, connected=connected_at is not None)
+                lived = None if connected_at is None else trio.current_time() - connected_at
                 if retries.schedule(error, lived) is None:
                     raise error
                 logger.warning("%s; trying again", error)
@@ -167,6 +162,20 @@ class Exchange:
                 await retries.wait()
         finally:
             self._running = False
+
+    def _get_reason(self, exc: BaseException, *, connected: bool) -> BackendUnavailable:
+        """Return the reason why a session has ended, and report it to instruments.
+
+        Raises:
+            BaseException: The exception, if the reason is not that the back end is unavailable.
+        """
+        error: BackendUnavailable | None = None
+        try:
+            error = _get_unavailable(exc)
+        finally:
+            if connected:
+                self._observe("hub_disconnected", error)
+        return error
 
     def _begin_session(self) -> None:
         self._error, self._failed = None, trio.Event()

@@ -264,12 +264,13 @@ class Instrument:
             attempts: The number of attempts since :meth:`Hub.run` began; 1 if it was never disconnected.
         """
 
-    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable) -> None:
-        """Called when the engine of a hub no longer answers, after it was connected. The hub tries again.
+    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable | None) -> None:
+        """Called when the back end of a hub is no longer connected.
 
         Args:
             hub: The hub.
-            error: What happened.
+            error: What happened, if the engine no longer answers; the hub tries again. None if :meth:`Hub.run` has been
+                cancelled, or ends with another exception.
         """
 
     def hub_lost(self, hub: ObservedHub, topic: str) -> None:

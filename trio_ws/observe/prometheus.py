@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
+from ..exceptions import BackendUnavailable
 from ..frames import Opcode
-from ..instruments import ConnectionSummary, HandshakeFailure, Instrument, ObservedWebSocket
+from ..instruments import ConnectionSummary, HandshakeFailure, Instrument, ObservedHub, ObservedWebSocket
 from ..protocol import Role
 from .codes import code_label
 
@@ -47,7 +49,16 @@ class PrometheusInstrument(Instrument):
     * ``trio_ws_queue_bytes``: memory in the buffers of all connections, in bytes, by ``queue`` (``inbox`` or
       ``outbox``).
 
-    One instrument can be shared by any number of servers and clients.
+    With ``Hub(instruments=[metrics])``, there are also metrics of hubs and their back ends, without labels:
+
+    * ``trio_ws_hub_connected``: hubs whose back end is connected.
+    * ``trio_ws_hub_connects_total``: connections to the engine; all but the first are reconnects.
+    * ``trio_ws_hub_losses_total``: topics of which messages from other processes were lost, or may have been.
+    * ``trio_ws_hub_backlog_messages`` and ``trio_ws_hub_backlog_bytes``: the queue of messages for the back end.
+    * ``trio_ws_hub_published_total``: messages that the engine has accepted.
+    * ``trio_ws_hub_lag_seconds``: a histogram of the times until the engine has accepted the first message of a batch.
+
+    One instrument can be shared by any number of servers, clients and hubs.
 
     Args:
         registry: The registry for the metrics; None for the default registry of prometheus-client. A registry can have
@@ -110,6 +121,32 @@ class PrometheusInstrument(Instrument):
                 registry=registry,
             )
         )
+        self._hub_connected = client.Gauge(
+            "trio_ws_hub_connected", "Hubs whose back end is connected", registry=registry
+        )
+        self._hub_connects = client.Counter(
+            "trio_ws_hub_connects", "Connections of hubs to their engine", registry=registry
+        )
+        self._hub_losses = client.Counter(
+            "trio_ws_hub_losses", "Topics of which messages may have been lost", registry=registry
+        )
+        self._hub_backlog_messages = client.Gauge(
+            "trio_ws_hub_backlog_messages", "Messages queued for the back end", registry=registry
+        )
+        self._hub_backlog_bytes = client.Gauge(
+            "trio_ws_hub_backlog_bytes", "Memory of messages queued for the back end in bytes", registry=registry
+        )
+        self._hub_published = client.Counter(
+            "trio_ws_hub_published", "Messages accepted by the engine", registry=registry
+        )
+        self._hub_lag = client.Histogram(
+            "trio_ws_hub_lag_seconds",
+            "Time until the engine has accepted a message in seconds",
+            buckets=PING_BUCKETS,
+            registry=registry,
+        )
+        # The queue of each hub.
+        self._backlogs: WeakKeyDictionary[ObservedHub, tuple[int, int]] = WeakKeyDictionary()
         # The bytes in the inbox and the outbox of each connection, by its id.
         self._queued: dict[int, tuple[int, int]] = {}
         # Create the time series now, with the value 0.
@@ -191,6 +228,31 @@ class PrometheusInstrument(Instrument):
         self._queued[ws.id] = inbox, outbox
         self._queues[role, "inbox"].inc(inbox - inbox_before)
         self._queues[role, "outbox"].inc(outbox - outbox_before)
+
+    def hub_connected(self, hub: ObservedHub, attempts: int) -> None:
+        """Count a connection of a hub."""
+        self._hub_connected.inc()
+        self._hub_connects.inc()
+
+    def hub_disconnected(self, hub: ObservedHub, error: BackendUnavailable | None) -> None:
+        """Count the end of a connection of a hub."""
+        self._hub_connected.dec()
+
+    def hub_lost(self, hub: ObservedHub, topic: str) -> None:
+        """Count a loss."""
+        self._hub_losses.inc()
+
+    def hub_backlog_changed(self, hub: ObservedHub, messages: int, size: int) -> None:
+        """Update the totals by the change of one hub's queue."""
+        messages_before, size_before = self._backlogs.get(hub, (0, 0))
+        self._backlogs[hub] = messages, size
+        self._hub_backlog_messages.inc(messages - messages_before)
+        self._hub_backlog_bytes.inc(size - size_before)
+
+    def hub_published(self, hub: ObservedHub, messages: int, seconds: float) -> None:
+        """Count published messages, and record the lag."""
+        self._hub_published.inc(messages)
+        self._hub_lag.observe(seconds)
 
 
 class _Children(dict[tuple[str, ...], Any]):

@@ -9,9 +9,9 @@ real time. :mod:`trio_ws` does not import this package::
 :mod:`~trio_ws.testing.faults`     ``FaultyStream`` and its faults
 :mod:`~trio_ws.testing.handlers`   handlers whose exceptions reach the test
 :mod:`~trio_ws.testing.peer`       ``ScriptedPeer``: sends exactly the frames that a test chooses
+:mod:`~trio_ws.testing.backends`   a conformance kit for back ends of hubs
 :mod:`~trio_ws.testing.pair`       ``memory_websocket_pair``: a client and a server in memory
 :mod:`~trio_ws.testing.servers`    ``StartServer``: servers on free ports
-:mod:`~trio_ws.testing.backends`   a conformance kit for back ends of hubs
 :mod:`~trio_ws.testing.plugin`     fixtures for pytest: ``ws_pair``, ``ws_server``
 =================================  ==============================================================
 """

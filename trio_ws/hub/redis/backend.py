@@ -77,6 +77,8 @@ class RedisBackend(Backend):
         check_instance("prefix", prefix, str, "a str")
         for name, value in (("streams", streams), ("sharded", sharded), ("cluster", cluster)):
             check_instance(name, value, bool, "a bool")
+        if cluster and urlsplit(url).scheme == "unix":
+            raise ValueError("url must begin with redis:// or rediss:// if cluster is true, not with unix://")
         check_int("history", history, 1)
         check_max_age(max_age)
         check_instance("ssl_context", ssl_context, (ssl.SSLContext, type(None)), "an ssl.SSLContext or None")

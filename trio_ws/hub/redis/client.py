@@ -1,19 +1,20 @@
-"""The client for Redis: errors, timeouts, scripts and pipelines. Uses coredis, which it imports only when needed."""
+"""The client for Redis: errors, timeouts, commands and scripts. Uses coredis, which it imports only when needed."""
 
 from __future__ import annotations
 
+import math
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import trio
 
 from ...client.backoff import leaves
 from ...exceptions import BackendUnavailable
-from .scripts import SCRIPTS, Script
+from .scripts import SCRIPTS, Script, slot_of
 
 if TYPE_CHECKING:
     import coredis
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["RedisClient", "check_url", "import_coredis", "within"]
+__all__ = ["Command", "RedisClient", "check_url", "import_coredis", "within"]
 
 #: Names of the errors that somebody has to repair, by the names of their classes in coredis.
 _PERMANENT = (
@@ -43,6 +44,7 @@ def import_coredis() -> Any:
     """
     try:
         import coredis
+        import coredis.connection
         import coredis.exceptions
     except ImportError as exc:
         raise ImportError("RedisBackend requires coredis: pip install trio-ws[redis]") from exc
@@ -119,7 +121,24 @@ def _find_temporary(exc: BaseException) -> BaseException | None:
     causes = [error.__cause__ for error in errors]
     if any(isinstance(error, (*permanent, ssl.SSLCertVerificationError)) for error in (*errors, *causes)):
         return None
-    return errors[0] if all(isinstance(error, temporary) for error in errors) else None
+    # The pool of coredis raises an internal error if a node of a cluster cannot be reached.
+    if all(isinstance(error, temporary) or type(error).__module__.startswith("coredis.") for error in errors):
+        return errors[0]
+    return None
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        key: The key or channel that it is about.
+        name: Its name.
+        arguments: Its arguments.
+    """
+
+    key: bytes
+    name: bytes
+    arguments: tuple[Any, ...]
 
 
 class RedisClient:
@@ -152,7 +171,13 @@ class RedisClient:
             options["ssl_context"] = ssl_context
         self.timeout: float = timeout
         self.is_cluster: bool = cluster
+        if cluster:
+            node = coredis.connection.TCPLocation(parts.hostname, parts.port or 6379)
+            options["startup_nodes"] = [node]
         make = coredis.RedisCluster if cluster else coredis.Redis
+        # The connections for commands, by the name of the node. Those of the pool would be used up when calls are
+        # cancelled.
+        self._connections: dict[str, Any] = {}
         self.redis: Redis = make.from_url(url, decode_components=True, **options)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -161,32 +186,61 @@ class RedisClient:
         Raises:
             BackendUnavailable: If Redis cannot be reached.
         """
-        with within(float("inf")):
+        with within(math.inf):
             async with self.redis:
                 with within(self.timeout):
-                    for script in SCRIPTS:
-                        await self.redis.script_load(script.text)
+                    for name in self.nodes():
+                        self._connections[name] = connection = await self.open_connection(name)
+                        for script in SCRIPTS:
+                            await connection.create_request(b"SCRIPT LOAD", script.text)
                 task_status.started()
                 await trio.sleep_forever()
 
-    async def pipeline(self, add: Callable[[Any], object]) -> list[Any]:
+    def nodes(self) -> list[str]:
+        """Return the names of the primary nodes of the cluster, or one empty name for a single server."""
+        pool: Any = self.redis.connection_pool
+        return [node.name for node in pool.cluster_layout.primaries] if self.is_cluster else [""]
+
+    def node_of(self, key: bytes) -> str:
+        """Return the name of the node that has a key or a channel."""
+        if not self.is_cluster:
+            return ""
+        pool: Any = self.redis.connection_pool
+        return str(pool.cluster_layout.node_for_slot(slot_of(key)).name)
+
+    async def open_connection(self, name: str) -> Any:
+        """Return a new connection to a node. Closed together with the client.
+
+        Raises:
+            BackendUnavailable: If the node cannot be reached.
+        """
+        pool: Any = self.redis.connection_pool
+        if not self.is_cluster:
+            return await pool.get_connection()
+        (node,) = (node for node in pool.cluster_layout.primaries if node.name == name)
+        return await pool.get_connection(node=node)
+
+    async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands at once, and return their results.
 
+        If this is cancelled, the commands have been sent, or will be. They go to the same connection as all others, so
+        the commands for one key are executed in the order of the calls.
+
         Args:
-            add: A function that adds the commands to a pipeline.
+            commands: The commands.
 
         Raises:
             BackendUnavailable: If Redis does not answer.
         """
+        await trio.lowlevel.checkpoint()
         with within(self.timeout):
-            # Errors that coredis raises by itself quote all arguments.
-            async with self.redis.pipeline(transaction=False, raise_on_error=False) as pipe:
-                add(pipe)
-            results = list(pipe.results or ())
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-        return results
+            requests = []
+            for command in commands:
+                connection = self._connections.get(self.node_of(command.key))
+                if connection is None:
+                    raise BackendUnavailable("the cluster has a new node")
+                requests.append(connection.create_request(command.name, *command.arguments, decode=False))
+            return [await request for request in requests]
 
     async def run_script(self, script: Script, calls: Sequence[tuple[list[bytes], list[Any]]]) -> list[Any]:
         """Call a script several times.
@@ -198,9 +252,6 @@ class RedisClient:
         Raises:
             BackendUnavailable: If Redis does not answer, or has lost the script.
         """
-
-        def add(pipe: Any) -> None:
-            for keys, args in calls:
-                pipe.evalsha(script.sha, keys, args)
-
-        return await self.pipeline(add)
+        return await self.call(
+            [Command(keys[0], b"EVALSHA", (script.sha, len(keys), *keys, *arguments)) for keys, arguments in calls]
+        )

@@ -6,14 +6,14 @@ its connections directly. What arrives is handled at once, and each connection i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import trio
 
 from ...exceptions import BackendUnavailable
 from .client import RedisClient, within
-from .scripts import slot_of
 
 __all__ = ["Listener"]
 
@@ -50,20 +50,13 @@ class Listener:
         Raises:
             BackendUnavailable: If Redis cannot be reached.
         """
-        pool: Any = self._client.redis.connection_pool
-        if self._client.is_cluster:
-            nodes = {str(node.node_id): node for node in pool.cluster_layout.primaries}
-        else:
-            nodes = {"": None}
-        for name, node in nodes.items():
-            self._connections[name] = await nursery.start(self._listen, {} if node is None else {"node": node})
+        for name in self._client.nodes():
+            self._connections[name] = await nursery.start(self._listen, name)
 
-    async def _listen(
-        self, where: dict[str, Any], *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        with within(float("inf")):
+    async def _listen(self, name: str, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
+        with within(math.inf):
             with within(self._client.timeout):
-                connection = await self._client.redis.connection_pool.get_connection(**where)
+                connection = await self._client.open_connection(name)
             try:
                 task_status.started(connection)
                 async with trio.open_nursery() as nursery:
@@ -110,17 +103,15 @@ class Listener:
         with within(self._client.timeout):
             self._send(b"SUNSUBSCRIBE" if self._sharded else b"UNSUBSCRIBE", channels)
 
-    def _send(self, command: bytes, channels: Iterable[bytes]) -> None:
-        if not (self._sharded and self._client.is_cluster):
-            all_channels = list(channels)
-            for index in range(0, len(all_channels), BATCH):
-                next(iter(self._connections.values())).send_command(command, *all_channels[index : index + BATCH])
+    def _send(self, command: bytes, channels: Collection[bytes]) -> None:
+        if not self._client.is_cluster:
+            waiting = list(channels)
+            for index in range(0, len(waiting), BATCH):
+                self._connections[""].send_command(command, *waiting[index : index + BATCH])
             return
-        layout: Any = self._client.redis.connection_pool
         for channel in channels:
-            # A command may only have channels of the same slot.
-            node = layout.cluster_layout.node_for_slot(slot_of(channel))
-            connection = self._connections.get(str(node.node_id))
+            connection = self._connections.get(self._client.node_of(channel))
             if connection is None:
                 raise BackendUnavailable("the cluster has a new node")
+            # One command must not have channels of several slots.
             connection.send_command(command, channel)

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ...exceptions import BackendUnavailable
-from .client import RedisClient, within
+from .client import Command, RedisClient
 from .scripts import Names
 
 __all__ = ["Presence"]
@@ -55,18 +55,24 @@ class Presence:
         Raises:
             BackendUnavailable: If Redis does not answer.
         """
-        with within(self._client.timeout):
-            await self._client.redis.delete([self._names.node(self._previous)])
+        await self._client.call([self._node_command(b"DEL", self._previous)])
         await self._renew()
         nursery.start_soon(self._renew_regularly)
 
+    def _node_command(self, name: bytes, session: str, *arguments: Any) -> Command:
+        """Return a command about the key of a session."""
+        key = self._names.node(session)
+        return Command(key, name, (key, *arguments))
+
     async def _renew(self) -> bool:
         """Renew the session. Return whether it was alive."""
-        with within(self._client.timeout):
-            key, lifetime = self._names.node(self._session), int(LIFETIME * 1000)
-            before = await self._client.redis.pexpire(key, lifetime)
-            if not before:
-                await self._client.redis.set(key, b"1", px=lifetime)
+        lifetime = int(LIFETIME * 1000)
+        before, _ = await self._client.call(
+            [
+                self._node_command(b"EXISTS", self._session),
+                self._node_command(b"SET", self._session, b"", b"PX", lifetime),
+            ]
+        )
         return bool(before)
 
     async def _renew_regularly(self) -> None:
@@ -84,8 +90,7 @@ class Presence:
         """End the session at once, if Redis answers quickly."""
         with trio.move_on_after(0.5, shield=True):
             try:
-                with within(0.5):
-                    await self._client.redis.delete([self._names.node(self._session)])
+                await self._client.call([self._node_command(b"DEL", self._session)])
             except BackendUnavailable:
                 pass  # It expires soon.
 
@@ -104,16 +109,15 @@ class Presence:
         await self._send(counts)
 
     async def _send(self, counts: Mapping[str, int]) -> None:
-        def add(pipe: Any) -> None:
-            for topic, count in counts.items():
-                key = self._names.members(topic)
-                if count:
-                    pipe.hset(key, {self._session: count})
-                    pipe.expire(key, KEPT)
-                else:
-                    pipe.hdel(key, [self._session])
-
-        await self._client.pipeline(add)
+        commands = []
+        for topic, count in counts.items():
+            key = self._names.members(topic)
+            if count:
+                commands.append(Command(key, b"HSET", (key, self._session, count)))
+                commands.append(Command(key, b"EXPIRE", (key, KEPT)))
+            else:
+                commands.append(Command(key, b"HDEL", (key, self._session)))
+        await self._client.call(commands)
 
     async def count(self, topic: str) -> int:
         """Return the number of members in the other processes.
@@ -122,19 +126,11 @@ class Presence:
             BackendUnavailable: If Redis does not answer.
         """
         key = self._names.members(topic)
-        with within(self._client.timeout):
-            numbers = {name.decode(): int(count) for name, count in (await self._client.redis.hgetall(key)).items()}
+        (result,) = await self._client.call([Command(key, b"HGETALL", (key,))])
+        numbers = {name.decode(): int(count) for name, count in result.items()}
         sessions = [session for session in numbers if session.partition(".")[0] != self._node]
-        if not sessions:
-            return 0
-
-        def add(pipe: Any) -> None:
-            for session in sessions:
-                pipe.exists([self._names.node(session)])
-
-        alive = await self._client.pipeline(add)
+        alive = await self._client.call([self._node_command(b"EXISTS", session) for session in sessions])
         dead = [session for session, exists in zip(sessions, alive, strict=True) if not exists]
         if dead:
-            with within(self._client.timeout):
-                await self._client.redis.hdel(key, dead)
+            await self._client.call([Command(key, b"HDEL", (key, *dead))])
         return sum(numbers[session] for session in itertools.compress(sessions, alive))

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from sys import getsizeof
-from typing import Any
 
 import trio
 
 from ..backend import BackendEvent, History, Lost, Position, Publication, Received
-from .client import RedisClient
+from .client import Command, RedisClient
 from .listener import Listener
 from .scripts import Names
 from .streams import decode, encode
@@ -86,14 +85,13 @@ class PubSub:
 
     async def publish(self, batch: Sequence[Publication]) -> None:
         """Publish messages. The hubs ignore those that they have received before."""
-
-        def add(pipe: Any) -> None:
-            publish = pipe.spublish if self._sharded else pipe.publish
-            for publication in batch:
-                content = b"%s:%d:" % (publication.publisher.encode(), publication.number)
-                publish(self._names.channel(publication.topic), content + encode(publication.message))
-
-        await self._client.pipeline(add)
+        name = b"SPUBLISH" if self._sharded else b"PUBLISH"
+        commands = []
+        for publication in batch:
+            channel = self._names.channel(publication.topic)
+            content = b"%s:%d:%b" % (publication.publisher.encode(), publication.number, encode(publication.message))
+            commands.append(Command(channel, name, (channel, content)))
+        await self._client.call(commands)
 
     async def receive(self) -> Sequence[BackendEvent]:
         """Wait for messages and losses."""
