@@ -28,7 +28,7 @@ UPGRADE_REQUEST: h11.Request = h11.Request(
 #: Status codes, besides 1xx, whose responses have no body (RFC 9112, section 6.3).
 BODILESS: tuple[int, ...] = (204, 304)
 
-_HTTP_VERSION = re.compile(r"[0-9]\.[0-9]")
+_HTTP_VERSION = re.compile(r"[0-9]\.[0-9]|2")
 _REASON_PHRASE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 #: Optional whitespace around header values (RFC 9110, section 5.6.3).
 SPACE: str = " \t"
@@ -72,13 +72,15 @@ class Request:
             slash, unless the request is not an opening handshake and has a target in asterisk or absolute form.
         headers: The headers, or anything that the constructor of :class:`Headers` accepts; copied.
         _exception: The reason why the handshake failed. Not compared.
-        method: The method; GET in an opening handshake.
-        http_version: The version of HTTP. Only requests with ``"1.1"`` can be serialized.
+        method: The method; in an opening handshake GET, or CONNECT over HTTP/2.
+        http_version: The version of HTTP; ``"2"`` for a request of HTTP/2. Only requests with ``"1.1"`` can be
+            serialized.
+        protocol: The ``:protocol`` of an extended CONNECT request (RFC 8441); None for all others.
 
     Raises:
         InvalidMessage: If ``path``, ``method`` or ``http_version`` is not valid in a request line.
         InvalidHeader: If a header is not valid.
-        TypeError: If ``path``, ``method`` or ``http_version`` is not a str.
+        TypeError: If ``path``, ``method`` or ``http_version`` is not a str, or ``protocol`` neither a str nor None.
     """
 
     path: str = attrs.field(validator=_check_str)
@@ -86,6 +88,7 @@ class Request:
     _exception: Exception | None = attrs.field(default=None, alias="_exception", eq=False, repr=False)
     method: str = attrs.field(default="GET", validator=_check_str, kw_only=True)
     http_version: str = attrs.field(default="1.1", validator=_check_str, kw_only=True)
+    protocol: str | None = attrs.field(default=None, validator=attrs.validators.optional(_check_str), kw_only=True)
 
     __repr__ = show_fields
 
@@ -102,7 +105,7 @@ class Request:
     @http_version.validator
     def _check_http_version(self, _attribute: object, http_version: str) -> None:
         if not _HTTP_VERSION.fullmatch(http_version):
-            raise InvalidMessage(f"http_version must be two digits with a dot between them, not {http_version!r}")
+            raise InvalidMessage(f"http_version must be 2, or two digits with a dot between them, not {http_version!r}")
 
     def serialize(self) -> bytes:
         """Return the request as bytes.

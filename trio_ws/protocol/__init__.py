@@ -11,8 +11,9 @@ It can be used on its own: to decode a capture, to test a peer, or to run WebSoc
 :mod:`~trio_ws.protocol.observed`    a message decoder that reports frames
 :mod:`~trio_ws.protocol.grammar`     parsing of header values
 :mod:`~trio_ws.protocol.deflate`     compression (permessage-deflate)
-:mod:`~trio_ws.protocol.handshake`   the opening handshake
+:mod:`~trio_ws.protocol.proofs`      the opening handshake: the parts that depend on the version of HTTP
 :mod:`~trio_ws.protocol.supported`   the extensions that an end supports
+:mod:`~trio_ws.protocol.handshake`   the opening handshake
 :mod:`~trio_ws.protocol.closing`     the closing handshake
 :mod:`~trio_ws.protocol.connection`  an open connection: :class:`Protocol`
 ===================================  =====================================================

@@ -1,5 +1,7 @@
 """The opening handshake (RFC 6455, section 4), as pure functions on requests and responses.
 
+This is the part that all versions of HTTP share; :mod:`~trio_ws.protocol.proofs` has the parts that differ.
+
 A client makes its request with :func:`build_request` and checks the response with :func:`check_response`. A server
 makes its response with :func:`accept`, or with :func:`reject` if that raised an exception. The result is an
 :class:`Agreement`, the parameters of the open connection. All failures are subclasses of :exc:`InvalidHandshake`, which
@@ -9,9 +11,6 @@ makes its response with :func:`accept`, or with :func:`reject` if that raised an
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
-import re
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -34,19 +33,20 @@ from ..misuse.values import to_tuple
 from ..uri import WebSocketURI
 from .extensions import ClientExtension, Extension, Params, ServerExtension
 from .grammar import build_extensions, build_list, is_token, parse_extensions, parse_tokens
+from .proofs import (
+    VERSION,
+    accepts,
+    check_connect_request,
+    check_upgrade_request,
+    check_upgrade_response,
+    is_upgrade,
+    upgrade_headers,
+)
 
-__all__ = ["Agreement", "accept", "build_request", "check_response", "is_upgrade", "reject"]
-
-VERSION = "13"
-
-# The GUID for the Sec-WebSocket-Accept header (RFC 6455, section 1.3).
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+__all__ = ["Agreement", "accept", "accepts", "build_request", "check_response", "is_upgrade", "reject"]
 
 # Maximum number of characters in the body of a rejection.
 _MAX_EXPLANATION = 500
-
-# Exactly 16 bytes, encoded as base64.
-_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
 # Headers that belong to the handshake itself. Callers cannot set them.
 _HANDSHAKE_HEADERS = frozenset(
@@ -119,8 +119,9 @@ def build_request(
     extensions: Sequence[ClientExtension] = (),
     user_agent: str | None = None,
     headers: HeadersLike = (),
+    http_version: str = "1.1",
 ) -> Request:
-    """Return the request of a client (RFC 6455, section 4.1).
+    """Return the request of a client (RFC 6455, section 4.1; RFC 8441, section 5, for HTTP/2).
 
     Args:
         uri: The URI to connect to. Its user information becomes Basic credentials.
@@ -129,6 +130,7 @@ def build_request(
         extensions: The extensions to offer, in order of preference.
         user_agent: The User-Agent header; None for none.
         headers: Additional headers. They replace the default Host, Authorization and User-Agent headers.
+        http_version: ``"1.1"`` for a GET request with an upgrade, ``"2"`` for an extended CONNECT request.
 
     Raises:
         InvalidHeader: If one of ``headers`` is not valid, or belongs to the handshake itself.
@@ -136,10 +138,8 @@ def build_request(
     extra_headers = check_headers(headers)
     request_headers = Headers()
     request_headers["Host"] = uri.host_header
-    # Some servers compare the whole values of these two headers, so each is a single token.
-    request_headers["Upgrade"] = "websocket"
-    request_headers["Connection"] = "Upgrade"
-    request_headers["Sec-WebSocket-Key"] = base64.b64encode(random(16)).decode()
+    if http_version == "1.1":
+        request_headers.update(upgrade_headers(random))
     request_headers["Sec-WebSocket-Version"] = VERSION
     if subprotocols:
         request_headers["Sec-WebSocket-Protocol"] = build_list(subprotocols)
@@ -155,6 +155,8 @@ def build_request(
         if name in request_headers:
             del request_headers[name]
     request_headers.update(extra_headers)
+    if http_version == "2":
+        return Request(uri.resource_name, request_headers, method="CONNECT", http_version="2", protocol="websocket")
     return Request(uri.resource_name, request_headers)
 
 
@@ -174,23 +176,15 @@ def check_response(
         extensions: The offered extensions.
 
     Raises:
-        InvalidStatus: If the status is not 101.
+        InvalidStatus: If the status is not 101, or not 2xx for HTTP/2.
         InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` for Connection and Upgrade.
         NegotiationError: If the server chose something that was not offered.
     """
-    if response.status_code != 101:
+    if not accepts(request, response):
         raise InvalidStatus(response)
     headers = response.headers
-    _check_upgrade(headers, lenient=True)
-    upgrade = _get_single(headers, "Upgrade")
-    if upgrade.lower() != "websocket":
-        # Several protocols in a response would be layered on top of each other.
-        raise InvalidUpgrade("Upgrade", upgrade, "it must be 'websocket'")
-    accept_key = _get_single(headers, "Sec-WebSocket-Accept")
-    if accept_key != _accept_key(request.headers["Sec-WebSocket-Key"]):
-        raise InvalidHeader(
-            "Sec-WebSocket-Accept", accept_key, "it must match the Sec-WebSocket-Key header of the request"
-        )
+    if request.http_version == "1.1":
+        check_upgrade_response(request, response)
     return Agreement(_accepted_subprotocol(headers, subprotocols), _accepted_extensions(headers, extensions))
 
 
@@ -256,34 +250,20 @@ def accept(
             of subprotocols that the client offers, and returns one of them or None. ``subprotocols`` is ignored then.
 
     Raises:
-        InvalidMessage: If the version of HTTP is not 1.1, or the request has a body.
-        InvalidMethod: If the method is not GET.
+        InvalidMessage: If the version of HTTP is neither 1.1 nor 2, or the request has a body. Over HTTP/2, also if it
+            is not an extended CONNECT request for a WebSocket.
+        InvalidMethod: If the method is not GET, or CONNECT over HTTP/2.
         InvalidHeader: If a header is missing, malformed or wrong; :exc:`InvalidUpgrade` if the request does not ask to
             upgrade to version 13 of WebSocket.
         ValueError: If ``select_subprotocol`` returned a subprotocol that the client does not offer.
     """
-    if request.http_version != "1.1":
-        raise InvalidMessage(f"the request must be HTTP/1.1, not HTTP/{request.http_version}", 505)
-    if request.method != "GET":
-        raise InvalidMethod(request.method)
+    is_http2 = request.http_version == "2"
+    proof = check_connect_request(request) if is_http2 else check_upgrade_request(request)
     request_headers = request.headers
-    # The server would read a body as frames, which allows request smuggling.
-    content_lengths = request_headers.get_all("Content-Length")
-    if "Transfer-Encoding" in request_headers or any(length != "0" for length in content_lengths):
-        raise InvalidMessage("the request must not have a body")
-    _get_single(request_headers, "Host")
-    _check_upgrade(request_headers)
-    key = _get_single(request_headers, "Sec-WebSocket-Key")
-    if not _KEY.fullmatch(key):
-        raise InvalidHeader("Sec-WebSocket-Key", key, "it must be 16 bytes in base64")
-    version = _get_single(request_headers, "Sec-WebSocket-Version")
-    if version != VERSION:
-        raise InvalidUpgrade("Sec-WebSocket-Version", version, f"it must be {VERSION}")
-
     subprotocol = _choose_subprotocol(request_headers, subprotocols, select_subprotocol)
     answers = _answer_extensions(request_headers, extensions)
 
-    response_headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", _accept_key(key))]
+    response_headers = list(proof)
     if subprotocol is not None:
         response_headers.append(("Sec-WebSocket-Protocol", subprotocol))
     if answers:
@@ -293,7 +273,8 @@ def accept(
         response_headers.append(("Server", server))
     if headers:
         response_headers.extend(check_headers(headers).raw_items())
-    response = Response(101, reason_phrase(101), response_headers)
+    status = 200 if is_http2 else 101
+    response = Response(status, reason_phrase(status), response_headers)
     return response, Agreement(subprotocol, tuple(extension for _, _, extension in answers))
 
 
@@ -327,12 +308,13 @@ def _answer_extensions(headers: Headers, supported: Sequence[ServerExtension]) -
     return answers
 
 
-def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
+def reject(exc: InvalidHandshake, *, server: str | None = None, http_version: str = "1.1") -> Response:
     """Return the response of a server to an invalid request.
 
     Args:
         exc: The reason for the rejection.
         server: The Server header; None for none.
+        http_version: The version of HTTP. In HTTP/2, nothing can be upgraded, and no response ends the connection.
     """
     headers = Headers()
     if isinstance(exc, InvalidMessage):
@@ -345,13 +327,15 @@ def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
     elif isinstance(exc, HostNotServed):
         status = 421
     elif isinstance(exc, InvalidUpgrade):
-        status = 426
-        headers["Upgrade"] = "websocket"
+        status = 400 if http_version == "2" else 426
         headers["Sec-WebSocket-Version"] = VERSION
     else:
         status = 400
-    # A message with an Upgrade header must list it in Connection (RFC 9110, section 7.8).
-    headers["Connection"] = "Upgrade, close" if status == 426 else "close"
+    if status == 426:
+        headers["Upgrade"] = "websocket"
+    if http_version != "2":
+        # A message with an Upgrade header must list it in Connection (RFC 9110, section 7.8).
+        headers["Connection"] = "Upgrade, close" if status == 426 else "close"
     headers["Content-Type"] = "text/plain; charset=utf-8"
     if server is not None:
         headers["Server"] = server
@@ -362,56 +346,7 @@ def reject(exc: InvalidHandshake, *, server: str | None = None) -> Response:
     )
 
 
-def is_upgrade(request: Request) -> bool:
-    """Return whether a request asks for an upgrade to WebSocket, even if it is invalid otherwise."""
-    return any(
-        token.partition("/")[0].strip(" \t").lower() == "websocket"
-        for value in request.headers.get_all("Upgrade")
-        for token in value.split(",")
-    )
-
-
 # -- Both ----------------------------------------------------------------------------------------------------------
-
-
-def _accept_key(key: str) -> str:
-    """Return the value of Sec-WebSocket-Accept (RFC 6455, section 4.2.2, item 5.4)."""
-    digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
-    return binascii.b2a_base64(digest, newline=False).decode()
-
-
-def _get_single(headers: Headers, name: str) -> str:
-    """Return the value of a header that must occur exactly once."""
-    values = headers.get_all(name)
-    if not values:
-        raise InvalidHeader(name, None, "it is required")
-    if len(values) > 1:
-        raise InvalidHeader(name, build_list(values), "it must occur only once")
-    return values[0].strip(" \t")
-
-
-def _check_upgrade(headers: Headers, *, lenient: bool = False) -> None:
-    """Check the Connection and Upgrade headers of either message (RFC 6455, sections 4.1 and 4.2.1)."""
-    for name, token in (("Connection", "upgrade"), ("Upgrade", "websocket")):
-        values = headers.get_all(name)
-        if not values:
-            raise InvalidUpgrade(name, None, f"it is required and must contain {token!r}")
-        # Elements that are not tokens are ignored then.
-        if lenient and token in (element.lower() for element in _elements(values)):
-            continue
-        if token not in (value.lower() for value in _upgrade_tokens(name, values)):
-            raise InvalidUpgrade(name, build_list(values), f"it must contain {token!r}")
-
-
-def _upgrade_tokens(name: str, values: Sequence[str]) -> list[str]:
-    if name == "Upgrade":
-        # An element may be a protocol with a version, such as "HTTP/2.0", and the slash is not allowed in a token.
-        return _elements(values)
-    return parse_tokens(name, values)
-
-
-def _elements(values: Sequence[str]) -> list[str]:
-    return [each.strip(" \t") for each in build_list(values).split(",")]
 
 
 def _conflicts(extension: Extension, others: Sequence[Extension]) -> bool:

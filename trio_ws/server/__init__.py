@@ -14,7 +14,8 @@
 :mod:`~trio_ws.server.auth`                 ``basic_auth``
 :mod:`~trio_ws.server.routing`              ``route``: a handler for each path
 :mod:`~trio_ws.server.policy`               the handshake options, validated
-:mod:`~trio_ws.server.handshake`            the server's side of the opening handshake
+:mod:`~trio_ws.server.responder`            the answer to a request, with any version of HTTP
+:mod:`~trio_ws.server.handshake`            the opening handshake over HTTP/1.1
 :mod:`~trio_ws.server.accept`               the accept loop, and the task of each connection
 :mod:`~trio_ws.server.serve`                ``serve``, ``serve_over``
 ==========================================  ====================================================================

@@ -31,11 +31,12 @@ from ..protocol import Role
 from ..settings import Settings
 from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
-from .handshake import RETRY_AFTER, logger, lost_error, open_connection
+from .handshake import open_connection
 from .limits import AddressSlot, Limits
 from .openings import OpeningTask, Stage
 from .origins import ANY
 from .policy import HandshakePolicy
+from .responder import RETRY_AFTER, logger, lost_error
 from .routing import Router
 from .server import Handler, Opening, Server, ServerState, ServerWebSocket
 

@@ -1,17 +1,8 @@
-"""The server's side of the opening handshake: from the first byte to the WebSocket or the last response.
+"""The server's side of the opening handshake over HTTP/1.1: from the first byte to the WebSocket or the last response.
 
-Each request goes through these steps:
-
-1. It is read. A malformed request gets 400, one whose head is too large 431.
-2. If it comes from a trusted proxy, its headers name the client. A client with too many connections gets 503.
-3. Its target and its Host header are checked, and its Origin header if it asks for a WebSocket: 400, 421 or 403.
-4. The application's ``process_request`` may answer it with any response. Plain HTTP requests are answered here; the
-   connection then stays open for another request. A router, if there is one, comes last: 404, 405 or a redirect.
-5. Otherwise it is upgraded to a WebSocket, or refused: 426 if it does not ask for one.
-6. The application's ``process_response`` may replace the response to a request for a WebSocket.
-
-Functions of the application may be ``async`` and take as long as ``open_timeout`` allows. If one raises, the exception
-is logged and the client gets 500.
+Requests are read here, and responses are written. A malformed request gets 400, one whose head is too large 431. In
+between, :mod:`trio_ws.server.responder` answers the request. After the response to a plain HTTP request, the connection
+stays open for another one.
 """
 
 from __future__ import annotations
@@ -19,37 +10,26 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import attrs
 import trio
 
-from ..connection.core import GOODBYE_TIMEOUT, GRACE, Connection
-from ..connection.limits import NO_LIMITS, NoLimits
+from ..connection.core import GOODBYE_TIMEOUT, GRACE
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..datastructures import Headers
 from ..exceptions import InvalidHandshake, InvalidMessage
 from ..http11 import Request, RequestParser, Response
 from ..http11.messages import reason_phrase
-from ..instruments.interface import HandshakeFailure, report_failure
-from ..protocol import Role
-from ..protocol.handshake import accept, is_upgrade, reject
-from ..protocol.supported import server_extensions
 from ..settings import Settings
-from .forwarded.headers import find_client
 from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import ProxyHeader
 from .limits import Limits
 from .openings import Stage
 from .policy import HandshakePolicy
+from .responder import RETRY_AFTER, Responder, logger, lost_error
 from .server import Opening, Server, ServerWebSocket
 
-__all__ = ["RETRY_AFTER", "logger", "lost_error", "open_connection", "upgrade"]
-
-#: Seconds that a rejected client should wait before it tries again, sent in Retry-After.
-RETRY_AFTER = 5
-
-logger: logging.Logger = logging.getLogger("trio_ws.server")
+__all__ = ["open_connection"]
 
 
 async def open_connection(
@@ -86,9 +66,9 @@ async def open_connection(
         on_open: Called before the 101 response is sent. From then on, messages can be sent.
         limits: The limits of the connection.
     """
-    connection = _HTTPConnection(
-        stream, settings, policy, server, header, admit, may_persist, on_stage, on_open, limits or Limits()
-    )
+    peer = identify_peer(stream, policy.forwarding, header)
+    responder = Responder(stream, settings, policy, server, peer, admit, limits or Limits())
+    connection = _HTTPConnection(stream, settings, policy, responder, may_persist, on_stage, on_open)
     try:
         while await connection.serve_request():
             on_response()
@@ -98,22 +78,20 @@ async def open_connection(
         raise
     except StreamBroken as exc:
         connection.report_failure(None, lost_error(exc))
-        address = show_address(connection.opening.remote_address)
+        address = show_address(responder.opening.remote_address)
         # A client that has sent no request may leave, as health checks do. In TLS, it may have sent something else.
         left = connection.stage.is_answered or (connection.stage is Stage.SILENT and stream.tls_object is None)
         level = logging.DEBUG if left else logging.INFO
         logger.log(level, "connection from %s lost during the opening handshake: %s", address, exc)
         return None
-    return connection.ws
+    return responder.ws
 
 
 class _HTTPConnection:
-    """A connection on which HTTP requests are answered until one of them opens a WebSocket.
+    """A connection of HTTP/1.1 on which requests are answered until one of them opens a WebSocket.
 
     Attributes:
-        opening: The opening handshake in progress, as hooks see it.
         stage: How far the connection has come with its next request.
-        ws: The WebSocket, once a request was accepted; None before that.
     """
 
     def __init__(
@@ -121,30 +99,21 @@ class _HTTPConnection:
         stream: StreamAdapter,
         settings: Settings,
         policy: HandshakePolicy,
-        server: Server | None,
-        header: ProxyHeader | None,
-        admit: Callable[[Opening], Response | None],
+        responder: Responder,
         may_persist: Callable[[], bool],
         on_stage: Callable[[Stage], object],
         on_open: Callable[[ServerWebSocket], object],
-        limits: Limits,
     ) -> None:
         self._stream = stream
         self._settings = settings
         self._policy = policy
-        self._peer = identify_peer(self._stream, policy.forwarding, header)
-        self._admit = admit
+        self._responder = responder
         self._may_persist = may_persist
         self._on_stage = on_stage
         self._on_open = on_open
-        self._limits = limits
-        self.opening = Opening(self._stream, server, self._peer)
-        self.ws: ServerWebSocket | None = None
         # The request in progress, once it is complete; and when its first byte arrived.
         self._request: Request | None = None
         self._began_at = 0.0
-        # The exception that was the reason for the response, if any.
-        self._error: Exception | None = None
         # Bytes that arrived after the last request.
         self._received = b""
         self.stage: Stage = Stage.SILENT
@@ -162,33 +131,29 @@ class _HTTPConnection:
             request = await self._read()
             if request is None:
                 return False
-            response = await self._respond(request)
+            response = await self._responder.answer(request, self._received)
             data, is_persistent = self._serialize(request, response)
         except StreamBroken:
             raise
         except InvalidHandshake as exc:
-            response = self._refuse(exc)
+            response = self._responder.refuse(exc)
             data, is_persistent = self._serialize(request, response)
         except Exception as exc:
-            self._error = exc
             # An exception of an application function must not end the server.
-            address = show_address(self.opening.remote_address)
-            logger.exception("connection from %s: the opening handshake failed", address)
-            self.ws = None
-            response = self.opening.respond(500, "internal server error, try again later\n")
+            response = self._responder.fail(exc)
             data, is_persistent = self._serialize(request, _with_connection_close(response))
-        if self.ws is not None:
-            self.ws.handshake_seconds = trio.current_time() - self._began_at
-            self._on_open(self.ws)  # before the client can know that the connection is open
+        ws = self._responder.ws
+        if ws is not None:
+            ws.handshake_seconds = trio.current_time() - self._began_at
+            self._on_open(ws)  # before the client can know that the connection is open
         await self._send(data)
-        if self.ws is None:
-            self.report_failure(response, self._error)
+        if ws is None:
+            self.report_failure(response, self._responder.error)
         is_persistent = is_persistent and self._may_persist()  # this may have changed while it was sent
         self._advance(Stage.IDLE if is_persistent else Stage.ENDING)
         if is_persistent:
-            # Keep nothing of this request: a proxy may send requests of several clients over one connection.
-            self.opening = Opening(self._stream, self.opening.server, self._peer)
-        elif self.ws is None:
+            self._responder.reset()
+        elif ws is None:
             await self._linger()
         return is_persistent
 
@@ -199,7 +164,7 @@ class _HTTPConnection:
     def _serialize(self, request: Request | None, response: Response) -> tuple[bytes, bool]:
         """Return a response as bytes, and whether another request may follow."""
         is_persistent = False
-        if self.ws is None:
+        if self._responder.ws is None:
             is_persistent = request is not None and _is_persistent(request, response) and self._may_persist()
             response = self._policy.add_headers(response if is_persistent else _with_connection_close(response))
         try:
@@ -218,7 +183,7 @@ class _HTTPConnection:
                 if not data:
                     return None
                 self._began_at = trio.current_time()
-                self._request = self._error = None
+                self._request = self._responder.error = None
                 self._advance(Stage.READING)
             request = parser.feed(data)
         self._advance(Stage.ANSWERING)
@@ -226,61 +191,11 @@ class _HTTPConnection:
         self._received = parser.unused
         return request
 
-    async def _respond(self, request: Request) -> Response:
-        """Return the response to a request. Set ``ws`` if that is 101."""
-        if self._peer.is_trusted_proxy:
-            self.opening._set_peer(find_client(self._peer, request.headers, self._policy.forwarding))
-        response = self._admit(self.opening)
-        if response is not None:
-            return response
-        request = self._policy.check(request, self.opening)
-        response = await self._policy.call_process_request(self.opening, request)
-        ws = None
-        if response is None:
-            if request.method == "HEAD" and not is_upgrade(request):
-                request = attrs.evolve(request, method="GET")  # HEAD gets the response of GET, without the body
-            try:
-                ws = upgrade(
-                    self._stream,
-                    request,
-                    self._settings,
-                    self._received,
-                    self._policy,
-                    self.opening,
-                    self._limits.for_connection(),
-                )
-                response = ws.response
-            except InvalidHandshake as exc:
-                response = self._refuse(exc)
-        if ws is not None or is_upgrade(request):
-            response = await self._policy.call_process_response(self.opening, request, response)
-        if ws is not None and response.status_code == 101:
-            ws.response = response
-            self.ws = ws
-        return response
-
     def report_failure(self, response: Response | None, error: Exception | None) -> None:
         """Report to instruments that the opening handshake in progress has failed. Does nothing if there is none."""
-        if self.stage not in (Stage.READING, Stage.ANSWERING):
-            return
-        if self._request is not None and not is_upgrade(self._request):
-            return  # a plain HTTP request
-        failure = HandshakeFailure(
-            role=Role.SERVER,
-            request=self._request,
-            response=response,
-            error=error,
-            seconds=trio.current_time() - self._began_at,
-            remote_address=self.opening.remote_address,
-        )
-        report_failure(self._settings.instruments, failure)
-
-    def _refuse(self, exc: InvalidHandshake) -> Response:
-        self._error = exc
-        # The error may quote a header of any length.
-        address = show_address(self.opening.remote_address)
-        logger.info("opening handshake with %s failed: %.500s", address, exc)
-        return reject(exc, server=self._policy.server_header)
+        if self.stage in (Stage.READING, Stage.ANSWERING):
+            seconds = trio.current_time() - self._began_at
+            self._responder.report_failure(self._request, response, error, seconds)
 
     async def send_error(self, status: int) -> Response | None:
         """Send an error response, unless no request waits for one or it takes too long. Raises no ``Exception``.
@@ -291,7 +206,9 @@ class _HTTPConnection:
         if self._is_sending or self.stage.is_answered:
             return None  # another response may be half-written, or no request has arrived since the last one
         headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
-        response = _with_connection_close(self.opening.respond(status, f"{reason_phrase(status)}\n", headers))
+        response = _with_connection_close(
+            self._responder.opening.respond(status, f"{reason_phrase(status)}\n", headers)
+        )
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
             with contextlib.suppress(StreamBroken):
                 await self._send(self._policy.add_headers(response).serialize())
@@ -311,49 +228,6 @@ class _HTTPConnection:
             await self._stream.send_eof()
             while await self._stream.receive():
                 pass
-
-
-def upgrade(
-    stream: StreamAdapter,
-    request: Request,
-    settings: Settings,
-    received: bytes = b"",
-    policy: HandshakePolicy | None = None,
-    opening: Opening | None = None,
-    limits: NoLimits = NO_LIMITS,
-) -> ServerWebSocket:
-    """Accept a request, and return the WebSocket with the response still to be sent.
-
-    Args:
-        stream: The stream.
-        request: The request.
-        settings: The connection options.
-        received: Bytes that arrived after the request.
-        policy: The handshake options; the default ones if None.
-        opening: The opening handshake; a new one if None.
-        limits: The limits of the connection.
-
-    Raises:
-        InvalidHandshake: If the request must be refused.
-    """
-    policy = policy or HandshakePolicy()
-    opening = opening or Opening(stream, None, request=request)
-    select = policy.select_subprotocol
-    response, agreement = accept(
-        request,
-        subprotocols=settings.subprotocols,
-        extensions=server_extensions(policy.extensions, settings.compression),
-        server=policy.server_header,
-        headers=policy.headers,
-        select_subprotocol=None if select is None else partial(select, opening),
-    )
-    connection = Connection(Role.SERVER, stream, settings, agreement.extensions, received, limits)
-    return ServerWebSocket(connection, request, response, agreement.subprotocol, opening)
-
-
-def lost_error(exc: StreamBroken) -> Exception:
-    """Return the error to report for a connection that was lost during the opening handshake."""
-    return exc.__cause__ if isinstance(exc.__cause__, Exception) else trio.BrokenResourceError(str(exc))
 
 
 def _is_persistent(request: Request, response: Response) -> bool:

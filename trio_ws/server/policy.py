@@ -14,7 +14,7 @@ from ..http11 import Request, Response
 from ..http11.messages import software
 from ..misuse.values import optional_function, optional_text, to_tuple
 from ..protocol.extensions import ServerExtension
-from ..protocol.handshake import check_headers, is_upgrade
+from ..protocol.handshake import accepts, check_headers, is_upgrade
 from ..protocol.supported import check_server_extensions
 from ..version import __version__
 from .date import http_date
@@ -131,11 +131,13 @@ class HandshakePolicy:
         changed = await _call(self.process_response, opening, request, response)
         if changed is None:
             return response
-        if changed.status_code == 101 and not _keeps_handshake(response, changed):
-            raise ValueError(
-                "process_response must not change the handshake headers of a 101, or turn a refusal into one"
-            )
-        if changed.status_code < 200 and changed.status_code != 101:
+        if accepts(request, changed):
+            if not (accepts(request, response) and _keeps_handshake(response, changed)):
+                raise ValueError(
+                    f"process_response must not change the handshake headers of a {changed.status_code}, or turn a "
+                    "refusal into one"
+                )
+        elif changed.status_code < 200:
             raise ValueError(f"process_response must return 101 or a status of at least 200, not {changed.status_code}")
         return changed
 
@@ -160,7 +162,5 @@ async def _call(function: Callable[..., T | Awaitable[T]], *args: Any) -> T:
 
 def _keeps_handshake(response: Response, changed: Response) -> bool:
     """Whether a changed response still completes the opening handshake, as the original one does."""
-    if response.status_code != 101:
-        return False
     names = ("Upgrade", "Connection", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions")
     return all(changed.headers.get_all(name) == response.headers.get_all(name) for name in names)

@@ -17,8 +17,9 @@ from ..exceptions import ConnectFailed
 from ..misuse.names import check_names
 from ..misuse.usage import AsyncWithOnly, check_in_trio
 from ..misuse.values import check_stream, to_tuple
-from ..server.handshake import open_connection, upgrade
+from ..server.handshake import open_connection
 from ..server.policy import HandshakePolicy
+from ..server.responder import upgrade
 from ..server.server import Handler, ServerWebSocket
 from ..settings import Options, Settings
 from .handlers import run_handler
