@@ -1,6 +1,14 @@
 # cython: language_level=3
-"""The functions that process every byte, compiled. pure.py has the same functions in Python, with documentation."""
+# cython: freethreading_compatible=True
+"""The functions that process every byte, compiled. pure.py has the same functions in Python, with documentation.
 
+They need no GIL. There is no mutable state in this module. The functions only read their arguments, which are immutable
+or, like `frames` of pack(), checked again when they are used. A buffer must not change during a call: then the result is
+undefined, but all reads and writes stay within their bounds, because each length is read once. The methods of a Payload
+lock it.
+"""
+
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pyport cimport PY_SSIZE_T_MAX
 from cpython.ref cimport PyObject, Py_XDECREF
@@ -240,6 +248,7 @@ cdef class Payload:
     def __dealloc__(self):
         Py_XDECREF(self.data)
 
+    @cython.critical_section
     def add(self, const uint8_t[::1] piece not None, bytes key not None):
         cdef Py_ssize_t size = piece.shape[0]
         cdef Py_ssize_t key_size = PyBytes_GET_SIZE(key)
@@ -268,10 +277,13 @@ cdef class Payload:
         self.room = room
         return 0
 
+    @cython.critical_section
     def take(self):
         cdef bytes result
         self.total = 0
-        if not self.size:
+        if self.data == NULL:
+            # Nothing was added, or there was not enough memory for it.
+            self.size = 0
             return b""
         if self.size < self.room:
             self.grow(self.size)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from struct import iter_unpack
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..exceptions import ProtocolError
@@ -43,9 +42,6 @@ Event: TypeAlias = Message | LastPart | Frame | ProtocolError
 
 #: An event in which control frames are tuples.
 PlainEvent: TypeAlias = Message | LastPart | ControlFrame | ProtocolError
-
-# Number of masking keys to generate at a time. A system call for each would cost more than the masking.
-_KEYS = 256
 
 #: Payloads smaller than this are copied to follow their header in one chunk, in bytes. Larger ones are not copied,
 #: unless they are masked.
@@ -80,7 +76,6 @@ class Protocol:
         "_events",
         "_extensions",
         "_failed",
-        "_keys",
         "_messages",
         "_random",
         "_sending",
@@ -120,7 +115,6 @@ class Protocol:
         self._sending = False
         self._transforms: Sequence[Extension] = ()
         self._random = random if role is Role.CLIENT else None
-        self._keys: Iterator[tuple[bytes]] = iter(())
 
     def rest(self) -> None:
         """Free memory that is not needed while the connection is idle. Compression can use a lot of it.
@@ -130,7 +124,6 @@ class Protocol:
         """
         for extension in self._extensions:
             extension.rest()
-        self._keys = iter(())
 
     # -- Receiving -------------------------------------------------------------------------------------------------
 
@@ -340,14 +333,7 @@ class Protocol:
 
     def _frame(self, first_byte: int, data: bytes) -> list[bytes]:
         if self._random is not None:
-            return [pack([(first_byte, data, True)], self._next_key(self._random))]
+            return [pack([(first_byte, data, True)], self._random(4))]
         if len(data) < LARGE:
             return [pack([(first_byte, data, True)])]
         return [header(first_byte, len(data)), data]
-
-    def _next_key(self, random: Callable[[int], bytes]) -> bytes:
-        # This is thread-safe because each step of the iterator is atomic.
-        for (key,) in self._keys:
-            return key
-        self._keys = iter_unpack("4s", random(4 * _KEYS))
-        return self._next_key(random)
