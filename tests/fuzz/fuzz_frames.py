@@ -15,9 +15,6 @@ with instrument():
     from trio_ws.protocol import Protocol, Role, hot, pure
     from trio_ws.protocol.codec import RSV1, FrameDecoder
 
-#: Inputs below this size, in bytes, are also fed one byte at a time.
-ONE_BY_ONE = 300
-
 #: The most bytes of a message in half of the runs.
 LIMIT = 1000
 
@@ -94,8 +91,7 @@ def compare_decoders(data: bytes, role: Role, rsv: int, size: int) -> None:
 
     whole = decode(chunks(data, 0), False)
     assert decode(chunks(data, size), True) == whole
-    if len(data) < ONE_BY_ONE:
-        assert decode(chunks(data, 1), False) == whole
+    assert decode(chunks(data, 1), False) == whole
     with decoded_in_python():
         assert decode(chunks(data, 0), True) == whole
 
@@ -123,8 +119,7 @@ def compare_protocols(data: bytes, role: Role, limit: int | None, *, transformed
 
     whole = receive(chunks(data, 0))
     assert receive(chunks(data, size)) == whole
-    if len(data) < ONE_BY_ONE:
-        assert receive(chunks(data, 1)) == whole
+    assert receive(chunks(data, 1)) == whole
     assert receive(chunks(data, size), lambda *_: None) == whole
     with decoded_in_python():
         assert receive(chunks(data, 0)) == whole
