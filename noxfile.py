@@ -11,6 +11,8 @@ import random
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -204,7 +206,7 @@ def random_order(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the format, the rules of ruff, the first lines of docstrings, and the Dockerfile in the documentation.
+    """Check the format, the rules of ruff, the first lines of docstrings, the Dockerfile in docs/, and the workflows.
 
     `ruff format; ruff check --fix` repairs most problems.
     """
@@ -214,6 +216,7 @@ def lint(session: nox.Session) -> None:
     session.run("python", "tests/docstring_lint.py")
     if shutil.which("hadolint", path=session.bin):  # it is not on PyPI for every platform
         session.run("hadolint", "docs/examples/Dockerfile")
+    session.run("zizmor", "--offline", "--quiet", ".github")
 
 
 @nox.session
@@ -337,3 +340,88 @@ def bench(session: nox.Session) -> None:
     """
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Drive Chromium: pages that connect to our server. Skipped without Chromium. Arguments are passed to pytest.
+
+    Screenshots of tests that fail are in artifacts/.
+    """
+    if shutil.which(os.environ.get("CHROMIUM", "chromium")) is None:
+        session.skip("This needs Chromium. On Debian, `apt install chromium`; or set CHROMIUM to the name of another.")
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "tests/browser", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz with atheris for ten minutes. After ``--``: names of targets, such as ``uri``, and options of libFuzzer.
+
+    An input that fails is saved in artifacts/. ``nox -s fuzz -- uri artifacts/uri-crash-...`` runs it again. New inputs
+    that reach more code are kept in the cache of nox.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        session.skip("There is no atheris for this system.")
+    session.install("-e", ".", *group("fuzz"))
+    targets = sorted(path.stem.removeprefix("fuzz_") for path in Path("tests/fuzz").glob("fuzz_*.py"))
+    chosen = [target for target in session.posargs if target in targets] or targets
+    options = [option for option in session.posargs if option not in targets]
+    Path("artifacts").mkdir(exist_ok=True)
+    for target in chosen:
+        found = session.cache_dir / "fuzz" / target
+        found.mkdir(parents=True, exist_ok=True)
+        reproduces = any(not option.startswith("-") for option in options)
+        folders = [] if reproduces else [str(found), f"tests/fuzz/corpus/{target}"]
+        limits = [f"-max_total_time={600 // len(chosen)}", "-timeout=60", "-max_len=4096"]
+        prefix = f"-artifact_prefix=artifacts/{target}-"
+        session.run("python", "-m", f"tests.fuzz.fuzz_{target}", *limits, prefix, *options, *folders)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run hundreds of clients for ten minutes; for an hour with ``-- --long``.
+
+    ``-- --save docs/soak.md`` writes the page of the documentation.
+    """
+    session.install("-e", ".[speedups]")
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Build the sdist in dist/, check its content, and install it without a network.
+
+    After ``--``: the tag of a release, which must be that of the version.
+    """
+    version = (Path("trio_ws") / "version.py").read_text().split('"')[-2]
+    if session.posargs and session.posargs != [f"v{version}"]:
+        session.error(f"the tag must be v{version}, not {session.posargs[0]}")
+    session.install("build", *PYPROJECT["build-system"]["requires"], *PYPROJECT["project"]["dependencies"])
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("pyproject-build", "--sdist", "--outdir", "dist", silent=True)
+    (archive,) = Path("dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    files = set(str(session.run("git", "ls-files", external=True, silent=True)).split())
+    missing = {name for name in files - packed if not name.startswith((".ci/", ".gitignore"))}
+    if missing:
+        session.error(f"{archive.name} does not have {', '.join(sorted(missing))}")
+    session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "trio-ws", silent=True)
+    session.run("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation", str(archive))
+    # Outside of the checkout, Python finds only the installed package.
+    session.chdir(session.create_tmp())
+    session.run("python", "-c", "from trio_ws.protocol import hot; assert hot.COMPILED")
+    session.run("python", "-m", "trio_ws", "demo")
+
+
+@nox.session
+def free_threading(session: nox.Session) -> None:
+    """Check that the GIL stays off, and run tests without it. Skipped unless nox runs on a free-threaded Python."""
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        session.skip("Run nox with a free-threaded Python, such as python3.14t.")
+    # Not the whole group: some of these packages have no wheels for a free-threaded Python, or turn the GIL on.
+    session.install("-e", ".", "pytest", "pytest-trio", "hypothesis")
+    session.run("python", "-c", "import sys, trio_ws; assert not sys._is_gil_enabled()")
+    tests = ["free_threading", "codec", "connection", "hot", "messages", "pure"]
+    session.run("pytest", *(f"tests/protocol/test_{name}.py" for name in tests), env={"PYTHON_GIL": "0"})
