@@ -36,7 +36,7 @@ def main(test_one_input: Callable[[bytes], None]) -> None:
 
 
 def chunks(data: bytes, size: int) -> list[bytes]:
-    """Split data into chunks of a size in bytes; into a single one for size 0. At most 50, so that this takes no time."""
+    """Split data into chunks of a size in bytes, but into at most 51; into a single one for size 0."""
     size = size and max(size, len(data) // 50)
     return [data[at : at + size] for at in range(0, len(data), size)] if size else [data] if data else []
 
