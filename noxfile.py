@@ -425,3 +425,20 @@ def free_threading(session: nox.Session) -> None:
     session.run("python", "-c", "import sys, trio_ws; assert not sys._is_gil_enabled()")
     tests = ["free_threading", "codec", "connection", "hot", "messages", "pure"]
     session.run("pytest", *(f"tests/protocol/test_{name}.py" for name in tests), env={"PYTHON_GIL": "0"})
+
+
+@nox.session
+def pyodide(session: nox.Session) -> None:
+    """Run the tests of the protocol on CPython for WebAssembly, in Node: without threads, sockets and compiled code."""
+    if shutil.which("npm") is None:
+        session.skip("This needs Node and npm.")
+    folder = session.cache_dir.resolve() / "pyodide"
+    session.run_install("npm", "install", "--silent", "--prefix", str(folder), "pyodide@^314", external=True)
+    # Packages in pure Python, for any version: that of Pyodide differs from that of nox.
+    pure = ["--only-binary=:all:", "--python-version=3.14", "--implementation=py", "--abi=none", "--platform=any"]
+    packages = [*PYPROJECT["project"]["dependencies"], "pytest", "pytest-trio", "hypothesis", "websockets", "wsproto"]
+    target = ["--quiet", "--upgrade", "--target", str(folder / "packages")]
+    session.run_install("python", "-m", "pip", "install", *target, *pure, *packages)
+    tests = session.posargs or ["tests/protocol", "tests/test_uri.py", "tests/test_frames.py", "tests/test_http11.py"]
+    paths = [Path.cwd(), folder / "packages", folder / "node_modules" / "pyodide"]
+    session.run("node", "tests/pyodide/run.mjs", *map(str, paths), *tests, external=True)

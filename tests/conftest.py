@@ -21,6 +21,7 @@ from .support import HANGS
 
 # Rewrite the assertions of these helper modules too. This must come before they are imported.
 pytest.register_assert_rewrite(
+    "tests.browser.site",
     "tests.cli.commands",
     "tests.client.hosts",
     "tests.client.servers",
@@ -51,7 +52,9 @@ ALLOWED_SKIPS = re.compile(
     # Containers cannot run within other containers.
     "|no container can run here: .*"
     # The sessions `lint` and `docs` have these.
-    "|hadolint is not installed|the site is built by .*",
+    "|hadolint is not installed|the site is built by .*"
+    # The session `free_threading` runs these tests on a Python without.
+    "|this Python always has a GIL",
     re.DOTALL,
 )
 
@@ -65,7 +68,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 HARNESSES = {"test_cancellation.py", "test_churn.py", "test_faults.py", "test_memory.py", "test_state_machine.py"}
 
 #: Folders and modules of other tests that take long, because they run other programs. They get the marker `slow`.
-SLOW = {"cli", "docs", "interop", "test_behind_proxies.py", "test_documentation.py", "test_migrating.py"}
+SLOW = {
+    *("browser", "cli", "docs", "interop", "soak"),
+    *("test_behind_proxies.py", "test_documentation.py", "test_migrating.py"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

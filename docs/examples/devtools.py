@@ -1,10 +1,12 @@
 """Control a Chromium with the Chrome DevTools Protocol: a screenshot of a web page.
 
-Run it with ``python devtools.py http://localhost:8765/ page.png``. It starts a headless Chromium, opens the page,
-prints its title and saves a screenshot. Set the environment variable ``CHROMIUM`` if the browser has another name.
+Run it with ``python devtools.py http://localhost:8765/ page.png``. It starts a headless Chromium,
+opens the page, prints its title and saves a screenshot. Set the environment variable ``CHROMIUM``
+if the browser has another name.
 
-The browser is a WebSocket server. Commands and results are JSON, as are events, which have no id. A tab is called a
-target, and a session is the way to it: all of its commands, results and events have the ``sessionId``.
+The browser is a WebSocket server. Commands and results are JSON, as are events, which have no id. A
+tab is called a target, and a session is the way to it: all of its commands, results and events have
+the ``sessionId``.
 """
 
 import base64
@@ -19,19 +21,22 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 import trio_ws
 
 CHROMIUM = os.environ.get("CHROMIUM", "chromium")
 OPTIONS = [
-    *("--headless=new", "--remote-debugging-port=0", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage"),
+    *("--headless=new", "--remote-debugging-port=0", "--no-first-run"),
+    *("--disable-gpu", "--disable-dev-shm-usage"),
     # The sandbox does not work for root, who is the only user of many containers.
     *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
 ]
 #: The line of the log that has the URI of the DevTools.
 LISTENING = re.compile(rb"DevTools listening on (ws://\S+)\s")
+
+Message: TypeAlias = dict[str, Any]
 
 
 class DevToolsError(Exception):
@@ -45,9 +50,9 @@ class Browser:
         self._channel = trio_ws.TypedChannel[Any](ws, json.dumps, json.loads)
         self._ids = itertools.count(1)
         # For each command in progress, the channel to its task.
-        self._commands: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
-        # For each listener, the session and the names of its events.
-        self._listeners: dict[trio.MemorySendChannel[dict[str, Any]], tuple[str | None, tuple[str, ...]]] = {}
+        self._commands: dict[int, trio.MemorySendChannel[Message]] = {}
+        # For each session and name of an event, the channels to those who listen.
+        self._listeners: dict[tuple[str | None, str], list[trio.MemorySendChannel[Message]]] = {}
 
     async def run(self) -> None:
         """Pass on results and events until the connection is closed."""
@@ -58,23 +63,25 @@ class Browser:
                     if (command := self._commands.get(message["id"])) is not None:
                         command.send_nowait(message)
                 else:
-                    for listener, (session, names) in self._listeners.items():
-                        if message.get("sessionId") == session and message["method"] in names:
-                            listener.send_nowait(message["params"])
+                    key = message.get("sessionId"), message["method"]
+                    for listener in self._listeners.get(key, []):
+                        listener.send_nowait(message["params"])
         finally:
-            for channel in [*self._commands.values(), *self._listeners]:
+            for channel in itertools.chain(self._commands.values(), *self._listeners.values()):
                 channel.close()
 
-    async def call(self, method: str, *, session: str | None = None, **params: Any) -> dict[str, Any]:
+    async def call(self, method: str, *, session: str | None = None, **params: Any) -> Message:
         """Execute a command and return its result."""
         number = next(self._ids)
-        self._commands[number], results = trio.open_memory_channel[dict[str, Any]](1)
+        self._commands[number], results = trio.open_memory_channel[Message](1)
         command = {"id": number, "method": method, "params": params}
+        if session is not None:
+            command["sessionId"] = session
         try:
-            await self._channel.send(command if session is None else command | {"sessionId": session})
+            await self._channel.send(command)
             result = await results.receive()
         except trio.EndOfChannel:
-            raise DevToolsError(f"the connection was closed before the result of {method}") from None
+            raise DevToolsError(f"{method}: the connection was closed before the result") from None
         finally:
             del self._commands[number]
         if "error" in result:
@@ -82,14 +89,18 @@ class Browser:
         return dict(result["result"])
 
     @contextmanager
-    def listen(self, *names: str, session: str | None = None) -> Iterator[trio.MemoryReceiveChannel[dict[str, Any]]]:
+    def listen(
+        self, *names: str, session: str | None = None
+    ) -> Iterator[trio.MemoryReceiveChannel[Message]]:
         """Yield a channel of the parameters of all events with these names from now on."""
-        listener, events = trio.open_memory_channel[dict[str, Any]](math.inf)
-        self._listeners[listener] = (session, names)
+        listener, events = trio.open_memory_channel[Message](math.inf)
+        for name in names:
+            self._listeners.setdefault((session, name), []).append(listener)
         try:
             yield events
         finally:
-            del self._listeners[listener]
+            for name in names:
+                self._listeners[session, name].remove(listener)
 
     @asynccontextmanager
     async def open_page(self) -> AsyncIterator["Page"]:
@@ -103,8 +114,12 @@ class Browser:
 
     async def open_tab(self, context: str) -> "Page":
         """Open a page in an existing context."""
-        target = (await self.call("Target.createTarget", url="about:blank", browserContextId=context))["targetId"]
-        session = (await self.call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+        target = (
+            await self.call("Target.createTarget", url="about:blank", browserContextId=context)
+        )["targetId"]
+        session = (await self.call("Target.attachToTarget", targetId=target, flatten=True))[
+            "sessionId"
+        ]
         page = Page(self, session, target, context)
         await page.call("Page.enable")
         await page.call("Page.setLifecycleEventsEnabled", enabled=True)
@@ -120,12 +135,12 @@ class Page:
         self.target = target
         self.context = context
 
-    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+    async def call(self, method: str, **params: Any) -> Message:
         """Execute a command for this page."""
         return await self.browser.call(method, session=self.session, **params)
 
     @contextmanager
-    def listen(self, *names: str) -> Iterator[trio.MemoryReceiveChannel[dict[str, Any]]]:
+    def listen(self, *names: str) -> Iterator[trio.MemoryReceiveChannel[Message]]:
         """Yield a channel of the events of this page, as :meth:`Browser.listen` does."""
         with self.browser.listen(*names, session=self.session) as events:
             yield events
@@ -142,7 +157,9 @@ class Page:
 
     async def evaluate(self, script: str) -> Any:
         """Return the value of an expression in JavaScript. Wait for it if it is a promise."""
-        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        result = await self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
         if "exceptionDetails" in result:
             details = result["exceptionDetails"]
             raise DevToolsError(details.get("exception", {}).get("description") or details["text"])

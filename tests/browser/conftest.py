@@ -48,17 +48,8 @@ async def browser(chromium: str, nursery: trio.Nursery) -> AsyncIterator[Browser
 
 
 @pytest.fixture(autouse=True)
-async def watchdog() -> AsyncIterator[None]:
+async def bounded(watchdog: None) -> None:
     """Fail a test that hangs."""
-
-    async def bark() -> None:
-        await trio.sleep(120)
-        pytest.fail("the test hangs")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bark)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture

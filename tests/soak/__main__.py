@@ -23,7 +23,7 @@ import trio
 import trio_ws
 from trio_ws.protocol import hot
 
-from .clients import Load, serve_echo
+from .clients import TIMEOUTS, Load, serve_echo
 from .samples import Sample, judge, take_sample
 
 MIB = 1024 * 1024
@@ -79,7 +79,7 @@ async def soak(seconds: float, clients: int, seed: int, lives: int | None = None
     try:
         async with trio.open_nursery() as nursery:
             idle = take_sample()
-            server = await nursery.start(partial(trio_ws.serve, serve_echo, 0, host="127.0.0.1", ping_interval=5))
+            server = await nursery.start(partial(trio_ws.serve, serve_echo, 0, host="127.0.0.1", **TIMEOUTS))
             load = Load(server.port, random.Random(seed), lives=lives)
             with trio.move_on_after(seconds):
                 async with trio.open_nursery() as tasks:

@@ -17,7 +17,7 @@ import trio
 
 import trio_ws
 
-__all__ = ["Corrupt", "Load", "serve_echo"]
+__all__ = ["TIMEOUTS", "Corrupt", "Load", "serve_echo"]
 
 KIB = 1024
 
@@ -28,6 +28,12 @@ COMPRESSION: list[trio_ws.Deflate | None] = [
     trio_ws.Deflate(),
     trio_ws.Deflate(client_no_context_takeover=True, server_no_context_takeover=True, client_max_window_bits=9),
 ]
+
+#: The clients keep the processor busy, so that everything takes long. The timeouts have other tests.
+TIMEOUTS: trio_ws.Options = {"open_timeout": 300, "close_timeout": 300, "ping_interval": 5, "ping_timeout": 300}
+
+#: Sizes of messages in bytes, mostly small.
+SIZES = [*[0, 1, 30, 125, 126, 1000, 4000] * 3, 65_000, 140_000]
 
 #: Requests to the server, in place of a message with a checksum.
 CLOSE, ABORT = "close", "abort"
@@ -119,7 +125,7 @@ class Load:
             leave = return_
         uri = f"ws://127.0.0.1:{self.port}{path}"
         with trio.CancelScope() as scope:
-            async with trio_ws.connect(uri, compression=compression, proxy=None) as ws:
+            async with trio_ws.connect(uri, compression=compression, proxy=None, **TIMEOUTS) as ws:
                 self.counts["connections"] += 1
                 self.counts["compressed"] += compression is not None
                 for _ in range(self.random.randrange(1, 20)):
@@ -146,7 +152,7 @@ class Load:
 
     def message(self) -> str | bytes:
         """Return a message: text or binary, mostly small."""
-        size = self.random.choice([0, 1, 30, 125, 126, 1000, 4000, 65_000, 140_000])
+        size = self.random.choice(SIZES)
         message = add_checksum(self.bytes_of(size))
         self.counts["messages"] += 1
         self.counts["bytes"] += len(message)
