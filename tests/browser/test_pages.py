@@ -125,6 +125,7 @@ async def test_a_background_tab(browser: Browser, nursery: trio.Nursery) -> None
         await page.evaluate(CONNECT)
         front = await browser.open_tab(page.context)
         await front.call("Page.bringToFront")
+        assert await page.evaluate("document.visibilityState") == "hidden"
         before = site.record.round_trips
         assert await page.evaluate("socket.echo('hello')") == "hello"
         (ws,) = site.server.connections
