@@ -23,6 +23,7 @@ from .support import HANGS
 pytest.register_assert_rewrite(
     "tests.browser.site",
     "tests.cli.commands",
+    "tests.http2.peers",
     "tests.client.hosts",
     "tests.client.servers",
     "tests.server.clients",

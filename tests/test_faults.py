@@ -26,7 +26,7 @@ import trustme
 from trio.testing import MockClock
 
 import trio_ws
-from trio_ws.client.connect import BODY_TIMEOUT, Connecting
+from trio_ws.client.connecting import BODY_TIMEOUT, Connecting
 from trio_ws.client.request import RequestBuilder
 from trio_ws.connection import writer
 from trio_ws.connection.core import GOODBYE_TIMEOUT, GRACE

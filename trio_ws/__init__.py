@@ -11,6 +11,7 @@
 :mod:`trio_ws.instruments`       ``Instrument``: the interface for observing connections
 :mod:`trio_ws.settings`          connection options, validated
 :mod:`trio_ws.connection`        open connections: ``WebSocket``, ``ByteStream``, ``TypedChannel``
+:mod:`trio_ws.http2`             WebSocket over HTTP/2
 :mod:`trio_ws.client`            opening connections: ``connect``, ``attempts``, ``open_reconnecting``
 :mod:`trio_ws.server`            accepting connections: ``serve``, ``route``, ``basic_auth``, ``Limits``
 :mod:`trio_ws.hub`               sending a message to many connections: ``broadcast``, ``Hub``
@@ -26,9 +27,11 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .client.connect import Connecting, connect, connect_in, connect_over, connect_unix
+from .client.connect import connect, connect_in, connect_over, connect_unix
+from .client.connecting import Connecting
 from .client.cookies import CookiesLike
 from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
+from .client.pool import HTTP2Pool
 from .client.proxy.values import Proxy, parse_proxy
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
@@ -141,6 +144,7 @@ __all__ = [
     "Deflate",
     "Frame",
     "FrameInfo",
+    "HTTP2Pool",
     "Handler",
     "HandshakeFailure",
     "HeadTooBig",

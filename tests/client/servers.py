@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws.client.connect import BODY_TIMEOUT
+from trio_ws.client.connecting import BODY_TIMEOUT
 from trio_ws.exceptions import (
     InvalidStatus,
 )

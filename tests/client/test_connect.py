@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws.client.connect import BODY_TIMEOUT
+from trio_ws.client.connecting import BODY_TIMEOUT
 from trio_ws.datastructures import HeadersLike
 from trio_ws.exceptions import (
     ConnectFailed,

@@ -26,7 +26,7 @@ import trustme
 
 import trio_ws
 from trio_ws.client import tls
-from trio_ws.client.connect import BODY_TIMEOUT
+from trio_ws.client.connecting import BODY_TIMEOUT
 from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosedError,

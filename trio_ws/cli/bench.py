@@ -22,7 +22,8 @@ from typing import Any
 import attrs
 import trio
 
-from ..client.connect import Connecting, connect
+from ..client.connect import connect
+from ..client.connecting import Connecting
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed
 from .failure import Failure, one_line

@@ -23,7 +23,8 @@ import trio
 
 from ..client.attempts import attempts
 from ..client.backoff import is_retryable
-from ..client.connect import Connecting, connect, connect_unix
+from ..client.connect import connect, connect_unix
+from ..client.connecting import Connecting
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed, ConnectionClosedError
 from .commands import Action, CloseConnection, Parser, Ping, Send, SendFile, ShowNote

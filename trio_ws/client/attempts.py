@@ -28,7 +28,7 @@ from ..exceptions import ConnectionClosed
 from ..misuse.usage import AsyncWithOnly, check_in_trio
 from .backoff import Backoff, Retries, leaves
 from .backoff import is_retryable as is_retryable_by_default
-from .connect import Connecting
+from .connecting import Connecting
 from .connector import Connector, Target, check_retrying
 from .options import ConnectOptions
 

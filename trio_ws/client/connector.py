@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 from ..exceptions import ConnectFailed
 from ..misuse.names import check_names
 from .backoff import Backoff
-from .connect import Connecting, connect
+from .connect import connect
+from .connecting import Connecting
 from .options import ConnectOptions
 
 __all__ = ["Connector", "Target", "check_retrying"]

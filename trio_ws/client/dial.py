@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl as ssl_module
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import attrs
@@ -106,10 +107,14 @@ class Dialer:
             context = self.ssl or ssl_module.SSLContext(ssl_module.PROTOCOL_TLS_CLIENT)
             _check_context(context, self._certificate_name(self.first))
 
-    async def dial(self, uri: WebSocketURI) -> StreamAdapter:
+    async def dial(self, uri: WebSocketURI, alpn: Sequence[str] | None = None) -> StreamAdapter:
         """Open a stream to the server, and do the TLS handshake for a ``wss`` URI.
 
         If it raises or is cancelled, nothing is left open.
+
+        Args:
+            uri: The URI.
+            alpn: The protocols to offer in the TLS handshake; None to leave that to the TLS context.
 
         Raises:
             ConnectFailed: If the server cannot be reached; :exc:`TLSFailed` if the TLS handshake fails,
@@ -126,9 +131,16 @@ class Dialer:
             adapter.tls_object = None  # the TLS of a proxy is not that of the connection
             return adapter
         try:
-            return await start_tls(stream, context, self._certificate_name(uri))
+            return await start_tls(stream, context, self._certificate_name(uri), alpn=alpn)
         except StreamBroken as exc:
             raise TLSFailed(uri.host_header, str(exc)) from exc.__cause__
+
+    def get_key(self, uri: WebSocketURI) -> Hashable:
+        """Return a value that is the same for all connections that lead to the same server in the same way."""
+        address, proxy = self._address(uri), None if self.proxy is None else str(self.proxy)
+        name = self._certificate_name(uri)
+        way = (address.host, address.port, self.path, self.ssl, name, proxy, self.proxy_ssl, self.local_address)
+        return uri.secure, uri.host, uri.port, way
 
     def _address(self, uri: WebSocketURI) -> WebSocketURI:
         """Return the URI with the host and port to connect to."""

@@ -2,7 +2,7 @@
 
 The defaults are in the classes that use the options: :class:`~trio_ws.settings.Settings`,
 :class:`~trio_ws.client.request.RequestBuilder`, :class:`~trio_ws.client.dial.Dialer` and
-:class:`~trio_ws.client.connect.Connecting`.
+:class:`~trio_ws.client.connecting.Connecting`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from ..datastructures import HeadersLike
+from ..http2.negotiation import HTTP2Option
 from ..protocol.extensions import ClientExtension
 from ..settings import Options
 from ..uri import WebSocketURI
 from .cookies import CookiesLike
+from .pool import HTTP2Pool
 from .proxy.values import Proxy
 
 __all__ = ["ConnectOptions", "ConnectOverOptions", "ConnectUnixOptions", "Credentials"]
@@ -60,11 +62,19 @@ class ConnectUnixOptions(ConnectOverOptions, total=False):
         server_hostname: The name that the certificate must be valid for. Default: the host of the URI.
         max_redirects: The maximum number of consecutive redirects. With 0, a redirect raises :exc:`InvalidStatus`.
             Default: 10.
+        http2: True to open the WebSocket as a stream of HTTP/2 (RFC 8441) if the server accepts that, and with HTTP/1.1
+            otherwise; only for ``wss://`` URIs. This sets the ALPN protocols of the TLS context.
+            ``"prior-knowledge"`` to use HTTP/2 without TLS, for a ``ws://`` URI. It requires h2
+            (``pip install trio-ws[http2]``). Default: False.
+        pool: With ``http2``, a pool of HTTP/2 connections that several WebSockets share. None for a connection of its
+            own. Default: None.
     """
 
     ssl: ssl_module.SSLContext | None
     server_hostname: str | None
     max_redirects: int
+    http2: HTTP2Option
+    pool: HTTP2Pool | None
 
 
 class ConnectOptions(ConnectUnixOptions, total=False):

@@ -56,13 +56,16 @@ class RequestBuilder:
     credentials: Credentials | None = attrs.field(default=None, validator=values.optional_credentials)
     extensions: tuple[ClientExtension, ...] = attrs.field(default=(), converter=check_client_extensions)
 
-    def build(self, uri: WebSocketURI, *, first_origin: bool = True, credentials: HeadersLike = ()) -> Request:
+    def build(
+        self, uri: WebSocketURI, *, first_origin: bool = True, credentials: HeadersLike = (), http_version: str = "1.1"
+    ) -> Request:
         """Return the opening request for a URI.
 
         Args:
             uri: The URI to request.
             first_origin: Whether the URI has the same origin as the URI that the user gave. Others get no credentials.
             credentials: The headers from :meth:`fetch_credentials`. They replace headers of the same name.
+            http_version: The version of HTTP, ``"1.1"`` or ``"2"``.
         """
         headers = Headers(self.headers)
         if not first_origin:
@@ -83,6 +86,7 @@ class RequestBuilder:
             extensions=self.offered_extensions(),
             user_agent=self.user_agent,
             headers=headers,
+            http_version=http_version,
         )
 
     async def fetch_credentials(self, uri: WebSocketURI) -> HeadersLike:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+from collections.abc import Sequence
 
 import trio
 
@@ -41,7 +42,12 @@ def _create_context(environment: tuple[str | None, ...]) -> ssl.SSLContext:
 
 
 async def start_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, name: str, *, nestable: bool = False
+    stream: trio.abc.Stream,
+    context: ssl.SSLContext,
+    name: str,
+    *,
+    nestable: bool = False,
+    alpn: Sequence[str] | None = None,
 ) -> StreamAdapter:
     """Do a TLS handshake as the client. If it fails or is cancelled, the stream is closed.
 
@@ -50,6 +56,7 @@ async def start_tls(
         context: The TLS context.
         name: The name that the certificate must be valid for.
         nestable: Whether the result must be around a Trio stream, for TLS inside TLS.
+        alpn: The protocols to offer to the server; None to leave that to the context.
 
     Returns:
         The TLS stream.
@@ -59,7 +66,7 @@ async def start_tls(
     """
     adapter = StreamAdapter(stream)
     try:
-        return await tls.start_tls(adapter, context, server_hostname=name, nestable=nestable)
+        return await tls.start_tls(adapter, context, server_hostname=name, nestable=nestable, alpn=alpn)
     except StreamBroken as exc:
         await adapter.aclose(0)
         cause = exc.__cause__

@@ -80,6 +80,7 @@ async def run_until_closed(ws: WebSocket) -> None:
 def _start_tasks(nursery: trio.Nursery, ws: WebSocket) -> None:
     connection = connection_of(ws)
     connection.nursery = nursery
+    connection.stream.start(nursery)
     nursery.start_soon(run, connection)
     nursery.start_soon(write, connection)
     connection.observer.open(ws, connection.inbox, connection.outbox)

@@ -198,6 +198,9 @@ class StreamAdapter:
 
     # -- Writing ---------------------------------------------------------------------------------------------------
 
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks that the stream itself needs, if any, in the nursery of its connection."""
+
     def raise_unsent_limit(self) -> None:
         """Raise the limit of unsent bytes of a TCP socket, which Trio sets to 16 KiB (TCP_NOTSENT_LOWAT)."""
         if self._socket is not None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Sequence
 
 import trio
 
@@ -42,6 +43,7 @@ async def start_tls(
     server_side: bool = False,
     server_hostname: str | None = None,
     nestable: bool = False,
+    alpn: Sequence[str] | None = None,
 ) -> StreamAdapter:
     """Do the TLS handshake on a stream. If this raises or is cancelled, the caller must close the stream.
 
@@ -51,6 +53,8 @@ async def start_tls(
         server_side: Whether this end is the server.
         server_hostname: On a client, the name that the server's certificate must be valid for.
         nestable: Whether the result must wrap a Trio stream, for TLS inside TLS.
+        alpn: On a client, the protocols to offer to the server; None to leave that to the context. Later connections of
+            the context offer HTTP/1.1 alone, so that they do not get HTTP/2 unasked.
 
     Returns:
         The stream with TLS.
@@ -59,20 +63,34 @@ async def start_tls(
         StreamBroken: If the handshake fails.
     """
     context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
-    if stream.is_socket and stream.tls_object is None and not nestable:
-        adapter = TLSAdapter(stream.stream, context, server_side, server_hostname)
-        await adapter.do_handshake()
-        return adapter
-    # https_compatible: the stream may end without close_notify. The closing handshake of WebSocket shows whether
-    # something was cut off.
-    below = trio.SSLStream(
-        stream.stream, context, server_side=server_side, server_hostname=server_hostname, https_compatible=True
-    )
+    if alpn is not None:
+        context.set_alpn_protocols(alpn)
     try:
-        await below.do_handshake()
+        result = _wrap(stream, context, server_side, server_hostname, nestable)
+    finally:
+        if alpn is not None:
+            context.set_alpn_protocols(["http/1.1"])
+    if isinstance(result, TLSAdapter):
+        await result.do_handshake()
+        return result
+    try:
+        await result.do_handshake()
     except trio.BrokenResourceError as exc:
         raise stream_broken(exc) from exc
-    return StreamAdapter(below)
+    return StreamAdapter(result)
+
+
+def _wrap(
+    stream: StreamAdapter, context: ssl.SSLContext, server_side: bool, server_hostname: str | None, nestable: bool
+) -> TLSAdapter | trio.SSLStream[trio.abc.Stream]:
+    """Put TLS around a stream, without doing the handshake."""
+    if stream.is_socket and stream.tls_object is None and not nestable:
+        return TLSAdapter(stream.stream, context, server_side, server_hostname)
+    # https_compatible: the stream may end without close_notify. The closing handshake of WebSocket shows whether
+    # something was cut off.
+    return trio.SSLStream(
+        stream.stream, context, server_side=server_side, server_hostname=server_hostname, https_compatible=True
+    )
 
 
 class TLSAdapter(StreamAdapter):

@@ -93,6 +93,11 @@ class WebSocket(trio.abc.Channel[Message]):
         return self._connection.role
 
     @property
+    def http_version(self) -> str:
+        """The version of HTTP that carries the connection: ``"1.1"``, or ``"2"`` for a stream of HTTP/2."""
+        return self.request.http_version
+
+    @property
     def state(self) -> State:
         """The state of the connection: open, closing or closed."""
         return self._connection.state.public

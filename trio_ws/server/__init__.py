@@ -16,6 +16,7 @@
 :mod:`~trio_ws.server.policy`               the handshake options, validated
 :mod:`~trio_ws.server.responder`            the answer to a request, with any version of HTTP
 :mod:`~trio_ws.server.handshake`            the opening handshake over HTTP/1.1
+:mod:`~trio_ws.server.http2`                connections of HTTP/2, and their streams
 :mod:`~trio_ws.server.accept`               the accept loop, and the task of each connection
 :mod:`~trio_ws.server.serve`                ``serve``, ``serve_over``
 ==========================================  ====================================================================

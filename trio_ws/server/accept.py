@@ -24,6 +24,7 @@ from ..connection.stream import StreamAdapter, StreamBroken
 from ..connection.tls import start_tls
 from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
+from ..http2.negotiation import HTTP2Option, detect_http2
 from ..http11 import Request, Response
 from ..instruments.interface import HandshakeFailure, report_failure
 from ..misuse.usage import call_async
@@ -64,6 +65,15 @@ _DROPPED = frozenset(
 MAX_REJECTIONS = 100
 
 
+@attrs.frozen
+class _HTTP2Transport:
+    """A stream on which the client speaks HTTP/2, the PROXY header that it began with, and the bytes read from it."""
+
+    stream: StreamAdapter
+    header: ProxyHeader | None
+    received: bytes
+
+
 class Acceptor:
     """Accepts connections, and serves each in a task of its own.
 
@@ -74,6 +84,7 @@ class Acceptor:
         ssl: The TLS context; None for plain connections.
         policy: The handshake options.
         limits: The limits of the server.
+        http2: Whether, and how, HTTP/2 is served besides HTTP/1.1; see :func:`serve`.
     """
 
     def __init__(
@@ -84,6 +95,7 @@ class Acceptor:
         ssl: ssl_module.SSLContext | None,
         policy: HandshakePolicy,
         limits: Limits,
+        http2: HTTP2Option = False,
     ) -> None:
         if isinstance(handler, Router):
             # The router comes last: a client that the application rejects does not learn which paths exist.
@@ -94,6 +106,7 @@ class Acceptor:
         self._policy = policy
         self._ssl = ssl
         self._limits = limits
+        self._http2 = http2
         # Answers every request with 503.
         self._rejecting_policy = attrs.evolve(
             policy, process_request=_unavailable, process_response=None, origins=ANY, hosts=None
@@ -160,31 +173,53 @@ class Acceptor:
             return
         self._state.count += 1
         try:
-            ws = await self._open_in_time(adapter, slot)
-            if ws is None:
-                return
-            was_closed = False
-            try:
-                async with Session(ws):
-                    if self._state.close is not None:  # begin_closing() was called before the connection was listed
-                        self._state.begin_closing_connection(ws, self._state.close)
-                    try:
-                        await call_async("handler", self._handler, ws)
-                    finally:
-                        # The session will close the connection: record now whether it was closed before.
-                        was_closed = connection_of(ws).state.is_settled
-                        self._state.connections.discard(ws)
-            except Exception as exc:  # one handler's exception must not end the server
-                _log_failure(ws, exc, was_closed)
-            except BaseExceptionGroup as group:
-                failures, rest = group.split(Exception)
-                if failures is not None:
-                    _log_failure(ws, failures, was_closed)
-                if rest is not None:
-                    raise rest from None
+            opened = await self._open_in_time(adapter, slot)
+            if isinstance(opened, _HTTP2Transport):
+                await self._serve_http2(opened, slot)
+            elif opened is not None:
+                await self._handle(opened)
         finally:
             self._state.count -= 1
             slot.release()
+
+    async def _handle(self, ws: ServerWebSocket) -> None:
+        """Run the handler, and close the connection."""
+        was_closed = False
+        try:
+            async with Session(ws):
+                if self._state.close is not None:  # begin_closing() was called before the connection was listed
+                    self._state.begin_closing_connection(ws, self._state.close)
+                try:
+                    await call_async("handler", self._handler, ws)
+                finally:
+                    # The session will close the connection: record now whether it was closed before.
+                    was_closed = connection_of(ws).state.is_settled
+                    self._state.connections.discard(ws)
+        except Exception as exc:  # one handler's exception must not end the server
+            _log_failure(ws, exc, was_closed)
+        except BaseExceptionGroup as group:
+            failures, rest = group.split(Exception)
+            if failures is not None:
+                _log_failure(ws, failures, was_closed)
+            if rest is not None:
+                raise rest from None
+
+    async def _serve_http2(self, transport: _HTTP2Transport, slot: AddressSlot) -> None:
+        """Serve the streams of an HTTP/2 connection."""
+        from .http2 import Host, serve_http2  # requires h2
+
+        host = Host(
+            settings=self._settings,
+            policy=self._policy,
+            limits=self._limits,
+            server=self.server if self._listeners else None,
+            state=self._state,
+            find_reached_limit=self._find_reached_limit,
+            admit=self._admit,
+            handle=self._handle,
+        )
+        peer = identify_peer(transport.stream, self._policy.forwarding, transport.header)
+        await serve_http2(transport.stream, transport.received, host, peer, slot)
 
     def _find_reached_limit(self) -> str | None:
         """Return the server-wide limit that is reached, as text for the log; None if there is room, or can be made."""
@@ -243,9 +278,13 @@ class Acceptor:
             logger.info("connection from %s closed: %s", show_address(address), exc)
             return None
 
-    async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | None:
-        """Do the TLS and opening handshakes within ``open_timeout``. On failure, close the stream and return None."""
-        ws = registered = header = None
+    async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | _HTTP2Transport | None:
+        """Do the TLS and opening handshakes within ``open_timeout``. On failure, close the stream and return None.
+
+        With HTTP/2, only the TLS handshake is done, and the stream is returned.
+        """
+        ws: ServerWebSocket | _HTTP2Transport | None = None
+        registered = header = None
         openings = self._state.openings
         timeout = self._settings.open_timeout
         seconds = float("inf") if timeout is None else timeout
@@ -289,6 +328,16 @@ class Acceptor:
                             )
                             report_failure(self._settings.instruments, failure)
                             return None
+                    received = b""
+                    if self._http2:
+                        try:
+                            is_http2, received = await detect_http2(stream, self._http2)
+                        except StreamBroken as exc:
+                            logger.debug("connection lost before the first request: %s", exc)
+                            return None
+                        if is_http2:
+                            ws = _HTTP2Transport(stream, header, received)
+                            return ws
                     ws = await open_connection(
                         stream,
                         self._settings,
@@ -302,6 +351,7 @@ class Acceptor:
                         get_cancelled_status=get_cancelled_status,
                         on_open=register,
                         limits=self._limits,
+                        received=received,
                     )
                 finally:
                     if task.dismissed is None:

@@ -46,6 +46,7 @@ async def open_connection(
     get_cancelled_status: Callable[[], int] = lambda: 503,
     on_open: Callable[[ServerWebSocket], object] = lambda _: None,
     limits: Limits | None = None,
+    received: bytes = b"",
 ) -> ServerWebSocket | None:
     """Answer requests until one opens a WebSocket. Return it, or None if there will be none.
 
@@ -65,10 +66,11 @@ async def open_connection(
         get_cancelled_status: Called when this is cancelled. Returns the status code of the error response.
         on_open: Called before the 101 response is sent. From then on, messages can be sent.
         limits: The limits of the connection.
+        received: Bytes that were already read from the stream.
     """
     peer = identify_peer(stream, policy.forwarding, header)
     responder = Responder(stream, settings, policy, server, peer, admit, limits or Limits())
-    connection = _HTTPConnection(stream, settings, policy, responder, may_persist, on_stage, on_open)
+    connection = _HTTPConnection(stream, settings, policy, responder, may_persist, on_stage, on_open, received)
     try:
         while await connection.serve_request():
             on_response()
@@ -103,6 +105,7 @@ class _HTTPConnection:
         may_persist: Callable[[], bool],
         on_stage: Callable[[Stage], object],
         on_open: Callable[[ServerWebSocket], object],
+        received: bytes,
     ) -> None:
         self._stream = stream
         self._settings = settings
@@ -115,7 +118,7 @@ class _HTTPConnection:
         self._request: Request | None = None
         self._began_at = 0.0
         # Bytes that arrived after the last request.
-        self._received = b""
+        self._received = received
         self.stage: Stage = Stage.SILENT
         # True while a response may be half-written.
         self._is_sending = False

@@ -45,6 +45,8 @@ class Limits:
             the proxy's address, unless ``trusted_proxies`` or ``proxy_protocol`` of :func:`serve` is set.
         openings: Opening handshakes in progress, without connections that may send another plain HTTP request after one
             that was answered. Default: 1,000.
+        streams: Streams of an HTTP/2 connection: WebSockets and requests. Further streams are refused. For the limits
+            above, each stream counts as a connection, and an HTTP/2 connection without streams as one. Default: 1,000.
         messages_per_second: Messages that a client may send per second on average. It may send one second's worth in a
             burst. A client that sends more is closed with 1008 (policy violation). Every frame counts as a message:
             each fragment, each ping, and each pong that does not answer a ping. A Close frame does not count.
@@ -53,13 +55,14 @@ class Limits:
         lifetime: Seconds after which a connection is closed with 1001. Default: None.
 
     Raises:
-        TypeError: If a limit is not a number or None. The first three must be whole numbers.
+        TypeError: If a limit is not a number or None. The first four must be whole numbers.
         ValueError: If a limit is not greater than 0.
     """
 
     connections: int | None = _limit(10_000, whole=True)
     per_address: int | None = _limit(None, whole=True)
     openings: int | None = _limit(1_000, whole=True)
+    streams: int | None = _limit(1_000, whole=True)
     messages_per_second: float | None = _limit(None, whole=False)
     idle: float | None = _limit(None, whole=False)
     lifetime: float | None = _limit(None, whole=False)

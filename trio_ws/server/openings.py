@@ -79,6 +79,10 @@ class Openings:
         """Add a connection on which nothing has arrived."""
         self._active[task] = None
 
+    def add_idle(self, task: OpeningTask) -> None:
+        """Add a connection whose last request was answered, and which may send another one."""
+        self._idle[task] = None
+
     def discard(self, task: OpeningTask) -> None:
         """Remove a connection that has become a WebSocket or has ended. Idempotent."""
         self._active.pop(task, None)

@@ -85,7 +85,7 @@ class HandshakePolicy:
             InvalidOrigin: If the origin may not open a WebSocket.
         """
         values = request.headers.get_all("Host")
-        is_required = request.http_version == "1.1"  # HTTP/1.0 needs no Host header, and cannot be upgraded
+        is_required = request.http_version in ("1.1", "2")  # HTTP/1.0 needs no Host header, and cannot be upgraded
         if (values or is_required) and (len(values) != 1 or not is_valid_host(values[0].strip(" \t"))):
             raise InvalidHeader(
                 "Host", ", ".join(values) if values else None, "exactly one valid Host header is required"

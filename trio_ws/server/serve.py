@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
+from ..http2.negotiation import PRIOR_KNOWLEDGE, HTTP2Option, check_http2, offer
 from ..misuse.names import check_names
 from ..misuse.usage import check_async_function, check_in_trio
 from ..misuse.values import check_instance, check_int, check_path, check_stream, to_tuple
@@ -43,6 +44,7 @@ async def serve(
     mode: int | None = None,
     listeners: _Listeners | None = None,
     ssl: ssl_module.SSLContext | None = None,
+    http2: HTTP2Option = False,
     backlog: int | None = None,
     reuse_port: bool = False,
     limits: Limits = _LIMITS,
@@ -74,6 +76,9 @@ async def serve(
         listeners: Trio listeners to accept connections from, instead of ``port``. They are closed at the end.
         ssl: The TLS context; None for plain connections. A certificate that is loaded into the context later (with
             ``load_cert_chain``) applies to connections from then on.
+        http2: True to serve HTTP/2 and HTTP/1.1 on the same TLS port (RFC 8441); the client chooses. This sets the ALPN
+            protocols of the context. ``"prior-knowledge"`` to serve both without TLS, for a proxy that speaks HTTP/2.
+            It requires h2 (``pip install trio-ws[http2]``).
         backlog: How many connections the operating system queues until they are accepted; None for as many as
             possible. Not with ``listeners``, which listen already.
         reuse_port: Whether other processes may listen on the same port (``SO_REUSEPORT``). The operating system then
@@ -86,7 +91,9 @@ async def serve(
         OSError: If listening fails.
         TypeError: If not exactly one of ``port``, ``path`` and ``listeners`` is given, if another argument has no
             meaning together with it, or if an option is unknown or of the wrong type.
-        ValueError: If an option is out of range, or ``ssl`` is not a server-side context.
+        ValueError: If an option is out of range, or ``ssl`` is not a server-side context; if ``http2`` is True without
+            TLS, or ``"prior-knowledge"`` with it.
+        ImportError: If ``http2`` is given and h2 is not installed.
     """
     check_in_trio("serve()")
     check_async_function("handler", handler)
@@ -112,13 +119,16 @@ async def serve(
     file_stat = None
     if ssl is not None:
         _check_tls(ssl)
+    _check_http2(http2, ssl, listeners)
+    if ssl is not None and http2:
+        offer(ssl)
     if port is not None:
         listeners = await open_tcp_listeners(port, host=host, backlog=backlog, reuse_port=reuse_port)
     elif path is not None:
         listener, file_stat = await open_unix_listener(path, backlog, mode)
         listeners = [listener]
     assert listeners is not None
-    acceptor = Acceptor(listeners, handler, settings, ssl, policy, limits)
+    acceptor = Acceptor(listeners, handler, settings, ssl, policy, limits, http2)
     try:
         await acceptor.run(task_status)
     finally:
@@ -184,6 +194,15 @@ def _check_listeners(
     if backlog is not None:
         raise TypeError("backlog must be given together with port or path: listeners listen already")
     return validated
+
+
+def _check_http2(http2: HTTP2Option, context: ssl_module.SSLContext | None, listeners: _Listeners | None) -> None:
+    check_http2(http2)
+    has_tls = context is not None or any(isinstance(each, trio.SSLListener) for each in listeners or ())
+    if http2 is True and not has_tls:
+        raise ValueError(f"http2 must be {PRIOR_KNOWLEDGE!r} without TLS, not True")
+    if http2 == PRIOR_KNOWLEDGE and has_tls:
+        raise ValueError(f"http2 must be True with TLS, not {PRIOR_KNOWLEDGE!r}")
 
 
 def _check_tls(context: ssl_module.SSLContext) -> None:

@@ -211,6 +211,7 @@ class ServerState:
         rejecting: The number of connections over a limit that are being answered with 503.
         openings: The connections that are not WebSockets yet.
         connections: The open connections.
+        leave: Functions that tell the clients of HTTP/2 connections that no more streams are accepted.
         draining: Whether the server has stopped accepting connections and serves those that it has.
         close: The Close frame for all connections, once the server is closing; None before.
         accepting: The cancel scope of the tasks that accept connections.
@@ -226,6 +227,7 @@ class ServerState:
         "connections",
         "count",
         "draining",
+        "leave",
         "listeners_closed",
         "openings",
         "rejecting",
@@ -239,6 +241,7 @@ class ServerState:
         self.rejecting: int = 0
         self.openings: Openings = Openings()
         self.connections: set[ServerWebSocket] = set()
+        self.leave: set[Callable[[], None]] = set()
         self.draining: bool = False
         self.close: Close | None = None
         self.accepting: trio.CancelScope = trio.CancelScope()
@@ -250,6 +253,8 @@ class ServerState:
         """Stop accepting, and end the connections on which no request is in progress. Idempotent."""
         self.draining = True
         self.accepting.cancel()
+        for leave in list(self.leave):
+            leave()
         self.openings.dismiss_idle()
 
     def begin_closing(self, close: Close) -> None:
@@ -258,6 +263,8 @@ class ServerState:
             return
         self.close = close
         self.accepting.cancel()
+        for leave in list(self.leave):
+            leave()
         for task in self.openings:
             task.scope.cancel()
         for ws in self.connections:

@@ -26,12 +26,12 @@ def to_origin_form(request: Request) -> Request:
 
     Raises:
         InvalidMessage: If the target is neither a path nor a URL with a path.
-        InvalidMethod: If the method is CONNECT, whose target is neither.
+        InvalidMethod: If it is a CONNECT request without a protocol, whose target is neither.
     """
     target = request.path
     if target.startswith("/"):
         return request
-    if request.method == "CONNECT":
+    if request.method == "CONNECT" and request.protocol is None:
         raise InvalidMethod(request.method)
     match = _ABSOLUTE.fullmatch(target)
     if match is None or not is_valid_host(match[1]):

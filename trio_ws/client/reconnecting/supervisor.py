@@ -16,7 +16,7 @@ from ...exceptions import ConnectionClosedLocally, ConnectionClosedOK, OpenTimeo
 from ...misuse.usage import call_async
 from ...protocol import Message
 from ..backoff import Retries
-from ..connect import Connecting
+from ..connecting import Connecting
 from ..connector import Connector
 from .state import ReconnectPhase, ReconnectState
 

@@ -1,0 +1,261 @@
+"""Peers that misuse HTTP/2 are stopped, and others do not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import trio
+
+from trio_ws import Limits, Opening, Request
+from trio_ws.http2.connection import MAX_BACKLOG
+from trio_ws.http2.floods import (
+    MAX_CONTINUATIONS,
+    MAX_PINGS,
+    MAX_RESETS,
+    MAX_SETTINGS,
+    MAX_USELESS,
+    PERIOD,
+    Flood,
+    FloodGuard,
+)
+
+from ..server.clients import MemoryListener
+from .peers import (
+    CANCEL,
+    CONNECT,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    ENHANCE_YOUR_CALM,
+    GOAWAY,
+    HEADERS,
+    PING,
+    PRIORITY,
+    PROTOCOL_ERROR,
+    RST_STREAM,
+    SETTINGS,
+    RawPeer,
+    frame,
+    masked,
+    raw_client,
+    serving,
+    settings,
+)
+
+
+async def expect_calm(peer: RawPeer, data: Iterable[bytes], code: int = ENHANCE_YOUR_CALM) -> None:
+    """Send bytes, and expect that the connection ends with an error code."""
+    try:
+        for portion in data:
+            await peer.send(portion)
+    except trio.BrokenResourceError:
+        pass  # the server has closed the connection already
+    frames = await peer.receive_all()
+    assert [each.code for each in frames if each.kind == GOAWAY] == [code]
+
+
+def resets(peer: RawPeer, count: int) -> Iterable[bytes]:
+    """Yield requests that are reset at once."""
+    for stream in range(1, 2 * count, 2):
+        yield peer.headers(stream, CONNECT) + frame(RST_STREAM, 0, stream, CANCEL.to_bytes(4, "big"))
+
+
+async def test_rapid_reset(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await expect_calm(peer, resets(peer, MAX_RESETS))
+        assert trio.current_time() < 5
+
+
+async def test_fewer_resets_are_no_flood(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client(limits=Limits(streams=10_000)) as peer:
+        portions = list(resets(peer, MAX_RESETS - 1))
+        await peer.send(b"".join(portions))
+        assert (await peer.open(2 * MAX_RESETS + 1)).headers[":status"] == "200"
+
+
+async def test_slow_resets_are_no_flood(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client(ping_interval=None) as peer:
+        await peer.open(1)
+        for number, portion in enumerate(resets(peer, 2 * MAX_RESETS)):
+            if number:  # the first stream is in use
+                await peer.send(portion)
+                await trio.sleep(1.01 * PERIOD / MAX_RESETS)
+        await peer.send(frame(DATA, 0, 1, masked(b"x")))
+        await peer.receive(lambda each: each.kind == DATA and each.payload == b"\x81\x01x")
+
+
+async def test_others_go_on_during_a_rapid_reset(autojump_clock: trio.testing.MockClock) -> None:
+    """Between two steps of one connection, the others run: no more than 16 frames are processed at once."""
+    async with serving() as (listener, _):
+        other = RawPeer(listener.connect())
+        await other.start()
+        await other.open()
+        attacker = RawPeer(listener.connect())
+        await attacker.start()
+        await attacker.send(b"".join(resets(attacker, MAX_RESETS - 1)))
+        steps = 0
+
+        class Count(trio.abc.Instrument):
+            def before_task_step(self, task: trio.lowlevel.Task) -> None:
+                nonlocal steps
+                steps += task.name.endswith("HTTP2Connection.run")
+
+        trio.lowlevel.add_instrument(Count())
+        await other.send(frame(DATA, 0, 1, masked(b"x")))
+        await other.receive_kind(DATA, 1)
+        # The attacker has sent 1,998 frames.
+        assert steps < 40
+        await expect_calm(attacker, resets_from(attacker, 2 * MAX_RESETS))
+
+
+def resets_from(peer: RawPeer, stream: int) -> Iterable[bytes]:
+    yield peer.headers(stream + 1, CONNECT) + frame(RST_STREAM, 0, stream + 1, CANCEL.to_bytes(4, "big"))
+
+
+async def test_requests_beyond_the_limit_of_streams(autojump_clock: trio.testing.MockClock) -> None:
+    running = most = 0
+
+    async def wait(opening: Opening, request: Request) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await trio.sleep_forever()
+        finally:
+            running -= 1
+
+    async with raw_client(process_request=wait, limits=Limits(streams=10)) as peer:
+        await expect_calm(peer, (peer.headers(stream, CONNECT) for stream in range(1, 2 * MAX_RESETS + 40, 2)))
+        assert most == 10
+    assert running == 0
+
+
+async def test_a_ping_flood(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.send(frame(PING, 0, 0, b"12345678"))
+        answer = await peer.receive_kind(PING)
+        assert (answer.flags, answer.payload) == (1, b"12345678")
+        await expect_calm(peer, (frame(PING, 0, 0, bytes(8)) for _ in range(MAX_PINGS)))
+
+
+async def test_a_settings_flood(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await expect_calm(peer, (settings(INITIAL_WINDOW_SIZE=1000) for _ in range(MAX_SETTINGS)))
+
+
+@pytest.mark.parametrize(
+    "useless",
+    [
+        frame(PRIORITY, 0, 1, bytes(4) + b"\x10"),
+        frame(0xF0, 0, 1, b"unknown"),
+        frame(DATA, 0, 1),
+    ],
+    ids=["priority", "unknown", "empty data"],
+)
+async def test_floods_of_useless_frames(useless: bytes, autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open()
+        await expect_calm(peer, (useless for _ in range(MAX_USELESS + 1)))
+
+
+async def test_a_continuation_flood(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        first = peer.headers(1, CONNECT, flags=0)
+        await expect_calm(peer, [first, *[frame(CONTINUATION, 0, 1)] * (MAX_CONTINUATIONS + 1)])
+
+
+async def test_continuations_that_are_large(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        first = peer.headers(1, CONNECT, flags=0)
+        await expect_calm(peer, [first, *[frame(CONTINUATION, 0, 1, bytes(16_000))] * 10])
+
+
+async def test_a_header_block_in_several_frames(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        block = peer.encode([*CONNECT, ("x", "y" * 20_000)])
+        parts = [block[:1], block[1:1000], block[1000:]]
+        await peer.send(frame(HEADERS, 0, 1, parts[0]) + frame(CONTINUATION, 0, 1, parts[1]))
+        await peer.send(frame(CONTINUATION, END_HEADERS, 1, parts[2]))
+        assert (await peer.receive_kind(HEADERS)).headers[":status"] == "200"
+
+
+async def test_a_frame_inside_of_a_header_block(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await expect_calm(peer, [peer.headers(1, CONNECT, flags=0), frame(PING, 0, 0, bytes(8))], PROTOCOL_ERROR)
+
+
+async def test_headers_that_grow_when_they_are_decoded(autojump_clock: trio.testing.MockClock) -> None:
+    """A small block can name a large header of the table many times (CVE-2016-6581)."""
+    async with raw_client() as peer:
+        # The first one adds a header of 4,000 bytes to the table, which one byte of the second one refers to.
+        await peer.open(1, [*CONNECT, ("x", "y" * 4_000)])
+        block = peer.encode([*CONNECT, *[("x", "y" * 4_000)] * 100])
+        assert len(block) < 5_000
+        await expect_calm(peer, [frame(HEADERS, END_HEADERS, 3, block)])
+
+
+async def test_answers_that_nobody_reads(autojump_clock: trio.testing.MockClock) -> None:
+    """The output is bounded, however slowly the peer makes this end answer."""
+    server_streams: list[trio.abc.Stream] = []
+
+    def keep(stream: trio.abc.Stream) -> trio.abc.Stream:
+        server_streams.append(stream)
+        return stream
+
+    async with serving(ping_interval=None, listener=MemoryListener(keep)) as (listener, _):
+        stream = listener.connect()
+        peer = RawPeer(stream)
+        await peer.start()
+        await peer.open()
+        blocked = trio.Event()
+        # From now on, the server's writes wait.
+        server_side: Any = server_streams[0]
+        server_side.send_stream.send_all_hook = blocked.wait
+        count = MAX_BACKLOG // 17 + MAX_PINGS
+        for number in range(count):
+            try:
+                await stream.send_all(frame(PING, 0, 0, bytes(8)))
+            except trio.BrokenResourceError:
+                break
+            if number % 500 == 0:
+                await trio.sleep(PERIOD)
+        else:
+            pytest.fail("the server has not dropped the connection")
+
+
+@pytest.mark.parametrize(
+    "data, code",
+    [
+        (frame(DATA, 0, 5, b"x"), PROTOCOL_ERROR),
+        (frame(CONTINUATION, END_HEADERS, 1), PROTOCOL_ERROR),
+        (frame(GOAWAY, 0, 0, bytes(4)), 6),
+        (frame(GOAWAY, 0, 1, bytes(8)), PROTOCOL_ERROR),
+        (frame(SETTINGS, 0, 0, b"x"), 6),
+        (frame(PING, 0, 0, b"x"), 6),
+        (frame(HEADERS, END_HEADERS, 2, b"\x82"), PROTOCOL_ERROR),
+        (frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"), PROTOCOL_ERROR),
+        (b"\xff\xff\xff" + frame(DATA, 0, 1)[3:], 6),
+    ],
+    ids=ascii,
+)
+async def test_violations(data: bytes, code: int, autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.send(data)
+        frames = await peer.receive_all()
+        codes = [each.code for each in frames if each.kind == GOAWAY]
+        assert codes in ([code], [PROTOCOL_ERROR])
+
+
+def test_the_guard_forgets_after_the_period() -> None:
+    now = 0.0
+    guard = FloodGuard(100, lambda: now)
+    for _ in range(MAX_SETTINGS - 1):
+        guard.count_settings()
+    now = PERIOD + 1
+    for _ in range(MAX_SETTINGS - 1):
+        guard.count_settings()
+    with pytest.raises(Flood) as caught:
+        guard.count_settings()
+    assert str(caught.value) == "100 SETTINGS frames within 10 seconds"

@@ -1,0 +1,562 @@
+"""The server, with a raw client: handshakes, plain requests, streams, closing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+
+import trio_ws
+from trio_ws import Limits, Opening, Request, Response
+from trio_ws.exceptions import ConnectionClosed
+from trio_ws.http2.connection import WINDOW
+
+from .peers import (
+    CANCEL,
+    CONNECT,
+    DATA,
+    ENABLE_CONNECT,
+    END_STREAM,
+    GET,
+    GOAWAY,
+    HEADERS,
+    NO_ERROR,
+    PADDED,
+    PREFACE,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    RawPeer,
+    close_frame,
+    echo,
+    frame,
+    masked,
+    raw_client,
+    serving,
+    settings,
+)
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+Pairs = Sequence[tuple[str, str]]
+
+
+def change(headers: Pairs, **changes: str | None) -> list[tuple[str, str]]:
+    """Return changed headers. None removes one; names have underscores, and ``_name`` is a pseudo-header."""
+    new = {(":" + name[1:] if name[0] == "_" else name).replace("_", "-"): value for name, value in changes.items()}
+    kept = [(name, value) for name, value in headers if name not in new]
+    added = [(name, value) for name, value in new.items() if value is not None]
+    return [each for each in added if each[0][0] == ":"] + kept + [each for each in added if each[0][0] != ":"]
+
+
+async def test_a_websocket(autojump_clock: trio.testing.MockClock) -> None:
+    seen: list[Any] = []
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        seen.append((ws.http_version, ws.request.method, ws.opening.path, ws.opening.host, ws.response.status_code))
+        await echo(ws)
+
+    async with raw_client(handler) as peer:
+        assert any(each.kind == SETTINGS and ENABLE_CONNECT.to_bytes(2, "big") in each.payload for each in peer.frames)
+        response = await peer.open(1, change(CONNECT, _path="/chat?a=b"))
+        assert response.headers[":status"] == "200"
+        assert not response.ends
+        assert not {"connection", "upgrade", "sec-websocket-accept", "date"} & set(response.headers)
+        await peer.send(frame(DATA, 0, 1, masked(b"hello")))
+        assert (await peer.receive_kind(DATA)).payload == b"\x81\x05hello"
+        await peer.send(frame(DATA, 0, 1, close_frame()))
+        assert (await peer.receive_kind(DATA)).payload == b"\x88\x02\x03\xe8"
+        ends = await peer.receive(lambda each: each.stream == 1 and each.kind == DATA and each.ends)
+        assert not ends.payload
+        # The client has not ended its direction.
+        assert (await peer.receive_kind(RST_STREAM, 1)).code == NO_ERROR
+    assert seen == [("2", "CONNECT", "/chat", "example.org", 200)]
+
+
+async def test_a_stream_that_both_ends_have_ended_is_not_reset(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open()
+        await peer.send(frame(DATA, END_STREAM, 1, close_frame()))
+        await peer.receive(lambda each: each.stream == 1 and each.ends)
+        await peer.open(3)
+        assert not [each for each in peer.frames if each.kind == RST_STREAM]
+
+
+async def test_many_websockets_on_one_connection(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving() as (listener, server):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        for stream in range(1, 201, 2):
+            assert (await peer.open(stream)).headers[":status"] == "200"
+        assert len(server.connections) == 100
+        for stream in range(1, 201, 2):
+            await peer.send(frame(DATA, 0, stream, masked(b"%d" % stream)))
+        for stream in range(1, 201, 2):
+            data = next((f for f in peer.frames if f.kind == DATA and f.stream == stream), None)
+            data = data or await peer.receive_kind(DATA, stream)
+            assert data.payload[2:] == b"%d" % stream
+
+
+async def test_a_key_of_an_intermediary_is_answered(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        response = await peer.open(1, change(CONNECT, sec_websocket_key=KEY))
+        assert response.headers["sec-websocket-accept"] == ACCEPT
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        (change(CONNECT, sec_websocket_version=None), "400"),
+        (change(CONNECT, sec_websocket_version="8"), "400"),
+        (change(CONNECT, _protocol="connect-udp"), "501"),
+        (change(CONNECT, _authority=None), "400"),
+        (change(CONNECT, _authority="other.example"), "421"),
+        (change(CONNECT, host="other.example"), "400"),
+        (change(CONNECT, origin="https://evil.example"), "403"),
+        (change(CONNECT, _path="http://example.org"), "200"),
+        (change(CONNECT, _path="nonsense"), "400"),
+        (change(CONNECT, sec_websocket_key="short"), "400"),
+        (change(CONNECT, content_length="0"), "200"),
+        ([(":method", "CONNECT"), (":authority", "example.org:443")], "405"),
+        (GET, "400"),
+        (change(GET, _method="HEAD"), "400"),
+        (change(GET, _method="POST"), "405"),
+        # Malformed (RFC 9113, section 8.1.1).
+        (change(GET, connection="upgrade", upgrade="websocket"), "400"),
+        (change(GET, transfer_encoding="chunked"), "400"),
+        (change(GET, te="gzip"), "400"),
+        (change(GET, _protocol="websocket"), "400"),
+        (change(GET, _unknown="x"), "400"),
+        (change(GET, _scheme=None), "400"),
+        (change(GET, _path=""), "400"),
+        ([*GET, (":path", "/")], "400"),
+        ([(":path", "/"), *GET], "400"),
+        ([*GET, ("Upper", "case")], "400"),
+        ([*GET, ("x", "a\x00b")], "400"),
+        ([*GET, ("x", "y" * 40_000)], "431"),
+        ([*GET, *[("x", "y")] * 129], "431"),
+    ],
+)
+async def test_a_refused_request_ends_only_its_stream(
+    headers: Pairs, status: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with raw_client(hosts=["example.org"]) as peer:
+        response = await peer.open(1, headers)
+        assert response.headers[":status"] == status
+        assert not {"connection", "upgrade", "transfer-encoding"} & set(response.headers)
+        if status != "200":
+            assert response.headers["server"].startswith("trio_ws/")
+            assert "date" in response.headers
+        assert (await peer.open(3)).headers[":status"] == "200"
+
+
+async def test_plain_requests(autojump_clock: trio.testing.MockClock) -> None:
+    async def answer(opening: Opening, request: Request) -> Response | None:
+        await trio.sleep(1)
+        if request.path == "/long":
+            return opening.respond(200, b"x" * 300_000)
+        if request.path == "/none":
+            return opening.respond(204, "", {"Connection": "close", "X": "y"})
+        return opening.respond(200, f"{request.method} {opening.host}") if request.protocol is None else None
+
+    async with raw_client(process_request=answer) as peer:
+        # Both are answered at the same time.
+        await peer.send(peer.headers(1, GET, end=True) + peer.headers(3, change(GET, _method="HEAD"), end=True))
+        responses = [await peer.receive_kind(HEADERS) for _ in range(2)]
+        assert {each.headers["content-length"] for each in responses} == {"15", "16"}
+        (data,) = [f for f in peer.frames if f.kind == DATA and f.payload] or [await peer.receive_kind(DATA)]
+        assert data.payload == b"GET example.org"
+        assert trio.current_time() < 1.5
+        # A body, with a window of 64 KiB.
+        await peer.send(peer.headers(5, change(GET, _path="/long"), end=True))
+        size = 0
+        while size < 300_000:
+            data = await peer.receive_kind(DATA, 5)
+            size += len(data.payload)
+            increment = len(data.payload).to_bytes(4, "big")
+            if data.payload:
+                await peer.send(frame(WINDOW_UPDATE, 0, 5, increment) + frame(WINDOW_UPDATE, 0, 0, increment))
+        assert size == 300_000
+        await peer.send(peer.headers(7, change(GET, _path="/none"), end=True))
+        response = await peer.receive_kind(HEADERS, 7)
+        assert response.headers[":status"] == "204"
+        assert response.ends
+        assert response.headers["x"] == "y"
+        assert not {"connection", "content-length"} & set(response.headers)
+        # The body of a request is dropped.
+        await peer.send(peer.headers(9, change(GET, _method="POST", content_length="5")))
+        await peer.send(frame(DATA, END_STREAM, 9, b"12345"))
+        assert (await peer.receive_kind(HEADERS, 9)).headers[":status"] == "200"
+        assert (await peer.open(11)).headers[":status"] == "200"
+
+
+async def test_a_2xx_of_the_application_opens_no_websocket(autojump_clock: trio.testing.MockClock) -> None:
+    def healthy(opening: Opening, request: Request) -> Response | None:
+        return opening.respond(200, "healthy")
+
+    async with raw_client(process_request=healthy) as peer:
+        assert (await peer.open(1)).headers[":status"] == "400"
+        assert (await peer.open(3, [(":method", "CONNECT"), (":authority", "a")])).headers[":status"] == "405"
+        await peer.send(peer.headers(5, GET, end=True))
+        assert (await peer.receive_kind(HEADERS, 5)).headers[":status"] == "200"
+
+
+async def test_an_application_that_fails(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(opening: Opening, request: Request) -> None:
+        if request.path == "/fail":
+            raise KeyError
+
+    def change_response(opening: Opening, request: Request, response: Response) -> Response | None:
+        if request.path == "/replace":
+            return opening.respond(503, "later")
+        return opening.respond(200, "no") if request.path == "/refused" else None
+
+    async with raw_client(process_request=fail, process_response=change_response) as peer:
+        assert (await peer.open(1, change(CONNECT, _path="/fail"))).headers[":status"] == "500"
+        assert (await peer.open(3, change(CONNECT, _path="/replace"))).headers[":status"] == "503"
+        refused = change(CONNECT, _path="/refused", origin="https://evil.example")
+        assert (await peer.open(5, refused)).headers[":status"] == "403"  # before process_request
+        version = change(CONNECT, _path="/refused", sec_websocket_version="8")
+        # A refusal cannot be turned into a WebSocket.
+        assert (await peer.open(7, version)).headers[":status"] == "500"
+        assert (await peer.open(9)).headers[":status"] == "200"
+    assert [r.levelno for r in caplog.records if r.levelno >= logging.ERROR] == [logging.ERROR] * 2
+
+
+async def test_cookies_may_be_split(autojump_clock: trio.testing.MockClock) -> None:
+    cookies: list[dict[str, str]] = []
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        cookies.append(ws.opening.cookies)
+
+    async with raw_client(handler) as peer:
+        await peer.open(1, [*CONNECT, ("cookie", "a=1"), ("cookie", "b=2")])
+        await peer.receive_kind(DATA)
+    assert cookies == [{"a": "1", "b": "2"}]
+
+
+async def test_http11_on_the_same_port(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving() as (listener, _):
+        async with trio_ws.connect_over(listener.connect(), "ws://example.org/") as ws:
+            assert ws.http_version == "1.1"
+            await ws.send("hi")
+            assert await ws.receive() == "hi"
+        # One byte at a time, the beginnings are the same.
+        stream = listener.connect()
+        for octet in b"PUT / HTTP/1.1\r\nHost: a\r\n\r\n":
+            await stream.send_all(bytes([octet]))
+        assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 405")
+        stream = listener.connect()
+        peer = RawPeer(stream)
+        for octet in PREFACE + settings():
+            await stream.send_all(bytes([octet]))
+        assert (await peer.open(1)).headers[":status"] == "200"
+
+
+async def test_one_byte_at_a_time(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        for octet in peer.headers(1, CONNECT) + frame(DATA, 0, 1, masked(b"a")) + frame(DATA, 0, 1, masked(b"b")):
+            await peer.send(bytes([octet]))
+        assert (await peer.receive_kind(HEADERS)).headers[":status"] == "200"
+        data = b""
+        while len(data) < 6:
+            data += (await peer.receive_kind(DATA)).payload
+        assert data == b"\x81\x01a\x81\x01b"
+
+
+# -- Flow control ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_stalled_stream_does_not_stop_others(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        if ws.request.path == "/stalled":
+            await trio.sleep_forever()
+        await echo(ws)
+
+    async with raw_client(handler, max_message_size=None) as peer:
+        stalled = range(1, 21, 2)
+        for stream in stalled:
+            await peer.open(stream, change(CONNECT, _path="/stalled"))
+        await peer.open(101)
+        header = b"\x82\xff" + (2**40).to_bytes(8, "big") + bytes(4)
+        for stream in stalled:
+            window = WINDOW
+            await peer.send(frame(DATA, 0, stream, header + bytes(1000)))
+            window -= len(header) + 1000
+            while window:
+                size = min(window, 16_384)
+                await peer.send(frame(DATA, 0, stream, bytes(size)))
+                window -= size
+        await peer.send(frame(DATA, 0, 101, masked(b"still here")))
+        assert (await peer.receive_kind(DATA, 101)).payload == b"\x81\x0astill here"
+        # The inbox takes some of it; the rest is not acknowledged.
+        taken = dict.fromkeys(stalled, 0)
+        for each in peer.frames:
+            if each.kind == WINDOW_UPDATE and each.stream in taken:
+                taken[each.stream] += int.from_bytes(each.payload, "big")
+        assert all(size < WINDOW for size in taken.values())
+        # One byte more is a violation.
+        await peer.send(frame(DATA, 0, 1, bytes(WINDOW // 2)) * 2)
+        assert (await peer.receive_kind(GOAWAY)).code == 3
+
+
+async def test_bytes_are_acknowledged_when_they_are_received(autojump_clock: trio.testing.MockClock) -> None:
+    received = trio.Event()
+    go_on = trio.Event()
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        await go_on.wait()
+        for _ in range(40):
+            await ws.receive()
+        received.set()
+        await ws.receive()
+
+    message = b"\x82\xfe" + (16_000).to_bytes(2, "big") + bytes(4 + 16_000)
+    async with raw_client(handler) as peer:
+        await peer.open()
+        sent = 0
+        while WINDOW - sent >= len(message):
+            await peer.send(frame(DATA, 0, 1, message))
+            sent += len(message)
+        await trio.testing.wait_all_tasks_blocked()
+        before = await window_updates(peer)
+        assert before < WINDOW // 2 + 1
+        go_on.set()
+        window = WINDOW - sent + before
+        for _ in range(40 - sent // len(message)):
+            while window < len(message):
+                window += await window_updates(peer) or int.from_bytes(
+                    (await peer.receive_kind(WINDOW_UPDATE, 1)).payload, "big"
+                )
+            await peer.send(frame(DATA, 0, 1, message))
+            window -= len(message)
+        await received.wait()
+
+
+async def window_updates(peer: RawPeer) -> int:
+    """Return the window that was given back for stream 1 in the frames that have arrived."""
+    count = len(peer.frames)
+    with trio.move_on_after(0.01):
+        while await peer.next_frame() is not None:
+            pass
+    found = (each for each in peer.frames[count:] if each.kind == WINDOW_UPDATE and each.stream == 1)
+    return sum(int.from_bytes(each.payload, "big") for each in found)
+
+
+async def test_padding_counts_for_the_window(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open()
+        padded = bytes([255]) + masked(b"x") + bytes(255)
+        for _ in range(2 * WINDOW // len(padded)):
+            await peer.send(frame(DATA, PADDED, 1, padded))
+            await peer.receive(lambda each: each.kind == DATA)
+        await peer.send(frame(DATA, PADDED, 1, bytes([3, 0, 0])))
+        assert (await peer.receive_kind(GOAWAY)).code == PROTOCOL_ERROR
+
+
+async def test_a_peer_without_room(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        await ws.send(b"x" * 1000)
+        await ws.receive()
+
+    async with serving(handler) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start(INITIAL_WINDOW_SIZE=100)
+        await peer.open()
+        received = b""
+        while len(received) < 1004:
+            data = (await peer.receive_kind(DATA)).payload
+            assert len(data) <= 100
+            received += data
+            await peer.send(frame(WINDOW_UPDATE, 0, 1, len(data).to_bytes(4, "big")))
+        assert received == b"\x82\x7e\x03\xe8" + b"x" * 1000
+
+
+async def test_a_half_sent_frame_ends_with_cancel(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        await ws.send(b"x" * 1000)
+        await ws.receive()
+
+    async with serving(handler, close_timeout=1) as (listener, server):
+        peer = RawPeer(listener.connect())
+        await peer.start(INITIAL_WINDOW_SIZE=100)
+        await peer.open()
+        other = RawPeer(listener.connect())
+        await other.start()
+        await peer.receive_kind(DATA)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.aclose)
+            assert (await peer.receive_kind(RST_STREAM, 1)).code == CANCEL
+        assert not [each for each in peer.frames if each.kind == DATA and each.ends]
+
+
+# -- Limits and lifetime ---------------------------------------------------------------------------------------------
+
+
+async def test_streams_beyond_the_limit_are_refused(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client(limits=Limits(streams=2)) as peer:
+        await peer.open(1)
+        await peer.open(3)
+        await peer.send(peer.headers(5, CONNECT))
+        assert (await peer.receive_kind(RST_STREAM, 5)).code == REFUSED_STREAM
+        await peer.send(frame(DATA, 0, 1, close_frame()))
+        await peer.receive_kind(RST_STREAM, 1)
+        assert (await peer.open(7)).headers[":status"] == "200"
+
+
+async def test_the_limit_of_connections_counts_streams(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(limits=Limits(connections=3)) as (listener, _):
+        first = RawPeer(listener.connect())
+        await first.start()
+        for stream in (1, 3, 5):
+            assert (await first.open(stream)).headers[":status"] == "200"
+        response = await first.open(7)
+        assert response.headers[":status"] == "503"
+        assert response.headers["retry-after"] == "5"
+        await first.send(frame(DATA, 0, 1, close_frame()))
+        await first.receive_kind(RST_STREAM, 1)
+        assert (await first.open(9)).headers[":status"] == "200"
+
+
+async def test_an_idle_connection_is_closed(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client(ping_interval=None) as peer:
+        await peer.open()
+        await trio.sleep(100)
+        await peer.send(frame(DATA, 0, 1, close_frame()))
+        await peer.receive_kind(RST_STREAM, 1)
+        ended = trio.current_time()
+        assert (await peer.receive_kind(GOAWAY)).code == NO_ERROR
+        assert trio.current_time() == pytest.approx(ended + 10)
+        await peer.receive_all()
+
+
+async def test_a_silent_connection_is_closed(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        assert (await peer.receive_kind(GOAWAY)).code == NO_ERROR
+        assert trio.current_time() == pytest.approx(10, abs=1)
+
+
+async def test_a_slow_application_gets_a_timeout(autojump_clock: trio.testing.MockClock) -> None:
+    async def wait(opening: Opening, request: Request) -> None:
+        await trio.sleep_forever()
+
+    async with raw_client(process_request=wait) as peer:
+        assert (await peer.open()).headers[":status"] == "408"
+
+
+async def test_a_reset_stream_cancels_its_request(autojump_clock: trio.testing.MockClock) -> None:
+    cancelled = trio.Event()
+
+    async def wait(opening: Opening, request: Request) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with raw_client(process_request=wait) as peer:
+        await peer.send(peer.headers(1, CONNECT))
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.send(frame(RST_STREAM, 0, 1, CANCEL.to_bytes(4, "big")))
+        await cancelled.wait()
+        assert trio.current_time() < 1
+
+
+async def test_a_reset_websocket(autojump_clock: trio.testing.MockClock) -> None:
+    ends: list[ConnectionClosed] = []
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        try:
+            while True:
+                await ws.receive()
+        except ConnectionClosed as exc:
+            ends.append(exc)
+
+    async with raw_client(handler) as peer:
+        await peer.open()
+        await peer.send(frame(DATA, 0, 1, masked(b"x")) + frame(RST_STREAM, 0, 1, CANCEL.to_bytes(4, "big")))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [end.code for end in ends] == [1006]
+        assert isinstance(ends[0].__cause__, trio.BrokenResourceError)
+        assert (await peer.open(3)).headers[":status"] == "200"
+
+
+async def test_a_lost_connection_ends_all_websockets(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving() as (listener, server):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.open(1)
+        await peer.open(3)
+        await peer.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not server.connections
+
+
+async def test_aclose(autojump_clock: trio.testing.MockClock) -> None:
+    async def wait(opening: Opening, request: Request) -> None:
+        if request.path == "/wait":
+            await trio.sleep_forever()
+
+    async with serving(process_request=wait) as (listener, server):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.open(1)
+        await peer.send(peer.headers(3, change(CONNECT, _path="/wait")))
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.aclose)
+            goaway = await peer.receive_kind(GOAWAY)
+            assert (goaway.code, goaway.payload[:4]) == (NO_ERROR, (3).to_bytes(4, "big"))
+            await peer.receive(lambda each: each.kind == DATA and each.payload == b"\x88\x02\x03\xe9")
+            found = [each for each in peer.frames if each.kind == HEADERS and each.stream == 3]
+            response = found[0] if found else await peer.receive_kind(HEADERS, 3)
+            assert response.headers[":status"] == "503"
+            await peer.send(peer.headers(5, CONNECT))
+            assert (await peer.receive_kind(RST_STREAM, 5)).code == REFUSED_STREAM
+            await peer.send(frame(DATA, END_STREAM, 1, close_frame(1001)))
+            await peer.receive_all()
+        assert trio.current_time() < 1
+
+
+async def test_drain(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving() as (listener, server):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.open(1)
+        idle = RawPeer(listener.connect())
+        await idle.start()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not await server.drain(1)
+        assert (await peer.receive_kind(GOAWAY)).code == NO_ERROR
+        assert (await idle.receive_kind(GOAWAY)).code == NO_ERROR
+        await idle.stream.aclose()
+        await peer.send(frame(DATA, 0, 1, masked(b"still")))
+        assert (await peer.receive_kind(DATA, 1)).payload == b"\x81\x05still"
+        await peer.send(frame(DATA, END_STREAM, 1, close_frame()))
+        await peer.receive_all()
+        await peer.stream.aclose()
+        assert await server.drain(1)
+
+
+async def test_a_cancelled_server_says_goodbye(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open()
+        stream = peer
+    await stream.receive(lambda each: each.kind == DATA and each.payload == b"\x88\x02\x03\xe9")
+    assert (await stream.receive_kind(GOAWAY)).code == NO_ERROR
+
+
+async def test_a_goaway_of_the_peer_leaves_websockets_alone(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open()
+        await peer.send(frame(GOAWAY, 0, 0, bytes(8)))
+        await peer.send(frame(DATA, 0, 1, masked(b"still")))
+        assert (await peer.receive_kind(DATA, 1)).payload == b"\x81\x05still"
+        await peer.send(frame(DATA, END_STREAM, 1, close_frame()))
+        await peer.receive(lambda each: each.ends)

@@ -1,0 +1,175 @@
+"""Opening a WebSocket as a stream of HTTP/2: ``HTTP2Opener``. It requires h2.
+
+1. The client offers HTTP/2 and HTTP/1.1 in the TLS handshake. If the server chooses HTTP/1.1, that is used.
+2. The server's first SETTINGS frame says whether it accepts WebSockets (RFC 8441, section 3). If it does not, the
+   client connects again, and offers HTTP/1.1 alone.
+3. The client sends an extended CONNECT request, and the response decides.
+
+Without a pool, the HTTP/2 connection exists for this WebSocket alone. Then there is no nursery for its tasks yet, so
+this task reads and writes until the WebSocket is open; the session of the WebSocket starts them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+import trio
+
+from ..connection.stream import StreamAdapter
+from ..exceptions import ConnectFailed
+from ..http2.adapter import HTTP2StreamAdapter
+from ..http2.connection import HTTP2Connection
+from ..http2.headers import from_request, to_response
+from ..http2.negotiation import has_chosen_http2
+from ..http2.stream import HTTP2Stream
+from ..http11 import Request, Response
+from ..http11.body import MAX_BODY_SIZE, decode_body
+from ..protocol.handshake import accepts
+from ..settings import Settings
+from ..uri import WebSocketURI
+from .dial import Dialer
+from .pool import HTTP2Pool
+
+__all__ = ["HTTP2Opener"]
+
+#: Streams that a pool opens on one connection, at most. The server may allow fewer.
+MAX_STREAMS = 1_000
+
+#: Number of attempts for a WebSocket if the server refuses the stream without having looked at it.
+MAX_ATTEMPTS = 3
+
+#: Seconds to wait for the body of an error response.
+BODY_TIMEOUT = 1.0
+
+
+@attrs.define(eq=False)
+class HTTP2Opener:
+    """Opens streams for WebSockets.
+
+    Attributes:
+        dialer: Opens the TCP connections.
+        settings: The connection options.
+        has_prior_knowledge: Whether the server is known to speak HTTP/2 without TLS.
+        pool: The pool; None for a connection of its own for each WebSocket.
+        partial: An error response whose body is being received; None otherwise.
+    """
+
+    dialer: Dialer
+    settings: Settings
+    has_prior_knowledge: bool
+    pool: HTTP2Pool | None
+    partial: Response | None = None
+
+    async def open(self, uri: WebSocketURI, request: Request) -> tuple[StreamAdapter, Response | None]:
+        """Request a WebSocket. If this raises or is cancelled, nothing is left open.
+
+        Args:
+            uri: The URI.
+            request: The request for HTTP/2.
+
+        Returns:
+            The stream and the response; None instead of the response if the request has to be sent with HTTP/1.1.
+
+        Raises:
+            ConnectFailed: If the server cannot be reached, or the stream is lost.
+            InvalidHandshake: If the response is malformed.
+        """
+        if not (uri.secure or self.has_prior_knowledge):
+            return await self.dialer.dial(uri), None
+        # The connection, if the server chooses HTTP/1.1.
+        others: list[StreamAdapter] = []
+        dial = partial(self._dial, uri, others)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            connection = await (dial() if self.pool is None else self.pool.get(self.dialer.get_key(uri), dial))
+            if connection is None:
+                return others[0] if others else await self.dialer.dial(uri, alpn=["http/1.1"]), None
+            try:
+                return await self._request(connection, uri, request)
+            except _Refused as exc:
+                if attempt == MAX_ATTEMPTS:
+                    raise ConnectFailed(uri.host_header, str(exc)) from None
+        raise AssertionError("unreachable")
+
+    async def _dial(self, uri: WebSocketURI, others: list[StreamAdapter]) -> HTTP2Connection | None:
+        """Open a connection. Return None if it is one of HTTP/1.1, or does not accept WebSockets."""
+        transport = await self.dialer.dial(uri, alpn=["h2", "http/1.1"] if uri.secure else None)
+        if uri.secure and not has_chosen_http2(transport):
+            others.append(transport)
+            return None
+        connection = HTTP2Connection(
+            transport,
+            is_client=True,
+            max_streams=1 if self.pool is None else MAX_STREAMS,
+            max_head_size=self.settings.max_head_size,
+            max_headers=self.settings.max_headers,
+        )
+        try:
+            await connection.wait_for(connection.settled)
+            if connection.failure is not None:
+                raise ConnectFailed(uri.host_header, connection.failure)
+            if not connection.protocol.may_connect and self.has_prior_knowledge:
+                raise ConnectFailed(uri.host_header, "the server does not accept WebSockets over HTTP/2")
+        except BaseException:  # Cancellation must not leave the connection open either.
+            await connection.aclose(0)
+            raise
+        if not connection.protocol.may_connect:
+            await connection.aclose(0)
+            return None
+        return connection
+
+    async def _request(
+        self, connection: HTTP2Connection, uri: WebSocketURI, request: Request
+    ) -> tuple[StreamAdapter, Response]:
+        """Open a stream on a connection, and receive the response."""
+        adapter = None
+        try:
+            try:
+                stream = connection.open_stream(from_request(request, "https" if uri.secure else "http"))
+            except trio.BrokenResourceError as exc:
+                raise _Refused(str(exc)) from None
+            if self.pool is None:
+                adapter = HTTP2StreamAdapter(stream, connection.start, connection.aclose)
+            else:
+                adapter = HTTP2StreamAdapter(stream)
+            assert stream.headers_received is not None
+            await connection.wait_for(stream.headers_received)
+            if not stream.headers and stream.refused:
+                raise _Refused(stream.failure)
+            if not stream.headers:
+                reason = stream.failure or "the server closed the stream during the opening handshake"
+                raise ConnectFailed(uri.host_header, reason)
+            response = to_response(
+                stream.headers, max_head_size=self.settings.max_head_size, max_headers=self.settings.max_headers
+            )
+            if not accepts(request, response):
+                response = await self._receive_body(connection, stream, response)
+            return adapter, response
+        except BaseException:  # Cancellation must not leave the stream open either.
+            if adapter is not None:
+                await adapter.aclose(0)
+            elif self.pool is None:
+                await connection.aclose(0)
+            raise
+
+    async def _receive_body(self, connection: HTTP2Connection, stream: HTTP2Stream, response: Response) -> Response:
+        """Receive the body of an error response, but do without the rest of it if need be."""
+        self.partial = response
+        body = bytearray()
+        async with trio.open_nursery() as nursery:
+            if self.pool is None:
+                connection.start(nursery)
+            try:
+                with trio.move_on_after(BODY_TIMEOUT):
+                    while len(body) < MAX_BODY_SIZE and (data := await stream.receive_some()):
+                        body += data
+            except trio.BrokenResourceError:
+                pass
+            finally:
+                if self.pool is None:
+                    await connection.aclose(0)
+        return decode_body(attrs.evolve(response, body=bytes(body[:MAX_BODY_SIZE])))
+
+
+class _Refused(Exception):
+    """The server has not looked at the request, so that another attempt may help."""

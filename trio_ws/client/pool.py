@@ -1,0 +1,156 @@
+"""``HTTP2Pool``: HTTP/2 connections that several WebSockets share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import trio
+
+from ..misuse.usage import AsyncWithOnly, check_in_trio
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["HTTP2Pool", "Pooled"]
+
+
+class Pooled(Protocol):
+    """The part of an HTTP/2 connection that a pool uses.
+
+    Attributes:
+        on_end: A function to call when the connection has ended.
+    """
+
+    on_end: Callable[[], object]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another stream may be opened now."""
+        ...
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks of the connection."""
+        ...
+
+    async def aclose(self, seconds: float) -> None:
+        """Close the connection."""
+        ...
+
+
+P = TypeVar("P", bound=Pooled)
+
+
+class HTTP2Pool(AsyncWithOnly):
+    """A pool of HTTP/2 connections to servers, which the WebSockets that use it share.
+
+    ::
+
+        async with trio_ws.HTTP2Pool() as pool:
+            async with trio_ws.connect("wss://example.org/a", http2=True, pool=pool) as a:
+                async with trio_ws.connect("wss://example.org/b", http2=True, pool=pool) as b:
+                    ...
+
+    WebSockets share a connection if they have the same scheme, host and port, and the same options for connecting, such
+    as ``ssl`` and ``proxy``. The first one opens it. When the server allows no more streams, another one is opened. A
+    server that does not speak WebSocket over HTTP/2 is connected to with HTTP/1.1, without the pool.
+
+    The connections live in a nursery of the pool. They stay open between WebSockets, and are closed at the end of the
+    block, together with the WebSockets that are still open. It can be entered once.
+    """
+
+    def __init__(self) -> None:
+        self._manager = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+        self._was_entered = False
+        self._entries: dict[Hashable, _Entry[Pooled]] = {}
+
+    def _explain_use(self) -> str:
+        return "an HTTP2Pool must be used as `async with HTTP2Pool() as pool:`"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {self.connections} connections>"
+
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        return sum(len(entry.connections) for entry in self._entries.values())
+
+    async def __aenter__(self) -> Self:
+        if self._was_entered:
+            raise RuntimeError("a pool must be entered only once")
+        check_in_trio("HTTP2Pool()")
+        self._was_entered = True
+        self._nursery = await self._manager.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._nursery is None:
+            raise RuntimeError("the pool was not entered")
+        nursery, self._nursery = self._nursery, None
+        # From here on, nothing waits for a peer for long, so it need not be cancelled.
+        nursery.cancel_scope.shield = True
+        for entry in list(self._entries.values()):
+            for connection in list(entry.connections):
+                await connection.aclose(0)
+        await self._manager.__aexit__(None, None, None)
+
+    async def get(self, key: Hashable, dial: Callable[[], Awaitable[P | None]]) -> P | None:
+        """Return a connection with room for another stream. Internal: :func:`connect` calls it.
+
+        Only one task at a time dials for a key; the others wait for it.
+
+        Args:
+            key: Identifies the server, and the way to it.
+            dial: A function that opens a connection. It returns None if the server does not speak HTTP/2.
+
+        Raises:
+            RuntimeError: If the pool is not open.
+            Exception: If ``dial`` raises it.
+        """
+        if self._nursery is None:
+            raise RuntimeError(
+                "the pool must be open: connect inside of the block of `async with HTTP2Pool() as pool:`"
+            )
+        entry: _Entry[P] = self._entries.setdefault(key, _Entry())  # type: ignore[assignment]  # by the key
+        async with entry.lock:
+            connection = entry.find()
+            if connection is not None:
+                return connection
+            if entry.is_unsupported:
+                return None
+            connection = await dial()
+            if connection is None:
+                entry.is_unsupported = True
+                return None
+            if self._nursery is None:
+                await connection.aclose(0)
+                raise RuntimeError("the pool was closed")
+            entry.add(connection)
+            connection.start(self._nursery)
+            return connection
+
+
+class _Entry(Generic[P]):
+    """The connections for one key.
+
+    Attributes:
+        connections: The connections, as an ordered set.
+        lock: Held by the task that dials.
+        is_unsupported: Whether the server is known not to speak WebSocket over HTTP/2.
+    """
+
+    def __init__(self) -> None:
+        self.connections: dict[P, None] = {}
+        self.lock = trio.Lock()
+        self.is_unsupported = False
+
+    def find(self) -> P | None:
+        return next((connection for connection in self.connections if connection.has_room), None)
+
+    def add(self, connection: P) -> None:
+        self.connections[connection] = None
+        connection.on_end = lambda: self.connections.pop(connection, None)

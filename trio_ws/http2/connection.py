@@ -1,0 +1,420 @@
+"""An HTTP/2 connection with many streams: ``HTTP2Connection``.
+
+::
+
+    stream ──┐                               ┌──▶ writer task ──▶ ┐
+    stream ──┼──▶ HTTP2Protocol ──▶ output ──┤                    ├── stream adapter ◀──▶ peer
+    stream ◀─┴─── HTTP2Protocol ◀── reader task ◀──────────────── ┘
+
+The rules:
+
+1. **One reader task reads, always; it never waits for anybody else.** Data waits in its stream until somebody takes it;
+   the window of the stream bounds it. Streams on which nobody reads do not hold up the others, because the window of
+   the connection is as large as the windows of all streams together.
+2. **One writer task writes.** Streams add frames to the output, and never more than :data:`MAX_OUTPUT` bytes, so that
+   no stream waits for long behind another one. If nothing is half-written, a frame is written at once without the
+   writer task, as :func:`trio_ws.connection.writer.write_at_once` does.
+3. **Answers to the peer are bounded.** A peer that makes this end answer, and does not read the answers, is dropped
+   when there are :data:`MAX_BACKLOG` bytes of them.
+4. **A connection ends in one place**, at the end of :meth:`HTTP2Connection.run`. All its streams fail then.
+5. **Other tasks run in between.** Received frames are processed in steps, so that one connection cannot hold up others.
+
+*Cancellation.* Both tasks are shielded: they end when :meth:`HTTP2Connection.finish` is called, or the connection is
+lost. The tasks of the streams are cancelled before that, and still say goodbye through this connection. No method of a
+stream waits inside the output, so cancelling a task of a stream leaves no half-written frame.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import h2.events
+import h2.exceptions
+import trio
+from h2.errors import ErrorCodes
+
+from ..connection.core import GOODBYE_TIMEOUT, GRACE
+from ..connection.stream import RECEIVE_SIZE, StreamAdapter, StreamBroken
+from .floods import Flood
+from .frames import DataEvent, Event, GoAwayEvent
+from .protocol import HTTP2Protocol, ProtocolFailed
+from .stream import HTTP2Stream
+
+__all__ = ["HTTP2Connection"]
+
+#: The window of each stream, in bytes: how much the peer may send before the application takes it.
+WINDOW = 256 * 1024
+
+#: Size of the output from which on streams wait, in bytes.
+MAX_OUTPUT = 128 * 1024
+
+#: Number of bytes to read at a time, at most.
+MAX_READ = 4 * RECEIVE_SIZE
+
+#: Size of the output, without the data of streams, that ends the connection.
+MAX_BACKLOG = 1024 * 1024
+
+
+class HTTP2Connection:
+    """An HTTP/2 connection over a stream that this takes ownership of.
+
+    Args:
+        transport: The stream.
+        is_client: Whether this is the client.
+        max_streams: The number of streams that may be open: those of the peer, or those of a client.
+        max_head_size: Maximum size of the headers of a message, in bytes. Larger ones end a stream, and very large ones
+            the connection.
+        max_headers: Maximum number of headers of a message.
+        received: Bytes that were already read from the stream.
+
+    Attributes:
+        transport: The stream.
+        is_client: Whether this is the client.
+        protocol: The protocol.
+        max_streams: The number of streams that may be open.
+        streams: The open streams, by their numbers.
+        failure: The reason why the connection is lost; None before that.
+        peer_is_leaving: Whether the peer has sent GOAWAY.
+        settled: Set when the peer's first SETTINGS frame has arrived, or the connection is lost.
+        on_end: A function that is called when the connection has ended.
+    """
+
+    def __init__(
+        self,
+        transport: StreamAdapter,
+        *,
+        is_client: bool,
+        max_streams: int,
+        max_head_size: int,
+        max_headers: int,
+        received: bytes = b"",
+    ) -> None:
+        transport.raise_unsent_limit()
+        self.transport: StreamAdapter = transport
+        self.is_client: bool = is_client
+        self.max_streams: int = max_streams
+        self.protocol: HTTP2Protocol = HTTP2Protocol(
+            is_client=is_client,
+            max_streams=max_streams,
+            window=WINDOW,
+            # Each header counts for 32 bytes more (RFC 9113, section 6.5.2).
+            max_header_list=max_head_size + 32 * max_headers,
+            clock=trio.current_time,
+        )
+        self.streams: dict[int, HTTP2Stream] = {}
+        self.failure: str | None = None
+        self.peer_is_leaving: bool = False
+        self.on_end: Callable[[], object] = lambda: None
+        # New streams of the peer, and the event of the task that waits for one.
+        self._accepted: deque[HTTP2Stream] = deque()
+        self._accept_event: trio.Event | None = None
+        self._is_leaving = False
+        self._received = received
+        self._read_size = RECEIVE_SIZE
+        self.settled: trio.Event = trio.Event()
+        # The writer task waits for this event; None while it does not wait. True while a write is half-done.
+        self._wake_event: trio.Event | None = None
+        self._has_started = self._is_writing = self._is_finishing = self._lingers = False
+        self._reader_scope = trio.CancelScope()
+        self._writer_scope = trio.CancelScope()
+        self._done = trio.Event()
+
+    # -- Tasks -----------------------------------------------------------------------------------------------------
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks of the connection in a nursery. They end when the connection does."""
+        self._has_started = True
+        nursery.start_soon(self.run)
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Read and write until the connection ends, and close the transport. Never raises."""
+        self._has_started = True
+        try:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write_loop)
+                    await self._read_loop()
+                    self._is_finishing = True
+                    self._writer_scope.deadline = trio.current_time() + GOODBYE_TIMEOUT
+                    self._wake_writer()
+                if self._lingers or self.protocol.failed:
+                    await self._linger()
+        finally:
+            self.fail("the connection was closed")
+            await self.transport.aclose(GOODBYE_TIMEOUT)
+            self.on_end()
+            self._done.set()
+
+    async def _read_loop(self) -> None:
+        with self._reader_scope:
+            while self.failure is None:
+                await self._read()
+
+    async def _read(self) -> None:
+        """Read once, and process everything. Set ``failure`` if the connection is lost."""
+        try:
+            received, self._received = self._received, b""
+            size = self._read_size
+            data = received or await self.transport.receive_view(size)
+            self._read_size = MAX_READ if len(data) == size else RECEIVE_SIZE
+            if not data:
+                self.fail("the peer has closed the connection")
+                return
+            self.protocol.feed(data)
+            del data
+            while True:
+                for event in self.protocol.step():
+                    self._dispatch(event)
+                if self.protocol.measure_output() > MAX_BACKLOG:
+                    self.fail("the peer does not read the answers to its frames")
+                    self._writer_scope.cancel()
+                    return
+                if not self.protocol.has_more:
+                    break
+                # The rest stays in the buffer that all transports share, so it must be copied before others run.
+                self.protocol.keep_input()
+                self.flush()
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            if self.protocol.output_size:
+                self.flush()
+        except StreamBroken as exc:
+            self.fail(str(exc))
+        except Flood as exc:  # of streams that were refused here
+            self.fail(f"HTTP/2: {self.protocol.fail(ErrorCodes.ENHANCE_YOUR_CALM, exc)}")
+        except ProtocolFailed as exc:
+            self.fail(f"HTTP/2: {exc}")
+        except Exception as exc:  # h2 has failed with what the peer has sent
+            self.fail(f"HTTP/2: {exc!r}")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _write_loop(self) -> None:
+        with self._writer_scope:
+            while not self.transport.poisoned:
+                if self.protocol.measure_output() or self.transport.has_unwritten:
+                    await self._write()
+                elif self._is_finishing:
+                    return
+                else:
+                    self._wake_event = trio.Event()
+                    await self._wake_event.wait()
+
+    async def _write(self) -> None:
+        self._is_writing = True
+        try:
+            await self.transport.write(self.protocol.take_output())
+        except StreamBroken as exc:
+            self.fail(str(exc))
+            self._reader_scope.cancel()
+        self._is_writing = False
+        self._wake_writers()
+
+    def _wake_writer(self) -> None:
+        if self._wake_event is not None:
+            self._wake_event.set()
+            self._wake_event = None
+
+    def _wake_writers(self) -> None:
+        """Let the streams that wait for room look for it."""
+        for stream in self.streams.values():
+            stream.wake_writer()
+
+    async def _linger(self) -> None:
+        """Wait briefly until the peer has closed, too. Otherwise, a reset may overtake the last frames."""
+        with trio.move_on_after(GRACE):
+            try:
+                await self.transport.send_eof()
+                while await self.transport.receive():
+                    pass
+            except StreamBroken:
+                pass
+
+    # -- Output ----------------------------------------------------------------------------------------------------
+
+    def count_room(self) -> int:
+        """Return the number of bytes that a stream may add to the output."""
+        if self.transport.has_unwritten or self._is_writing:
+            return 0
+        return max(MAX_OUTPUT - self.protocol.output_size, 0)
+
+    def flush(self) -> None:
+        """Write the output without waiting, or let the writer task write it."""
+        if self._has_started and not self._is_writing and self.transport.can_write_now():
+            output = self.protocol.take_output()
+            if not output or self.transport.write_now(output):
+                return
+        self._wake_writer()
+
+    # -- Received events -------------------------------------------------------------------------------------------
+
+    def _dispatch(self, event: Event) -> None:
+        stream = self.streams.get(getattr(event, "stream_id", 0))
+        if isinstance(event, h2.events.RequestReceived):
+            self._receive_request(event)
+        elif isinstance(event, h2.events.DataReceived):
+            self._receive_body(event, stream)
+        elif isinstance(event, GoAwayEvent):
+            self._receive_goaway(event)
+        elif isinstance(event, (h2.events.RemoteSettingsChanged, h2.events.WindowUpdated)) and stream is None:
+            if isinstance(event, h2.events.RemoteSettingsChanged):
+                self.settled.set()
+            self._wake_writers()
+        elif stream is None:
+            pass  # it was closed here
+        elif isinstance(event, DataEvent):
+            stream.receive_data(event.data)
+        elif isinstance(event, h2.events.ResponseReceived):
+            self._receive_response(event, stream)
+        elif isinstance(event, h2.events.StreamEnded):
+            stream.end()
+        elif isinstance(event, h2.events.StreamReset):
+            # After the end, a server resets a stream to say that it needs nothing more (RFC 9113, section 8.1).
+            name = getattr(event.error_code, "name", event.error_code)
+            refused = event.error_code == ErrorCodes.REFUSED_STREAM
+            stream.fail(f"the peer has reset the stream: {name}", refused=refused)
+        elif isinstance(event, h2.events.WindowUpdated):
+            stream.wake_writer()
+
+    def _receive_response(self, event: h2.events.ResponseReceived, stream: HTTP2Stream) -> None:
+        if dict(event.headers).get(b":status", b"").startswith(b"2"):
+            stream.open_tunnel()
+        stream.receive_headers(event.headers)
+
+    def _receive_request(self, event: h2.events.RequestReceived) -> None:
+        stream_id = event.stream_id
+        if len(self.streams) >= self.max_streams or self._is_leaving:
+            self.protocol.floods.count_reset()
+            self.protocol.h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        stream = self.streams[stream_id] = HTTP2Stream(self, stream_id)
+        stream.headers = event.headers
+        if any(name == b":protocol" for name, _ in event.headers) and event.stream_ended is None:
+            stream.open_tunnel()
+        self._accepted.append(stream)
+        self._wake_acceptor()
+
+    def _receive_body(self, event: h2.events.DataReceived, stream: HTTP2Stream | None) -> None:
+        """Store data that is not that of a WebSocket: the body of an error response. That of a request is dropped."""
+        if stream is not None and self.is_client:
+            stream.receive_data(event.data)
+        # A body that nobody reads stops at the end of the window.
+        if event.flow_controlled_length and (stream is None or stream.count_unread() < WINDOW):
+            self.protocol.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+
+    def _receive_goaway(self, event: GoAwayEvent) -> None:
+        self.peer_is_leaving = True
+        for stream in list(self.streams.values()):
+            if self.is_client and stream.stream_id > event.last_stream_id:
+                stream.fail("the peer has closed the connection for new streams", refused=True)
+
+    # -- Streams ---------------------------------------------------------------------------------------------------
+
+    async def accept(self) -> HTTP2Stream | None:
+        """Wait for a stream of the peer. Return None if no more streams will be accepted. Safe to cancel.
+
+        Only one task may call this.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._accepted:
+            if self._is_leaving or self.failure is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return None
+            self._accept_event = trio.Event()
+            await self._accept_event.wait()
+        return self._accepted.popleft()
+
+    def _wake_acceptor(self) -> None:
+        if self._accept_event is not None:
+            self._accept_event.set()
+            self._accept_event = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a client may open another stream now."""
+        limit = min(self.max_streams, self.protocol.h2.remote_settings.max_concurrent_streams)
+        return self.failure is None and not (self.peer_is_leaving or self._is_leaving) and len(self.streams) < limit
+
+    def open_stream(self, headers: list[tuple[bytes, bytes]]) -> HTTP2Stream:
+        """Open a stream, as a client, with a request. The caller has to close it.
+
+        Raises:
+            trio.BrokenResourceError: If the connection is lost, or h2 does not allow another stream.
+        """
+        try:
+            stream_id = self.protocol.h2.get_next_available_stream_id()
+            stream = HTTP2Stream(self, stream_id)
+            stream.headers_received = trio.Event()
+            stream.failure = self.failure
+            stream.send_headers(headers)
+        except h2.exceptions.ProtocolError as exc:
+            raise trio.BrokenResourceError(str(exc)) from exc
+        self.streams[stream_id] = stream
+        return stream
+
+    def discard(self, stream: HTTP2Stream) -> None:
+        """Forget a stream that is closed."""
+        self.streams.pop(stream.stream_id, None)
+
+    # -- The opening of a client, and the end ----------------------------------------------------------------------
+
+    async def wait_for(self, event: trio.Event) -> None:
+        """Wait for an event. If the tasks are not running yet, do their work meanwhile.
+
+        If this is cancelled then, the connection must be closed.
+        """
+        if self._has_started:
+            await event.wait()
+            return
+        while not event.is_set() and self.failure is None:
+            await self.transport.write(self.protocol.take_output())
+            if not event.is_set():
+                await self._read()
+        await trio.lowlevel.checkpoint()
+
+    def leave(self) -> None:
+        """Send GOAWAY: accept no more streams, and leave the open ones alone. Idempotent."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            if self.failure is None:
+                self.protocol.go_away()
+                self.flush()
+            self._wake_acceptor()
+
+    def fail(self, failure: str) -> None:
+        """Record that the connection is lost, and let all streams fail. Idempotent."""
+        if self.failure is None:
+            self.failure = failure
+            self.settled.set()
+            self._wake_acceptor()
+            for stream in list(self.streams.values()):
+                stream.fail(failure)
+
+    def finish(self, *, linger: bool = False) -> None:
+        """Write what is left, and end the tasks.
+
+        Args:
+            linger: Whether to wait briefly until the peer has closed, too.
+        """
+        self._lingers = linger
+        self.leave()
+        self._reader_scope.cancel()
+
+    async def aclose(self, seconds: float) -> None:
+        """Close the connection with GOAWAY. Cannot be cancelled, and never raises.
+
+        Args:
+            seconds: Seconds for writing what is left, if the tasks are not running.
+        """
+        self.finish()
+        with trio.CancelScope(shield=True):
+            if self._has_started:
+                await self._done.wait()
+                return
+            with trio.move_on_after(seconds):
+                try:
+                    await self.transport.write(self.protocol.take_output())
+                except StreamBroken:
+                    pass
+            self.fail("the connection was closed")
+            await self.transport.aclose(seconds)

@@ -1,0 +1,140 @@
+"""Limits on frames that cost this end more than their sender: ``FloodGuard``.
+
+HTTP/2 has several frames that a peer can send without end, and that no flow control holds back. Each kind may occur a
+certain number of times within ten seconds; a header block may have a certain size and number of frames. Beyond that,
+the connection ends with GOAWAY(ENHANCE_YOUR_CALM) (RFC 9113, section 10.5). All peers that the tests know of stay far
+below these limits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+
+__all__ = ["Flood", "FloodGuard"]
+
+#: The time to which the limits below apply, in seconds.
+PERIOD = 10.0
+
+#: Streams that the peer opens and resets, or opens beyond the limit (CVE-2023-44487, "rapid reset").
+MAX_RESETS = 1_000
+
+#: SETTINGS frames. Each is applied to all streams, and acknowledged.
+MAX_SETTINGS = 100
+
+#: PING frames. Each is answered.
+MAX_PINGS = 1_000
+
+#: Frames without any use: empty DATA frames, PRIORITY frames, and frames of unknown types.
+MAX_USELESS = 1_000
+
+#: CONTINUATION frames of one header block.
+MAX_CONTINUATIONS = 32
+
+
+@attrs.frozen
+class Flood(Exception):
+    """The peer has exceeded a limit.
+
+    Attributes:
+        reason: The limit, as text for the log and the GOAWAY frame.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class _Rate:
+    """Counts events, and tells when there are too many within :data:`PERIOD`.
+
+    Args:
+        name: The events, as text.
+        limit: The number of events within the period that is too many.
+    """
+
+    __slots__ = ("_name", "_times")
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._times: deque[float] = deque(maxlen=limit)
+
+    def count(self, now: float) -> None:
+        times = self._times
+        times.append(now)
+        if len(times) == times.maxlen and now - times[0] <= PERIOD:
+            raise Flood(f"{times.maxlen} {self._name} within {PERIOD:g} seconds")
+
+
+class FloodGuard:
+    """Counts the frames of a peer. Every method raises :exc:`Flood` when a limit is reached.
+
+    Args:
+        max_block_size: Maximum size of a compressed header block, in bytes.
+        clock: A function that returns the current time in seconds.
+    """
+
+    __slots__ = (
+        "_block_size",
+        "_clock",
+        "_continuations",
+        "_max_block_size",
+        "_pings",
+        "_resets",
+        "_settings",
+        "_useless",
+    )
+
+    def __init__(self, max_block_size: int, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._max_block_size = max_block_size
+        self._block_size = self._continuations = 0
+        # Created when they are needed: most connections need none.
+        self._resets: _Rate | None = None
+        self._settings: _Rate | None = None
+        self._pings: _Rate | None = None
+        self._useless: _Rate | None = None
+
+    def count_reset(self) -> None:
+        """Count a stream that the peer has opened in vain."""
+        if self._resets is None:
+            self._resets = _Rate("streams were reset", MAX_RESETS)
+        self._resets.count(self._clock())
+
+    def count_settings(self) -> None:
+        """Count a SETTINGS frame."""
+        if self._settings is None:
+            self._settings = _Rate("SETTINGS frames", MAX_SETTINGS)
+        self._settings.count(self._clock())
+
+    def count_ping(self) -> None:
+        """Count a PING frame."""
+        if self._pings is None:
+            self._pings = _Rate("PING frames", MAX_PINGS)
+        self._pings.count(self._clock())
+
+    def count_useless(self) -> None:
+        """Count a frame without any use."""
+        if self._useless is None:
+            self._useless = _Rate("frames without any use", MAX_USELESS)
+        self._useless.count(self._clock())
+
+    def count_header_block(self, size: int, *, begins: bool) -> None:
+        """Count a frame of a header block.
+
+        Args:
+            size: The size of its payload, in bytes.
+            begins: Whether it is the first frame of the block, and not a CONTINUATION frame.
+        """
+        if begins:
+            self._block_size = self._continuations = 0
+        else:
+            self._continuations += 1
+        self._block_size += size
+        if self._continuations > MAX_CONTINUATIONS:
+            raise Flood(f"a header block has more than {MAX_CONTINUATIONS} CONTINUATION frames")
+        if self._block_size > self._max_block_size:
+            raise Flood(f"a header block has more than {self._max_block_size} bytes")

@@ -1,0 +1,123 @@
+"""Frames of HTTP/2, as far as they are read and written without h2; and the events that h2 does not have."""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import TypeAlias
+
+import attrs
+import h2.events
+from h2.errors import ErrorCodes
+
+__all__ = [
+    "HEADER_SIZE",
+    "MAX_FRAME_SIZE",
+    "MAX_WINDOW",
+    "Chunk",
+    "DataEvent",
+    "Event",
+    "Flag",
+    "FrameType",
+    "GoAwayEvent",
+    "Violation",
+    "frame_header",
+    "parse_header",
+]
+
+Chunk: TypeAlias = "bytes | memoryview"
+
+#: The size of the header of a frame, in bytes.
+HEADER_SIZE: int = 9
+
+#: The largest frame that the peer may send, in bytes. Larger frames cost less, but hold up other streams for longer.
+MAX_FRAME_SIZE: int = 128 * 1024
+
+#: The largest flow control window (RFC 9113, section 6.9.1).
+MAX_WINDOW: int = 2**31 - 1
+
+_HEADER = struct.Struct(">HBBBL")
+
+
+class FrameType(enum.IntEnum):
+    """The types of frames (RFC 9113, section 6)."""
+
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RST_STREAM = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+
+class Flag(enum.IntFlag):
+    """The flags of frames. ACK is that of SETTINGS and PING, END_STREAM that of DATA and HEADERS."""
+
+    ACK = 0x1
+    END_STREAM = 0x1
+    END_HEADERS = 0x4
+    PADDED = 0x8
+
+
+@attrs.frozen
+class DataEvent:
+    """Bytes for a tunnel.
+
+    Attributes:
+        stream_id: The number of the stream.
+        data: The bytes.
+    """
+
+    stream_id: int
+    data: bytes
+
+
+@attrs.frozen
+class GoAwayEvent:
+    """The peer accepts no more streams.
+
+    Attributes:
+        last_stream_id: The last stream of this end that the peer has processed, or may process.
+        error_code: The reason.
+    """
+
+    last_stream_id: int
+    error_code: int
+
+
+Event: TypeAlias = "h2.events.Event | DataEvent | GoAwayEvent"
+
+
+class Violation(Exception):
+    """The peer has violated HTTP/2.
+
+    Args:
+        error_code: The error code for the GOAWAY frame.
+        reason: The violation, as text.
+    """
+
+    def __init__(self, error_code: ErrorCodes, reason: str) -> None:
+        super().__init__(reason)
+        self.error_code: ErrorCodes = error_code
+
+
+def frame_header(size: int, kind: FrameType, flags: int, stream_id: int) -> bytes:
+    """Return the header of a frame.
+
+    Args:
+        size: The size of the payload, in bytes.
+        kind: The type.
+        flags: The flags.
+        stream_id: The number of the stream; 0 for the connection.
+    """
+    return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id)
+
+
+def parse_header(data: memoryview, position: int) -> tuple[int, int, int, int]:
+    """Return the size, the type, the flags and the stream of the frame that begins at a position."""
+    high, low, kind, flags, stream_id = _HEADER.unpack_from(data, position)
+    return high << 8 | low, kind, flags, stream_id & 0x7FFFFFFF
