@@ -7,7 +7,7 @@ that the server understands it.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import ssl
 from typing import Literal, TypeAlias
 
@@ -50,8 +50,11 @@ def check_http2(value: object) -> None:
         raise TypeError(f"http2 must be a bool or {PRIOR_KNOWLEDGE!r}, not {value!r}")
     if isinstance(value, str) and value != PRIOR_KNOWLEDGE:
         raise ValueError(f"http2 must be a bool or {PRIOR_KNOWLEDGE!r}, not {value!r}")
-    if value and importlib.util.find_spec("h2") is None:
-        raise ImportError(f"http2={value!r} requires h2: pip install trio-ws[http2]")
+    if value:
+        try:
+            importlib.import_module("h2.connection")
+        except ImportError as exc:
+            raise ImportError(f"http2={value!r} requires h2: pip install trio-ws[http2]") from exc
 
 
 def offer(context: ssl.SSLContext, *, http2: bool = True) -> None:

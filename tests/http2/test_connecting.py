@@ -1,0 +1,529 @@
+"""The client: its choice of HTTP/2 or HTTP/1.1, its requests, and the pool."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trio_ws
+from trio_ws import HTTP2Pool, InvalidStatus, Opening, Request, Response
+from trio_ws.exceptions import ConnectFailed, ConnectionClosed, InvalidHandshake, OpenTimeout
+from trio_ws.server.server import Server
+
+from .peers import (
+    CANCEL,
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    REFUSED_STREAM,
+    RST_STREAM,
+    RawPeer,
+    echo,
+    frame,
+)
+
+CA = trustme.CA()
+CERTIFICATE = CA.issue_cert("localhost")
+
+
+def server_context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    CERTIFICATE.configure_cert(context)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    return context
+
+
+@asynccontextmanager
+async def tls_server(handler: Any = echo, **options: Any) -> AsyncIterator[tuple[str, Server]]:
+    """Serve on a TLS port; yield the URI and the server."""
+    options = {"http2": True, "ssl": server_context(), "host": "localhost", **options}
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(trio_ws.serve, handler, 0, **options))
+        yield f"wss://localhost:{server.port}/", server
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def raw_server(serve: Callable[[RawPeer], Awaitable[object]]) -> AsyncIterator[str]:
+    """Let a function be the server of each connection; yield the URI."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            await serve(RawPeer(stream, is_client=False))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="localhost"))
+        yield f"ws://localhost:{listeners[0].socket.getsockname()[1]}/"
+        nursery.cancel_scope.cancel()
+
+
+# -- The choice ------------------------------------------------------------------------------------------------------
+
+
+async def test_http2_over_tls() -> None:
+    async with tls_server() as (uri, server):
+        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+            assert ws.http_version == "2"
+            assert ws.request.method == "CONNECT"
+            assert ws.response.status_code == 200
+            assert ws.tls is not None
+            assert ws.tls.alpn_protocol == "h2"
+            assert ws.remote_address[1] == server.port
+            (other,) = server.connections
+            assert other.http_version == "2"
+            assert other.remote_address == ws.local_address
+            assert other.opening.secure
+            assert other.tls is not None
+            for message in ["", "text", b"binary", "x" * 1_000_000]:
+                await ws.send(message)
+                assert await ws.receive() == message
+            assert await ws.ping() >= 0
+        assert ws.close_code == 1000
+
+
+async def test_a_context_serves_both_versions() -> None:
+    context = client_context()
+    async with tls_server() as (uri, _):
+        for http2 in (False, True, False, True):
+            async with trio_ws.connect(uri, http2=http2, ssl=context) as ws:
+                assert ws.http_version == ("2" if http2 else "1.1")
+
+
+async def test_a_server_without_http2() -> None:
+    async with tls_server(http2=False) as (uri, _):
+        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+            assert ws.http_version == "1.1"
+            await ws.send("hi")
+            assert await ws.receive() == "hi"
+        async with HTTP2Pool() as pool:
+            for _ in range(2):
+                async with trio_ws.connect(uri, http2=True, ssl=client_context(), pool=pool) as ws:
+                    assert ws.http_version == "1.1"
+            assert pool.connections == 0
+
+
+async def test_a_server_without_extended_connect() -> None:
+    """Such as nginx: HTTP/2, but no WebSockets over it."""
+    context = server_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    chosen = []
+
+    async def handle(stream: trio.SocketStream) -> None:
+        tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        await tls.do_handshake()
+        chosen.append(tls.selected_alpn_protocol())
+        if chosen[-1] == "h2":
+            peer = RawPeer(tls, is_client=False)
+            await peer.start()
+            await peer.receive_all()
+        else:
+            await trio_ws.serve_over(tls, echo)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="localhost"))
+        uri = f"wss://localhost:{listeners[0].socket.getsockname()[1]}/"
+        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+            assert ws.http_version == "1.1"
+        assert chosen == ["h2", "http/1.1"]
+        async with HTTP2Pool() as pool:
+            for _ in range(2):
+                async with trio_ws.connect(uri, http2=True, ssl=(context_ := client_context()), pool=pool) as ws:
+                    assert ws.http_version == "1.1"
+        del context_
+        nursery.cancel_scope.cancel()
+
+
+async def test_prior_knowledge() -> None:
+    async with tls_server(ssl=None, http2="prior-knowledge") as (uri, _):
+        uri = uri.replace("wss:", "ws:")
+        async with trio_ws.connect(uri, http2="prior-knowledge") as ws:
+            assert ws.http_version == "2"
+            assert ws.tls is None
+            await ws.send("hi")
+            assert await ws.receive() == "hi"
+        async with trio_ws.connect(uri) as ws:
+            assert ws.http_version == "1.1"
+
+
+async def test_a_unix_socket(tmp_path: Any) -> None:
+    path = str(tmp_path / "socket")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(trio_ws.serve, echo, path=path, http2="prior-knowledge"))
+        async with trio_ws.connect_unix(path, http2="prior-knowledge") as ws:
+            assert ws.http_version == "2"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "uri, options, error",
+    [
+        ("ws://a", {"http2": True}, ValueError),
+        ("wss://a", {"http2": "prior-knowledge"}, ValueError),
+        ("wss://a", {"http2": "h2"}, ValueError),
+        ("wss://a", {"http2": 2}, TypeError),
+        ("wss://a", {"http2": None}, TypeError),
+        ("wss://a", {"pool": HTTP2Pool}, TypeError),
+        ("wss://a", {"http2": True, "pool": 1}, TypeError),
+    ],
+)
+def test_wrong_options(uri: str, options: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="must"):
+        trio_ws.connect(uri, **options)
+
+
+async def test_wrong_options_of_a_server() -> None:
+    for options, error in [
+        ({"http2": True}, ValueError),
+        ({"http2": "prior-knowledge", "ssl": server_context()}, ValueError),
+        ({"http2": "h2c"}, ValueError),
+        ({"http2": 1}, TypeError),
+    ]:
+        with pytest.raises(error, match="http2 must be"):
+            await trio_ws.serve(echo, 0, **options)  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def test_a_pool_without_http2() -> None:
+    async with HTTP2Pool() as pool:
+        with pytest.raises(ValueError, match="pool must"):
+            trio_ws.connect("wss://a", pool=pool)
+
+
+def test_without_h2() -> None:
+    """Nothing imports h2 unless HTTP/2 is asked for; then the error names the extra."""
+    code = """
+import sys, trio
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("h2", "hpack", "hyperframe"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import trio_ws, trio_ws.http2, trio_ws.cli
+assert "h2" not in sys.modules
+async def handler(ws): pass
+async def serve(): await trio_ws.serve(handler, 0, http2="prior-knowledge")
+for call in (lambda: trio_ws.connect("wss://a", http2=True), lambda: trio.run(serve)):
+    try:
+        call()
+    except ImportError as exc:
+        assert "pip install trio-ws[http2]" in str(exc), exc
+    else:
+        raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- Responses -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_request() -> None:
+    seen: list[Request] = []
+
+    def look(opening: Opening, request: Request) -> None:
+        seen.append(request)
+
+    async with tls_server(process_request=look, subprotocols=["b"]) as (uri, _):
+        async with trio_ws.connect(
+            uri.replace("localhost", "user:pass@localhost") + "a?b=c",
+            http2=True,
+            ssl=client_context(),
+            origin=uri.replace("wss", "https")[:-1],
+            headers={"X-Y": "z"},
+            cookies={"k": "v"},
+            subprotocols=["a", "b"],
+        ) as ws:
+            assert ws.subprotocol == "b"
+    (request,) = seen
+    assert (request.method, request.protocol, request.path) == ("CONNECT", "websocket", "/a?b=c")
+    assert request.headers["x-y"] == "z"
+    assert request.headers["authorization"] == "Basic dXNlcjpwYXNz"
+    assert request.headers["cookie"] == "k=v"
+    assert not {"sec-websocket-key", "upgrade", "connection"} & set(request.headers)
+
+
+async def test_hooks_behave_the_same_with_both_versions() -> None:
+    routes = trio_ws.route({"/a": echo})
+    auth = trio_ws.basic_auth({"joe": "secret"})
+    async with tls_server(routes, process_request=auth) as (uri, _):
+        for path, user, status in [("a", "", 401), ("b", "joe:secret@", 404), ("a", "joe:wrong@", 401)]:
+            results = []
+            for http2 in (False, True):
+                with pytest.raises(InvalidStatus) as caught:
+                    async with trio_ws.connect(
+                        uri.replace("localhost", f"{user}localhost") + path, http2=http2, ssl=client_context()
+                    ):
+                        pass
+                response = caught.value.response
+                names = {"connection", "date"}
+                results.append(
+                    (
+                        response.status_code,
+                        response.body,
+                        {k: response.headers.get_all(k) for k in response.headers if k not in names},
+                    )
+                )
+            assert results[0] == results[1]
+            assert results[0][0] == status
+        for http2 in (False, True):
+            async with trio_ws.connect(
+                uri.replace("localhost", "joe:secret@localhost") + "a", http2=http2, ssl=client_context()
+            ) as ws:
+                await ws.send("x")
+                assert await ws.receive() == "x"
+
+
+async def test_a_redirect() -> None:
+    def redirect(opening: Opening, request: Request) -> Response | None:
+        return opening.respond(302, "", {"Location": "/new"}) if request.path == "/" else None
+
+    async with tls_server(process_request=redirect) as (uri, _):
+        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+            assert ws.request.path == "/new"
+            assert ws.http_version == "2"
+
+
+async def test_a_large_refusal() -> None:
+    def refuse(opening: Opening, request: Request) -> Response:
+        return opening.respond(403, b"x" * 700_000)
+
+    async with tls_server(process_request=refuse) as (uri, _):
+        with pytest.raises(InvalidStatus) as caught:
+            async with trio_ws.connect(uri, http2=True, ssl=client_context()):
+                pass
+        assert caught.value.response.body == b"x" * 700_000
+
+
+async def test_a_stream_that_is_reset() -> None:
+    async def reset(peer: RawPeer) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        request = await peer.receive_kind(HEADERS)
+        await peer.send(frame(RST_STREAM, 0, request.stream, CANCEL.to_bytes(4, "big")))
+        await peer.receive_all()
+
+    async with raw_server(reset) as uri:
+        with pytest.raises(ConnectFailed, match="CANCEL"):
+            async with trio_ws.connect(uri, http2="prior-knowledge"):
+                pass
+
+
+@pytest.mark.parametrize("what", ["http/1.1", "nothing", "no websockets", "closed", "no status", "end"])
+async def test_servers_that_do_something_else(what: str) -> None:
+    async def serve(peer: RawPeer) -> None:
+        if what == "http/1.1":
+            await peer.stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        elif what == "no websockets":
+            await peer.start()
+        elif what in ("no status", "end"):
+            await peer.start(ENABLE_CONNECT=1)
+            request = await peer.receive_kind(HEADERS)
+            if what == "no status":
+                await peer.send(peer.headers(request.stream, [("x", "y")]))
+            else:
+                await peer.send(frame(RST_STREAM, 0, request.stream, bytes(4)))
+        elif what == "closed":
+            return
+        await trio.sleep_forever()
+
+    async with raw_server(serve) as uri:
+        error = OpenTimeout if what == "nothing" else (ConnectFailed, InvalidHandshake)
+        with pytest.raises(error):
+            async with trio_ws.connect(uri, http2="prior-knowledge", open_timeout=0.2 if what == "nothing" else 10):
+                pass
+
+
+async def test_a_response_that_opens_with_another_2xx() -> None:
+    async def serve(peer: RawPeer) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        request = await peer.receive_kind(HEADERS)
+        assert request.headers[":scheme"] == "http"
+        await peer.send(peer.headers(request.stream, [(":status", "204")]) + frame(DATA, 0, 1, b"\x81\x02hi"))
+        await peer.receive_kind(DATA)
+        await peer.send(frame(DATA, END_STREAM, 1, b"\x88\x02\x03\xe8"))
+        await peer.receive_all()
+
+    async with raw_server(serve) as uri:
+        async with trio_ws.connect(uri, http2="prior-knowledge") as ws:
+            assert await ws.receive() == "hi"
+        assert ws.close_code == 1000
+
+
+async def test_a_goaway_leaves_the_websocket_alone() -> None:
+    async def serve(peer: RawPeer) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        await peer.receive_kind(HEADERS)
+        await peer.send(peer.headers(1, [(":status", "200")]))
+        await peer.send(frame(GOAWAY, 0, 0, (1).to_bytes(4, "big") + bytes(4)))
+        await peer.send(frame(DATA, 0, 1, b"\x81\x02hi"))
+        await peer.receive_kind(DATA)
+        await peer.send(frame(DATA, END_STREAM, 1, b"\x88\x02\x03\xe8"))
+        await peer.receive_all()
+
+    async with raw_server(serve) as uri:
+        async with trio_ws.connect(uri, http2="prior-knowledge") as ws:
+            assert await ws.receive() == "hi"
+            await ws.send("after")
+        assert ws.close_code == 1000
+
+
+async def test_connect_in_and_attempts() -> None:
+    async with tls_server() as (uri, _):
+        async with trio.open_nursery() as nursery:
+            ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=client_context())
+            await ws.send("x")
+            assert await ws.receive() == "x"
+            await ws.aclose()
+        async for attempt in trio_ws.attempts(uri, http2=True, ssl=client_context()):
+            async with attempt as ws:
+                assert ws.http_version == "2"
+
+
+# -- The pool --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pool_shares_connections() -> None:
+    addresses = set()
+    async with tls_server() as (uri, server):
+        context = client_context()
+        async with HTTP2Pool() as pool, trio.open_nursery() as nursery:
+
+            async def use(number: int) -> None:
+                async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as ws:
+                    addresses.add(ws.local_address)
+                    await ws.send(str(number))
+                    assert await ws.receive() == str(number)
+
+            for number in range(50):
+                nursery.start_soon(use, number)
+        assert len(addresses) == 1
+        assert pool.connections == 0
+        with trio.fail_after(5):
+            await server.drain()
+
+
+async def test_a_pool_opens_another_connection_when_one_is_full() -> None:
+    async with tls_server(limits=trio_ws.Limits(streams=2)) as (uri, _):
+        context = client_context()
+        async with HTTP2Pool() as pool:
+            async with trio.open_nursery() as nursery:
+                connections = [
+                    await trio_ws.connect_in(nursery, uri, http2=True, ssl=context, pool=pool) for _ in range(5)
+                ]
+                assert pool.connections == 3
+                assert len({ws.local_address for ws in connections}) == 3
+                for ws in connections:
+                    await ws.aclose()
+            assert pool.connections == 3
+
+
+async def test_a_pool_keeps_different_options_apart() -> None:
+    async with tls_server() as (uri, _):
+        async with HTTP2Pool() as pool:
+            for context in (client_context(), client_context()):
+                async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool):
+                    pass
+            assert pool.connections == 2
+            assert repr(pool) == "<HTTP2Pool with 2 connections>"
+
+
+async def test_a_pool_replaces_a_lost_connection() -> None:
+    context = client_context()
+    async with HTTP2Pool() as pool:
+        async with trio.open_nursery() as nursery:
+            async with tls_server() as (uri, server):
+                port = server.port
+                ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=context, pool=pool)
+            with pytest.raises(ConnectionClosed):
+                await ws.receive()
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio_ws.serve, echo, port, host="localhost", http2=True, ssl=server_context())
+            await nursery.start(serve)
+            async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as ws:
+                await ws.send("x")
+                assert await ws.receive() == "x"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_refused_stream_is_tried_again() -> None:
+    requests = 0
+
+    async def serve(peer: RawPeer) -> None:
+        nonlocal requests
+        await peer.start(ENABLE_CONNECT=1)
+        while (request := await peer.next_frame()) is not None:
+            if request.kind == HEADERS:
+                requests += 1
+                if requests == 1:
+                    await peer.send(frame(RST_STREAM, 0, request.stream, REFUSED_STREAM.to_bytes(4, "big")))
+                elif requests == 2:
+                    last = request.stream - 2
+                    await peer.send(frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + bytes(4)))
+                else:
+                    await peer.send(peer.headers(request.stream, [(":status", "200")]))
+            elif request.kind == DATA and request.payload:
+                await peer.send(frame(DATA, END_STREAM, request.stream, b"\x88\x02\x03\xe8"))
+
+    async with raw_server(serve) as uri:
+        async with HTTP2Pool() as pool:
+            async with trio_ws.connect(uri, http2="prior-knowledge", pool=pool) as ws:
+                pass
+            assert ws.close_code == 1000
+        assert requests == 3
+
+
+async def test_leaving_a_pool_closes_its_websockets() -> None:
+    async with tls_server() as (uri, server):
+        async with trio.open_nursery() as nursery:
+            async with HTTP2Pool() as pool:
+                ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=client_context(), pool=pool)
+            with pytest.raises(ConnectionClosed):
+                await ws.receive()
+        with pytest.raises(RuntimeError, match="open"):
+            async with trio_ws.connect(uri, http2=True, ssl=client_context(), pool=pool):
+                pass
+        with pytest.raises(RuntimeError, match="once"):
+            async with pool:
+                pass
+
+
+async def test_a_cancelled_pool() -> None:
+    async with tls_server() as (uri, server):
+        with trio.CancelScope() as scope:
+            async with HTTP2Pool() as pool:
+                async with trio_ws.connect(uri, http2=True, ssl=client_context(), pool=pool):
+                    scope.cancel()
+                    await trio.sleep_forever()
+        assert scope.cancelled_caught
+        with trio.fail_after(5):
+            await server.drain()
+
+
+async def test_cancelling_one_websocket_leaves_the_others_alone() -> None:
+    async with tls_server() as (uri, server):
+        context = client_context()
+        async with HTTP2Pool() as pool:
+            async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as ws:
+                for _ in range(5):
+                    with trio.CancelScope() as scope:
+                        async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as other:
+                            scope.cancel()
+                            await other.send(b"x" * 10_000_000)
+                    await ws.send("x")
+                    assert await ws.receive() == "x"
+            assert pool.connections == 1
+
+
