@@ -24,6 +24,7 @@ def names(cls: type[Any]) -> set[str]:
 
 
 REQUEST = names(Settings) | (names(RequestBuilder) - {"settings"})
+OTHERS = {"max_redirects", "http2", "pool"}
 DIALING = names(Dialer) - {"first", "path", "user_agent_for_proxy"}
 
 
@@ -38,8 +39,8 @@ def connect_unix(uri: str, **options: Any) -> object:
 def test_every_option_is_used() -> None:
     assert trio_ws.ConnectOverOptions.__optional_keys__ == REQUEST
     tcp = {"host", "port", "happy_eyeballs_delay", "local_address", "proxy", "proxy_ssl"}
-    assert trio_ws.ConnectUnixOptions.__optional_keys__ == (REQUEST | DIALING | {"max_redirects"}) - tcp
-    assert trio_ws.ConnectOptions.__optional_keys__ == REQUEST | DIALING | {"max_redirects"}
+    assert trio_ws.ConnectUnixOptions.__optional_keys__ == (REQUEST | DIALING | OTHERS) - tcp
+    assert trio_ws.ConnectOptions.__optional_keys__ == REQUEST | DIALING | OTHERS
 
 
 @pytest.mark.parametrize(

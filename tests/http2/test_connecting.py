@@ -90,7 +90,8 @@ async def test_http2_over_tls() -> None:
             assert other.remote_address == ws.local_address
             assert other.opening.secure
             assert other.tls is not None
-            for message in ["", "text", b"binary", "x" * 1_000_000]:
+            messages: list[str | bytes] = ["", "text", b"binary", "x" * 1_000_000]
+            for message in messages:
                 await ws.send(message)
                 assert await ws.receive() == message
             assert await ws.ping() >= 0
@@ -141,11 +142,13 @@ async def test_a_server_without_extended_connect() -> None:
         async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
             assert ws.http_version == "1.1"
         assert chosen == ["h2", "http/1.1"]
+        ours = client_context()
         async with HTTP2Pool() as pool:
             for _ in range(2):
-                async with trio_ws.connect(uri, http2=True, ssl=(context_ := client_context()), pool=pool) as ws:
+                async with trio_ws.connect(uri, http2=True, ssl=ours, pool=pool) as ws:
                     assert ws.http_version == "1.1"
-        del context_
+        # The pool remembers it.
+        assert chosen == ["h2", "http/1.1", "h2", "http/1.1", "http/1.1"]
         nursery.cancel_scope.cancel()
 
 
@@ -380,6 +383,21 @@ async def test_a_goaway_leaves_the_websocket_alone() -> None:
         assert ws.close_code == 1000
 
 
+async def test_a_client_certificate_that_is_missing() -> None:
+    context = server_context()
+    CA.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with tls_server(ssl=context) as (uri, _):
+        for http2 in (False, True):
+            with pytest.raises(trio_ws.TLSFailed, match="client certificate"):
+                async with trio_ws.connect(uri, http2=http2, ssl=client_context()):
+                    pass
+        with_certificate = client_context()
+        CERTIFICATE.configure_cert(with_certificate)
+        async with trio_ws.connect(uri, http2=True, ssl=with_certificate) as ws:
+            assert ws.http_version == "2"
+
+
 async def test_connect_in_and_attempts() -> None:
     async with tls_server() as (uri, _):
         async with trio.open_nursery() as nursery:
@@ -486,7 +504,7 @@ async def test_a_refused_stream_is_tried_again() -> None:
 
 
 async def test_leaving_a_pool_closes_its_websockets() -> None:
-    async with tls_server() as (uri, server):
+    async with tls_server() as (uri, _):
         async with trio.open_nursery() as nursery:
             async with HTTP2Pool() as pool:
                 ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=client_context(), pool=pool)
@@ -513,7 +531,7 @@ async def test_a_cancelled_pool() -> None:
 
 
 async def test_cancelling_one_websocket_leaves_the_others_alone() -> None:
-    async with tls_server() as (uri, server):
+    async with tls_server() as (uri, _):
         context = client_context()
         async with HTTP2Pool() as pool:
             async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as ws:
@@ -525,5 +543,3 @@ async def test_cancelling_one_websocket_leaves_the_others_alone() -> None:
                     await ws.send("x")
                     assert await ws.receive() == "x"
             assert pool.connections == 1
-
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +28,7 @@ from trio_ws.exceptions import ConnectionClosed
 
 from .. import proxies
 from .peers import close_frame, echo, masked
-from .test_connecting import CA, CERTIFICATE, client_context, server_context, tls_server
+from .test_connecting import CA, CERTIFICATE, client_context, tls_server
 
 HERE = Path(__file__).parent
 
@@ -74,7 +73,9 @@ function one(number) {
   return new Promise((resolve) => {
     const ws = new WebSocket(`wss://${location.host}/ws/${number}`, ["a", "b"]);
     const result = {number};
-    ws.onopen = () => { result.protocol = ws.protocol; result.extensions = ws.extensions; ws.send("x".repeat(300000)); };
+    ws.onopen = () => {
+      result.protocol = ws.protocol; result.extensions = ws.extensions; ws.send("x".repeat(300000));
+    };
     ws.onmessage = (event) => { result.size = event.data.length; ws.close(3456, "bye"); };
     ws.onclose = (event) => { result.code = event.code; result.clean = event.wasClean; resolve(result); };
     ws.onerror = () => { result.error = true; };
@@ -127,7 +128,7 @@ async def test_chromium(tmp_path: Path) -> None:
 
 
 async def test_h2_as_a_client() -> None:
-    async with tls_server(ssl=None, http2="prior-knowledge") as (uri, server):
+    async with tls_server(ssl=None, http2="prior-knowledge") as (_, server):
         stream = await trio.open_tcp_stream("localhost", server.port)
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         connection.initiate_connection()
@@ -159,7 +160,8 @@ async def converse(uri: str, **options: Any) -> str:
     """Use a WebSocket through a proxy, and return the version of HTTP."""
     options.setdefault("ssl", client_context())
     async with trio_ws.connect(uri, **options) as ws:
-        for message in ["hi", b"x" * 300_000]:
+        messages: list[str | bytes] = ["hi", b"x" * 300_000]
+        for message in messages:
             await ws.send(message)
             assert await ws.receive() == message
         version = ws.http_version
@@ -245,17 +247,13 @@ def envoy_configuration(port: int, backend: int, folder: Path, http2_backend: bo
                 }
             ]
         },
-        "http_filters": [
-            {"name": "router", "typed_config": {"@type": f"{prefix}.filters.http.router.v3.Router"}}
-        ],
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"{prefix}.filters.http.router.v3.Router"}}],
     }
     tls = {
         "@type": f"{prefix}.transport_sockets.tls.v3.DownstreamTlsContext",
         "common_tls_context": {
             "alpn_protocols": ["h2", "http/1.1"],
-            "tls_certificates": [
-                {"certificate_chain": {"filename": certificate}, "private_key": {"filename": key}}
-            ],
+            "tls_certificates": [{"certificate_chain": {"filename": certificate}, "private_key": {"filename": key}}],
         },
     }
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}

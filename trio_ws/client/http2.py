@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from ..connection.stream import StreamAdapter
-from ..exceptions import ConnectFailed
+from ..exceptions import ConnectFailed, TLSFailed
 from ..http2.adapter import HTTP2StreamAdapter
 from ..http2.connection import HTTP2Connection
 from ..http2.headers import from_request, to_response
@@ -29,6 +29,7 @@ from ..protocol.handshake import accepts
 from ..settings import Settings
 from ..uri import WebSocketURI
 from .dial import Dialer
+from .explain import explain, find_tls_error
 from .pool import HTTP2Pool
 
 __all__ = ["HTTP2Opener"]
@@ -106,6 +107,9 @@ class HTTP2Opener:
         )
         try:
             await connection.wait_for(connection.settled)
+            # With TLS 1.3, a server checks the certificate of the client after the handshake of the client.
+            if connection.error is not None and find_tls_error(connection.error) is not None:
+                raise TLSFailed(uri.host_header, f"TLS: {explain(connection.error)}") from connection.error.__cause__
             if connection.failure is not None:
                 raise ConnectFailed(uri.host_header, connection.failure)
             if not connection.protocol.may_connect and self.has_prior_knowledge:

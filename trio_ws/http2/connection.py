@@ -75,6 +75,7 @@ class HTTP2Connection:
         max_streams: The number of streams that may be open.
         streams: The open streams, by their numbers.
         failure: The reason why the connection is lost; None before that.
+        error: The error of the transport, if that is the reason.
         peer_is_leaving: Whether the peer has sent GOAWAY.
         settled: Set when the peer's first SETTINGS frame has arrived, or the connection is lost.
         on_end: A function that is called when the connection has ended.
@@ -104,16 +105,16 @@ class HTTP2Connection:
         )
         self.streams: dict[int, HTTP2Stream] = {}
         self.failure: str | None = None
+        self.error: StreamBroken | None = None
         self.peer_is_leaving: bool = False
         self.on_end: Callable[[], object] = lambda: None
-        # New streams of the peer, and the event of the task that waits for one.
         self._accepted: deque[HTTP2Stream] = deque()
         self._accept_event: trio.Event | None = None
         self._is_leaving = False
         self._received = received
         self._read_size = RECEIVE_SIZE
         self.settled: trio.Event = trio.Event()
-        # The writer task waits for this event; None while it does not wait. True while a write is half-done.
+        # The event that the writer task waits for, if it does.
         self._wake_event: trio.Event | None = None
         self._has_started = self._is_writing = self._is_finishing = self._lingers = False
         self._reader_scope = trio.CancelScope()
@@ -180,13 +181,11 @@ class HTTP2Connection:
             if self.protocol.output_size:
                 self.flush()
         except StreamBroken as exc:
-            self.fail(str(exc))
+            self.fail(str(exc), exc)
         except Flood as exc:  # of streams that were refused here
             self.fail(f"HTTP/2: {self.protocol.fail(ErrorCodes.ENHANCE_YOUR_CALM, exc)}")
-        except ProtocolFailed as exc:
-            self.fail(f"HTTP/2: {exc}")
-        except Exception as exc:  # h2 has failed with what the peer has sent
-            self.fail(f"HTTP/2: {exc!r}")
+        except Exception as exc:  # a violation; or h2 has failed with what the peer has sent
+            self.fail(f"HTTP/2: {exc if isinstance(exc, ProtocolFailed) else repr(exc)}")
 
     @trio.lowlevel.enable_ki_protection
     async def _write_loop(self) -> None:
@@ -205,7 +204,7 @@ class HTTP2Connection:
         try:
             await self.transport.write(self.protocol.take_output())
         except StreamBroken as exc:
-            self.fail(str(exc))
+            self.fail(str(exc), exc)
             self._reader_scope.cancel()
         self._is_writing = False
         self._wake_writers()
@@ -367,8 +366,8 @@ class HTTP2Connection:
             await event.wait()
             return
         while not event.is_set() and self.failure is None:
-            await self.transport.write(self.protocol.take_output())
-            if not event.is_set():
+            await self._write()
+            if not event.is_set() and self.failure is None:
                 await self._read()
         await trio.lowlevel.checkpoint()
 
@@ -381,10 +380,11 @@ class HTTP2Connection:
                 self.flush()
             self._wake_acceptor()
 
-    def fail(self, failure: str) -> None:
+    def fail(self, failure: str, error: StreamBroken | None = None) -> None:
         """Record that the connection is lost, and let all streams fail. Idempotent."""
         if self.failure is None:
             self.failure = failure
+            self.error = None if error is None else error.with_traceback(None)
             self.settled.set()
             self._wake_acceptor()
             for stream in list(self.streams.values()):

@@ -52,7 +52,7 @@ FIELDS = {
         "client_max_window_bits client_no_context_takeover level mem_level min_size server_max_window_bits"
         " server_no_context_takeover",
     ),
-    "limits": ("Limits", "connections idle lifetime messages_per_second openings per_address"),
+    "limits": ("Limits", "connections idle lifetime messages_per_second openings per_address streams"),
 }
 
 _LOGGER = "use instruments=[LogConnections()], which logs to the loggers trio_ws.client and trio_ws.server"
