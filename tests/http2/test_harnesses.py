@@ -26,7 +26,6 @@ from trio_ws.testing.faults import FaultyStream, Reset, Stall
 
 from .. import cancellation
 from ..cancellation import Scenario, Scheduling, at_every_point, cancel_at, cancel_call, cancel_session
-from ..cancellation import fixture_scheduling as fixture_scheduling
 from ..server.clients import MemoryListener
 from ..support import Streams, lockstep_pair, memory_pair, pipe_pair
 from ..test_cancellation import SCENARIOS

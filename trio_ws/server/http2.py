@@ -20,7 +20,7 @@ from functools import partial
 import attrs
 import trio
 
-from ..connection.stream import StreamAdapter, StreamBroken
+from ..connection.stream import StreamAdapter
 from ..exceptions import InvalidHandshake, InvalidMessage
 from ..http2.adapter import HTTP2StreamAdapter
 from ..http2.connection import HTTP2Connection
@@ -224,6 +224,8 @@ class _RequestStream:
         self._stream = stream
         self._host = host
         self._responder = responder
+        self._began_at = trio.current_time()
+        self._request: Request | None = None
         # True once the headers of the response were sent.
         self._has_answered = False
 
@@ -236,7 +238,7 @@ class _RequestStream:
         request = None
         responder, settings = self._responder, self._host.settings
         try:
-            request = to_request(
+            self._request = request = to_request(
                 self._stream.headers, max_head_size=settings.max_head_size, max_headers=settings.max_headers
             )
             if reached is not None:
@@ -246,8 +248,9 @@ class _RequestStream:
             else:
                 response = await responder.answer(request)
             await self._send(request, response)
-        except (StreamBroken, trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             responder.ws = None  # the client has left
+            self.report_failure(None, exc)
         except InvalidHandshake as exc:
             await self._send_safely(request, responder.refuse(exc, "2"))
         except Exception as exc:
@@ -257,6 +260,8 @@ class _RequestStream:
 
     async def _send(self, request: Request | None, response: Response) -> None:
         ws = self._responder.ws
+        if ws is not None:
+            ws.handshake_seconds = trio.current_time() - self._began_at
         opens = ws is not None and request is not None and accepts(request, response)
         if not opens:
             response = self._host.policy.add_headers(response)
@@ -274,6 +279,8 @@ class _RequestStream:
             if body:
                 await self._stream.send_all(body)
                 self._stream.end_now()
+            if not opens:
+                self.report_failure(response, self._responder.error)
             await trio.lowlevel.checkpoint()
         except BaseException:
             if ws is not None:
@@ -290,14 +297,21 @@ class _RequestStream:
         headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
         return self._responder.opening.respond(status, f"{reason_phrase(status)}\n", headers)
 
+    def report_failure(self, response: Response | None, error: Exception | None) -> None:
+        """Report to instruments that the opening handshake has failed."""
+        seconds = trio.current_time() - self._began_at
+        self._responder.report_failure(self._request, response, error, seconds)
+
     def send_error(self, status: int) -> None:
         """Send an error response if none was sent, without waiting. Never raises."""
         if not self._has_answered:
             self._has_answered = True
+            response: Response | None
             response = self._host.policy.add_headers(self._make_error(status))
             try:
                 self._stream.send_headers(from_response(response))
                 self._stream.send_now([response.body or b""])
                 self._stream.end_now()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
+                response = None
+            self.report_failure(response, None)
