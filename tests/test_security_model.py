@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 import trio_ws
-from trio_ws.client.connect import MAX_REDIRECTS
+from trio_ws.client.connecting import MAX_REDIRECTS
 from trio_ws.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -124,7 +124,7 @@ class Load:
         if path != "/" and leave in (be_closed, be_aborted):
             leave = return_
         uri = f"ws://127.0.0.1:{self.port}{path}"
-        options: trio_ws.ConnectOptions = {**TIMEOUTS, "compression": compression, "proxy": None}
+        options: Any = {**TIMEOUTS, "compression": compression, "proxy": None}
         with trio.CancelScope() as scope:
             async with trio_ws.connect(uri, **options) as ws:
                 self.counts["connections"] += 1
