@@ -16,12 +16,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_ws
 from trio_ws import broadcast
+from trio_ws.connection.encoder import Encoder
 from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidData
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub.broadcast import WhenFull
 from trio_ws.protocol import Role
 from trio_ws.protocol.deflate import Deflate, DeflateServer, PerMessageDeflate
+from trio_ws.protocol.extensions import Extension
 from trio_ws.testing import memory_websocket_pair
 
 from ..cancellation import socket_pair
@@ -178,6 +180,33 @@ async def test_sockets_are_written_at_once() -> None:
         broadcast(ends, "b" * 200)
         for _, theirs in pairs:
             assert socket_read(theirs) == b"\x81\x01a\x81\x7e\x00\xc8" + b"b" * 200
+
+
+async def test_a_message_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[Encoder] = []
+    encode: Callable[..., list[bytes]] = Encoder.encode
+
+    def count(encoder: Encoder, frames: Any) -> list[bytes]:
+        encoded.append(encoder)
+        return encode(encoder, frames)
+
+    monkeypatch.setattr(Encoder, "encode", count)
+    variants: list[tuple[Role, list[Extension]]] = [
+        *((Role.SERVER, []), (Role.SERVER, [])),
+        # This one transforms the message, and this one masks it with a key of its own.
+        *((Role.SERVER, [deflate()]), (Role.CLIENT, [])),
+    ]
+    pairs = [trio.socket.socketpair(socket.AF_UNIX) for _ in variants]
+    async with AsyncExitStack() as stack:
+        ends = [
+            await stack.enter_async_context(born_open(trio.SocketStream(ours), role, extensions=extensions))
+            for (ours, _), (role, extensions) in zip(pairs, variants, strict=True)
+        ]
+        await settle()
+        broadcast(ends, "x" * 100)
+        assert encoded == [connection_of(ws).encoder for ws in ends[2:]]
+        assert [socket_read(theirs)[:2] for _, theirs in pairs[:2]] == [b"\x81\x64"] * 2
+        assert [socket_read(theirs)[0] for _, theirs in pairs[2:]] == [0xC1, 0x81]
 
 
 def socket_read(sock: trio.socket.SocketType) -> bytes:

@@ -74,6 +74,7 @@ class Encoder:
         observer: The observer of the connection.
 
     Attributes:
+        is_plain: Whether frames are neither masked nor transformed, so that their bytes are those of other connections.
         interrupted: Whether encoding has begun and not finished. If it was cancelled or has failed, the peer cannot
             decode later messages, and only a Close frame may follow.
     """
@@ -84,6 +85,7 @@ class Encoder:
         self._observer = observer
         self._cache = _cache.get() if compresses else None
         self._compresses = compresses
+        self.is_plain: bool = not (compresses or protocol.masks)
         self.interrupted: bool = False
 
     def needs_thread(self, frames: Sequence[OutgoingFrame]) -> bool:
@@ -101,7 +103,7 @@ class Encoder:
             chunks = self._protocol.encode_all(frames)
         except Exception as exc:
             raise EncodingFailed from exc
-        self._record_sent(frames, chunks)
+        self.record_sent(frames, chunks)
         return chunks
 
     async def encode_in_thread(self, frames: list[OutgoingFrame]) -> list[bytes]:
@@ -118,7 +120,7 @@ class Encoder:
             return self.encode(frames)
         except Exception as exc:
             raise EncodingFailed from exc
-        self._record_sent(frames, chunks)
+        self.record_sent(frames, chunks)
         return chunks
 
     def encode_close(self, close: Close) -> list[bytes]:
@@ -127,7 +129,8 @@ class Encoder:
         self._observer.record_sent([(FIN | Opcode.CLOSE, close.serialize(), False)], chunks)
         return chunks
 
-    def _record_sent(self, frames: list[OutgoingFrame], chunks: list[bytes]) -> None:
+    def record_sent(self, frames: list[OutgoingFrame], chunks: list[bytes]) -> None:
+        """Record that frames are sent. The chunks are their encoded bytes."""
         self.interrupted = False
         if self._cache is not None and any(transform for _, _, transform in frames):
             self._cache.touch(self)

@@ -21,10 +21,20 @@ __all__ = ["post", "post_newest", "watch_lag"]
 
 
 @trio.lowlevel.enable_ki_protection
-def post(connection: Connection, frame: OutgoingFrame, limits: PostLimits) -> bool:
-    """Send a whole message without waiting, unless the peer is too slow for it. Return whether it was sent."""
+def post(connection: Connection, frame: OutgoingFrame, packed: bytes, limits: PostLimits) -> bool:
+    """Send a whole message without waiting, unless the peer is too slow for it.
+
+    Args:
+        connection: The connection.
+        frame: The message.
+        packed: The bytes of the frame, neither masked nor transformed by extensions.
+        limits: The limits beyond which the peer is too slow.
+
+    Returns:
+        Whether the message was sent. False also if the connection accepts no more messages.
+    """
     outbox = connection.outbox
-    if write_at_once(connection, frame):
+    if write_at_once(connection, frame, packed):
         if not outbox.writing:
             return True
         outbox.record_posted(limits)

@@ -25,11 +25,17 @@ _GATHER_ROUNDS = 8
 
 
 @trio.lowlevel.enable_ki_protection
-def write_at_once(connection: Connection, frame: OutgoingFrame) -> bool:
+def write_at_once(connection: Connection, frame: OutgoingFrame, packed: bytes | None = None) -> bool:
     """Write a message to the socket without waiting, if nothing else must be written before it.
 
     The writer task writes the rest if the socket does not accept the whole message. Not waking that task saves 30 % of
     the instructions of a round trip of 32 bytes: 182,000 instead of 262,000.
+
+    Args:
+        connection: The connection.
+        frame: The message.
+        packed: The bytes of the frame, neither masked nor transformed by extensions, if they are known. A connection
+            without these then needs not encode the message, which saves two fifths of the instructions of a broadcast.
 
     Returns:
         True if the message was written or left to the writer task; False if nothing was done.
@@ -38,13 +44,17 @@ def write_at_once(connection: Connection, frame: OutgoingFrame) -> bool:
     if not (WRITE_AT_ONCE and connection.state.can_send and outbox.is_clear and stream.can_write_now()):
         return False
     frames = [frame]
-    if encoder.needs_thread(frames):
+    if packed is not None and encoder.is_plain:
+        chunks = [packed]
+        encoder.record_sent(frames, chunks)
+    elif encoder.needs_thread(frames):
         return False
-    try:
-        chunks = encoder.encode(frames)
-    except EncodingFailed as exc:
-        _fail(connection, exc)
-        return False
+    else:
+        try:
+            chunks = encoder.encode(frames)
+        except EncodingFailed as exc:
+            _fail(connection, exc)
+            return False
     if not stream.write_now(chunks):
         outbox.add_unwritten(frame)
     connection.observer.report()

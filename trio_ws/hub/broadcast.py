@@ -12,6 +12,7 @@ from ..connection.sendable import Sendable, prepare
 from ..connection.websocket import WebSocket, connection_of
 from ..protocol.codec import FIN
 from ..protocol.extensions import EncodingCache
+from ..protocol.hot import pack
 
 __all__ = ["DEFAULT_MAX_BACKLOG", "DEFAULT_MAX_LAG", "WhenFull", "broadcast", "check_limits", "check_when_full"]
 
@@ -87,10 +88,11 @@ def broadcast(
     limits = check_limits(max_backlog, max_lag, when_full == "drop")
     opcode, data = prepare(message, text)
     frame = FIN | opcode, data, EncodingCache() if compress else False
+    packed = pack([frame])
     slow = []
     for ws in connections:
         connection = connection_of(ws)
-        if not connection.state.can_send or post(connection, frame, limits):
+        if post(connection, frame, packed, limits) or not connection.state.can_send:
             continue
         slow.append(ws)
         if when_full == "newest":

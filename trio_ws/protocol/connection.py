@@ -116,6 +116,11 @@ class Protocol:
         self._transforms: Sequence[Extension] = ()
         self._random = random if role is Role.CLIENT else None
 
+    @property
+    def masks(self) -> bool:
+        """Whether this end masks the frames that it sends: True for clients (RFC 6455, section 5.1)."""
+        return self._random is not None
+
     def rest(self) -> None:
         """Free memory that is not needed while the connection is idle. Compression can use a lot of it.
 
