@@ -191,16 +191,14 @@ async def test_a_message_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None
         return encode(encoder, frames)
 
     monkeypatch.setattr(Encoder, "encode", count)
-    variants: list[tuple[Role, list[Extension]]] = [
-        *((Role.SERVER, []), (Role.SERVER, [])),
-        # This one transforms the message, and this one masks it with a key of its own.
-        *((Role.SERVER, [deflate()]), (Role.CLIENT, [])),
-    ]
+    # The last two transform the message, or mask it with a key of their own.
+    extensions: list[list[Extension]] = [[], [], [deflate()], []]
+    variants = list(zip([Role.SERVER, Role.SERVER, Role.SERVER, Role.CLIENT], extensions, strict=True))
     pairs = [trio.socket.socketpair(socket.AF_UNIX) for _ in variants]
     async with AsyncExitStack() as stack:
         ends = [
-            await stack.enter_async_context(born_open(trio.SocketStream(ours), role, extensions=extensions))
-            for (ours, _), (role, extensions) in zip(pairs, variants, strict=True)
+            await stack.enter_async_context(born_open(trio.SocketStream(ours), role, extensions=each))
+            for (ours, _), (role, each) in zip(pairs, variants, strict=True)
         ]
         await settle()
         broadcast(ends, "x" * 100)

@@ -15,7 +15,7 @@ import trio
 from ..frames import Close, Opcode
 from ..instruments.observer import NullObserver
 from ..protocol import Protocol
-from ..protocol.codec import FIN
+from ..protocol.codec import CONTROL, FIN
 from ..protocol.connection import OutgoingFrame
 from .limits import NoLimits
 from .run_local import RunLocal
@@ -46,11 +46,13 @@ class CompressorCache:
     def touch(self, encoder: Encoder) -> None:
         """Mark the compressor of an encoder as recently used, and free the oldest one if there are too many."""
         encoders = self._encoders
-        encoders[encoder] = None
-        encoders.move_to_end(encoder)
-        if len(encoders) > MAX_COMPRESSORS:
-            oldest, _ = encoders.popitem(last=False)
-            oldest.free_memory()
+        try:
+            encoders.move_to_end(encoder)
+        except KeyError:
+            encoders[encoder] = None
+            if len(encoders) > MAX_COMPRESSORS:
+                oldest, _ = encoders.popitem(last=False)
+                oldest.free_memory()
 
     def remove(self, encoder: Encoder) -> None:
         """Remove the encoder of a connection that has ended."""
@@ -90,7 +92,13 @@ class Encoder:
 
     def needs_thread(self, frames: Sequence[OutgoingFrame]) -> bool:
         """Whether frames are so large that they should be encoded in a thread."""
-        return self._compresses and sum(len(data) for _, data, transform in frames if transform) >= THREAD_SIZE
+        if not self._compresses:
+            return False
+        size = 0  # a loop, because a generator would take as long as everything else here
+        for _, data, transform in frames:
+            if transform:
+                size += len(data)
+        return size >= THREAD_SIZE
 
     def encode(self, frames: list[OutgoingFrame]) -> list[bytes]:
         """Return the encoded frames, as chunks of bytes.
@@ -132,10 +140,13 @@ class Encoder:
     def record_sent(self, frames: list[OutgoingFrame], chunks: list[bytes]) -> None:
         """Record that frames are sent. The chunks are their encoded bytes."""
         self.interrupted = False
-        if self._cache is not None and any(transform for _, _, transform in frames):
-            self._cache.touch(self)
+        if self._cache is not None:
+            for _, _, transform in frames:
+                if transform:
+                    self._cache.touch(self)
+                    break
         self._observer.record_sent(frames, chunks)
-        if frames and frames[-1][0] & 0x0F < Opcode.CLOSE:
+        if frames and not frames[-1][0] & CONTROL:
             self._limits.record_sent()
 
     def free_memory(self) -> None:

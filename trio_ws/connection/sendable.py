@@ -10,6 +10,9 @@ from ..misuse.values import check_instance
 
 __all__ = ["Sendable", "make_close", "prepare", "prepare_control"]
 
+# Looking up a member of an enum takes as long as three calls.
+_TEXT, _BINARY = Opcode.TEXT, Opcode.BINARY
+
 #: The types that can be sent as one message.
 Sendable: TypeAlias = str | bytes | bytearray | memoryview
 
@@ -28,9 +31,9 @@ def prepare(message: Sendable, text: bool | None) -> tuple[Opcode, bytes]:
     if text is None:
         # Nearly all messages take one of these two exits.
         if type(message) is bytes:
-            return Opcode.BINARY, message
+            return _BINARY, message
         if type(message) is str:
-            return Opcode.TEXT, message.encode()
+            return _TEXT, message.encode()
     if isinstance(message, str):
         return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
     if isinstance(message, (bytes, bytearray, memoryview)):

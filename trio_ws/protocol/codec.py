@@ -36,7 +36,19 @@ from ..frames import MAX_CONTROL_PAYLOAD, Frame, Opcode
 from .hot import Payload, apply_mask, pack, take_messages, take_small_frames
 from .pure import Buffer
 
-__all__ = ["BATCH", "FIN", "FRAME_BATCH", "RSV1", "RSV2", "RSV3", "FrameDecoder", "Piece", "Role", "serialize"]
+__all__ = [
+    "BATCH",
+    "CONTROL",
+    "FIN",
+    "FRAME_BATCH",
+    "RSV1",
+    "RSV2",
+    "RSV3",
+    "FrameDecoder",
+    "Piece",
+    "Role",
+    "serialize",
+]
 
 FIN = 0x80
 RSV1 = 0x40
@@ -44,7 +56,7 @@ RSV2 = 0x20
 RSV3 = 0x10
 _RSV = RSV1 | RSV2 | RSV3
 _MASK = 0x80
-_CONTROL = 0x08
+CONTROL = 0x08
 
 _OPCODES = frozenset(Opcode)
 
@@ -83,15 +95,14 @@ class FrameDecoder:
     """
 
     __slots__ = (
-        *("_data", "_first_byte", "_key", "_masked", "_offset", "_payload", "_position", "_remaining", "_rsv", "_size"),
-        *("_assemble", "_small_frames"),
+        *("_data", "_first_byte", "_key", "_masked", "_offset", "_payload", "_position", "_remaining", "_size"),
+        *("_assemble", "_small_frames", "_valid"),
     )
 
     def __init__(self, role: Role, rsv: int = 0, *, assemble: bool = False) -> None:
         self._masked = role is Role.SERVER
-        self._rsv = rsv
         self._assemble = assemble
-        self._small_frames = _small_frames(rsv)
+        self._small_frames, self._valid = _small_frames(rsv), _valid_frames(rsv)
         # The received bytes, and the number of them that were decoded.
         self._data: Buffer = b""
         self._position = 0
@@ -149,7 +160,10 @@ class FrameDecoder:
             At most :data:`BATCH` messages. If there are none, :meth:`next_piece` may still return a piece.
         """
         assert not self._remaining
-        messages, self._position = take_messages(self._data, self._position, self._masked, limit, BATCH)
+        data, position = self._data, self._position
+        if position < len(data) and data[position] & _RSV:  # transformed by an extension, or invalid
+            return []
+        messages, self._position = take_messages(data, position, self._masked, limit, BATCH)
         return messages
 
     def take_pieces(self) -> list[Piece]:
@@ -164,10 +178,10 @@ class FrameDecoder:
         Raises:
             ProtocolError: If the peer violates the protocol. The decoder cannot be used any more then.
         """
-        if not self._remaining:
-            pieces, self._position = take_small_frames(
-                self._data, self._position, self._masked, self._small_frames, FRAME_BATCH
-            )
+        data, position = self._data, self._position
+        # A frame with an extended length (RFC 6455, section 5.2) is not small.
+        if not self._remaining and (len(data) < position + 2 or data[position + 1] & 0x7F < 126):
+            pieces, self._position = take_small_frames(data, position, self._masked, self._small_frames, FRAME_BATCH)
             if pieces:
                 return pieces
         piece = self.next_piece()
@@ -204,23 +218,30 @@ class FrameDecoder:
             return False
         first_byte = data[start]
         size = data[start + 1]
-        if first_byte & _RSV or first_byte & 0x0F not in _OPCODES or (size >= _MASK) is not self._masked:
+        if not self._valid[first_byte] or (size >= _MASK) is not self._masked:
             self._check_header(first_byte, size)
         size &= 0x7F
         start += 2
-        if size >= 126:
-            if first_byte & _CONTROL:
+        if first_byte & CONTROL:
+            if size >= 126:
                 raise ProtocolError(f"a control frame must have at most {MAX_CONTROL_PAYLOAD} bytes of payload")
-            length = 2 if size == 126 else 8
-            if end < start + length:
-                return False
-            size = _extended_size(data[start : start + length])
-            start += length
-        if first_byte & _CONTROL and first_byte < FIN:
-            raise ProtocolError("a control frame must not be fragmented")
+            if first_byte < FIN:
+                raise ProtocolError("a control frame must not be fragmented")
+            needed = size
+        else:
+            needed = 0
+            if size >= 126:
+                length = 2 if size == 126 else 8
+                if end < start + length:
+                    return False
+                # The first case is that of most frames, and does without a copy of the bytes.
+                size = data[start] << 8 | data[start + 1] if length == 2 else _large_size(data[start : start + length])
+                if size < 126:
+                    raise _wasted_bytes(size)
+                start += length
         if self._masked:
             start += 4
-        if end < (start + size if first_byte & _CONTROL else start):
+        if end < start + needed:
             return False
         self._first_byte = first_byte
         self._key = bytes(data[start - 4 : start]) if self._masked else b""
@@ -232,7 +253,8 @@ class FrameDecoder:
 
     def _take_payload(self) -> Piece:
         """Decode the payload of the current frame as far as it has arrived."""
-        data = memoryview(self._data)[self._position : self._position + self._remaining]
+        data = self._data if isinstance(self._data, memoryview) else memoryview(self._data)
+        data = data[self._position : self._position + self._remaining]
         size = len(data)
         self._position += size
         self._remaining -= size
@@ -250,14 +272,28 @@ class FrameDecoder:
         opcode = first_byte & 0x0F
         if opcode not in _OPCODES:
             raise ProtocolError(f"unknown opcode {opcode:#x}")
-        # An extension marks a message with its bit on the first frame only.
-        allowed = self._rsv if opcode in (Opcode.TEXT, Opcode.BINARY) else 0
-        if first_byte & _RSV & ~allowed:
+        if not self._valid[first_byte]:
             raise ProtocolError(f"reserved bits must not be set in this {Opcode(opcode).name} frame")
         if self._masked and not second_byte & _MASK:
             raise ProtocolError("a frame from a client must be masked")
         if not self._masked and second_byte & _MASK:
             raise ProtocolError("a frame from a server must not be masked")
+
+
+@functools.cache
+def _valid_frames(rsv: int) -> bytes:
+    """Return 256 bytes: for each first byte of a frame, whether its opcode and its reserved bits are valid.
+
+    Args:
+        rsv: The reserved bits that the extensions in use may set on the first frame of a message.
+    """
+    valid = bytearray(256)
+    for first_byte in range(256):
+        opcode = first_byte & 0x0F
+        # An extension marks a message with its bit on the first frame only.
+        allowed = rsv if opcode in (Opcode.TEXT, Opcode.BINARY) else 0
+        valid[first_byte] = opcode in _OPCODES and not first_byte & _RSV & ~allowed
+    return bytes(valid)
 
 
 @functools.cache
@@ -271,22 +307,24 @@ def _small_frames(rsv: int) -> bytes:
         256 bytes: for each first byte of a frame, whether to take the frame.
     """
     taken = bytearray(256)
-    for opcode in Opcode:
-        for fin in (FIN,) if opcode & _CONTROL else (0, FIN):
-            for bits in range(0, _RSV + 1, RSV3):
-                transformed = bits and opcode in (Opcode.TEXT, Opcode.BINARY) and not bits & ~rsv
-                if transformed or not (bits or (fin and opcode in (Opcode.TEXT, Opcode.BINARY))):
-                    taken[fin | bits | opcode] = 1
+    for first_byte, valid in enumerate(_valid_frames(rsv)):
+        control, fin = first_byte & CONTROL, first_byte >= FIN
+        whole = fin and not first_byte & _RSV and first_byte & 0x0F in (Opcode.TEXT, Opcode.BINARY)
+        taken[first_byte] = valid and not whole and (fin or not control)
     return bytes(taken)
 
 
-def _extended_size(data: Buffer) -> int:
+def _large_size(data: Buffer) -> int:
     size = int.from_bytes(data, "big")
     if size >> 63:
         raise ProtocolError("the most significant bit of the payload length must not be set")
-    if size < (126 if len(data) == 2 else 0x10000):
-        raise ProtocolError(f"the payload length {size} must be encoded in the fewest bytes")
+    if size < 0x10000:
+        raise _wasted_bytes(size)
     return size
+
+
+def _wasted_bytes(size: int) -> ProtocolError:
+    return ProtocolError(f"the payload length {size} must be encoded in the fewest bytes")
 
 
 def serialize(frame: Frame, key: bytes | None = None) -> bytes:

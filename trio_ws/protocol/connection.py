@@ -166,7 +166,7 @@ class Protocol:
                         self._whole += event
                     else:
                         self._whole = event
-                elif isinstance(event, (str, bytes)) and not self._events:
+                elif (type(event) is str or type(event) is bytes) and not self._events:
                     self._whole.append(event)
                 else:
                     self._add(event)
@@ -297,10 +297,16 @@ class Protocol:
             ProtocolError: If one of the frames may not be sent now. Some of the others may have been encoded then.
         """
         if frames and self.closing.can_send and not self._sending:
-            small = [frame for frame in frames if frame[0] >= FIN and len(frame[1]) < LARGE]
-            if len(small) == len(frames):
+            # Loops instead of comprehensions, because most of the time there is only one frame.
+            for first_byte, data, _ in frames:
+                if first_byte < FIN or len(data) >= LARGE:
+                    break
+            else:
+                small = list(frames)
                 if self._extensions:
-                    small = [self._transform_whole(frame) if frame[2] else frame for frame in small]
+                    for index, frame in enumerate(frames):
+                        if frame[2]:
+                            small[index] = self._transform_whole(frame)
                 if len(frames) == 1 and self._random is None and isinstance(cache := frames[0][2], EncodingCache):
                     return [self._pack_cached(*small[0][:2], cache)]
                 return [pack(small, None if self._random is None else self._random(4 * len(small)))]

@@ -254,6 +254,8 @@ class MessageDecoder:
                         self._add(payload, final)
                     if final and (message := self._finish()) is not None:
                         yield message
+                if frames.release():
+                    return
             else:
                 return
             if self._since_pause >= _PAUSE:

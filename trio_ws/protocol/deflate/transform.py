@@ -13,7 +13,7 @@ from .settings import Deflate
 
 __all__ = ["PerMessageDeflate", "load_back_end"]
 
-#: The end of each compressed message, which is not sent (RFC 7692, section 7.2.1).
+#: The end of each compressed message: four bytes that are not sent (RFC 7692, section 7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
 #: An empty block with the BFINAL bit.
 _LAST_BLOCK = b"\x01\x00\x00\xff\xff"
@@ -131,7 +131,8 @@ class PerMessageDeflate:
             _append_history(self._sent_history, data, self.send_bits)
         if final:
             self._compressing = False
-            compressed = _cut_tail(compressed)
+            # zlib outputs nothing if the last part is empty and the part before was flushed. b"\0" is an empty block.
+            compressed = compressed[:-4] or b"\x00"
             if not self.send_takeover:
                 self._compressor = None
         return compressed, True
@@ -146,7 +147,7 @@ class PerMessageDeflate:
         compressed = cache.payloads.get(key)
         if compressed is None:
             compressor = self._new_compressor(b"")
-            compressed = _cut_tail(compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))
+            compressed = (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
             cache.payloads[key] = compressed
         if self.send_takeover:
             _append_history(self._sent_history, data, self.send_bits)
@@ -187,9 +188,12 @@ class PerMessageDeflate:
         """Decompress up to the end of the DEFLATE stream or of the data. Return the output and the position."""
         decompressor = self._decompressor
         if decompressor is None:
-            decompressor = self._decompressor = self._new_decompressor()
+            history = self._received_history
+            decompressor = self._decompressor = (
+                zlib.decompressobj(-self.receive_bits, history) if history else zlib.decompressobj(-self.receive_bits)
+            )
         # 0 means "no limit" to zlib. An output of limit + 1 bytes shows that the message is too big.
-        decompressed = decompressor.decompress(data, 0 if limit is None else min(limit, _MAX_LIMIT) + 1)
+        decompressed = decompressor.decompress(data, 0 if limit is None or limit > _MAX_LIMIT else limit + 1)
         if decompressor.eof:
             # The peer has ended the stream (section 7.2.3.4). A new one starts here, without history.
             self._end_stream()
@@ -212,11 +216,6 @@ class PerMessageDeflate:
     def _end_stream(self) -> None:
         self._decompressor = None
         self._received_history.clear()
-
-    def _new_decompressor(self) -> Any:
-        if self._received_history:
-            return zlib.decompressobj(-self.receive_bits, self._received_history)
-        return zlib.decompressobj(-self.receive_bits)
 
     def _end_message(self) -> bool:
         """Append the omitted tail, and return whether the message is complete with it.
@@ -247,19 +246,14 @@ class PerMessageDeflate:
         self._received_history = self._received_history[-(1 << self.receive_bits) :]
 
 
-def _cut_tail(compressed: bytes) -> bytes:
-    """Remove the tail that is not sent from the last part of a message."""
-    # zlib outputs nothing if the last part is empty and the part before was flushed. b"\0" is an empty block then.
-    return compressed[: -len(_TAIL)] or b"\x00"
-
-
 def _append_history(history: bytearray, data: bytes, bits: int) -> None:
     """Append data to a history. Keep the size of the window, and up to a quarter more.
 
     Thanks to the extra quarter, the history need not be moved for every message.
     """
     size = 1 << bits
-    data = data[-size:]
+    if len(data) > size:
+        data = data[-size:]
     excess = len(history) + len(data) - size
     if excess > size >> 2:
         del history[:excess]
