@@ -154,24 +154,34 @@ def with_client(**parameters: Any) -> Turn:
     return turn
 
 
-def idle(compression: str | None = None, ping_interval: float | None = None) -> Turn:
-    """Return a turn that opens connections, and measures the memory of the server for each."""
+def idle(
+    compression: str | None = None, ping_interval: float | None = None, *, rest: bool = True, count: int | None = None
+) -> Turn:
+    """Return a turn that opens connections, and measures the memory of the server for each.
+
+    Args:
+        compression: The parameters of compression. With compression, each connection echoes a message first.
+        ping_interval: Seconds between keepalive pings, without compression.
+        rest: Whether to wait until connections with compression have freed what they need for sending.
+        count: Number of connections; None for that of the scale.
+    """
 
     def turn(contender: Contender, scale: Scale) -> Values:
         # Without compression, idle connections free no memory.
-        interval = ping_interval if compression is None else REST / 3
+        interval = ping_interval if compression is None or not rest else REST / 3
+        connections = count or scale.idle
         job = Job(size=KIB, text=True, compression=compression, ping_interval=interval)
         with serve(contender, job) as server:
             job = replace(job, port=server.read("port"))
             # The first connections cause allocations that happen only once.
-            with Process("load", "hold", replace(job, connections=100)) as first:
+            with Process("load", "hold", replace(job, connections=100, compression=None)) as first:
                 first.read("open")
                 before = server.ask("memory")
-                with Process("load", "hold", replace(job, connections=scale.idle)) as load:
+                with Process("load", "hold", replace(job, connections=connections)) as load:
                     load.read("open")
-                    if compression is not None:
+                    if compression is not None and rest:
                         time.sleep(REST)  # connections free memory at their next ping, on the real clock
-                    return {"memory": (server.ask("memory") - before) / scale.idle}
+                    return {"memory": (server.ask("memory") - before) / connections}
 
     return turn
 
@@ -387,6 +397,16 @@ def of_compression() -> Iterator[Measurement]:
         turn=idle("equal"),
         most_rounds=1,
     )
+    for count in (400, 1000):
+        yield Measurement(
+            name=f"memory-compressed-{count}",
+            section=COMPRESSION,
+            title=f"memory per connection after a message, {count:,} connections, equal parameters",
+            metrics=memory,
+            contenders=(OURS, ZLIB, WEBSOCKETS_ASYNCIO, WEBSOCKETS_TRIO),
+            turn=idle("equal", rest=False, count=count),
+            most_rounds=1,
+        )
     yield Measurement(
         name="memory-defaults",
         section=COMPRESSION,

@@ -160,6 +160,15 @@ def of_extras() -> Iterator[Target]:
             of=WEBSOCKETS_TRIO,
             ours=ours,
         )
+        for count in (400, 1000):
+            yield Target(
+                title=f"memory per connection after a message, {count:,} connections, compressed, {back_end}",
+                measurement=f"memory-compressed-{count}",
+                metric="memory",
+                at_most=1,
+                of=WEBSOCKETS_TRIO,
+                ours=ours,
+            )
     yield Target(
         title="compressed JSON, 1 KiB, round trip, instructions",
         measurement="instructions-compressed",

@@ -138,4 +138,4 @@ async def test_messages_count_as_activity(mock_clock: trio.testing.MockClock) ->
 
 def test_the_number_of_compressors() -> None:
     # The documentation promises at most this many compressors per run of Trio.
-    assert encoding.MAX_COMPRESSORS == 256
+    assert encoding.MAX_COMPRESSORS == 32

@@ -26,8 +26,9 @@ __all__ = ["MAX_COMPRESSORS", "THREAD_SIZE", "CompressorCache", "Encoder", "Enco
 #: smaller ones, a thread costs more than it gains; ``tests/benchmarks/compression.py`` measures it.
 THREAD_SIZE = 64 * 1024
 
-#: Maximum number of connections that keep their compressor, per run of Trio.
-MAX_COMPRESSORS = 256
+#: Maximum number of connections that keep their compressor, per run of Trio. A compressor of zlib-ng takes 160 KiB or
+#: more, and creating it again takes 10 µs. With 400 connections, 256 compressors would take 90 KiB per connection.
+MAX_COMPRESSORS = 32
 
 #: The limiter of the compressing threads. It cannot be Trio's default limiter: all threads of that one might be waiting
 #: in ``trio.from_thread.run(ws.send, ...)`` for a compression that could then never start.
@@ -37,7 +38,7 @@ _limiter = RunLocal(lambda: trio.CapacityLimiter(os.cpu_count() or 1))
 class CompressorCache:
     """LRU of encoders that keep their compressor. The others free theirs, and create a new one when needed.
 
-    A compressor takes about 100 KiB.
+    :data:`MAX_COMPRESSORS` is the maximum number.
     """
 
     def __init__(self) -> None:
