@@ -46,6 +46,7 @@ class Result:
 
     Attributes:
         seconds: How long it took.
+        busy: The processor time that it took, in seconds. It is less if the machine was busy with other work.
         clients: The number of clients at a time.
         load: What they did.
         samples: Samples under load.
@@ -53,6 +54,7 @@ class Result:
     """
 
     seconds: float
+    busy: float
     clients: int
     load: Load
     samples: list[Sample]
@@ -75,7 +77,7 @@ async def soak(seconds: float, clients: int, seed: int, lives: int | None = None
     samples: list[Sample] = []
     # Trio opens descriptors when it first needs them, for example for threads.
     await trio.to_thread.run_sync(bool)
-    begin = trio.current_time()
+    begin, busy = trio.current_time(), time.process_time()
     try:
         async with trio.open_nursery() as nursery:
             idle = take_sample()
@@ -101,7 +103,8 @@ async def soak(seconds: float, clients: int, seed: int, lives: int | None = None
             nursery.cancel_scope.cancel()
     finally:
         logger.removeHandler(errors)
-    return Result(trio.current_time() - begin, clients, load, samples, faults + errors.lines)
+    seconds, busy = trio.current_time() - begin, time.process_time() - busy
+    return Result(seconds, busy, clients, load, samples, faults + errors.lines)
 
 
 def report(result: Result) -> str:
@@ -142,8 +145,9 @@ def report(result: Result) -> str:
         "with the message. The test fails if a message is not as it was sent, if a task raises an exception, or if",
         "memory, file descriptors or tasks grow.",
         "",
-        f"The last run, on {datetime.date.today():%d %B %Y}: {result.seconds:,.0f} seconds, {result.clients} clients",
-        f"at a time, {versions}, {machine}.",
+        f"The last run, on {datetime.date.today():%d %B %Y}: {result.clients} clients at a time, for",
+        f"{result.seconds:,.0f} seconds, of which the process had a processor for {result.busy:,.0f}; {versions};",
+        f"{machine}.",
         "",
         "| | number |",
         "|---|--:|",
