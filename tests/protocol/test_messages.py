@@ -205,16 +205,16 @@ def test_text_fails_at_the_first_byte_that_cannot_be_utf8(sequence: bytes, wrong
     for role in ROLES:
         for prefix in [b"", "κόσμε ".encode()]:
             payload = prefix + sequence + b" and more"
-            wrong += len(prefix)
+            at_fault = len(prefix) + wrong
             # As one frame, in two at every cut, and in single bytes.
             whole = frame_to(role, FIN | TEXT, payload)
             assert type(bad(role, whole)[1]) is InvalidData
             assert type(bad(role, frame_to(role, FIN | TEXT, prefix + sequence))[1]) is InvalidData
             header_size = len(whole) - len(payload)
             decoder = MessageDecoder(role)
-            assert read(decoder, [whole[: header_size + wrong]]) == ([], None)
+            assert read(decoder, [whole[: header_size + at_fault]]) == ([], None)
             with pytest.raises(InvalidData) as caught:
-                list(feed_to(decoder, whole[header_size + wrong :][:1]))
+                list(feed_to(decoder, whole[header_size + at_fault :][:1]))
             assert caught.value.code == 1007
             for at in range(len(payload)):
                 first, second = frame_to(role, TEXT, payload[:at]), frame_to(role, CONT, payload[at:])
@@ -222,16 +222,12 @@ def test_text_fails_at_the_first_byte_that_cannot_be_utf8(sequence: bytes, wrong
                 # It fails at exactly this byte, before the end of the message.
                 items, error = read(MessageDecoder(role), [first])
                 assert items == []
-                assert type(error) is (InvalidData if wrong < at else type(None))
+                assert type(error) is (InvalidData if at_fault < at else type(None))
             decoder = MessageDecoder(role)
-            assert read(
-                decoder, [frame_to(role, TEXT), *(frame_to(role, CONT, b) for b in one_by_one(payload[:wrong]))]
-            ) == (
-                [],
-                None,
-            )
+            begun = [frame_to(role, TEXT), *(frame_to(role, CONT, byte) for byte in one_by_one(payload[:at_fault]))]
+            assert read(decoder, begun) == ([], None)
             with pytest.raises(InvalidData):
-                list(feed_to(decoder, frame_to(role, CONT, payload[wrong : wrong + 1])))
+                list(feed_to(decoder, frame_to(role, CONT, payload[at_fault : at_fault + 1])))
 
 
 @pytest.mark.parametrize("role", ROLES)
