@@ -56,6 +56,7 @@ import trustme
 
 import trio_ws
 from trio_ws.cli.main import _parser
+from trio_ws.client import dial
 from trio_ws.connection import websocket
 
 from . import proxies
@@ -261,6 +262,8 @@ def perform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loggers: None) -> P
             stage = Stage(nursery, output)
             for function in (stage.open_tcp_listeners, stage.open_tcp_stream, stage.run):
                 monkeypatch.setattr(trio, function.__name__, function)
+            # The client connects to an IP address without trio.open_tcp_stream, which must be called here.
+            monkeypatch.setattr(dial, "_address_family", lambda _host: None)
             monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             ca.issue_cert("example.org").configure_cert(context)
@@ -838,7 +841,7 @@ class Console:
             if words[0] == "trio-ws":
                 words = ["python", "-m", "trio_ws", *words[1:]]
             if words[0] == "pip":
-                assert words == ["pip", "install", "trio-ws"]
+                assert words[1] == "install"
                 continue
             python, dash, module, *arguments = words
             assert (python, dash) == ("python", "-m")

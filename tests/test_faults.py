@@ -297,7 +297,7 @@ Serve = Callable[..., Awaitable[None]]
 
 @attrs.frozen
 class Transport:
-    """What a conversation runs over: the two ends, and the functions that open a WebSocket on them."""
+    """The two ends of a conversation, and the functions that open a WebSocket on them."""
 
     make_lines: MakeLines
     connect: Callable[..., Connecting] = trio_ws.connect_over

@@ -499,9 +499,9 @@ def test_the_page_explains_every_close_code() -> None:
 
 def test_the_page_explains_every_status_that_the_library_sends() -> None:
     package = Path(trio_ws.__file__).parent
-    sources = [*(package / "server").glob("*.py"), package / "protocol" / "handshake.py"]
+    sources = [*(package / "server").glob("*.py"), *(package / "protocol").glob("*.py")]
     code = "".join(path.read_text(encoding="utf-8") for path in sources)
-    sent = {int(status) for status in re.findall(r"(?:respond\(|status = |return |, )([45]\d\d)\b", code)}
+    sent = {int(status) for status in re.findall(r"(?:respond\(|status = |return |else |, )([45]\d\d)\b", code)}
     assert sent >= {400, 401, 403, 404, 405, 408, 421, 426, 500, 503, 505}
     explained = re.findall(r"^   \* - (\d{3})\n", PAGE, re.MULTILINE)
     assert {*sent, trio_ws.HeadTooBig(0).status} <= set(map(int, explained))
