@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ import trio.testing
 
 import trio_ws
 from trio_ws import Headers, Opening, Request, Response
+from trio_ws.server import date
 
 URI = "ws://example.org/chat"
 UPGRADE = (
@@ -434,17 +434,17 @@ async def test_every_final_response_has_a_date(monkeypatch: pytest.MonkeyPatch) 
         dated = {"Date": "Tue, 15 Nov 1994 08:12:31 GMT"} if request.path == "/dated" else {}
         return opening.respond(200, "", dated) if request.path != "/" else None
 
-    made: list[float] = []
+    made: list[int] = []
 
-    def formatdate(timeval: float, *, usegmt: bool) -> str:
-        made.append(timeval)
-        return real(timeval, usegmt=usegmt)
+    def note_and_format(seconds: int) -> str:
+        made.append(seconds)
+        return real(seconds)
 
     now = 784111777.25
-    real = email.utils.formatdate
-    monkeypatch.setattr(email.utils, "formatdate", formatdate)
+    real = date._format
+    monkeypatch.setattr(date, "_format", note_and_format)
     monkeypatch.setattr("time.time", lambda: now)
-    for request, date in (
+    for request, expected in (
         (get("/page"), "Sun, 06 Nov 1994 08:49:37 GMT"),
         (get("/dated"), "Tue, 15 Nov 1994 08:12:31 GMT"),
         (get("/"), "Sun, 06 Nov 1994 08:49:37 GMT"),
@@ -453,7 +453,7 @@ async def test_every_final_response_has_a_date(monkeypatch: pytest.MonkeyPatch) 
     ):
         async with served(process_request=answer) as client:
             _, headers, _ = await client.ask(request)
-            assert headers["date"] == date
+            assert headers["date"] == expected
     assert made == [784111777]
     now += 1
     async with served(process_request=answer) as client:
