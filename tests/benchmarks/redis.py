@@ -93,6 +93,9 @@ async def run_members(kind: str, url: str, count: int) -> None:
                 await trio.lowlevel.checkpoint()
         await done.wait()
         print(trio.current_time() - begin, flush=True)
+        if hub._core.exchange is not None:
+            outgoing = hub._core.exchange.outgoing
+            await outgoing.wait_acknowledged(outgoing.number)
         nursery.cancel_scope.cancel()
 
 
