@@ -248,7 +248,7 @@ class MemoryBackend(Backend):
 
     def _check_entered(self) -> None:
         if not self._entered:
-            raise BackendUnavailable("Hub.run() must be running")
+            raise BackendUnavailable("it is not connected, Hub.run() must be running")
 
     def _mark(self, topic: str) -> None:
         if topic in self._positions:

@@ -131,7 +131,7 @@ class RedisBackend(Backend):
     @property
     def _connected(self) -> Streams | PubSub:
         if self._messages is None:
-            raise BackendUnavailable("Hub.run() must be running")
+            raise BackendUnavailable("it is not connected, Hub.run() must be running")
         return self._messages
 
     async def publish(self, batch: Sequence[Publication]) -> None:
@@ -173,7 +173,7 @@ class RedisBackend(Backend):
             BackendUnavailable: If Redis does not answer.
         """
         if self._presence is None:
-            raise BackendUnavailable("Hub.run() must be running")
+            raise BackendUnavailable("it is not connected, Hub.run() must be running")
         await self._presence.set(counts)
 
     async def count_members(self, topic: str) -> int:
@@ -183,7 +183,7 @@ class RedisBackend(Backend):
             BackendUnavailable: If Redis does not answer, or the back end is not entered.
         """
         if self._presence is None:
-            raise BackendUnavailable("Hub.run() must be running")
+            raise BackendUnavailable("it is not connected, Hub.run() must be running")
         return await self._presence.count(topic)
 
     async def history(self, topic: str, since: Position, max_bytes: int) -> History:

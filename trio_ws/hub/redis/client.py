@@ -75,15 +75,18 @@ def check_url(url: object) -> None:
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def within(seconds: float) -> Iterator[trio.CancelScope]:
     """Limit the time of a call to Redis, and translate its errors.
+
+    Args:
+        seconds: The limit. The deadline of the cancel scope can be changed.
 
     Raises:
         BackendUnavailable: If Redis does not answer, or cannot do its work right now.
     """
     try:
-        with trio.fail_after(seconds):
-            yield
+        with trio.fail_after(seconds) as scope:
+            yield scope
     except BackendUnavailable:
         raise
     except trio.TooSlowError:
@@ -97,6 +100,8 @@ def within(seconds: float) -> Iterator[None]:
         error = _find_temporary(exc)
         if error is None:
             raise
+        if isinstance(error, BackendUnavailable):
+            raise error from None
         raise BackendUnavailable(f"{type(error).__name__}: {error}"[:200]) from exc
 
 
@@ -186,13 +191,13 @@ class RedisClient:
         Raises:
             BackendUnavailable: If Redis cannot be reached.
         """
-        with within(math.inf):
+        with within(self.timeout) as scope:
             async with self.redis:
-                with within(self.timeout):
-                    for name in self.nodes():
-                        self._connections[name] = connection = await self.open_connection(name)
-                        for script in SCRIPTS:
-                            await connection.create_request(b"SCRIPT LOAD", script.text)
+                for name in self.nodes():
+                    self._connections[name] = connection = await self.open_connection(name)
+                    for script in SCRIPTS:
+                        await connection.create_request(b"SCRIPT LOAD", script.text)
+                scope.deadline = math.inf
                 task_status.started()
                 await trio.sleep_forever()
 

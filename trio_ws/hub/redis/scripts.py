@@ -106,8 +106,8 @@ class Script:
 #: Create a topic if it does not exist, and resolve a position. Returns epoch, head, start and lost.
 OPEN = Script(_BEGIN + _RESOLVE + "return {epoch, head, start, lost}")
 
-#: Return messages after a position. ARGV[5]: a number of bytes. Returns epoch, head, start, lost, and for each message
-#: two values: its author and its data.
+#: Return messages after a position. ARGV[5]: a number of bytes, of which a message takes 200 besides its data. Returns
+#: epoch, head, start, lost, and for each message two values: its author and its data.
 FETCH = Script(
     _BEGIN
     + _RESOLVE
@@ -117,7 +117,7 @@ repeat
     local entries = redis.call('XRANGE', KEYS[1], string.format('%d-0', last + 1), '+', 'COUNT', 16)
     for _, entry in ipairs(entries) do
         local fields = entry[2]
-        size = size + #fields[4]
+        size = size + #fields[4] + 200
         if last > start and size > tonumber(ARGV[5]) then return result end
         result[#result + 1] = fields[2]
         result[#result + 1] = fields[4]
