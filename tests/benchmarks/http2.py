@@ -100,11 +100,17 @@ def run_client(folder: str, http2: bool, port: int, pid: int) -> None:
         return (spent() - began) / count
 
     async def open_many(count: int) -> float:
-        """Return the time for opening and closing a WebSocket."""
-        began = spent()
-        for _ in range(count):
+        """Return the time for opening and closing a WebSocket, of many at the same time."""
+
+        async def open_one() -> None:
             async with trio_ws.connect(uri, **options):
                 pass
+
+        began = spent()
+        for _ in range(count // 50):
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(open_one)
         return (spent() - began) / count
 
     async def idle() -> float:
@@ -130,7 +136,7 @@ def run_client(folder: str, http2: bool, port: int, pid: int) -> None:
         async with trio_ws.connect(uri, **options) as ws:
             figures["round trip"] = await echo(ws, 32, 4_000)
             figures["64 KiB"] = await echo(ws, 64 * KIB, 500)
-        figures["opening"] = await open_many(300)
+        figures["opening"] = await open_many(600)
         return figures
 
     async def main() -> None:

@@ -82,7 +82,7 @@ class Connecting(AsyncWithOnly):
         # True if redirects may lead to other origins. A Unix socket reaches only one.
         self._cross_origin = elsewhere
         # Building the first request here makes invalid options raise before connecting.
-        self.request: Request = builder.build(uri)
+        self.request: Request = self._build_request("1.1" if opener is None else "2")
         # The parser of the response that is being received, if any.
         self._parser: ResponseParser | None = None
         self._used = False
@@ -184,7 +184,7 @@ class Connecting(AsyncWithOnly):
     async def _rebuild_request(self, first_origin: bool) -> None:
         self._credentials = await self._builder.fetch_credentials(self._uri) if first_origin else ()
         self._first_origin = first_origin
-        self.request = self._build_request("1.1")
+        self.request = self._build_request("1.1" if self._opener is None else "2")
 
     def _build_request(self, http_version: str) -> Request:
         return self._builder.build(
@@ -199,10 +199,11 @@ class Connecting(AsyncWithOnly):
             if self._opener is None:
                 transport = await self._dial(self._uri)
             else:
-                request = self._build_request("2")
-                transport, response = await self._opener.open(self._uri, request)
-                if response is not None:
-                    self.request = request
+                if self.request.http_version != "2":  # the last one was for a server without HTTP/2
+                    self.request = self._build_request("2")
+                transport, response = await self._opener.open(self._uri, self.request)
+                if response is None:
+                    self.request = self._build_request("1.1")
             if response is None:
                 response, received = await self._request_upgrade(transport)
             if self._builder.cookies is not None:

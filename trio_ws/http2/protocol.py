@@ -111,8 +111,10 @@ class HTTP2Protocol:
     def __init__(
         self, *, is_client: bool, max_streams: int, window: int, max_header_list: int, clock: Callable[[], float]
     ) -> None:
-        # Malformed headers end a stream, not the connection; see trio_ws.http2.headers.
-        config = h2.config.H2Configuration(client_side=is_client, header_encoding=None, validate_inbound_headers=False)
+        # Malformed headers end a stream, not the connection; see trio_ws.http2.headers. Those of this end are valid.
+        config = h2.config.H2Configuration(
+            client_side=is_client, header_encoding=None, validate_inbound_headers=False, validate_outbound_headers=False
+        )
         settings = {
             SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
             SettingCodes.INITIAL_WINDOW_SIZE: window,

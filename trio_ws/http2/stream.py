@@ -271,10 +271,14 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
 
     def end_now(self) -> None:
         """End this direction. Idempotent; nothing happens if the stream is lost."""
+        self._end()
+        self.carrier.flush()
+
+    def _end(self) -> None:
+        """Add END_STREAM to the output. It is not written yet, because what follows can go out with it."""
         if not (self.closed or self._sent_end or self.failure is not None):
             self._sent_end = True
             self._call_h2(self.carrier.protocol.h2.end_stream, self.stream_id)
-            self.carrier.flush()
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 
@@ -286,7 +290,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     def close(self) -> None:
         """Close the stream. Idempotent."""
         if not self.closed:
-            self.end_now()
+            self._end()
             # A server has sent all of its response, whatever the client still has to send (RFC 9113, section 8.1).
             self._close(ErrorCodes.CANCEL if self.carrier.is_client else ErrorCodes.NO_ERROR)
 
