@@ -155,7 +155,7 @@ def run_client(folder: str, http2: bool, port: int, pid: int) -> None:
 
 def measure(variant: str, folder: str, before: Path) -> dict[str, float]:
     """Return the figures of one variant."""
-    http2, is_before = VARIANTS[variant]
+    is_before = VARIANTS[variant][1]
     command = [sys.executable, __file__]
     # The module finds the library in this folder, not beside itself.
     environment = {**os.environ, "PYTHONPATH": str(before if is_before else ROOT), "PYTHONSAFEPATH": "1"}

@@ -448,6 +448,51 @@ async def test_a_pool_opens_another_connection_when_one_is_full() -> None:
             assert pool.connections == 3
 
 
+async def test_each_websocket_counts_for_the_address() -> None:
+    async with tls_server(limits=trio_ws.Limits(per_address=3)) as (uri, server):
+        context = client_context()
+        async with HTTP2Pool() as pool, trio.open_nursery() as nursery:
+            connect = partial(trio_ws.connect_in, nursery, uri, http2=True, ssl=context)
+            first, *_ = [await connect(pool=pool) for _ in range(3)]
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(pool=pool)
+            assert caught.value.response.status_code == 503
+            with pytest.raises(ConnectFailed):  # nor is there room for another connection
+                await connect()
+            await first.aclose()
+            await connect(pool=pool)
+            assert len(server.connections) == 3
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            await server.drain()
+        assert not server._state.by_address
+        assert server._state.count == 0
+
+
+async def test_failed_handshakes_are_reported() -> None:
+    failures: list[trio_ws.HandshakeFailure] = []
+
+    class Record(trio_ws.Instrument):
+        def handshake_failed(self, failure: trio_ws.HandshakeFailure) -> None:
+            failures.append(failure)
+
+    async with tls_server(instruments=[Record()]) as (uri, _):
+        with pytest.raises(InvalidStatus):
+            async with trio_ws.connect(
+                uri, http2=True, ssl=client_context(), origin="https://evil.example", instruments=[Record()]
+            ):
+                pass
+        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+            assert ws.handshake_seconds >= 0
+    server, client = failures
+    assert (server.role, client.role) == (trio_ws.protocol.Role.SERVER, trio_ws.protocol.Role.CLIENT)
+    for failure in failures:
+        assert failure.request is not None
+        assert failure.request.http_version == "2"
+        assert failure.response is not None
+        assert failure.response.status_code == 403
+
+
 async def test_a_pool_keeps_different_options_apart() -> None:
     async with tls_server() as (uri, _):
         async with HTTP2Pool() as pool:

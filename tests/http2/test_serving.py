@@ -160,6 +160,8 @@ async def test_plain_requests(autojump_clock: trio.testing.MockClock) -> None:
         await trio.sleep(1)
         if request.path == "/long":
             return opening.respond(200, b"x" * 300_000)
+        if request.path == "/wrong":
+            return opening.respond(200, "body", {"Content-Length": "5"})
         if request.path == "/none":
             return opening.respond(204, "", {"Connection": "close", "X": "y"})
         return opening.respond(200, f"{request.method} {opening.host}") if request.protocol is None else None
@@ -188,11 +190,13 @@ async def test_plain_requests(autojump_clock: trio.testing.MockClock) -> None:
         assert response.ends
         assert response.headers["x"] == "y"
         assert not {"connection", "content-length"} & set(response.headers)
+        await peer.send(peer.headers(13, change(GET, _path="/wrong"), end=True))
+        assert (await peer.receive_kind(HEADERS, 13)).headers[":status"] == "500"
         # The body of a request is dropped.
-        await peer.send(peer.headers(9, change(GET, _method="POST", content_length="5")))
-        await peer.send(frame(DATA, END_STREAM, 9, b"12345"))
-        assert (await peer.receive_kind(HEADERS, 9)).headers[":status"] == "200"
-        assert (await peer.open(11)).headers[":status"] == "200"
+        await peer.send(peer.headers(19, change(GET, _method="POST", content_length="5")))
+        await peer.send(frame(DATA, END_STREAM, 19, b"12345"))
+        assert (await peer.receive_kind(HEADERS, 19)).headers[":status"] == "200"
+        assert (await peer.open(21)).headers[":status"] == "200"
 
 
 async def test_a_2xx_of_the_application_opens_no_websocket(autojump_clock: trio.testing.MockClock) -> None:

@@ -18,7 +18,7 @@ __all__ = ["InvalidRedirect", "InvalidStatus"]
 
 @attrs.define(slots=False, eq=False, repr=False)
 class InvalidStatus(InvalidHandshake):
-    """The server responded with a status other than 101 Switching Protocols.
+    """The server responded with a status other than 101 Switching Protocols, or other than 2xx over HTTP/2.
 
     The message of the exception includes the headers and the beginning of the body.
 

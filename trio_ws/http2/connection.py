@@ -310,10 +310,7 @@ class HTTP2Connection:
     # -- Streams ---------------------------------------------------------------------------------------------------
 
     async def accept(self) -> HTTP2Stream | None:
-        """Wait for a stream of the peer. Return None if no more streams will be accepted. Safe to cancel.
-
-        Only one task may call this.
-        """
+        """Wait, in one task, for a stream of the peer. Return None if there will be no more. Safe to cancel."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._accepted:
             if self._is_leaving or self.failure is not None:
@@ -322,6 +319,11 @@ class HTTP2Connection:
             self._accept_event = trio.Event()
             await self._accept_event.wait()
         return self._accepted.popleft()
+
+    def refuse_accepted(self) -> None:
+        """Refuse the streams that nobody will accept."""
+        while self._accepted:
+            self._accepted.popleft().abort(ErrorCodes.REFUSED_STREAM)
 
     def _wake_acceptor(self) -> None:
         if self._accept_event is not None:
@@ -335,11 +337,7 @@ class HTTP2Connection:
         return self.failure is None and not (self.peer_is_leaving or self._is_leaving) and len(self.streams) < limit
 
     def open_stream(self, headers: list[tuple[bytes, bytes]]) -> HTTP2Stream:
-        """Open a stream, as a client, with a request. The caller has to close it.
-
-        Raises:
-            trio.BrokenResourceError: If the connection is lost, or h2 does not allow another stream.
-        """
+        """Open a stream with a request. Raise :exc:`trio.BrokenResourceError` if that is not possible."""
         try:
             stream_id = self.protocol.h2.get_next_available_stream_id()
             stream = HTTP2Stream(self, stream_id)
@@ -352,7 +350,7 @@ class HTTP2Connection:
         return stream
 
     def discard(self, stream: HTTP2Stream) -> None:
-        """Forget a stream that is closed."""
+        """Forget a closed stream."""
         self.streams.pop(stream.stream_id, None)
 
     # -- The opening of a client, and the end ----------------------------------------------------------------------

@@ -119,10 +119,17 @@ def from_response(response: Response, *, opens: bool = False) -> list[tuple[byte
         response: The response.
         opens: Whether it turns the stream into a WebSocket. Otherwise, it gets a Content-Length header if its status
             allows a body.
+
+    Raises:
+        InvalidMessage: If the body does not have the length in the Content-Length header.
     """
+    size = len(response.body or b"")
+    lengths = response.headers.get_all("Content-Length")
+    if response.body is not None and any(length.strip(SPACE) != str(size) for length in lengths):
+        raise InvalidMessage(f"Content-Length must be the length of the body, {size}, not {', '.join(lengths)}")
     headers = [(b":status", b"%d" % response.status_code), *_encode(response.headers)]
     if not opens and response.status_code not in BODILESS and "Content-Length" not in response.headers:
-        headers.append((b"content-length", b"%d" % len(response.body or b"")))
+        headers.append((b"content-length", b"%d" % size))
     return headers
 
 

@@ -135,6 +135,7 @@ class _Session:
                 # Not in the task, so that nothing else can take the place that is free now.
                 slot = AddressSlot(self._host.state.by_address, self._host.limits.per_address)
                 nursery.start_soon(self._serve_stream, stream, slot, self._begin_stream(slot))
+        self._connection.refuse_accepted()  # the scope may have been cancelled just before a stream has arrived
         self._connection.leave()  # it was idle for too long, or the client or the server leaves
         self._host.state.openings.discard(self._task)
 
