@@ -86,6 +86,8 @@ async def open_connection(
         level = logging.DEBUG if left else logging.INFO
         logger.log(level, "connection from %s lost during the opening handshake: %s", address, exc)
         return None
+    finally:
+        responder.error = None
     return responder.ws
 
 
@@ -154,9 +156,7 @@ class _HTTPConnection:
             self.report_failure(response, self._responder.error)
         is_persistent = is_persistent and self._may_persist()  # this may have changed while it was sent
         self._advance(Stage.IDLE if is_persistent else Stage.ENDING)
-        if is_persistent:
-            self._responder.reset()
-        elif ws is None:
+        if ws is None and not is_persistent:
             await self._linger()
         return is_persistent
 

@@ -216,6 +216,7 @@ class _Session:
         finally:
             stream.on_failure = None
             state.openings.discard(task)
+            responder.error = None
 
 
 class _RequestStream:

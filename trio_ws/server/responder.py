@@ -63,7 +63,8 @@ class Responder:
     Attributes:
         opening: The opening handshake in progress, as hooks see it.
         ws: The WebSocket, once a request was accepted; None before that.
-        error: The exception that was the reason for the response, if any.
+        error: The exception that was the reason for the response, if any. The owner must set this to None in the end:
+            the traceback refers to frames that refer to this object.
     """
 
     def __init__(
@@ -86,10 +87,6 @@ class Responder:
         self.ws: ServerWebSocket | None = None
         self.error: Exception | None = None
 
-    def reset(self) -> None:
-        """Keep nothing of the last request: a proxy may send requests of several clients over one connection."""
-        self.opening = Opening(self._stream, self.opening.server, self._peer)
-
     async def answer(self, request: Request, received: bytes = b"") -> Response:
         """Return the response to a request. Set ``ws`` if it accepts a WebSocket.
 
@@ -102,6 +99,9 @@ class Responder:
         Raises:
             InvalidHandshake: If the request is refused before ``process_request``; see :meth:`refuse`.
         """
+        # Keep nothing of the last request: a proxy may send requests of several clients over one connection. For the
+        # first one, too: a trio.SSLListener has done the TLS handshake only now.
+        self.opening = Opening(self._stream, self.opening.server, self._peer)
         if self._peer.is_trusted_proxy:
             self.opening._set_peer(find_client(self._peer, request.headers, self._policy.forwarding))
         response = self._admit(self.opening)
@@ -138,7 +138,8 @@ class Responder:
 
     def refuse(self, exc: InvalidHandshake, http_version: str = "1.1") -> Response:
         """Log why a request is refused, and return the response."""
-        self.error = exc
+        # The response refers to the exception, and the frames of a traceback would refer to the response.
+        self.error = exc.with_traceback(None)
         # The error may quote a header of any length.
         address = show_address(self.opening.remote_address)
         logger.info("opening handshake with %s failed: %.500s", address, exc)
