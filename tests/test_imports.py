@@ -42,6 +42,23 @@ def test_importing_the_package_imports_nothing_that_only_some_programs_need() ->
     assert not OPTIONAL & (set(all_modules) - set(dependencies))
 
 
+def test_attrs_generates_no_repr() -> None:
+    # Generating one takes as long as importing a module, and show_fields() does the same.
+    generated = run(
+        """
+import json, sys, attrs, trio_ws
+classes = [
+    value
+    for name, module in sys.modules.items() if name.startswith("trio_ws")
+    for value in vars(module).values() if isinstance(value, type) and attrs.has(value)
+]
+files = {each.__name__: getattr(each.__repr__, "__code__", None) for each in classes}
+print(json.dumps([name for name, code in files.items() if code and code.co_filename.startswith("<attrs")]))
+"""
+    )
+    assert not generated
+
+
 def test_each_late_name_can_be_the_first() -> None:
     wrong = run(
         """

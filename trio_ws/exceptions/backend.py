@@ -9,7 +9,7 @@ from .base import WebSocketException
 __all__ = ["BackendUnavailable"]
 
 
-@attrs.define(slots=False, eq=False)
+@attrs.define(slots=False, eq=False, repr=False)
 class BackendUnavailable(WebSocketException):
     """The engine behind a :class:`Backend` does not answer right now. Trying again may help.
 

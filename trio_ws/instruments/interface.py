@@ -83,6 +83,8 @@ class HandshakeFailure:
     seconds: float
     remote_address: Any = None
 
+    __repr__ = show_fields
+
 
 class ObservedWebSocket(Protocol):
     """The part of a :class:`WebSocket` that instruments can rely on."""
