@@ -3,7 +3,7 @@
 Run it with ``python -m tests.benchmarks.redis``, in an environment with coredis, redis-server and matplotlib. It writes
 ``docs/redis-benchmark.inc`` and ``docs/_static/redis.svg``; with ``--print``, it only prints.
 
-* **Fan-out**: messages of 100 bytes to one topic with 500 members, until all members have them. The clients are raw
+* **Fan-out**: messages of 100 bytes to one topic with 200 members, until all members have them. The clients are raw
   sockets that count bytes, in a process of their own for each server.
 * **Publish rate**: messages of 100 bytes to one topic without members, until Redis has them all.
 * **Recovery**: Redis is killed and started again at once. The time from when it answers until a message that was
@@ -31,12 +31,12 @@ from ..hub.redis_server import RedisServer
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 #: The members of the topic, the messages to them, and their size in bytes.
-MEMBERS = 500
-MESSAGES = 200
+MEMBERS = 200
+MESSAGES = 100
 SIZE = 100
 
 #: The messages of the publish rate.
-PUBLISHED = 20_000
+PUBLISHED = 10_000
 
 REPETITIONS = 3
 
@@ -45,7 +45,9 @@ def make_hub(kind: str, url: str) -> trio_ws.Hub:
     """Return a hub: in memory, with streams, or with publish and subscribe."""
     if kind == "memory":
         return trio_ws.Hub(max_backlog=None, max_lag=None)
-    return trio_ws.Hub(backend=trio_ws.RedisBackend(url, streams=kind == "streams"), max_backlog=None, max_lag=None)
+    return trio_ws.Hub(
+        backend=trio_ws.RedisBackend(url, streams=kind == "streams", timeout=30), max_backlog=None, max_lag=None
+    )
 
 
 # -- Processes with members ------------------------------------------------------------------------------------------

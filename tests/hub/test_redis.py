@@ -6,6 +6,7 @@ import json
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import trustme
 import trio_ws
 from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, RedisBackend, Topic
 from trio_ws.frames import Close, Frame, Opcode
-from trio_ws.hub.redis import presence, pubsub, scripts
+from trio_ws.hub.redis import listener, presence, pubsub, scripts
 from trio_ws.hub.redis.client import Command, check_url
 from trio_ws.hub.redis.scripts import Names, slot_of
 from trio_ws.testing import BACKEND_CHECKS, BackendCheck
@@ -326,6 +327,31 @@ async def test_a_stuck_server_holds_up_nobody_here(server: RedisServer) -> None:
         before = trio.current_time()
     assert trio.current_time() - before < 5
     server.resume()
+
+
+def hold_up(seconds: float) -> None:
+    """Block the event loop, as a handler with much to compute does."""
+    time.sleep(seconds)
+
+
+@needs_redis
+async def test_a_process_that_is_held_up_does_not_blame_the_server(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So there is always a ping whose answer has not been read.
+    monkeypatch.setattr(listener, "PING_INTERVAL", 0.001)
+    losses = Losses()
+    hub = Hub(backend=RedisBackend(server.url, timeout=1, streams=False), instruments=[losses])
+    async with trio.open_nursery() as nursery, opened() as (ann, _):
+        await nursery.start(hub.run)
+        async with hub.topic("news").join(ann):
+            for number in range(5):
+                hub.topic("news").publish(str(number))
+                await trio.sleep(0.1 + number / 1000)
+                hold_up(1.2)
+            await trio.sleep(0.1)
+        assert (losses.lost, losses.disconnections) == ([], 0)
+        nursery.cancel_scope.cancel()
 
 
 @needs_redis

@@ -238,14 +238,28 @@ class RedisClient:
             BackendUnavailable: If Redis does not answer.
         """
         await trio.lowlevel.checkpoint()
-        with within(self.timeout):
+        with within(math.inf):
             requests = []
             for command in commands:
                 connection = self._connections.get(self.node_of(command.key))
                 if connection is None:
                     raise BackendUnavailable("the cluster has a new node")
                 requests.append(connection.create_request(command.name, *command.arguments, decode=False))
-            return [await request for request in requests]
+            return [await self.wait(request) for request in requests]
+
+    async def wait(self, request: Any) -> Any:
+        """Wait for the answer to a command.
+
+        If this process has been held up, the answer may be there, but was not read yet. So if it is not there in time,
+        this waits once more.
+
+        Raises:
+            BackendUnavailable: If Redis does not answer.
+        """
+        with trio.move_on_after(self.timeout / 2):
+            return await request
+        with within(self.timeout / 2):
+            return await request
 
     async def run_script(self, script: Script, calls: Sequence[tuple[list[bytes], list[Any]]]) -> list[Any]:
         """Call a script several times.

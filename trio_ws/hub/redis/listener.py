@@ -69,8 +69,8 @@ class Listener:
     async def _ping(self, connection: Any) -> None:
         while True:
             await trio.sleep(PING_INTERVAL)
-            with within(self._client.timeout):
-                await connection.create_request(b"PING")
+            with within(math.inf):
+                await self._client.wait(connection.create_request(b"PING"))
 
     def _handle(self, message: list[Any]) -> None:
         kind, channel = message[0], message[1]
