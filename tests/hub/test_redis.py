@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trio_ws
 from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, RedisBackend, Topic
@@ -509,6 +511,16 @@ async def test_numbers_survive_an_expired_session(server: RedisServer) -> None:
 
 
 # -- Publish and subscribe -------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2**60), st.one_of(st.none(), st.binary(max_size=50), st.text(max_size=50))), min_size=1
+    )
+)
+def test_packing(messages: list[tuple[int, bytes | str | None]]) -> None:
+    packed = pubsub.pack([trio_ws.Publication("news", message, "0123abcd", number) for number, message in messages])
+    assert pubsub.unpack(packed) == ("0123abcd", messages)
 
 
 @needs_redis

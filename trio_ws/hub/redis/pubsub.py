@@ -12,13 +12,14 @@ from sys import getsizeof
 
 import trio
 
+from ...protocol import Message
 from ..backend import BackendEvent, History, Lost, Position, Publication, Received
 from .client import Command, RedisClient
 from .listener import Listener
 from .scripts import Names
 from .streams import decode, encode
 
-__all__ = ["PubSub"]
+__all__ = ["PubSub", "pack", "unpack"]
 
 #: Maximum memory of the messages that wait to be received, in bytes.
 MAX_WAITING = 8 * 2**20
@@ -28,6 +29,32 @@ _OVERHEAD = 400
 
 #: How many messages to receive at once.
 BATCH = 500
+
+
+def pack(publications: Sequence[Publication]) -> bytes:
+    """Return the content of one published message: publications of one topic and publisher.
+
+    It is the publisher and, for each publication, its number, the size of its data, and its data.
+    """
+    parts = [publications[0].publisher.encode()]
+    for publication in publications:
+        data = encode(publication.message)
+        parts.append(b":%d:%d:%b" % (publication.number, len(data), data))
+    return b"".join(parts)
+
+
+def unpack(content: bytes) -> tuple[str, list[tuple[int, Message | None]]]:
+    """Return what :func:`pack` has packed: the publisher, and the numbers and messages."""
+    end = content.index(b":")
+    publisher = content[:end].decode()
+    messages = []
+    while end < len(content):
+        number_end = content.index(b":", end + 1)
+        start = content.index(b":", number_end + 1) + 1
+        number, size = int(content[end + 1 : number_end]), int(content[number_end + 1 : start - 1])
+        messages.append((number, decode(content[start : start + size])))
+        end = start + size
+    return publisher, messages
 
 
 class PubSub:
@@ -63,17 +90,17 @@ class PubSub:
         topic = self._topics.get(channel)
         if topic is None:
             return
-        size = getsizeof(content) + _OVERHEAD
-        publisher, number, data = content.split(b":", 2)
-        message = decode(data)
-        if message is None:
-            self._add_loss(topic, publisher.decode())
-        elif self._size and self._size + size > MAX_WAITING:
-            self._add_loss(topic, None)
-        else:
-            self._lost.discard(topic)
-            self._waiting.append((Received(topic, message, publisher.decode(), int(number), None), size))
-            self._size += size
+        publisher, messages = unpack(content)
+        for number, message in messages:
+            size = getsizeof(message) + _OVERHEAD
+            if message is None:
+                self._add_loss(topic, publisher)
+            elif self._size and self._size + size > MAX_WAITING:
+                self._add_loss(topic, None)
+            else:
+                self._lost.discard(topic)
+                self._waiting.append((Received(topic, message, publisher, number, None), size))
+                self._size += size
         self._wake.set()
 
     def _add_loss(self, topic: str, publisher: str | None) -> None:
@@ -85,12 +112,11 @@ class PubSub:
 
     async def publish(self, batch: Sequence[Publication]) -> None:
         """Publish messages. The hubs ignore those that they have received before."""
-        name = b"SPUBLISH" if self._sharded else b"PUBLISH"
-        commands = []
+        by_channel: dict[bytes, list[Publication]] = {}
         for publication in batch:
-            channel = self._names.channel(publication.topic)
-            content = b"%s:%d:%b" % (publication.publisher.encode(), publication.number, encode(publication.message))
-            commands.append(Command(channel, name, (channel, content)))
+            by_channel.setdefault(self._names.channel(publication.topic), []).append(publication)
+        name = b"SPUBLISH" if self._sharded else b"PUBLISH"
+        commands = [Command(channel, name, (channel, pack(messages))) for channel, messages in by_channel.items()]
         await self._client.call(commands)
 
     async def receive(self) -> Sequence[BackendEvent]:
