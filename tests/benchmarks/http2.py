@@ -31,7 +31,7 @@ VARIANTS = {"before": (False, True), "1.1": (False, False), "2": (True, False)}
 ROWS = {
     "round trip": ("Round trip, 32 B", "µs", False, 1.8),
     "64 KiB": ("Echo, 64 KiB", "µs", False, 2.0),
-    "opening": ("Opening and closing", "µs", False, 1 / 3),
+    "opening": ("Opening", "µs", False, 1 / 3),
     "idle": ("Memory of the server, idle WebSocket", "KiB", False, 0.6),
 }
 
@@ -99,36 +99,36 @@ def run_client(folder: str, http2: bool, port: int, pid: int) -> None:
             await ws.receive()
         return (spent() - began) / count
 
+    async def hold(done: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+        async with trio_ws.connect(uri, **options):
+            task_status.started()
+            await done.wait()
+
     async def open_many(count: int) -> float:
-        """Return the time for opening and closing a WebSocket, of many at the same time."""
-
-        async def open_one() -> None:
-            async with trio_ws.connect(uri, **options):
-                pass
-
-        began = spent()
+        """Return the time for opening a WebSocket, of 50 that are opened at the same time. They are closed later."""
+        total = 0.0
         for _ in range(count // 50):
+            done = trio.Event()
             async with trio.open_nursery() as nursery:
-                for _ in range(50):
-                    nursery.start_soon(open_one)
-        return (spent() - began) / count
+                began = spent()
+                async with trio.open_nursery() as opening:
+                    for _ in range(50):
+                        opening.start_soon(nursery.start, hold, done)
+                total += spent() - began
+                done.set()
+        return total / count
 
     async def idle() -> float:
         """Return the memory of an idle WebSocket."""
-
-        async def hold(*, task_status: trio.TaskStatus[None]) -> None:
-            async with trio_ws.connect(uri, **options):
-                task_status.started()
-                await trio.sleep_forever()
-
+        done = trio.Event()
         async with trio.open_nursery() as nursery:
-            await nursery.start(hold)
+            await nursery.start(hold, done)
             before = memory()
             for _ in range(IDLE):
-                await nursery.start(hold)
+                await nursery.start(hold, done)
             await trio.sleep(0.5)
             grown = (memory() - before) / IDLE
-            nursery.cancel_scope.cancel()
+            done.set()
         return grown
 
     async def measure() -> dict[str, float]:
@@ -136,7 +136,7 @@ def run_client(folder: str, http2: bool, port: int, pid: int) -> None:
         async with trio_ws.connect(uri, **options) as ws:
             figures["round trip"] = await echo(ws, 32, 4_000)
             figures["64 KiB"] = await echo(ws, 64 * KIB, 500)
-        figures["opening"] = await open_many(600)
+        figures["opening"] = await open_many(1_000)
         return figures
 
     async def main() -> None:

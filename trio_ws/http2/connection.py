@@ -139,7 +139,7 @@ class HTTP2Connection:
                     await self._read_loop()
                     self._is_finishing = True
                     self._writer_scope.deadline = trio.current_time() + GOODBYE_TIMEOUT
-                    self._wake_writer()
+                    self.flush_later()
                 if self._lingers or self.protocol.failed:
                     await self._linger()
         finally:
@@ -209,7 +209,8 @@ class HTTP2Connection:
         self._is_writing = False
         self._wake_writers()
 
-    def _wake_writer(self) -> None:
+    def flush_later(self) -> None:
+        """Let the writer task write the output, together with what other streams add to it until it runs."""
         if self._wake_event is not None:
             self._wake_event.set()
             self._wake_event = None
@@ -243,7 +244,7 @@ class HTTP2Connection:
             output = self.protocol.take_output()
             if not output or self.transport.write_now(output):
                 return
-        self._wake_writer()
+        self.flush_later()
 
     # -- Received events -------------------------------------------------------------------------------------------
 

@@ -47,6 +47,10 @@ class Carrier(Protocol):
         """Write the output without waiting, or let the writer task write it."""
         ...
 
+    def flush_later(self) -> None:
+        """Let the writer task write the output, together with what other streams add to it until it runs."""
+        ...
+
     def discard(self, stream: HTTP2Stream) -> None:
         """Forget a stream that is closed."""
         ...
@@ -262,7 +266,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.check_open()
         self._sent_end = end
         self.carrier.protocol.h2.send_headers(self.stream_id, headers, end_stream=end)
-        self.carrier.flush()
+        self.carrier.flush_later()
 
     async def send_eof(self) -> None:
         """End this direction. It never waits."""
@@ -311,7 +315,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self._wake_reader()
         self.wake_writer()
         self.carrier.discard(self)
-        self.carrier.flush()
+        self.carrier.flush_later()
 
     def _call_h2(self, function: Callable[..., object], *args: Any) -> None:
         try:
