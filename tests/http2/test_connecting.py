@@ -152,6 +152,48 @@ async def test_a_server_without_extended_connect() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_listener_that_does_tls_itself() -> None:
+    context = server_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        listeners = [trio.SSLListener(listener, context, https_compatible=True)]
+        await nursery.start(partial(trio_ws.serve, echo, listeners=listeners, http2=True))
+        for http2 in (False, True):
+            uri = f"wss://localhost:{port}/"
+            async with trio_ws.connect(uri, http2=http2, ssl=client_context(), host="127.0.0.1") as ws:
+                assert ws.http_version == ("2" if http2 else "1.1")
+                await ws.send(b"x" * 300_000)
+                assert await ws.receive() == b"x" * 300_000
+        # A client that sends no TLS, or leaves.
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n"):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            if data:
+                await stream.send_all(data)
+            await stream.aclose()
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(), host="127.0.0.1") as ws:
+            assert ws.http_version == "2"
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_proxy_protocol() -> None:
+    addresses = []
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        addresses.append((ws.remote_address, ws.opening.proxy_address is not None))
+
+    async with tls_server(handler, proxy_protocol=True, ssl=None, http2="prior-knowledge") as (_, server):
+        stream = await trio.open_tcp_stream("localhost", server.port)
+        await stream.send_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 443\r\n")
+        peer = RawPeer(stream)
+        await peer.start()
+        await peer.open(1)
+        await peer.open(3)
+        await stream.aclose()
+    assert addresses == [(("192.0.2.1", 1234), True)] * 2
+
+
 async def test_prior_knowledge() -> None:
     async with tls_server(ssl=None, http2="prior-knowledge") as (uri, _):
         uri = uri.replace("wss:", "ws:")
