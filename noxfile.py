@@ -421,7 +421,7 @@ def free_threading(session: nox.Session) -> None:
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         session.skip("Run nox with a free-threaded Python, such as python3.14t.")
     # Not the whole group: some of these packages have no wheels for a free-threaded Python, or turn the GIL on.
-    session.install("-e", ".", "pytest", "pytest-trio", "hypothesis", "trustme")
+    session.install("-e", ".", "pytest", "pytest-trio", "hypothesis", "trustme", "websockets")
     session.run("python", "-c", "import sys, trio_ws; assert not sys._is_gil_enabled()")
     tests = ["free_threading", "codec", "connection", "hot", "messages", "pure"]
     session.run("pytest", *(f"tests/protocol/test_{name}.py" for name in tests), env={"PYTHON_GIL": "0"})
