@@ -159,9 +159,9 @@ async def test_a_listener_that_does_tls_itself() -> None:
     port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         listeners = [trio.SSLListener(listener, context, https_compatible=True)]
+        uri = f"wss://localhost:{port}/"
         await nursery.start(partial(trio_ws.serve, echo, listeners=listeners, http2=True))
         for http2 in (False, True):
-            uri = f"wss://localhost:{port}/"
             async with trio_ws.connect(uri, http2=http2, ssl=client_context(), host="127.0.0.1") as ws:
                 assert ws.http_version == ("2" if http2 else "1.1")
                 await ws.send(b"x" * 300_000)
