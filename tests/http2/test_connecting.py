@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,6 +19,8 @@ import trustme
 
 import trio_ws
 from trio_ws import HTTP2Pool, InvalidStatus, Opening, Request, Response
+from trio_ws.connection.core import Connection
+from trio_ws.connection.websocket import connection_of
 from trio_ws.exceptions import ConnectFailed, ConnectionClosed, InvalidHandshake, OpenTimeout
 from trio_ws.server.server import Server
 
@@ -630,3 +634,29 @@ async def test_cancelling_one_websocket_leaves_the_others_alone() -> None:
                     await ws.send("x")
                     assert await ws.receive() == "x"
             assert pool.connections == 1
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_closed_connections_are_freed(pooled: bool) -> None:
+    references: list[weakref.ref[Connection]] = []
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        references.append(weakref.ref(connection_of(ws)))
+        await echo(ws)
+
+    async with tls_server(handler) as (uri, _):
+        context = client_context()
+        gc.collect()
+        gc.disable()
+        try:
+            async with HTTP2Pool() as pool:
+                options: Any = {"pool": pool} if pooled else {}
+                async with trio_ws.connect(uri, http2=True, ssl=context, **options) as ws:
+                    references.append(weakref.ref(connection_of(ws)))
+                    await ws.send("x")
+                    await ws.receive()
+                del ws
+                await trio.testing.wait_all_tasks_blocked(0.1)
+            assert [reference() for reference in references] == [None, None]
+        finally:
+            gc.enable()
