@@ -611,6 +611,14 @@ async def test_instruments(autojump_clock: MockClock) -> None:
     ]
 
 
+async def test_hubs_cannot_share_a_back_end(nursery: trio.Nursery) -> None:
+    backend = MemoryBackend()
+    await nursery.start(Hub(backend=backend).run)
+    with pytest.raises(RuntimeError, match="each hub needs its own"):
+        await Hub(backend=backend).run()
+    nursery.cancel_scope.cancel()
+
+
 def test_every_back_end_has_an_id_of_its_own() -> None:
     one, two = MemoryBackend(), MemoryBackend()
     assert one.id == one.id != two.id

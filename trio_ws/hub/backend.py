@@ -181,7 +181,10 @@ class Backend(abc.ABC):
 
         Raises:
             BackendUnavailable: If the engine cannot be reached; possibly in an ``ExceptionGroup``.
+            RuntimeError: If the back end is entered already, such as by another hub.
         """
+        if self._nursery is not None:
+            raise RuntimeError("a back end must be entered once at a time: each hub needs its own")
         manager = trio.open_nursery()
         self._nursery = await manager.__aenter__()
         self._nursery_manager = manager
