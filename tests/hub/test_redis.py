@@ -424,7 +424,7 @@ async def test_the_history_is_bounded_by_length_and_age(server: RedisServer) -> 
 
         await publish(8)
         assert not (await one.history("news", position, 1000)).complete
-        history = await one.history("news", position._replace(offset=3), 1000)
+        history = await one.history("news", position._replace(offset=3), 10_000)
         assert [event.message for event in history.messages] == ["4", "5", "6", "7", "8"]
         await trio.sleep(0.6)
         assert not (await one.history("news", position._replace(offset=7), 1000)).complete
