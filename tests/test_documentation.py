@@ -816,7 +816,12 @@ async def test_asyncio_example(nursery: trio.Nursery) -> None:
 
 def test_every_example_is_tested() -> None:
     tests = "".join(inspect.getsource(value) for key, value in globals().items() if key.startswith("test_"))
-    for elsewhere in ("test_migrating.py", "browser/test_examples.py", "docs/test_deployment.py"):
+    for elsewhere in (
+        "test_migrating.py",
+        "browser/test_examples.py",
+        "docs/test_deployment.py",
+        "hub/test_examples.py",
+    ):
         tests += (ROOT / "tests" / elsewhere).read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert path.name in tests or path.suffix != ".py"
