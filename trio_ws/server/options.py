@@ -27,8 +27,9 @@ class ServeOptions(Options, total=False):
             :meth:`Opening.respond`), or None to continue the handshake. The first response of a sequence is sent.
             Default: none.
         process_response: A function, possibly async, that is called with an :class:`Opening`, the :class:`Request` and
-            the :class:`Response`, for every request for a WebSocket, whether it was accepted or refused. It returns
-            another response, or None to keep this one. Default: none.
+            the :class:`Response`, for every request for a WebSocket, whether it was accepted or refused, unless its
+            target, ``hosts`` or ``origins`` was the reason. It returns another response, or None to keep this one.
+            Default: none.
         select_subprotocol: A function that is called with an :class:`Opening` and the subprotocols that the client
             offers, most preferred first. It returns one of them, or None for no subprotocol; ``subprotocols`` is not
             used then. Default: choose the first of ``subprotocols`` that the client offers.
