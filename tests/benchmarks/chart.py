@@ -1,8 +1,8 @@
-"""The chart of the main results, as SVG: for README.md, the home page and the top of the page about benchmarks.
+"""Charts as SVG: of the main results, for README.md, the home page and the page about benchmarks; and of topics.
 
-It is written by hand, and not by Matplotlib, because its text must be readable on a phone and in dark mode: the picture
-is narrow, and its colours are those of the reader's system. It has a background of its own, so it is also readable on
-a page that is light on a dark system.
+They are written by hand, and not by Matplotlib, because their text must be readable on a phone and in dark mode: the
+pictures are narrow, and their colours are those of the reader's system. They have a background of their own, so they
+are also readable on a page that is light on a dark system.
 """
 
 from __future__ import annotations
@@ -67,11 +67,15 @@ def render_chart(results: Results) -> str:
         values = {library: value * metric.factor for library, value in medians.items() if value is not None}
         if values:
             y = draw_panel(parts, y + 22, title, values, more_is_better=metric.more_is_better)
-    height = y + 8
+    return finish(parts, y + 8, "Benchmarks of WebSocket servers in Python")
+
+
+def finish(parts: list[str], height: int, title: str) -> str:
+    """Return the elements of a chart as an SVG document."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title">'
     page = f'  <rect class="page" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>'
-    title = '  <title id="title">Benchmarks of WebSocket servers in Python</title>'
-    return "\n".join([head, title, f"  <style>\n{STYLE}  </style>", page, *parts, "</svg>", ""])
+    heading = f'  <title id="title">{escape(title)}</title>'
+    return "\n".join([head, heading, f"  <style>\n{STYLE}  </style>", page, *parts, "</svg>", ""])
 
 
 def draw_legend(parts: list[str], y: int) -> int:
@@ -92,7 +96,7 @@ def draw_panel(parts: list[str], y: int, title: str, values: dict[str, float], *
     parts.append(f'  <text class="title" x="20" y="{y}">{escape(title)}</text>')
     y += 10
     for library, value in sorted(values.items(), key=lambda item: item[1], reverse=more_is_better):
-        kind = "ours" if library == OURS.name else LOOPS[library]
+        kind = LOOPS[library] if library in LOOPS and library != OURS.name else "ours"
         length = max(1, round(LONGEST * value / max(values.values())))
         parts.append(f'  <text class="label" x="{LEFT - 8}" y="{y + 13}">{escape(library)}</text>')
         parts.append(f'  <rect class="{kind}" x="{LEFT}" y="{y}" width="{length}" height="{BAR}" rx="2"/>')

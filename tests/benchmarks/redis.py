@@ -19,7 +19,6 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -27,6 +26,7 @@ import trio_ws
 from trio_ws.testing import memory_websocket_pair
 
 from ..hub.redis_server import RedisServer
+from .chart import draw_panel, finish
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -208,20 +208,14 @@ def write(results: dict[str, float]) -> None:
     ]
     (ROOT / "docs" / "redis-benchmark.inc").write_text("\n".join([*lines, "", *table, "", *rest, ""]))
 
-    import matplotlib
+    (ROOT / "docs" / "_static" / "redis.svg").write_text(render(fan_out), encoding="utf-8")
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "trio_ws"
-    import matplotlib.pyplot
 
-    figure, axes = matplotlib.pyplot.subplots(figsize=(7, 2.6), layout="constrained")
-    names: list[Any] = list(fan_out)[::-1]
-    bars = axes.barh(names, [fan_out[name] for name in names], color="#3b6ea5")
-    axes.bar_label(bars, fmt="{:,.0f}", padding=3)
-    axes.set_xlabel(f"messages a second to {MEMBERS} members")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.12)
-    figure.savefig(ROOT / "docs" / "_static" / "redis.svg", metadata={"Date": None})
+def render(fan_out: dict[str, float]) -> str:
+    """Return the chart."""
+    parts: list[str] = []
+    y = draw_panel(parts, 8, f"Messages per second to {MEMBERS} members", fan_out, more_is_better=True)
+    return finish(parts, y + 8, "Topics in one process, and through Redis")
 
 
 def main() -> None:

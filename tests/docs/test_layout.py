@@ -49,7 +49,7 @@ def test_drawings_fit_on_a_phone() -> None:
 
 def test_pictures_are_readable_in_dark_mode() -> None:
     pictures = sorted(path.name for path in (DOCS / "_static").iterdir() if path.suffix != ".css")
-    assert pictures == ["benchmarks-lines.svg", "benchmarks.svg", "connection.svg"]
+    assert pictures == ["benchmarks-lines.svg", "benchmarks.svg", "connection.svg", "redis.svg"]
     for picture in pictures:
         svg = (DOCS / "_static" / picture).read_text(encoding="utf-8")
         if picture == "connection.svg":
