@@ -114,6 +114,7 @@ TESTED = {
     "Connecting.__aenter__": "test_nothing_is_connected",
     "Connecting.open": "test_nothing_is_connected",
     "Connecting.__aexit__": "test_leaving_a_connection",
+    "HTTP2Pool.get": "test_nothing_is_taken_from_a_pool",
     "serve": "test_nothing_is_served",
     "serve_over": "test_nothing_is_served_over_a_stream",
     "Server.aclose": "test_a_server_closes",
@@ -132,8 +133,11 @@ TESTED = {
     "MemoryBackend.unsubscribe": "test_nothing_is_done_by_a_back_end",
 }
 
-#: Leaving a back end, which closes it even in a cancelled scope.
-LEAVING = {"Backend.__aexit__", "Backend.disconnect", "MemoryBackend.disconnect", "RedisBackend.disconnect"}
+#: Leaving a back end or a pool, which closes it even in a cancelled scope.
+LEAVING = {
+    *("Backend.__aexit__", "Backend.disconnect", "MemoryBackend.disconnect", "RedisBackend.disconnect"),
+    "HTTP2Pool.__aexit__",
+}
 
 #: Those of RedisBackend need a server; test_nothing_is_done_by_redis in hub/test_redis.py is about them.
 REDIS = {
@@ -158,8 +162,9 @@ RECONNECTING = {
     *(f"ReconnectingChannel.{name}" for name in ("__aenter__", "__aexit__", "__anext__", "aclose", "receive", "send")),
 }
 
-#: Trio's, for every resource: it returns the resource, which is open already, and that is all.
-NOT_OURS = {"WebSocket.__aenter__", "ByteStream.__aenter__", "TypedChannel.__aenter__"}
+#: Trio's, for every resource: it returns the resource, which is open already, and that is all. A pool opens a nursery,
+#: which is no checkpoint in Trio either.
+NOT_OURS = {"WebSocket.__aenter__", "ByteStream.__aenter__", "TypedChannel.__aenter__", "HTTP2Pool.__aenter__"}
 
 #: To be implemented by others.
 ABSTRACT = {f"Backend.{name}" for name in trio_ws.Backend.__abstractmethods__}
@@ -588,6 +593,19 @@ async def test_a_server_drains(cancelled: Callable[[Call], Awaitable[None]], aut
     assert ours.closed
     for _ in range(OFTEN):
         await cancelled(server.drain)
+
+
+@each_way
+async def test_nothing_is_taken_from_a_pool(cancelled: Callable[[Call], Awaitable[None]]) -> None:
+    dialed = []
+
+    async def dial() -> None:
+        dialed.append(1)
+
+    async with trio_ws.HTTP2Pool() as pool:
+        for _ in range(OFTEN):
+            await cancelled(partial(pool.get, "key", dial))
+    assert not dialed
 
 
 class Quiet(trio_ws.MemoryBackend):
