@@ -31,7 +31,6 @@ from .client.connect import connect, connect_in, connect_over, connect_unix
 from .client.connecting import Connecting
 from .client.cookies import CookiesLike
 from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions, Credentials
-from .client.pool import HTTP2Pool
 from .client.proxy.values import Proxy, parse_proxy
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
@@ -83,6 +82,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .client.attempts import Attempt, Attempts, attempts
     from .client.backoff import Backoff, is_retryable
+    from .client.pool import HTTP2Pool
     from .client.reconnecting.channel import ReconnectingChannel, WhenDown, open_reconnecting
     from .client.reconnecting.state import ReconnectPhase, ReconnectState
     from .connection.bytestream import ByteStream
@@ -244,6 +244,7 @@ __all__ = [
 _LATE = {
     "client.attempts": "Attempt Attempts attempts",
     "client.backoff": "Backoff is_retryable",
+    "client.pool": "HTTP2Pool",
     "client.reconnecting.channel": "ReconnectingChannel WhenDown open_reconnecting",
     "client.reconnecting.state": "ReconnectPhase ReconnectState",
     "connection.bytestream": "ByteStream",

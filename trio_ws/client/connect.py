@@ -18,7 +18,6 @@ from ..uri import WebSocketURI, is_unix, parse_unix_uri, parse_uri
 from .connecting import MAX_REDIRECTS, Connecting
 from .dial import Dialer
 from .options import ConnectOptions, ConnectOverOptions, ConnectUnixOptions
-from .pool import HTTP2Pool
 from .request import RequestBuilder
 
 if TYPE_CHECKING:
@@ -166,7 +165,10 @@ def _make_opener(
     """Return the opener for HTTP/2; None if it is not asked for."""
     http2, pool = options.get("http2", False), options.get("pool")
     check_http2(http2)
-    check_instance("pool", pool, (HTTP2Pool, type(None)), "an HTTP2Pool or None")
+    if pool is not None:
+        from .pool import HTTP2Pool  # few programs need it
+
+        check_instance("pool", pool, HTTP2Pool, "an HTTP2Pool or None")
     if not http2:
         if pool is not None:
             raise ValueError("pool must only be given together with http2")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..datastructures import HeadersLike
 from ..http2.negotiation import HTTP2Option
@@ -17,8 +17,10 @@ from ..protocol.extensions import ClientExtension
 from ..settings import Options
 from ..uri import WebSocketURI
 from .cookies import CookiesLike
-from .pool import HTTP2Pool
 from .proxy.values import Proxy
+
+if TYPE_CHECKING:
+    from .pool import HTTP2Pool
 
 __all__ = ["ConnectOptions", "ConnectOverOptions", "ConnectUnixOptions", "Credentials"]
 
