@@ -215,6 +215,15 @@ def test_reserved_bits_without_an_extension(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_take_messages_stops_at_reserved_bits(role: Role) -> None:
+    decoder = FrameDecoder(role, RSV1)
+    decoder.feed(frame_to(role, FIN | RSV1 | TEXT, b"x") + frame_to(role, FIN | TEXT, b"y"))
+    assert decoder.take_messages(None) == []
+    assert decoder.next_piece() == (FIN | RSV1 | TEXT, b"x", 0)
+    assert decoder.take_messages(None) == ["y"]
+
+
+@pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("rsv", [RSV1, RSV2, RSV3, RSV1 | RSV3, RSV1 | RSV2 | RSV3])
 def test_reserved_bits_in_use(role: Role, opcode: int, rsv: int) -> None:

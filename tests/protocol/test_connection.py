@@ -570,6 +570,11 @@ def test_claimed_messages_that_fail() -> None:
 # -- Sending ---------------------------------------------------------------------------------------------------------
 
 
+def test_only_clients_mask() -> None:
+    assert Protocol(Role.CLIENT, random=Counting()).masks
+    assert not Protocol(Role.SERVER, random=Counting()).masks
+
+
 def test_a_server_does_not_mask() -> None:
     server = Protocol(Role.SERVER, random=no_random)
     large = bytes(100_000)

@@ -174,6 +174,37 @@ def test_request_with_all_options() -> None:
     assert base64.b64decode(credentials).decode() == "user:päss:word"
 
 
+def test_request_over_http2() -> None:
+    def no_key(size: int) -> bytes:
+        pytest.fail("a key is for HTTP/1.1 only")
+
+    request = build_request(parse_uri("wss://example.org/chat?a=b"), random=no_key, http_version="2")
+    assert request == Request(
+        "/chat?a=b",
+        Headers([("Host", "example.org"), ("Sec-WebSocket-Version", "13")]),
+        method="CONNECT",
+        http_version="2",
+        protocol="websocket",
+    )
+
+
+def test_response_over_http2() -> None:
+    request = build_request(parse_uri("wss://example.org/"), random=bytes, subprotocols=["a", "b"], http_version="2")
+    headers = Headers({"Sec-WebSocket-Protocol": "b"})
+    for status in (200, 204):
+        assert check_response(request, Response(status, "", headers), subprotocols=["a", "b"]).subprotocol == "b"
+    for status in (101, 302, 404):
+        with pytest.raises(InvalidStatus):
+            check_response(request, Response(status, "", headers), subprotocols=["a", "b"])
+
+
+def test_reject_over_http2() -> None:
+    response = reject(InvalidUpgrade("Upgrade", None, "it must be there"), http_version="2")
+    assert response.status_code == 400
+    assert "Connection" not in response.headers  # headers about the connection are malformed (RFC 9113, section 8.2.2)
+    assert "Upgrade" not in response.headers
+
+
 def test_no_header_without_offers() -> None:
     class OffersNothing(OfferReverse):
         def offers(self) -> Sequence[Any]:

@@ -219,7 +219,7 @@ class FrameDecoder:
         first_byte = data[start]
         size = data[start + 1]
         if not self._valid[first_byte] or (size >= _MASK) is not self._masked:
-            self._check_header(first_byte, size)
+            raise self._header_error(first_byte)
         size &= 0x7F
         start += 2
         if first_byte & CONTROL:
@@ -268,16 +268,16 @@ class FrameDecoder:
         self._offset += size
         return self._first_byte, payload, self._remaining
 
-    def _check_header(self, first_byte: int, second_byte: int) -> None:
+    def _header_error(self, first_byte: int) -> ProtocolError:
+        """Return the error for a header that is not valid."""
         opcode = first_byte & 0x0F
         if opcode not in _OPCODES:
-            raise ProtocolError(f"unknown opcode {opcode:#x}")
+            return ProtocolError(f"unknown opcode {opcode:#x}")
         if not self._valid[first_byte]:
-            raise ProtocolError(f"reserved bits must not be set in this {Opcode(opcode).name} frame")
-        if self._masked and not second_byte & _MASK:
-            raise ProtocolError("a frame from a client must be masked")
-        if not self._masked and second_byte & _MASK:
-            raise ProtocolError("a frame from a server must not be masked")
+            return ProtocolError(f"reserved bits must not be set in this {Opcode(opcode).name} frame")
+        if self._masked:
+            return ProtocolError("a frame from a client must be masked")
+        return ProtocolError("a frame from a server must not be masked")
 
 
 @functools.cache
