@@ -475,3 +475,34 @@ async def peer_frames(peer: Peer) -> list[Frame]:
         assert frame is not None
         frames.append(frame)
     return frames
+
+
+class Stall(trio.abc.Instrument):
+    """Lets a second pass before the next tasks run, as if the process had been held up."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self._clock = clock
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._clock.jump(1)
+        trio.lowlevel.remove_instrument(self)
+
+
+async def test_a_message_before_the_end_can_be_answered_after_a_stall(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    class Observer(trio_ws.Instrument):
+        def message_received(self, ws: trio_ws.ObservedWebSocket, opcode: Opcode, size: int) -> None:
+            # The reader decides next how long it waits for an answer; the handler has not run yet.
+            trio.lowlevel.add_instrument(Stall(mock_clock))
+
+    async def echo(ws: WebSocket) -> None:
+        async for message in ws:
+            await ws.send(message)
+
+    for _ in range(20):  # Trio runs tasks in random order
+        async with opened(Role.SERVER, instruments=[Observer()]) as (ws, peer):
+            nursery.start_soon(echo, ws)
+            await settle()
+            await peer.send(text("hello"), close(1000))
+            assert [frame.opcode for frame in await peer.receive_all()] == [Opcode.TEXT, Opcode.CLOSE]
