@@ -320,6 +320,21 @@ async def test_encode_fails(
         assert isinstance(caught.value.__cause__, RuntimeError)
 
 
+@pytest.mark.parametrize(
+    "decoded", ["text", bytearray(b"array"), memoryview(b"view"), None], ids=lambda it: type(it).__name__
+)
+async def test_decode_returns_something_else(
+    decoded: Any, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = await start(nursery, extensions=[Suffix()])
+    async with trio_ws.connect(uri, extensions=[Suffix()]) as ws:
+        monkeypatch.setattr(Suffix, "decode", lambda *_, **__: decoded)
+        await ws.send(b"hello")
+        with pytest.raises(ConnectionClosedError) as caught:
+            await ws.receive()
+        assert caught.value.rcvd == trio_ws.Close(1011, "an extension failed: TypeError")
+
+
 @pytest.mark.parametrize("more", [b"", b"x" * 5000])
 async def test_decode_fails(more: bytes, nursery: trio.Nursery) -> None:
     async def handle(ws: trio_ws.WebSocket) -> None:

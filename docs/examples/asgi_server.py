@@ -87,7 +87,7 @@ session: ContextVar[Session] = ContextVar("session")
 
 def make_scope(kind: str, opening: trio_ws.Opening, request: trio_ws.Request) -> dict[str, Any]:
     path, _, query = request.path.partition("?")
-    offered = request.headers.get("Sec-WebSocket-Protocol", "")
+    offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol"))
     return {
         "type": kind,
         "asgi": {"version": "3.0", "spec_version": "2.4"},

@@ -19,6 +19,7 @@ import trustme
 
 import trio_ws
 from trio_ws import HTTP2Pool, InvalidStatus, Opening, Request, Response
+from trio_ws.client.dial import Dialer
 from trio_ws.connection.core import Connection
 from trio_ws.connection.websocket import connection_of
 from trio_ws.exceptions import ConnectFailed, ConnectionClosed, InvalidHandshake, OpenTimeout
@@ -477,6 +478,15 @@ async def test_a_pool_shares_connections() -> None:
         assert pool.connections == 0
         with trio.fail_after(5):
             await server.drain()
+
+
+def test_proxies_that_differ_in_secrets_are_not_shared() -> None:
+    uri = trio_ws.parse_uri("wss://example.org/")
+    keys = set()
+    for user, password, tenant in (("a", "x", "red"), ("a", "y", "red"), ("a", "x", "blue"), ("a", "x", "red")):
+        proxy = trio_ws.Proxy(f"http://{user}:{password}@proxy.example:3128", headers={"X-Tenant": tenant})
+        keys.add(Dialer(uri, None, None, proxy=proxy).get_key(uri))
+    assert len(keys) == 3
 
 
 async def test_a_pool_opens_another_connection_when_one_is_full() -> None:

@@ -216,6 +216,8 @@ async def test_an_application_that_fails(
     def fail(opening: Opening, request: Request) -> None:
         if request.path == "/fail":
             raise KeyError
+        if request.path == "/lost":  # the application's own stream, not the client's
+            raise trio.BrokenResourceError
 
     def change_response(opening: Opening, request: Request, response: Response) -> Response | None:
         if request.path == "/replace":
@@ -231,7 +233,8 @@ async def test_an_application_that_fails(
         # A refusal cannot be turned into a WebSocket.
         assert (await peer.open(7, version)).headers[":status"] == "500"
         assert (await peer.open(9)).headers[":status"] == "200"
-    assert [r.levelno for r in caplog.records if r.levelno >= logging.ERROR] == [logging.ERROR] * 2
+        assert (await peer.open(11, change(CONNECT, _path="/lost"))).headers[":status"] == "500"
+    assert [r.levelno for r in caplog.records if r.levelno >= logging.ERROR] == [logging.ERROR] * 3
 
 
 async def test_cookies_may_be_split(autojump_clock: trio.testing.MockClock) -> None:

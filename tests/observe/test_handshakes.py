@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -244,3 +247,58 @@ async def test_handshake_seconds(autojump_clock: MockClock) -> None:
         async with trio_ws.connect_over(ours, URI) as ws:
             seconds.append(ws.handshake_seconds)
     assert seconds == [pytest.approx(3)] * 2
+
+
+async def test_probes_of_a_tls_port_are_no_failures() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    failures = Failures()
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio_ws.serve, echo, 0, host="127.0.0.1", ssl=context, instruments=[failures])
+        server = await nursery.start(serve)
+        probe = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await probe.aclose()
+        assert await server.drain()
+    assert failures.all == []
+
+
+async def test_the_client_of_the_last_request_is_not_blamed() -> None:
+    def answer(opening: Opening, request: Request) -> Response:
+        return opening.respond(200)
+
+    failures = Failures()
+    async with trio.open_nursery() as nursery:
+        serve = partial(
+            trio_ws.serve, echo, 0, host="127.0.0.1", trusted_proxies=["127.0.0.0/8"], process_request=answer
+        )
+        server = await nursery.start(partial(serve, instruments=[failures]))
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as proxy:
+            plain: dict[str, Any] = {"Upgrade": None, "Connection": None}
+            await proxy.send_all(request("X-Forwarded-For: 192.0.2.1", **plain))
+            assert (await proxy.receive_some()).startswith(b"HTTP/1.1 200")
+            await proxy.send_all(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
+            assert (await read_to_end(proxy)).startswith(b"HTTP/1.1 400")
+        await server.aclose()
+    assert failures.the_only_one().remote_address[0] == "127.0.0.1"
+
+
+async def test_a_failed_connection_leaves_no_cycle() -> None:
+    async def connect() -> weakref.ref[trio_ws.Connecting]:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))  # a port on which nobody listens
+            port = sock.getsockname()[1]
+            connecting = trio_ws.connect(f"ws://127.0.0.1:{port}/")
+        failed = False
+        try:  # pytest.raises() would keep the exception
+            await connecting.__aenter__()
+        except ConnectFailed:
+            failed = True
+        assert failed
+        return weakref.ref(connecting)
+
+    gc.disable()
+    try:
+        reference = await connect()
+        assert reference() is None
+    finally:
+        gc.enable()

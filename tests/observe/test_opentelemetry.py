@@ -24,6 +24,7 @@ from trio_ws import OpenTelemetryInstrument
 from trio_ws.protocol import Role
 from trio_ws.testing import memory_websocket_pair
 
+from ..server.clients import KEY
 from ..support import close, opened
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -198,6 +199,44 @@ async def test_a_handshake_without_a_response(autojump_clock: trio.testing.MockC
     assert by_kind[SpanKind.CLIENT]["error.type"] == "OpenTimeout"
     assert by_kind[SpanKind.SERVER]["error.type"] == "408"
     assert telemetry.metrics()["websocket.client.handshake.duration", ("OpenTimeout",)].count == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Host", "a"), ("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", "192.0.2.2")],
+        [("Host", "a"), ("User-Agent", "one"), ("User-Agent", "two")],
+        [("Host", "a:\xb2")],
+        [("Host", "a:" + "9" * 5000)],
+        [("Host", "a"), ("Host", "b")],
+    ],
+    ids=["repeated", "repeated agent", "other digits", "many digits", "repeated host"],
+)
+async def test_unusual_requests(headers: list[tuple[str, str]], autojump_clock: trio.testing.MockClock) -> None:
+    telemetry = Telemetry()
+    upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
+    lines = [f"{name}: {value}" for name, value in [*headers, *upgrade, ("Sec-WebSocket-Key", KEY)]]
+    client, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio_ws.serve_over, server, echo, instruments=[telemetry.instrument]))
+        await client.send_all("\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode("iso-8859-1"))
+        await client.receive_some()
+        await client.send_stream.aclose()
+    assert not telemetry.instrument._is_broken
+    (handshake,) = telemetry.handshakes()
+    assert handshake.end_time is not None
+
+
+async def test_errors_that_quote_the_peer_are_not_exported(autojump_clock: trio.testing.MockClock) -> None:
+    telemetry = Telemetry()
+    client, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trio_ws.serve_over, server, echo, instruments=[telemetry.instrument]))
+        await client.send_all(b"GET /?token=secret HTTP/1.1\r\nHost: a\r\nCookie: secret\x01\r\n\r\n")
+        await client.receive_some()
+        await client.send_stream.aclose()
+    (handshake,) = telemetry.handshakes()
+    assert "secret" not in handshake.to_json()
 
 
 async def test_metrics(autojump_clock: trio.testing.MockClock) -> None:

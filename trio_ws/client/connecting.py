@@ -135,6 +135,7 @@ class Connecting(AsyncWithOnly):
                 seconds=trio.current_time() - began_at,
             )
             report_failure(self._settings.instruments, failure)
+            del failure
             raise
         ws.handshake_seconds = trio.current_time() - began_at
         return ws
@@ -155,13 +156,13 @@ class Connecting(AsyncWithOnly):
     async def _open(self) -> WebSocket:
         """Connect and follow redirects."""
         first = self._uri
-        visited: set[tuple[WebSocketURI, str | None]] = set()
+        visited: set[tuple[WebSocketURI, tuple[str, ...]]] = set()
         redirect = None
         while True:
             if visited or self._builder.varies:
                 await self._rebuild_request(same_origin(self._uri, first))
             # A second visit to a URI is not a loop if the cookies have changed: the server may answer differently.
-            visit = self._uri, self.request.headers.get("Cookie")
+            visit = self._uri, tuple(self.request.headers.get_all("Cookie"))
             if redirect is not None and visit in visited:
                 raise InvalidRedirect(redirect, f"it leads in a circle, to {without_credentials(self._uri)} again")
             visited.add(visit)
@@ -263,6 +264,7 @@ class Connecting(AsyncWithOnly):
         response = response or parser.partial
         if response is None:
             assert failure is not None
+            failure.__traceback__ = None  # it refers to this frame, which would be a cycle
             # With TLS 1.3, a server checks the certificate of the client after the handshake of the client.
             if find_tls_error(failure) is not None:
                 raise TLSFailed(self._uri.host_header, f"TLS: {explain(failure)}") from failure.__cause__

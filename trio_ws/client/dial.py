@@ -137,9 +137,9 @@ class Dialer:
 
     def get_key(self, uri: WebSocketURI) -> Hashable:
         """Return a value that is the same for all connections that lead to the same server in the same way."""
-        address, proxy = self._address(uri), None if self.proxy is None else str(self.proxy)
+        address = self._address(uri)
         name = self._certificate_name(uri)
-        way = (address.host, address.port, self.path, self.ssl, name, proxy, self.proxy_ssl, self.local_address)
+        way = (address.host, address.port, self.path, self.ssl, name, self.proxy, self.proxy_ssl, self.local_address)
         return uri.secure, uri.host, uri.port, way
 
     def _address(self, uri: WebSocketURI) -> WebSocketURI:

@@ -36,6 +36,7 @@ __all__ = [
     "RECEIVE_SIZE",
     "StreamAdapter",
     "StreamBroken",
+    "StreamSilent",
     "socket_broken",
     "stream_broken",
 ]
@@ -68,6 +69,10 @@ _SIOCOUTQNSD = 0x894B
 
 class StreamBroken(Exception):
     """The stream cannot be used any more, because of the ``__cause__``. Internal: users never see this exception."""
+
+
+class StreamSilent(StreamBroken):
+    """The stream has ended before the peer has sent anything."""
 
 
 class StreamAdapter:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 import trio
 
-from .stream import BATCH, RECEIVE_SIZE, StreamAdapter, StreamBroken, socket_broken, stream_broken
+from .stream import BATCH, RECEIVE_SIZE, StreamAdapter, StreamBroken, StreamSilent, socket_broken, stream_broken
 
 __all__ = ["TLSAdapter", "start_tls"]
 
@@ -124,6 +124,7 @@ class TLSAdapter(StreamAdapter):
         Raises:
             StreamBroken: If it fails.
         """
+        is_silent = True
         while True:
             try:
                 self.tls_object.do_handshake()
@@ -131,13 +132,15 @@ class TLSAdapter(StreamAdapter):
             except ssl.SSLWantReadError:
                 done = False
             except ssl.SSLError as exc:
-                raise self._fail_handshake(exc) from self._read_error
+                broken = self._fail_handshake(exc)
+                raise (StreamSilent(str(broken)) if is_silent else broken) from self._read_error
             self._take_ciphertext()
             await self.write([])
             if done:
                 return
             await self.wait_readable()
             self._receive_ciphertext(RECEIVE_SIZE)
+            is_silent = is_silent and not self._incoming.pending
 
     def _fail_handshake(self, exc: ssl.SSLError) -> StreamBroken:
         """Send the alert if that is possible without waiting. Return the error to raise."""

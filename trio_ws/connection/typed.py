@@ -54,6 +54,8 @@ class TypedChannel(trio.abc.Channel[T]):
     def __init__(
         self, ws: trio.abc.Channel[Message], encode: Callable[[T], Message], decode: Callable[[Any], T]
     ) -> None:
+        if not (hasattr(ws, "send") and hasattr(ws, "receive")):
+            raise TypeError(f"ws must be a WebSocket or another channel, not {ws!r}")
         for name, function in (("encode", encode), ("decode", decode)):
             if not callable(function):
                 raise TypeError(f"{name} must be callable, not {function!r}")

@@ -94,6 +94,7 @@ class _Parser:
         try:
             return self._connection.next_event()
         except h11.RemoteProtocolError as exc:
+            exc.__traceback__ = None  # a frame of h11 refers to the exception
             raise InvalidMessage(self._explain(str(exc)), exc.error_status_hint) from None
 
     def _check_start_line(self, data: bytes, end: int) -> None:

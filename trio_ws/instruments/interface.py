@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
+import trio
 
 from ..exceptions import BackendUnavailable, ConnectionClosed
 from ..exceptions.shown import show_fields
@@ -315,6 +316,7 @@ def call_instrument(instrument: Instrument, name: str, *args: Any) -> Any:
         return None
 
 
+@trio.lowlevel.enable_ki_protection
 def report_failure(instruments: Sequence[Instrument], failure: HandshakeFailure) -> None:
     """Report a failed opening handshake to instruments."""
     for instrument in instruments:

@@ -202,6 +202,7 @@ class Observer(NullObserver):
 _NULL_OBSERVER = NullObserver()
 
 
+@trio.lowlevel.enable_ki_protection
 def make_observer(instruments: Sequence[Instrument]) -> NullObserver:
     """Return the observer of a new connection."""
     active = [instrument for instrument in instruments if call_instrument(instrument, "wants_connection")]

@@ -11,6 +11,8 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from ..datastructures import Headers
+from ..exceptions import InvalidHandshake
 from ..frames import Opcode
 from ..http11 import Request
 from ..instruments import ConnectionSummary, HandshakeFailure, Instrument, ObservedWebSocket
@@ -140,11 +142,13 @@ class OpenTelemetryInstrument(Instrument):
         attributes = {**_describe(role, failure.request, failure.remote_address), **outcome}
         began_at = now - _to_ns(failure.seconds)
         span = self._start_span("websocket handshake", role, failure.request, attributes, began_at)
-        if error is not None:
+        # These errors quote what the peer has sent, which may have secrets in it.
+        quotes = isinstance(error, InvalidHandshake)
+        if error is not None and not quotes:
             span.record_exception(error)
         # A server that has refused a faulty request works as it should.
         if role is Role.CLIENT or response is None or response.status_code >= 500:
-            span.set_status(self._trace.StatusCode.ERROR, None if error is None else str(error))
+            span.set_status(self._trace.StatusCode.ERROR, None if error is None or quotes else str(error))
         span.end(now)
         self._metrics[role].handshake_duration.record(failure.seconds, outcome)
 
@@ -154,8 +158,8 @@ class OpenTelemetryInstrument(Instrument):
         """Start a span whose parent is that of the peer on a server, and the current one on a client."""
         context = None
         if role is Role.SERVER:
-            headers = {} if request is None else {name.lower(): value for name, value in request.headers.items()}
-            context = self._extract(headers)
+            headers = Headers() if request is None else request.headers
+            context = self._extract({name.lower(): ", ".join(headers.get_all(name)) for name in headers})
         kind = self._trace.SpanKind.SERVER if role is Role.SERVER else self._trace.SpanKind.CLIENT
         return self._tracer.start_span(name, context=context, kind=kind, attributes=attributes, start_time=start_time)
 
@@ -266,13 +270,15 @@ def _describe(role: Role, request: Request | None, remote_address: Any, local_ad
 
 
 def _describe_request(request: Request) -> dict[str, Any]:
-    host, _, port = request.headers.get("Host", "").rpartition(":")
-    if not port.isdigit():
-        host, port = request.headers.get("Host", ""), ""
+    # The request may have been refused: nothing about its headers is certain.
+    host, agent = (request.headers.get_all(name)[:1] for name in ("Host", "User-Agent"))
+    name, _, port = host[0].rpartition(":") if host else ("", "", "")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5):
+        name, port = host[0] if host else "", ""
     return {
         "http.request.method": request.method,
         "url.path": request.path.partition("?")[0],
-        "server.address": host.strip("[]"),
+        "server.address": name.strip("[]"),
         "server.port": int(port) if port else None,
-        "user_agent.original": request.headers.get("User-Agent"),
+        "user_agent.original": agent[0] if agent else None,
     }

@@ -383,7 +383,10 @@ def _not_utf8(exc: UnicodeDecodeError) -> InvalidData:
 def _decode(extension: Extension, data: bytes, final: bool, limit: int | None) -> bytes:
     """Decode data with an extension. An exception that is not a violation by the peer closes with 1011."""
     try:
-        return extension.decode(data, final=final, limit=limit)
+        decoded = extension.decode(data, final=final, limit=limit)
+        if not isinstance(decoded, bytes):
+            raise TypeError(f"decode() must return bytes, not {type(decoded).__name__}")
+        return decoded
     except ProtocolError:
         raise
     except Exception as exc:

@@ -20,7 +20,7 @@ import trio
 
 from ..connection.core import GRACE
 from ..connection.session import Session
-from ..connection.stream import StreamAdapter, StreamBroken
+from ..connection.stream import StreamAdapter, StreamBroken, StreamSilent
 from ..connection.tls import start_tls
 from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
@@ -315,6 +315,9 @@ class Acceptor:
                     if self._ssl is not None:
                         try:
                             stream = await start_tls(stream, self._ssl, server_side=True)
+                        except StreamSilent as exc:
+                            logger.debug("connection lost before the TLS handshake: %s", exc)
+                            return None
                         except StreamBroken as exc:
                             address = identify_peer(stream, self._policy.forwarding, header).address
                             logger.info("TLS handshake with %s failed: %s", address, exc)

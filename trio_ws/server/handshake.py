@@ -186,6 +186,8 @@ class _HTTPConnection:
                 if not data:
                     return None
                 self._began_at = trio.current_time()
+                if self.stage is Stage.IDLE:  # the last request may have been that of another client
+                    self._responder.begin()
                 self._request = self._responder.error = None
                 self._advance(Stage.READING)
             request = parser.feed(data)

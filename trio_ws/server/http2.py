@@ -251,8 +251,11 @@ class _RequestStream:
                 response = await responder.answer(request)
             await self._send(request, response)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            responder.ws = None  # the client has left
-            self.report_failure(None, exc)
+            if self._has_answered:
+                responder.ws = None  # the client has left
+                self.report_failure(None, exc)
+            else:  # from a function of the application
+                await self._send_safely(request, responder.fail(exc))
         except InvalidHandshake as exc:
             await self._send_safely(request, responder.refuse(exc, "2"))
         except Exception as exc:
@@ -283,7 +286,10 @@ class _RequestStream:
                 self._stream.end_now()
             if not opens:
                 self.report_failure(response, self._responder.error)
-            await trio.lowlevel.checkpoint()
+            if opens:  # the client takes the connection for open: from here on, it ends with a Close frame
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            else:
+                await trio.lowlevel.checkpoint()
         except BaseException:
             if ws is not None:
                 self._host.state.connections.discard(ws)
@@ -310,10 +316,11 @@ class _RequestStream:
             self._has_answered = True
             response: Response | None
             response = self._host.policy.add_headers(self._make_error(status))
+            error = None
             try:
                 self._stream.send_headers(from_response(response))
                 self._stream.send_now([response.body or b""])
                 self._stream.end_now()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                response = None
-            self.report_failure(response, None)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+                response, error = None, exc.with_traceback(None)
+            self.report_failure(response, error)

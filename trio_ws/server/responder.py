@@ -87,6 +87,10 @@ class Responder:
         self.ws: ServerWebSocket | None = None
         self.error: Exception | None = None
 
+    def begin(self) -> None:
+        """Forget the last request."""
+        self.opening = Opening(self._stream, self.opening.server, self._peer)
+
     async def answer(self, request: Request, received: bytes = b"") -> Response:
         """Return the response to a request. Set ``ws`` if it accepts a WebSocket.
 
@@ -101,7 +105,7 @@ class Responder:
         """
         # Keep nothing of the last request: a proxy may send requests of several clients over one connection. For the
         # first one, too: a trio.SSLListener has done the TLS handshake only now.
-        self.opening = Opening(self._stream, self.opening.server, self._peer)
+        self.begin()
         if self._peer.is_trusted_proxy:
             self.opening._set_peer(find_client(self._peer, request.headers, self._policy.forwarding))
         response = self._admit(self.opening)

@@ -22,6 +22,7 @@ from ..datastructures import Headers, HeadersLike
 from ..frames import Close, CloseCode
 from ..http11 import Request, Response
 from ..http11.messages import reason_phrase
+from ..misuse.values import check_instance
 from .forwarded.peer import Peer, identify_peer
 from .forwarded.trust import Forwarding
 from .openings import Openings
@@ -355,8 +356,10 @@ class Server:
             True if all handlers have finished, False if the timeout has expired before that.
 
         Raises:
+            TypeError: If ``timeout`` is not a number.
             ValueError: If ``timeout`` is negative.
         """
+        check_instance("timeout", timeout, (int, float, type(None)), "a number or None")
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
         self._state.begin_draining()
