@@ -29,6 +29,7 @@ from .peers import (
     DATA,
     END_HEADERS,
     ENHANCE_YOUR_CALM,
+    GET,
     GOAWAY,
     HEADERS,
     PING,
@@ -36,6 +37,7 @@ from .peers import (
     PROTOCOL_ERROR,
     RST_STREAM,
     SETTINGS,
+    WINDOW_UPDATE,
     RawPeer,
     frame,
     masked,
@@ -108,6 +110,38 @@ async def test_others_go_on_during_a_rapid_reset(autojump_clock: trio.testing.Mo
         # The attacker has sent 1,998 frames.
         assert steps < 40
         await expect_calm(attacker, resets_from(attacker, 2 * MAX_RESETS))
+
+
+def made_to_reset(peer: RawPeer, count: int, by: str) -> Iterable[bytes]:
+    """Yield requests, each with a frame that makes the server reset the stream."""
+    for stream in range(1, 2 * count, 2):
+        if by == "a window that is too large":
+            yield peer.headers(stream, CONNECT) + frame(WINDOW_UPDATE, 0, stream, (2**31 - 1).to_bytes(4, "big"))
+        else:
+            yield peer.headers(stream, GET, end=True) + frame(DATA, 0, stream, b"x")
+
+
+@pytest.mark.parametrize("by", ["a window that is too large", "data after the end"])
+async def test_streams_that_a_client_makes_the_server_reset(by: str, autojump_clock: trio.testing.MockClock) -> None:
+    """They cost as much as those that the client resets (CVE-2025-8671)."""
+
+    async def wait(opening: Opening, request: Request) -> None:
+        await trio.sleep_forever()
+
+    async with raw_client(process_request=wait, limits=Limits(streams=10_000)) as peer:
+        await expect_calm(peer, made_to_reset(peer, MAX_RESETS, by))
+        assert len([each for each in peer.frames if each.kind == RST_STREAM]) >= MAX_RESETS - 1
+    async with raw_client(limits=Limits(streams=10_000)) as peer:
+        await peer.send(b"".join(made_to_reset(peer, MAX_RESETS - 1, by)))
+        assert (await peer.open(2 * MAX_RESETS + 1)).headers[":status"] == "200"
+
+
+async def test_late_data_on_a_stream_that_was_reset_is_no_flood(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client(limits=Limits(streams=1)) as peer:
+        await peer.open(1)
+        await peer.send(peer.headers(3, CONNECT) + 2 * MAX_RESETS * frame(DATA, 0, 3, b"x"))
+        await peer.send(frame(DATA, 0, 1, masked(b"x")))
+        await peer.receive(lambda each: each.kind == DATA and each.payload == b"\x81\x01x")
 
 
 def resets_from(peer: RawPeer, stream: int) -> Iterable[bytes]:

@@ -78,6 +78,17 @@ async def test_a_websocket(autojump_clock: trio.testing.MockClock) -> None:
     assert seen == [("2", "CONNECT", "/chat", "example.org", 200)]
 
 
+async def test_frames_that_arrive_together_with_the_request(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        one, two, three = (frame(DATA, 0, 1, masked(data)) for data in (b"one", b"two", b"three"))
+        await peer.send(peer.headers(1, CONNECT) + one + two + peer.headers(3, CONNECT) + three[:-1])
+        await peer.receive_kind(HEADERS, 3)
+        await peer.send(three[-1:] + frame(DATA, END_STREAM, 1, close_frame()))
+        await peer.receive(lambda each: each.stream == 1 and each.ends)
+        data = b"".join(each.payload for each in peer.frames if each.kind == DATA and each.stream == 1)
+        assert data == b"\x81\x03one\x81\x03two\x81\x05three\x88\x02\x03\xe8"
+
+
 async def test_a_stream_that_both_ends_have_ended_is_not_reset(autojump_clock: trio.testing.MockClock) -> None:
     async with raw_client() as peer:
         await peer.open()
@@ -416,6 +427,27 @@ async def test_streams_beyond_the_limit_are_refused(autojump_clock: trio.testing
         await peer.send(frame(DATA, 0, 1, close_frame()))
         await peer.receive_kind(RST_STREAM, 1)
         assert (await peer.open(7)).headers[":status"] == "200"
+
+
+@pytest.mark.parametrize("drains", [False, True], ids=["beyond the limit", "while draining"])
+async def test_a_refused_stream_that_is_reset_at_once(drains: bool, autojump_clock: trio.testing.MockClock) -> None:
+    async with (
+        serving(limits=Limits(streams=10 if drains else 1)) as (listener, server),
+        trio.open_nursery() as nursery,
+    ):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.open(1)
+        if drains:
+            nursery.start_soon(server.drain)
+            await peer.receive_kind(GOAWAY)
+        reset = [
+            peer.headers(stream, CONNECT) + frame(RST_STREAM, 0, stream, CANCEL.to_bytes(4, "big"))
+            for stream in (3, 5, 7)
+        ]
+        await peer.send(b"".join(reset) + frame(DATA, 0, 1, masked(b"still")))
+        assert (await peer.receive_kind(DATA, 1)).payload == b"\x81\x05still"
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_limit_of_connections_counts_streams(autojump_clock: trio.testing.MockClock) -> None:

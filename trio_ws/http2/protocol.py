@@ -143,10 +143,10 @@ class HTTP2Protocol:
         self.may_connect: bool | None = None
         self.has_more: bool = False
         # Received bytes that were not processed yet; the rest of the preface of a client; whether a header block has
-        # begun that CONTINUATION frames have to complete.
+        # begun that CONTINUATION frames have to complete; whether the last frame has completed a request or a response.
         self._input: Chunk = b""
         self._preface = b"" if is_client else PREFACE
-        self._in_block = False
+        self._in_block = self._opens = False
         self.failed: bool = False
 
     # -- Receiving -------------------------------------------------------------------------------------------------
@@ -162,6 +162,8 @@ class HTTP2Protocol:
 
     def step(self) -> list[Event]:
         """Process some of the received frames, and return the events. If ``has_more`` is set then, call it again.
+
+        The headers of a request or a response end a step: what the caller does with them decides about the next frames.
 
         Raises:
             ProtocolFailed: If the connection must end.
@@ -185,6 +187,8 @@ class HTTP2Protocol:
                 self._receive_frame(view[position:end], kind, flags, stream_id, events)
                 work += 1 + length // (16 * 1024)
                 position = end
+                if self._opens:
+                    break
         except Flood as exc:
             raise self.fail(ErrorCodes.ENHANCE_YOUR_CALM, exc) from exc
         except Violation as exc:
@@ -193,7 +197,7 @@ class HTTP2Protocol:
             self.failed = True  # h2 has made the GOAWAY frame
             raise ProtocolFailed(str(exc) or type(exc).__name__) from exc
         # The memory of the view belongs to the caller. What stays until it is used again must be copied.
-        self.has_more = work >= _STEP
+        self.has_more, self._opens = work >= _STEP or (self._opens and position < len(view)), False
         self._input = view[position:] if self.has_more else bytes(view[position:])
         return events
 
@@ -234,6 +238,11 @@ class HTTP2Protocol:
                 # It must not be taken back (RFC 8441, section 3).
                 allowed = bool(self.h2.remote_settings.enable_connect_protocol)
                 self.may_connect = self.may_connect or allowed
+            elif isinstance(event, h2.events.StreamReset) and not event.remote_reset and not self._is_client:
+                self.floods.count_reset()  # the peer has made h2 reset it (CVE-2025-8671)
+            elif isinstance(event, (h2.events.RequestReceived, h2.events.ResponseReceived)):
+                # The next frames must find the tunnel if this opens one, or the stream reset if it is refused.
+                self._opens = True
             events.append(event)
 
     def _receive_goaway(self, frame: memoryview, stream_id: int, events: list[Event]) -> None:
