@@ -43,6 +43,9 @@ MAX_ATTEMPTS = 3
 #: Seconds to wait for the body of an error response.
 BODY_TIMEOUT = 1.0
 
+#: Seconds without any received bytes after which a request that fails tells that its connection may be dead.
+SILENCE = 1.0
+
 
 @attrs.define(eq=False)
 class HTTP2Opener:
@@ -127,10 +130,14 @@ class HTTP2Opener:
     ) -> tuple[StreamAdapter, Response]:
         """Open a stream on a connection, and receive the response."""
         adapter = None
+        began_at = trio.current_time()
         try:
             try:
                 stream = connection.open_stream(from_request(request, "https" if uri.secure else "http"))
             except trio.BrokenResourceError as exc:
+                if not connection.streams:
+                    connection.leave()  # not even one stream is allowed
+                    connection.finish_if_left()
                 raise _Refused(str(exc)) from None
             if self.pool is None:
                 adapter = HTTP2StreamAdapter(stream, connection.start, connection.aclose)
@@ -150,6 +157,8 @@ class HTTP2Opener:
                 response = await self._receive_body(connection, stream, response)
             return adapter, response
         except BaseException:  # Cancellation must not leave the stream open either.
+            if self.pool is not None and connection.received_at < began_at <= trio.current_time() - SILENCE:
+                connection.leave()  # it may be dead, so others must not get it
             if adapter is not None:
                 await adapter.aclose(0)
             elif self.pool is None:

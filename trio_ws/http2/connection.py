@@ -78,6 +78,7 @@ class HTTP2Connection:
         error: The error of the transport, if that is the reason.
         peer_is_leaving: Whether the peer has sent GOAWAY.
         settled: Set when the peer's first SETTINGS frame has arrived, or the connection is lost.
+        received_at: The time at which the peer's last bytes have arrived; in the beginning, the current time.
         on_end: A function that is called when the connection has ended.
     """
 
@@ -114,6 +115,7 @@ class HTTP2Connection:
         self._received = received
         self._read_size = RECEIVE_SIZE
         self.settled: trio.Event = trio.Event()
+        self.received_at: float = trio.current_time()
         # The event that the writer task waits for, if it does.
         self._wake_event: trio.Event | None = None
         self._has_started = self._is_writing = self._is_finishing = self._lingers = False
@@ -163,6 +165,7 @@ class HTTP2Connection:
             if not data:
                 self.fail("the peer has closed the connection")
                 return
+            self.received_at = trio.current_time()
             self.protocol.feed(data)
             del data
             while True:
@@ -307,6 +310,7 @@ class HTTP2Connection:
         for stream in list(self.streams.values()):
             if self.is_client and stream.stream_id > event.last_stream_id:
                 stream.fail("the peer has closed the connection for new streams", refused=True)
+        self.finish_if_left()
 
     # -- Streams ---------------------------------------------------------------------------------------------------
 
@@ -353,6 +357,12 @@ class HTTP2Connection:
     def discard(self, stream: HTTP2Stream) -> None:
         """Forget a closed stream."""
         self.streams.pop(stream.stream_id, None)
+        self.finish_if_left()
+
+    def finish_if_left(self) -> None:
+        """End a client's connection on which no stream is open, and none can be opened."""
+        if self.is_client and self._has_started and not self.streams and (self._is_leaving or self.peer_is_leaving):
+            self.finish()
 
     # -- The opening of a client, and the end ----------------------------------------------------------------------
 

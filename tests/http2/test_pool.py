@@ -1,0 +1,178 @@
+"""The pool closes, and uses, its connections as it should. The servers are raw peers over streams in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+import trio_ws
+from trio_ws import HTTP2Pool
+from trio_ws.client.dial import Dialer
+from trio_ws.connection.stream import StreamAdapter
+from trio_ws.exceptions import ConnectFailed, OpenTimeout
+from trio_ws.uri import WebSocketURI
+
+from .peers import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawPeer, frame
+
+connect = partial(trio_ws.connect, "ws://example.org/", http2="prior-knowledge", compression=None, ping_interval=None)
+
+
+@asynccontextmanager
+async def raw_servers(
+    monkeypatch: pytest.MonkeyPatch, serve: Callable[[RawPeer, int], Awaitable[object]]
+) -> AsyncIterator[list[RawPeer]]:
+    """Let a function be the server of each connection, which it gets with its number. Yield them."""
+    peers: list[RawPeer] = []
+
+    async def handle(peer: RawPeer, number: int) -> None:
+        async with peer.stream:
+            await serve(peer, number)
+
+    async def dial(dialer: Dialer, uri: WebSocketURI, alpn: object = None) -> StreamAdapter:
+        client, server = trio.testing.memory_stream_pair()
+        peers.append(RawPeer(server, is_client=False))
+        nursery.start_soon(handle, peers[-1], len(peers))
+        await trio.lowlevel.checkpoint()
+        return StreamAdapter(client)
+
+    monkeypatch.setattr(Dialer, "dial", dial)
+    async with trio.open_nursery() as nursery:
+        yield peers
+        nursery.cancel_scope.cancel()
+
+
+async def accept(peer: RawPeer) -> int:
+    """Accept the next request for a WebSocket, and return its stream."""
+    request = await peer.receive_kind(HEADERS)
+    await peer.send(peer.headers(request.stream, [(":status", "200")]))
+    return request.stream
+
+
+async def end(peer: RawPeer, stream: int) -> None:
+    """Wait for the client's close frame, and answer it."""
+    await peer.receive(lambda each: each.kind == DATA and each.stream == stream and each.payload[:1] == b"\x88")
+    await peer.send(frame(DATA, END_STREAM, stream, b"\x88\x02\x03\xe8"))
+
+
+async def test_a_dead_connection_is_left(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        stream = await accept(peer)
+        await end(peer, stream)
+        if number > 1:
+            await peer.receive_all()
+        await trio.sleep_forever()  # the first one never answers again
+
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        async with connect(pool=pool):
+            pass
+        await trio.sleep(10)
+        with pytest.raises(OpenTimeout):
+            async with connect(pool=pool, open_timeout=5):
+                pass
+        async with connect(pool=pool):
+            pass
+        assert len(peers) == 2
+        await trio.sleep(10)
+        assert pool.connections == 1
+
+
+async def test_websockets_on_a_connection_that_is_left_go_on(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        stream = await accept(peer)
+        await peer.receive_kind(GOAWAY)
+        await peer.send(frame(DATA, 0, stream, b"\x81\x01x"))
+        await end(peer, stream)
+        await peer.receive_all()
+
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        async with connect(pool=pool) as ws:
+            await trio.sleep(10)
+            with pytest.raises(OpenTimeout):
+                async with connect(pool=pool, open_timeout=5):
+                    pass
+            assert pool.connections == 1
+            assert await ws.receive() == "x"
+        await trio.testing.wait_all_tasks_blocked()
+        assert pool.connections == 0
+        assert len(peers) == 1
+
+
+@pytest.mark.parametrize("alive, seconds", [(True, 5), (False, 0.5)], ids=["alive", "cancelled early"])
+async def test_a_connection_that_may_be_alive_is_kept(
+    alive: bool, seconds: float, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        await end(peer, await accept(peer))
+        await peer.receive_kind(HEADERS)
+        if alive:
+            await peer.send(frame(PING, 0, 0, bytes(8)))
+        await end(peer, await accept(peer))
+        await peer.receive_all()
+
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        async with connect(pool=pool):
+            pass
+        await trio.sleep(10)
+        with pytest.raises(OpenTimeout):
+            async with connect(pool=pool, open_timeout=seconds):
+                pass
+        async with connect(pool=pool):
+            pass
+        assert len(peers) == pool.connections == 1
+
+
+async def test_a_connection_that_allows_no_stream_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1, MAX_CONCURRENT_STREAMS=0)
+        await peer.receive_kind(GOAWAY)
+        assert not await peer.receive_all()
+
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        for attempts in (3, 6):
+            with pytest.raises(ConnectFailed, match="Max outbound streams is 0"):
+                async with connect(pool=pool):
+                    pass
+            assert len(peers) == attempts
+        await trio.testing.wait_all_tasks_blocked()
+        assert pool.connections == 0
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_connection_that_the_server_leaves_is_dropped(
+    early: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The server sends GOAWAY, but does not close the connection."""
+
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        stream = await accept(peer)
+        leave = frame(GOAWAY, 0, 0, stream.to_bytes(4, "big") + bytes(4))
+        if early:
+            await peer.send(leave)
+        await end(peer, stream)
+        if not early:
+            await peer.send(leave)
+        await peer.receive_all()
+
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        for count in range(1, 4):
+            async with connect(pool=pool):
+                await trio.testing.wait_all_tasks_blocked()
+                assert pool.connections == 1
+            await trio.testing.wait_all_tasks_blocked()
+            assert pool.connections == 0
+            assert len(peers) == count
