@@ -102,7 +102,8 @@ async def test_websockets_on_a_connection_that_is_left_go_on(
                 async with connect(pool=pool, open_timeout=5):
                     pass
             assert pool.connections == 1
-            assert await ws.receive() == "x"
+            with trio.fail_after(60):
+                assert await ws.receive() == "x"
         await trio.testing.wait_all_tasks_blocked()
         assert pool.connections == 0
         assert len(peers) == 1
@@ -176,3 +177,62 @@ async def test_a_connection_that_the_server_leaves_is_dropped(
             await trio.testing.wait_all_tasks_blocked()
             assert pool.connections == 0
             assert len(peers) == count
+
+
+class FakeConnection:
+    """A connection that records how many connections were being closed together with it."""
+
+    def __init__(self, closing: list[FakeConnection], counts: list[int]) -> None:
+        self.on_end: Callable[[], object] = lambda: None
+        self.has_room = False
+        self._closing = closing
+        self._counts = counts
+
+    def start(self, nursery: trio.Nursery) -> None:
+        pass
+
+    async def aclose(self, seconds: float) -> None:
+        self._closing.append(self)
+        await trio.testing.wait_all_tasks_blocked()
+        self._counts.append(len(self._closing))
+        self.on_end()
+
+
+async def test_leaving_a_pool_closes_its_connections_at_the_same_time() -> None:
+    async def dial() -> FakeConnection:
+        await trio.lowlevel.checkpoint()
+        return FakeConnection(closing, counts)
+
+    closing: list[FakeConnection] = []
+    counts: list[int] = []
+    async with HTTP2Pool() as pool:
+        for key in ("a", "b", "c"):
+            for _ in range(2):
+                await pool.get(key, dial)
+        assert pool.connections == 6
+    assert pool.connections == 0
+    assert counts == [6] * 6
+
+
+async def test_a_task_that_waits_for_another_one_does_not_dial_when_the_pool_is_closed() -> None:
+    dialed = 0
+    go_on = trio.Event()
+
+    async def dial() -> None:
+        nonlocal dialed
+        dialed += 1
+        await go_on.wait()
+        raise OSError("not reachable")
+
+    async def get(error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            await pool.get("a", dial)
+
+    async with trio.open_nursery() as nursery:
+        async with HTTP2Pool() as pool:
+            nursery.start_soon(get, OSError, "not reachable")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(get, RuntimeError, "the pool must be open")
+            await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+    assert dialed == 1

@@ -95,7 +95,7 @@ class HTTP2Pool(AsyncWithOnly):
         nursery.cancel_scope.shield = True
         for entry in list(self._entries.values()):
             for connection in list(entry.connections):
-                await connection.aclose(0)
+                nursery.start_soon(connection.aclose, 0)
         await self._manager.__aexit__(None, None, None)
 
     async def get(self, key: Hashable, dial: Callable[[], Awaitable[P | None]]) -> P | None:
@@ -111,10 +111,7 @@ class HTTP2Pool(AsyncWithOnly):
             RuntimeError: If the pool is not open.
             Exception: If ``dial`` raises it.
         """
-        if self._nursery is None:
-            raise RuntimeError(
-                "the pool must be open: connect inside of the block of `async with HTTP2Pool() as pool:`"
-            )
+        self._check_open()
         entry: _Entry[P] = self._entries.setdefault(key, _Entry())  # type: ignore[assignment]  # by the key
         async with entry.lock:
             connection = entry.find()
@@ -122,6 +119,7 @@ class HTTP2Pool(AsyncWithOnly):
                 return connection
             if entry.is_unsupported:
                 return None
+            self._check_open()
             connection = await dial()
             if connection is None:
                 entry.is_unsupported = True
@@ -132,6 +130,12 @@ class HTTP2Pool(AsyncWithOnly):
             entry.add(connection)
             connection.start(self._nursery)
             return connection
+
+    def _check_open(self) -> None:
+        if self._nursery is None:
+            raise RuntimeError(
+                "the pool must be open: connect inside of the block of `async with HTTP2Pool() as pool:`"
+            )
 
 
 class _Entry(Generic[P]):
