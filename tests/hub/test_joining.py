@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_ws import ConnectionClosed, History, Hub, MemoryBackend, MemoryStore, Position, Topic
+from trio_ws import ConnectionClosed, History, Hub, MemoryBackend, MemoryStore, Position, Publication, Topic
 from trio_ws.hub import joining
 from trio_ws.protocol import Role
 
@@ -205,6 +205,23 @@ def test_invalid_stores() -> None:
     for arguments in wrong:
         with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
             MemoryStore(**arguments)
+
+
+async def test_topics_in_use_do_not_take_the_room_of_the_history() -> None:
+    store = MemoryStore(max_bytes=10_000)
+    positions = [store.use(str(number)) for number in range(100)]
+    start = positions[0]
+    store.append(Publication("0", "a", "", 1))
+    history = store.history("0", start, 1000)
+    assert history.complete
+    assert [event.message for event in history.messages] == ["a"]
+    # Those that are no longer in use do; the quiet ones go first.
+    for number in range(1, 100):
+        store.release(str(number))
+    store.use("99")
+    store.append(Publication("0", "b", "", 2))
+    assert {number for number in range(100) if str(number) in store} == {0, *range(93, 100)}
+    assert [event.message for event in store.history("0", start, 1000).messages] == ["a", "b"]
 
 
 # -- Through an engine -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 from sys import getsizeof
 
@@ -82,9 +82,11 @@ class MemoryStore:
         self._history = history
         self._max_age = max_age
         self._max_bytes = max_bytes
+        # Memory of messages, and of topics that are not in use: the others cannot be removed.
         self._size = 0
-        # The topics, the one that has been quiet for longest first.
-        self._timelines: dict[str, _Timeline] = {}
+        # The topics, the one that has been quiet for longest first. In a dict, finding the first one would take longer
+        # and longer while topics move to the end.
+        self._timelines: OrderedDict[str, _Timeline] = OrderedDict()
         # How often each topic is in use. Such a topic keeps its position.
         self._uses: Counter[str] = Counter()
         self._backends: list[MemoryBackend] = []
@@ -95,12 +97,13 @@ class MemoryStore:
 
     def use(self, topic: str) -> Position:
         """Keep the position of a topic until :meth:`release`. Return the position."""
-        self._uses[topic] += 1
         timeline = self._timelines.get(topic)
         if timeline is None:
             timeline = self._timelines[topic] = _Timeline()
             timeline.last_used = trio.current_time()
-            self._size += _TOPIC_OVERHEAD
+        elif not self._uses[topic]:
+            self._size -= _TOPIC_OVERHEAD
+        self._uses[topic] += 1
         return Position(timeline.epoch, timeline.head)
 
     def release(self, topic: str) -> None:
@@ -108,6 +111,7 @@ class MemoryStore:
         self._uses[topic] -= 1
         if not self._uses[topic]:
             del self._uses[topic]
+            self._size += _TOPIC_OVERHEAD
 
     def append(self, publication: Publication) -> Received | Lost | None:
         """Add a message to its topic, and remove old ones.
