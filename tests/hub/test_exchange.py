@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping
 from sys import getsizeof
 from typing import Any
 
@@ -14,17 +16,19 @@ from trio_ws import (
     Backend,
     BackendUnavailable,
     Backoff,
+    History,
     Hub,
     Instrument,
     MemoryBackend,
     MemoryStore,
     ObservedHub,
     Position,
+    Publication,
     Topic,
 )
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub import outgoing
-from trio_ws.hub.exchange import Exchange
+from trio_ws.hub.exchange import MAX_FETCHES, Exchange
 from trio_ws.protocol import Role
 
 from ..support import Peer, opened, text
@@ -459,6 +463,127 @@ async def test_a_stuck_engine_holds_up_nobody_here(nursery: trio.Nursery) -> Non
     nursery.cancel_scope.cancel()
 
 
+class NewEpochs(RecordingBackend):
+    """Its engine was restarted: positions have a new epoch. Before a new subscription is confirmed, a message comes."""
+
+    async def subscribe(self, topics: Mapping[str, Position | None]) -> Mapping[str, Position | None]:
+        positions = await super().subscribe(topics)
+        if None in topics.values():
+            await self.publish([Publication(topic, "early", "other", 1) for topic in topics])
+            await settle()
+            return positions
+        return {topic: since and Position("new", since.offset) for topic, since in topics.items()}
+
+
+async def test_positions_are_those_of_the_last_subscription() -> None:
+    hub = Hub(backend=NewEpochs())
+    (topic,) = news_of(hub)
+    async with opened() as (ann, peer), trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        with topic.subscribe(ann):
+            assert await peer.receive() == text("early")
+            await settle()
+            # What was delivered meanwhile counts.
+            assert topic.position is not None
+            assert topic.position.offset == 1
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await settle()
+                async with trio.open_nursery() as inner:
+                    await inner.start(hub.run)
+                    assert topic.position == Position("new", 1)
+                    inner.cancel_scope.cancel()
+
+
+class SlowHistory(MemoryBackend):
+    """Its calls of history return when ``go`` is set.
+
+    Attributes:
+        running: How many have begun, and have not returned.
+        go: Whether they may return.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = 0
+        self.go = trio.Event()
+
+    async def history(self, topic: str, since: Position, max_bytes: int) -> History:
+        self.running += 1
+        await self.go.wait()
+        self.running -= 1
+        return await super().history(topic, since, max_bytes)
+
+
+async def test_few_clients_fetch_at_once(nursery: trio.Nursery) -> None:
+    backend = SlowHistory()
+    hub = Hub(backend=backend)
+    await nursery.start(hub.run)
+    (topic,) = news_of(hub)
+    recovered = []
+
+    async def join(since: Position) -> None:
+        async with opened() as (ws, _), topic.join(ws, since=since) as joined:
+            recovered.append(joined.recovered)
+
+    async with opened() as (ann, _), topic.join(ann) as first:
+        assert first.position is not None
+        async with trio.open_nursery() as inner:
+            for _ in range(3 * MAX_FETCHES):
+                inner.start_soon(join, first.position)
+            await settle()
+            assert backend.running == MAX_FETCHES
+            backend.go.set()
+    assert recovered == [True] * 3 * MAX_FETCHES
+    nursery.cancel_scope.cancel()
+
+
+class Farewell(MemoryBackend):
+    """A back end that needs a task to say that it leaves.
+
+    Attributes:
+        said: What it has said.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    async def connect(self) -> None:
+        await super().connect()
+        self._to_task, self._orders = trio.open_memory_channel[str](0)
+        self.nursery.start_soon(self._say)
+
+    async def _say(self) -> None:
+        async for order in self._orders:
+            self.said.append(order)
+
+    async def disconnect(self) -> None:
+        with trio.move_on_after(1, shield=True):
+            await self._to_task.send("bye")
+            await settle()
+        await super().disconnect()
+
+
+@pytest.mark.parametrize("when", ["running", "connecting"])
+async def test_a_cancelled_hub_takes_its_leave(when: str, autojump_clock: MockClock) -> None:
+    backend = Farewell()
+    hub = Hub(backend=backend)
+    async with trio.open_nursery() as nursery:
+        if when == "running":
+            await nursery.start(hub.run)
+        else:
+            nursery.start_soon(hub.run)
+        nursery.cancel_scope.cancel()
+    assert backend.said == (["bye"] if when == "running" else [])
+    # It can be entered again.
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        nursery.cancel_scope.cancel()
+    assert backend.said[-1:] == ["bye"]
+    assert trio.current_time() == 0
+
+
 # -- Losses ----------------------------------------------------------------------------------------------------------
 
 
@@ -625,6 +750,21 @@ def test_every_back_end_has_an_id_of_its_own() -> None:
     assert isinstance(one, Backend)
     with pytest.raises(RuntimeError, match="must be entered"):
         _ = one.nursery
+
+
+def test_after_a_fork_a_back_end_has_another_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = MemoryBackend()
+    queue = outgoing.Outgoing(backend)
+    parent = backend.id
+    queue.put("news", "parent", 0.0)
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    assert backend.id == backend.id != parent
+    queue.put("news", "child", 0.0)
+    # The engine gets the messages of one publisher at a time.
+    for message, publisher in [("parent", parent), ("child", backend.id)]:
+        assert queue.next_batch() == [Publication("news", message, publisher, queue.number - len(queue) + 1)]
+        queue.acknowledge()
+    assert not queue
 
 
 if sys.version_info < (3, 11):

@@ -14,6 +14,7 @@ for all engines, so a back end only does what its engine is asked:
 from __future__ import annotations
 
 import abc
+import os
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
@@ -155,14 +156,15 @@ class Backend(abc.ABC):
     """
 
     _id: str = ""
+    _id_pid: int = 0
     _nursery: trio.Nursery | None = None
     _nursery_manager: AbstractAsyncContextManager[trio.Nursery, bool | None] | None = None
 
     @property
     def id(self) -> str:
-        """A random name for this back end, different from that of every other one in any process."""
-        if not self._id:
-            self._id = secrets.token_hex(8)
+        """A random name for this back end, different from that of every other one in any process, also after a fork."""
+        if self._id_pid != os.getpid():
+            self._id_pid, self._id = os.getpid(), secrets.token_hex(8)
         return self._id
 
     @property
@@ -186,8 +188,12 @@ class Backend(abc.ABC):
         if self._nursery is not None:
             raise RuntimeError("a back end must be entered once at a time: each hub needs its own")
         manager = trio.open_nursery()
-        self._nursery = await manager.__aenter__()
+        outer = await manager.__aenter__()
         self._nursery_manager = manager
+        opened = trio.Event()
+        outer.start_soon(self._hold_nursery, opened)
+        with trio.CancelScope(shield=True):
+            await opened.wait()
         try:
             await self.connect()
         except BaseException as exc:
@@ -204,6 +210,13 @@ class Backend(abc.ABC):
         finally:
             result = await self._close_nursery(exc_type, exc, traceback)
         return result
+
+    async def _hold_nursery(self, opened: trio.Event) -> None:
+        # When the hub is cancelled, disconnect() still needs the tasks. _close_nursery() cancels them.
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as self._nursery:
+                opened.set()
+                await trio.sleep_forever()
 
     async def _close_nursery(self, *exc_info: Any) -> bool | None:
         assert self._nursery is not None

@@ -34,6 +34,10 @@ logger: logging.Logger = logging.getLogger("trio_ws.hub")
 #: How many topics the back end is told about at once.
 BATCH_TOPICS = 500
 
+#: How many tasks may fetch messages of the past at once. Many clients may come back together: the others wait here,
+#: where waiting has no timeout.
+MAX_FETCHES = 4
+
 #: Let other tasks run after so many deliveries to members.
 DELIVERIES_PER_TURN = 500
 
@@ -64,7 +68,7 @@ class Exchange:
         observe: Callable[..., None],
     ) -> None:
         self.backend: Backend = backend
-        self.outgoing: Outgoing = Outgoing(backend.id)
+        self.outgoing: Outgoing = Outgoing(backend)
         self._backoff = backoff
         self._states = states
         self._deliver = deliver
@@ -77,6 +81,7 @@ class Exchange:
         # Wakes those who wait for topics to be subscribed.
         self._progress = trio.Event()
         self._running = False
+        self._fetches = trio.CapacityLimiter(MAX_FETCHES)
         # The number of the current session, and the error of another task that shall end it.
         self._session = 0
         self._error: BackendUnavailable | None = None
@@ -109,15 +114,16 @@ class Exchange:
         """Return messages of the past. Wait for the engine if it is unavailable. Safe to cancel."""
         while True:
             await self.wait_subscribed(state)
-            session = self._session
-            try:
-                return await self.backend.history(state.name, since, max_bytes)
-            except BackendUnavailable as exc:
-                if session == self._session and state.subscribed:
-                    # The session is over, even if no other call has noticed it yet.
-                    self._error = exc
-                    self._failed.set()
-                    state.subscribed = False
+            async with self._fetches:
+                session = self._session
+                try:
+                    return await self.backend.history(state.name, since, max_bytes)
+                except BackendUnavailable as exc:
+                    if session == self._session and state.subscribed:
+                        # The session is over, even if no other call has noticed it yet.
+                        self._error = exc
+                        self._failed.set()
+                        state.subscribed = False
 
     # -- Running ---------------------------------------------------------------------------------------------------
 
@@ -260,7 +266,8 @@ class Exchange:
                 if state.established:
                     # Without positions, what was published in the meantime cannot be received.
                     self._lose(state)
-            elif state.position is None:
+            elif state.position == topics[state.name]:
+                # Nothing has been delivered meanwhile. The position may have a new epoch: the engine forgets old ones.
                 state.position = positions[state.name]
             state.established = True
         self._progress.set()

@@ -14,7 +14,7 @@ from sys import getsizeof
 import trio
 
 from ..protocol import Message
-from .backend import Publication
+from .backend import Backend, Publication
 
 __all__ = ["MAX_BACKLOG", "Outgoing"]
 
@@ -40,15 +40,15 @@ class Outgoing:
     """The queue of messages for the back end.
 
     Args:
-        publisher: The :attr:`Backend.id`.
+        backend: The back end, whose id the messages get.
 
     Attributes:
         size: Memory of the queued messages and markers, in bytes.
         number: The number of the last message that was put; 0 before the first.
     """
 
-    def __init__(self, publisher: str) -> None:
-        self._publisher = publisher
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         # Publications, each with its size and the time at which it was put.
         self._items: deque[tuple[Publication, int, float]] = deque()
         self.size: int = 0
@@ -82,7 +82,7 @@ class Outgoing:
             self._put_marker(topic, time)
             return False
         self._marked.discard(topic)
-        self._append(Publication(topic, message, self._publisher, self.number), size, time)
+        self._append(Publication(topic, message, self._backend.id, self.number), size, time)
         return True
 
     def _put_marker(self, topic: str, time: float) -> None:
@@ -91,7 +91,7 @@ class Outgoing:
             return
         self._marked.add(topic)
         self._markers_size += size
-        self._append(Publication(topic, None, self._publisher, self.number), size, time)
+        self._append(Publication(topic, None, self._backend.id, self.number), size, time)
 
     def _append(self, publication: Publication, size: int, time: float) -> None:
         self._items.append((publication, size, time))
@@ -104,9 +104,14 @@ class Outgoing:
         """
         if not self._in_flight:
             batch_size = 0
-            for _, size, _ in self._items:
+            for publication, size, _ in self._items:
                 batch_size += size
-                if self._in_flight and (batch_size > BATCH_BYTES or self._in_flight == BATCH_MESSAGES):
+                if self._in_flight and (
+                    batch_size > BATCH_BYTES
+                    or self._in_flight == BATCH_MESSAGES
+                    # Queued before a fork, and after it.
+                    or publication.publisher != self._items[0][0].publisher
+                ):
                     break
                 self._in_flight += 1
         batch = [publication for publication, _, _ in islice(self._items, self._in_flight)]
