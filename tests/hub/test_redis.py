@@ -7,13 +7,14 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ import trio_ws
 from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, RedisBackend, Topic
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub.redis import listener, presence, pubsub, scripts
-from trio_ws.hub.redis.client import Command, check_url
+from trio_ws.hub.redis.client import Command, RedisClient, check_url
 from trio_ws.hub.redis.scripts import Names, slot_of
 from trio_ws.testing import BACKEND_CHECKS, BackendCheck
 
@@ -208,22 +209,76 @@ async def test_a_server_that_has_lost_its_last_messages(tmp_path: Path) -> None:
                 assert lost is not None
                 assert (lost.epoch, lost.offset) == (kept.epoch, kept.offset + 5)
                 inner.cancel_scope.cancel()
-        server.kill()
-        await server.start()
-        await nursery.start(there.run)
-        for number in range(10):
-            there.topic("news").publish(f"new {number}")
-        await wait_until(lambda: is_acknowledged(there), 5)
-        await nursery.start(here.run)
-        # The position behind the loss is not valid, though there is a message with this offset; the one before is.
-        for since, recovered in [(lost, False), (kept, True)]:
-            async with opened() as (ws, ws_peer), topic.join(ws, since=since) as joined:
-                assert joined.recovered is recovered
-                if recovered:
-                    assert await collect(ws_peer, 10) == [f"new {number}" for number in range(10)]
-                assert joined.position is not None
-                assert joined.position.offset == kept.offset + 10
+            server.kill()
+            await server.start()
+            await nursery.start(there.run)
+            for number in range(10):
+                there.topic("news").publish(f"new {number}")
+            await wait_until(lambda: is_acknowledged(there), 5)
+            await nursery.start(here.run)
+            await collect(peer, 10)
+            assert "news" in losses.lost
+            # Behind both positions, messages are missing, though there is a new message with the offset of `lost`.
+            for since in (lost, kept):
+                async with opened() as (ws, _), topic.join(ws, since=since) as joined:
+                    assert not joined.recovered
+                    # A marker of the loss follows the new messages.
+                    assert joined.position is not None
+                    assert joined.position.offset == kept.offset + 11
         nursery.cancel_scope.cancel()
+    server.kill()
+
+
+async def receive_one(backend: RedisBackend) -> trio_ws.Lost | trio_ws.Received:
+    with trio.fail_after(30):
+        (event,) = await backend.receive()
+    return event
+
+
+@needs_redis
+@pytest.mark.parametrize("sharded", [False, True])
+async def test_a_loss_concerns_those_who_were_behind_it(tmp_path: Path, sharded: bool) -> None:
+    """Only who has received the lost messages can tell that there were any. The others learn it from a marker."""
+    server = RedisServer(tmp_path / "redis", keeps=False)
+    await server.start()
+    ahead, behind, third = (RedisBackend(server.url, sharded=sharded) for _ in range(3))
+    async with ahead:
+        start = (await ahead.subscribe({"news": None}))["news"]
+        await ahead.publish([trio_ws.Publication("news", "kept", ahead.id, 1)])
+        kept = (await receive_one(ahead)).position
+        assert await command(server, "SAVE") == b"+OK\r\n"
+        await ahead.publish([trio_ws.Publication("news", "lost", ahead.id, 2)])
+        lost = (await receive_one(ahead)).position
+    assert start is not None
+    assert kept is not None
+    server.kill()
+    await server.start()
+    async with behind, ahead, third:
+        positions = await behind.subscribe({"news": kept})
+        assert positions["news"] is not None
+        assert positions["news"].offset == kept.offset
+        history = await behind.history("news", start, 1000)
+        assert [event.message for event in history.messages] == ["kept"]
+        # An invented position does not do it.
+        assert not (await behind.history("news", Position(positions["news"].epoch, 100), 1000)).complete
+        assert (await behind.history("news", kept, 1000)).complete
+        # The position from before the loss stays until the loss has been received.
+        assert await ahead.subscribe({"news": lost}) == {"news": lost}
+        event = await receive_one(ahead)
+        assert isinstance(event, trio_ws.Lost)
+        assert event.position is not None
+        assert event.position.offset == kept.offset + 1
+        event = await receive_one(behind)
+        assert isinstance(event, trio_ws.Lost)
+        assert event.position is not None
+        for since in (start, kept):
+            assert not (await behind.history("news", since, 1000)).complete
+        assert (await behind.history("news", event.position, 1000)).complete
+        # There is one marker, and it expires.
+        await third.subscribe({"news": lost})
+        assert isinstance(await receive_one(third), trio_ws.Lost)
+        assert await command(server, "XLEN trio_ws:{=news}:stream") == b":2\r\n"
+        assert not (await command(server, "PTTL trio_ws:{=news}:stream")).startswith(b":-")
     server.kill()
 
 
@@ -275,6 +330,57 @@ async def test_many_restarts(server: RedisServer) -> None:
                 assert [event.message for event in history.messages] == [str(n) for n in range(number + 1)]
         server.kill()
         await server.start()
+
+
+@needs_redis
+async def test_many_restarts_of_a_server_with_a_quiet_topic(server: RedisServer) -> None:
+    """Each session gets the position in the epoch of the server, so it does not matter which epochs are forgotten."""
+    backend = RedisBackend(server.url)
+    position: Position | None = None
+    epochs = set()
+    for number in range(10):
+        async with backend:
+            position = (await backend.subscribe({"news": position}))["news"]
+            assert position is not None
+            assert position.offset == 0
+            epochs.add(position.epoch)
+            if number == 9:
+                await backend.publish([trio_ws.Publication("news", "a", backend.id, 1)])
+                assert isinstance(await receive_one(backend), trio_ws.Received)
+        server.kill()
+        await server.start()
+    assert len(epochs) == 10
+
+
+@needs_redis
+async def test_members_of_a_cancelled_hub_are_forgotten_at_once(server: RedisServer) -> None:
+    here, there = (Hub(backend=RedisBackend(server.url)) for _ in range(2))
+    async with trio.open_nursery() as nursery, opened() as (ann, _):
+        await nursery.start(there.run)
+        async with trio.open_nursery() as inner:
+            await inner.start(here.run)
+            async with here.topic("news").join(ann):
+                await wait_until(partial(has_members, there.topic("news")), 5)
+                inner.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await trio.testing.wait_all_tasks_blocked()
+        assert await there.topic("news").count_members() == 0
+        nursery.cancel_scope.cancel()
+
+
+async def has_members(topic: Topic) -> bool:
+    return await topic.count_members() > 0
+
+
+async def test_the_error_says_the_whole_timeout(autojump_clock: trio.testing.MockClock) -> None:
+    class Never:
+        def __await__(self) -> Generator[Any, Any, None]:
+            return trio.Event().wait().__await__()
+
+    client = RedisClient("redis://localhost", cluster=False, ssl_context=None, timeout=5)
+    with pytest.raises(BackendUnavailable, match="within 5 seconds"):
+        await client.wait(Never())
+    assert trio.current_time() == 5
 
 
 @needs_redis

@@ -258,7 +258,8 @@ class RedisClient:
         """
         with trio.move_on_after(self.timeout / 2):
             return await request
-        with within(self.timeout / 2):
+        with within(self.timeout) as scope:
+            scope.deadline = trio.current_time() + self.timeout / 2
             return await request
 
     async def run_script(self, script: Script, calls: Sequence[tuple[list[bytes], list[Any]]]) -> list[Any]:

@@ -20,6 +20,7 @@ The hash of a topic has these fields:
 * ``forks``: the epochs before, each with the offset at which it ended. A position in one of these is valid if it is not
   behind that end: so a restart that loses nothing invalidates nothing, and one that loses something invalidates exactly
   the positions behind the loss, even if the same offsets are in use again.
+* ``gap``: the epoch in which a marker of a loss was added to the stream, see ``OPEN``.
 * ``ages``: times, each with the ``head`` at that time, from which follows which messages are too old.
 """
 
@@ -60,10 +61,11 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])
 """
 
 # Set `start` to the offset at which reading begins, and `lost` to 1 if messages are missing before it. ARGV[3]: the
-# epoch of the position; empty to begin at the end. ARGV[4]: its offset.
+# epoch of the position; empty to begin at the end. ARGV[4]: its offset. `gone` tells whether the server has lost
+# messages before the position.
 _RESOLVE = """
 local first = head + 1 - redis.call('XLEN', KEYS[1])
-local start, lost = tonumber(ARGV[4]), 0
+local start, lost, gone = tonumber(ARGV[4]), 0, false
 if ARGV[3] == '' then
     start = head
 else
@@ -78,7 +80,7 @@ else
     if not limit then
         start, lost = first - 1, 1
     elseif start > limit then
-        start, lost = limit, 1
+        start, lost, gone = limit, 1, true
     end
     if start < first - 1 then
         start, lost = first - 1, 1
@@ -103,8 +105,27 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
-#: Create a topic if it does not exist, and resolve a position. Returns epoch, head, start and lost.
-OPEN = Script(_BEGIN + _RESOLVE + "return {epoch, head, start, lost}")
+#: Create a topic if it does not exist, and resolve a position. ARGV[5]: PUBLISH or SPUBLISH. ARGV[6]: the channel.
+#: Returns epoch, head, start and lost.
+#:
+#: If the server has lost messages before the position, those who are further behind have missed them, too, and could
+#: not notice. So this adds a marker of a loss to the stream, once in each epoch. ``FETCH`` does not: its positions come
+#: from clients, and may be invented.
+OPEN = Script(
+    _BEGIN
+    + _RESOLVE
+    + """
+if gone and redis.call('HGET', KEYS[2], 'gap') ~= epoch then
+    head = head + 1
+    redis.call('XADD', KEYS[1], string.format('%d-0', head), 'by', ':0', 'data', 'l')
+    redis.call('HSET', KEYS[2], 'head', string.format('%d', head), 'gap', epoch)
+    if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+    redis.call(ARGV[5], ARGV[6], '')
+    if start == head - 1 then start = head end
+end
+return {epoch, head, start, lost}
+"""
+)
 
 #: Return messages after a position. ARGV[5]: a number of bytes, of which a message takes 200 besides its data. Returns
 #: epoch, head, start, lost, and for each message two values: its author and its data.

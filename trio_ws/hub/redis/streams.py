@@ -121,11 +121,14 @@ class Streams:
         calls: list[tuple[list[bytes], list[Any]]] = []
         for topic, messages in by_topic.items():
             keys = [self._names.stream(topic), self._names.hash(topic), self._names.publisher(topic, publisher)]
-            command = b"SPUBLISH" if settings.sharded else b"PUBLISH"
             max_age = max(int(settings.max_age * 1000), 1)
-            options = [settings.history, max_age, publisher, command, self._names.channel(topic), NUMBERS_KEPT]
+            options = [settings.history, max_age, publisher, *self._notify(topic), NUMBERS_KEPT]
             calls.append((keys, [*self._begin(), *options, *messages]))
         await self._client.run_script(PUBLISH, calls)
+
+    def _notify(self, topic: str) -> tuple[bytes, bytes]:
+        """Return the arguments with which a script notifies the subscribers of a topic."""
+        return b"SPUBLISH" if self._settings.sharded else b"PUBLISH", self._names.channel(topic)
 
     def _begin(self) -> list[Any]:
         """Return the arguments with which every script begins."""
@@ -180,22 +183,25 @@ class Streams:
         self._topics.update(channels)
         # Notifications must come from before the moment whose position is asked for.
         await self._listener.subscribe(list(channels))
-        await self._open(topics)
-        return {topic: self._positions[topic] for topic in topics}
+        return await self._open(topics)
 
-    async def _open(self, topics: Mapping[str, Position | None]) -> None:
-        """Find the positions from which to receive topics."""
+    async def _open(self, topics: Mapping[str, Position | None]) -> dict[str, Position | None]:
+        """Find the positions from which to receive topics. One before a loss stays as it is."""
         items = list(topics.items())
+        positions: dict[str, Position | None] = {}
         for index in range(0, len(items), OPEN_TOPICS):
             part = items[index : index + OPEN_TOPICS]
-            results = await self._client.run_script(OPEN, [self._call(topic, since) for topic, since in part])
-            for (topic, _), (epoch, head, start, lost) in zip(part, results, strict=True):
+            calls = [self._call(topic, since, *self._notify(topic)) for topic, since in part]
+            results = await self._client.run_script(OPEN, calls)
+            for (topic, since), (epoch, head, start, lost) in zip(part, results, strict=True):
                 position = self._positions[topic] = Position(epoch.decode(), start)
+                positions[topic] = since if lost else position
                 if lost:
                     self._losses.append(Lost(topic, position))
                     self._wake.set()
                 if start < head:
                     self._mark(topic)
+        return positions
 
     async def unsubscribe(self, topics: Collection[str]) -> None:
         """Unsubscribe from topics."""
@@ -222,7 +228,7 @@ class Streams:
             topics = list(self._positions)
             for index in range(0, len(topics), OPEN_TOPICS):
                 part = [topic for topic in topics[index : index + OPEN_TOPICS] if topic in self._positions]
-                calls = [self._call(topic, self._positions[topic]) for topic in part]
+                calls = [self._call(topic, self._positions[topic], *self._notify(topic)) for topic in part]
                 for topic, (_, head, start, lost) in zip(part, await self._client.run_script(OPEN, calls), strict=True):
                     if lost or start < head:
                         self._mark(topic)
