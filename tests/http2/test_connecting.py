@@ -25,6 +25,7 @@ from trio_ws.connection.websocket import connection_of
 from trio_ws.exceptions import ConnectFailed, ConnectionClosed, InvalidHandshake, OpenTimeout
 from trio_ws.server.server import Server
 
+from ..support import HANGS
 from .peers import (
     CANCEL,
     DATA,
@@ -476,7 +477,7 @@ async def test_a_pool_shares_connections() -> None:
                 nursery.start_soon(use, number)
         assert len(addresses) == 1
         assert pool.connections == 0
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS):
             await server.drain()
 
 
@@ -519,7 +520,7 @@ async def test_each_websocket_counts_for_the_address() -> None:
             await connect(pool=pool)
             assert len(server.connections) == 3
             nursery.cancel_scope.cancel()
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS):
             await server.drain()
         assert not server._state.by_address
         assert server._state.count == 0
@@ -627,7 +628,7 @@ async def test_a_cancelled_pool() -> None:
                     scope.cancel()
                     await trio.sleep_forever()
         assert scope.cancelled_caught
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS):
             await server.drain()
 
 

@@ -27,7 +27,7 @@ from trio_ws.testing.faults import FaultyStream, Reset, Stall
 from .. import cancellation
 from ..cancellation import Scenario, Scheduling, at_every_point, cancel_at, cancel_call, cancel_session
 from ..server.clients import MemoryListener
-from ..support import Streams, lockstep_pair, memory_pair, pipe_pair
+from ..support import HANGS, Streams, lockstep_pair, memory_pair, pipe_pair
 from ..test_cancellation import SCENARIOS
 from .peers import CONNECT, serving
 
@@ -159,7 +159,7 @@ async def test_a_connection_that_breaks_anywhere(
 
         async with serving(ping_interval=1, ping_timeout=1) as (listener, server):
             monkeypatch.setattr(trio, "open_tcp_stream", partial(faulty, listener))
-            with trio.fail_after(30):
+            with trio.fail_after(HANGS):
                 try:
                     async with trio_ws.connect(
                         "ws://example.org",

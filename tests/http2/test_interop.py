@@ -27,6 +27,7 @@ from trio_ws import HTTP2Pool, InvalidStatus, Opening, Request, Response
 from trio_ws.exceptions import ConnectionClosed
 
 from .. import proxies
+from ..support import HANGS
 from .peers import close_frame, echo, masked
 from .test_connecting import CA, CERTIFICATE, client_context, tls_server
 
@@ -44,7 +45,7 @@ def find_program(name: str) -> str:
 
 async def run(*command: str, **options: Any) -> str:
     """Run a program, and return its output."""
-    with trio.fail_after(60):
+    with trio.fail_after(HANGS):
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.decode()
@@ -115,7 +116,7 @@ async def test_chromium(tmp_path: Path) -> None:
         command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors"]
         command += ["--no-first-run", f"--user-data-dir={tmp_path}", url]
         async with proxies.process(command):
-            with trio.fail_after(60):
+            with trio.fail_after(HANGS):
                 await done.wait()
     assert set(versions) == {"2"}
     assert len(results) == 22
@@ -134,7 +135,7 @@ async def test_h2_as_a_client() -> None:
         connection.initiate_connection()
         await stream.send_all(connection.data_to_send())
         received, opened = b"", False
-        with trio.fail_after(10):
+        with trio.fail_after(HANGS):
             while not received.endswith(b"\x88\x02\x03\xe8"):
                 for event in connection.receive_data(await stream.receive_some()):
                     if isinstance(event, h2.events.RemoteSettingsChanged):
@@ -180,7 +181,7 @@ async def converse_often(uri: str) -> None:
 
 
 async def wait_until_it_accepts(process: trio.Process, port: int) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS):
         while True:
             assert process.poll() is None
             try:

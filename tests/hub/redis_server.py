@@ -10,6 +10,8 @@ from pathlib import Path
 
 import trio
 
+from ..support import HANGS
+
 #: The program, from the Debian package redis-server; None if it is not installed.
 REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 
@@ -47,7 +49,7 @@ class RedisServer:
     async def start(self) -> None:
         """Start the server, and wait until it answers."""
         self._process = process = self._spawn()
-        with trio.fail_after(30):
+        with trio.fail_after(HANGS):
             while True:
                 await trio.sleep(0.02)
                 assert process.poll() is None, (self._folder / "log").read_text()

@@ -16,6 +16,7 @@ import trio
 
 import trio_ws
 
+from ..support import HANGS
 from .redis_server import REDIS_SERVER, RedisServer, find_port
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "docs" / "examples"
@@ -38,7 +39,7 @@ async def running(*command: str) -> AsyncIterator[trio.Process]:
     try:
         yield process
         process.send_signal(signal.SIGTERM)
-        with trio.fail_after(20):
+        with trio.fail_after(HANGS):
             await process.wait()
     finally:
         process.kill()
@@ -47,7 +48,7 @@ async def running(*command: str) -> AsyncIterator[trio.Process]:
 
 async def connect(nursery: trio.Nursery, uri: str) -> trio_ws.WebSocket:
     """Connect to a server that is starting."""
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS):
         while True:
             try:
                 return await trio_ws.connect_in(nursery, uri, compression=None)
@@ -56,7 +57,7 @@ async def connect(nursery: trio.Nursery, uri: str) -> trio_ws.WebSocket:
 
 
 async def receive_until(ws: trio_ws.WebSocket, expected: str) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(HANGS):
         while await ws.receive() != expected:
             pass
 
@@ -74,7 +75,7 @@ async def talk(connect_to: Callable[[str], Awaitable[trio_ws.WebSocket]], count:
         await ws.send(f"hello {number}")
     for number, ws in enumerate(clients):
         for other in {0, count - 1} - {number}:
-            with trio.fail_after(20):
+            with trio.fail_after(HANGS):
                 received: list[Any] = []
                 while f"client{other}: hello {other}" not in received:
                     received.append(await ws.receive())
