@@ -1,4 +1,4 @@
-"""Run a chat server on all cores: a process for each, on one port, with Redis between their hubs.
+"""Run a chat server on all cores: a process for each, on one port, with Redis in between.
 
 Run it with ``python all_cores.py redis://localhost:6379``. It starts ``chat_server.py``, which is
 in the same folder, once for each core. With ``reuse_port``, the operating system distributes the

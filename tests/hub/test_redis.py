@@ -639,7 +639,7 @@ async def test_what_waits_to_be_received_is_bounded(server: RedisServer, monkeyp
         await two.subscribe({"news": None, "other": None})
         for number in range(1, 2001):
             await one.publish([trio_ws.Publication("news", "x" * 100, one.id, number)])
-        await one.publish([trio_ws.Publication("other", "", one.id, 2001)])
+        await one.publish([trio_ws.Publication("other", "x" * 100, one.id, 2001)])  # no smaller than the others
         messages = two._connected
         assert isinstance(messages, pubsub.PubSub)
 

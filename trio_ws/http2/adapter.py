@@ -1,4 +1,4 @@
-"""A stream of HTTP/2 as the connection of a WebSocket wants it: ``HTTP2StreamAdapter``.
+"""The stream adapter for a stream of HTTP/2. ``HTTP2StreamAdapter``.
 
 It does for an :class:`~trio_ws.http2.stream.HTTP2Stream` what :class:`~trio_ws.connection.stream.StreamAdapter` does
 for a plain socket: neither reading nor writing waits inside it, and the number of written bytes is always known. So the
@@ -10,6 +10,7 @@ the whole.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 
@@ -21,13 +22,19 @@ __all__ = ["HTTP2StreamAdapter"]
 
 
 class HTTP2StreamAdapter(StreamAdapter):
-    """A stream of HTTP/2 as the connection of a WebSocket wants it.
+    """The stream adapter for a stream of HTTP/2.
 
     Args:
         stream: The stream.
         start: A function that is called with the nursery of the WebSocket, when there is one; see :meth:`start`.
         on_close: An async function that is called with the seconds to wait, once the stream is closed.
     """
+
+    local_address: Any
+    remote_address: Any
+    tls_object: Any
+    bytes_written: int
+    poisoned: bool
 
     def __init__(
         self,
