@@ -63,8 +63,7 @@ class HTTP2Connection:
         transport: The stream.
         is_client: Whether this is the client.
         max_streams: The number of streams that may be open: those of the peer, or those of a client.
-        max_head_size: Maximum size of the headers of a message, in bytes. Larger ones end a stream, and very large ones
-            the connection.
+        max_head_size: Maximum size of the headers of a message, in bytes. Larger ones end the stream or the connection.
         max_headers: Maximum number of headers of a message.
         received: Bytes that were already read from the stream.
 
@@ -268,21 +267,13 @@ class HTTP2Connection:
         elif isinstance(event, DataEvent):
             stream.receive_data(event.data)
         elif isinstance(event, h2.events.ResponseReceived):
-            self._receive_response(event, stream)
+            stream.receive_response(event.headers)
         elif isinstance(event, h2.events.StreamEnded):
             stream.end()
         elif isinstance(event, h2.events.StreamReset):
-            # After the end, a server resets a stream to say that it needs nothing more (RFC 9113, section 8.1).
-            name = getattr(event.error_code, "name", event.error_code)
-            refused = event.error_code == ErrorCodes.REFUSED_STREAM
-            stream.fail(f"the peer has reset the stream: {name}", refused=refused)
+            stream.receive_reset(event.error_code)
         elif isinstance(event, h2.events.WindowUpdated):
             stream.wake_writer()
-
-    def _receive_response(self, event: h2.events.ResponseReceived, stream: HTTP2Stream) -> None:
-        if dict(event.headers).get(b":status", b"").startswith(b"2"):
-            stream.open_tunnel()
-        stream.receive_headers(event.headers)
 
     def _receive_request(self, event: h2.events.RequestReceived) -> None:
         stream_id = event.stream_id

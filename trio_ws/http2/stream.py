@@ -105,8 +105,10 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         """Treat all further data as that of a WebSocket."""
         self.tunnel = self.carrier.protocol.open_tunnel(self.stream_id)
 
-    def receive_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Store the headers of the response."""
+    def receive_response(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Store the headers of the response. A status of 2xx opens the tunnel."""
+        if dict(headers).get(b":status", b"").startswith(b"2"):
+            self.open_tunnel()
         self.headers = headers
         self._wake(self.headers_received)
 
@@ -121,6 +123,12 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.ended = True
         self._wake_reader()
         self._wake(self.headers_received)
+
+    def receive_reset(self, error_code: ErrorCodes | int | None) -> None:
+        """Record that the peer has reset the stream."""
+        # After the end, a server resets a stream to say that it needs nothing more (RFC 9113, section 8.1).
+        name = getattr(error_code, "name", error_code)
+        self.fail(f"the peer has reset the stream: {name}", refused=error_code == ErrorCodes.REFUSED_STREAM)
 
     def fail(self, failure: str, *, refused: bool = False) -> None:
         """Record that the stream is lost, and wake its tasks. Idempotent."""
