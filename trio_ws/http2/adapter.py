@@ -48,6 +48,7 @@ class HTTP2StreamAdapter(StreamAdapter):
         self._on_close = on_close
         transport = stream.carrier.transport
         self._transport = transport
+        self._position = 0
         self.local_address = transport.local_address
         self.remote_address = transport.remote_address
         self.tls_object = transport.tls_object
@@ -140,7 +141,10 @@ class HTTP2StreamAdapter(StreamAdapter):
 
     def _write_some(self) -> bool:
         rest = self._unwritten
-        self.bytes_written += self._stream.send_now(rest)
+        sent = self._stream.send_now(rest)
+        if sent:
+            self.bytes_written += sent
+            self._position = self._stream.carrier.protocol.data_sent
         if rest:
             self._record_progress()
         return not rest
@@ -156,7 +160,12 @@ class HTTP2StreamAdapter(StreamAdapter):
     def count_undelivered(self) -> tuple[int, int]:
         """Return the number of bytes that the peer's windows, or the connection, hold back, twice."""
         unwritten = sum(map(len, self._unwritten))
-        return unwritten, unwritten
+        protocol = self._stream.carrier.protocol
+        # What other streams have sent after this one does not matter.
+        later = protocol.data_sent - self._position
+        undelivered, unsent = self._transport.count_undelivered()
+        waiting = protocol.measure_output()
+        return unwritten + max(undelivered + waiting - later, 0), unwritten + max(unsent + waiting - later, 0)
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,7 @@ class HTTP2Protocol:
         h2: The connection of h2.
         floods: The counters of useless frames.
         output_size: The number of bytes that wait to be written, except those that h2 still has.
+        data_sent: The number of bytes of tunnels that were added to the output.
         failed: Whether the connection has failed, and its GOAWAY frame is in the output.
         has_more: Whether received frames may be left to process.
         may_connect: Whether the peer accepts extended CONNECT requests; None before its first SETTINGS frame.
@@ -140,6 +141,7 @@ class HTTP2Protocol:
         self.floods: FloodGuard = FloodGuard(2 * max_header_list, clock)
         self._output: list[Chunk] = []
         self.output_size: int = 0
+        self.data_sent: int = 0
         self.may_connect: bool | None = None
         self.has_more: bool = False
         # Received bytes that were not processed yet; the rest of the preface of a client; whether a header block has
@@ -352,6 +354,7 @@ class HTTP2Protocol:
                 chunks.insert(0, view[allowed:])
             self._put(frame_header(size, FrameType.DATA, 0, stream.stream_id), *frame)
             sent += size
+        self.data_sent += sent
         stream.outbound_flow_control_window -= sent
         connection.outbound_flow_control_window -= sent
         return sent
