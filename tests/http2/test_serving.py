@@ -248,6 +248,17 @@ async def test_an_application_that_fails(
     assert [r.levelno for r in caplog.records if r.levelno >= logging.ERROR] == [logging.ERROR] * 3
 
 
+async def test_101_is_no_status_of_http2(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def switch(opening: Opening, request: Request, response: Response) -> Response:
+        return Response(101, "Switching Protocols", {})
+
+    async with raw_client(process_response=switch) as peer:
+        assert (await peer.open()).headers[":status"] == "500"
+    assert "process_response must return a status of at least 200, not 101" in caplog.text
+
+
 async def test_cookies_may_be_split(autojump_clock: trio.testing.MockClock) -> None:
     cookies: list[dict[str, str]] = []
 

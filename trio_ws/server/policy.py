@@ -138,7 +138,8 @@ class HandshakePolicy:
                     "refusal into one"
                 )
         elif changed.status_code < 200:
-            raise ValueError(f"process_response must return 101 or a status of at least 200, not {changed.status_code}")
+            allowed = "a status" if request.http_version == "2" else "101 or a status"
+            raise ValueError(f"process_response must return {allowed} of at least 200, not {changed.status_code}")
         return changed
 
     def add_headers(self, response: Response) -> Response:
