@@ -77,8 +77,8 @@ async def serve(
         ssl: The TLS context; None for plain connections. A certificate that is loaded into the context later (with
             ``load_cert_chain``) applies to connections from then on.
         http2: True to serve HTTP/2 and HTTP/1.1 on the same TLS port (RFC 8441); the client chooses. This sets the ALPN
-            protocols of the context. ``"prior-knowledge"`` to serve both without TLS, for a proxy that speaks HTTP/2.
-            It requires h2 (``pip install trio-ws[http2]``).
+            protocols of the context, so a server without ``http2`` must not share it. ``"prior-knowledge"`` to serve
+            both without TLS, for a proxy that speaks HTTP/2. It requires h2 (``pip install trio-ws[http2]``).
         backlog: How many connections the operating system queues until they are accepted; None for as many as
             possible. Not with ``listeners``, which listen already.
         reuse_port: Whether other processes may listen on the same port (``SO_REUSEPORT``). The operating system then
