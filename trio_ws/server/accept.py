@@ -286,8 +286,7 @@ class Acceptor:
         ws: ServerWebSocket | _HTTP2Transport | None = None
         registered = header = None
         openings = self._state.openings
-        timeout = self._settings.open_timeout
-        seconds = float("inf") if timeout is None else timeout
+        seconds = math.inf if self._settings.open_timeout is None else self._settings.open_timeout
         began_at = trio.current_time()
         scope = trio.CancelScope(deadline=began_at + seconds)
         task = OpeningTask(scope)
