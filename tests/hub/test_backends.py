@@ -80,6 +80,15 @@ async def test_redis(check: BackendCheck, options: dict[str, Any], server: Redis
     await check(RedisHarness(server, **options))
 
 
+@each_check
+async def test_an_engine_that_cannot_be_interrupted(check: BackendCheck) -> None:
+    class Harness(MemoryHarness):
+        interrupt = BackendHarness.interrupt
+        empty = BackendHarness.empty
+
+    await check(Harness())
+
+
 # -- Back ends with faults -------------------------------------------------------------------------------------------
 
 

@@ -631,6 +631,31 @@ def test_packing(messages: list[tuple[int, bytes | str | None]]) -> None:
     assert pubsub.unpack(packed) == ("0123abcd", messages)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"id:", b"id:1", b"id:1:2", b"id:1:-3:tab", b"id:1:0:", b"id:1:9:ta", b"id:1:2:t\xff", b"\xff:"],
+)
+def test_foreign_content(content: bytes) -> None:
+    with pytest.raises(ValueError):
+        pubsub.unpack(content)
+
+
+@needs_redis
+async def test_a_foreign_message_counts_as_a_loss(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    losses = Losses()
+    hub = Hub(backend=RedisBackend(server.url, streams=False), instruments=[losses], when_lost="ignore")
+    topic = hub.topic("news")
+    async with trio.open_nursery() as nursery, opened() as (ann, peer):
+        await nursery.start(hub.run)
+        async with topic.join(ann):
+            assert await command(server, "PUBLISH trio_ws:{=news} hello") == b":1\r\n"
+            await losses.wait(lambda: losses.lost == ["news"])
+            topic.publish("a")
+            assert await collect(peer, 1) == ["a"]
+        nursery.cancel_scope.cancel()
+    assert "no message of a hub" in caplog.text
+
+
 @needs_redis
 async def test_what_waits_to_be_received_is_bounded(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pubsub, "MAX_WAITING", 100_000)
@@ -698,6 +723,40 @@ async def test_passwords(tmp_path: Path) -> None:
         assert "AuthenticationE" in repr(caught.value) or "NOAUTH" in repr(caught.value) or "Auth" in repr(caught.value)
         assert "wrong" not in repr(caught.value)
     server.kill()
+
+
+#: What the documentation says that a user must be allowed.
+COMMANDS = (
+    "ping info time evalsha script|load get set exists del hget hset hmget hgetall hdel expire pexpire pttl xadd xlen "
+    "xrange xtrim publish subscribe unsubscribe spublish ssubscribe sunsubscribe"
+)
+
+
+@needs_redis
+@pytest.mark.parametrize("options", [{}, {"sharded": True}, {"streams": False}], ids=str)
+async def test_a_user_with_few_rights(server: RedisServer, options: dict[str, Any]) -> None:
+    rights = " ".join("+" + name for name in COMMANDS.split())
+    assert await command(server, f"ACL SETUSER app on >secret ~trio_ws:* &trio_ws:* {rights}") == b"+OK\r\n"
+    hubs = [Hub(backend=RedisBackend(f"redis://app:secret@127.0.0.1:{server.port}", **options)) for _ in range(2)]
+    async with trio.open_nursery() as nursery, opened() as (ann, peer):
+        for hub in hubs:
+            await nursery.start(hub.run)
+        async with hubs[0].topic("news").join(ann):
+            hubs[1].topic("news").publish("a")
+            assert await collect(peer, 1) == ["a"]
+            assert await hubs[1].topic("news").count_members() == 1
+        nursery.cancel_scope.cancel()
+
+
+@needs_redis
+async def test_a_user_must_be_allowed_to_see_the_server(server: RedisServer) -> None:
+    rule = "ACL SETUSER app on >secret ~* &* +@all -info"
+    assert await command(server, rule) == b"+OK\r\n"
+    hub = Hub(backend=RedisBackend(f"redis://app:secret@127.0.0.1:{server.port}"))
+    async with opened() as (ann, _):
+        with hub.topic("news").subscribe(ann), trio.fail_after(10), pytest.raises(BaseExceptionGroup) as caught:
+            await hub.run()
+    assert "must be allowed the command INFO" in repr(caught.value)
 
 
 @needs_redis

@@ -6,6 +6,7 @@ their place.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from sys import getsizeof
@@ -20,6 +21,8 @@ from .scripts import Names
 from .streams import decode, encode
 
 __all__ = ["PubSub", "pack", "unpack"]
+
+logger: logging.Logger = logging.getLogger("trio_ws.hub")
 
 #: Maximum memory of the messages that wait to be received, in bytes.
 MAX_WAITING = 8 * 2**20
@@ -44,7 +47,11 @@ def pack(publications: Sequence[Publication]) -> bytes:
 
 
 def unpack(content: bytes) -> tuple[str, list[tuple[int, Message | None]]]:
-    """Return what :func:`pack` has packed: the publisher, and the numbers and messages."""
+    """Return what :func:`pack` has packed: the publisher, and the numbers and messages.
+
+    Raises:
+        ValueError: If it comes from somebody else.
+    """
     end = content.index(b":")
     publisher = content[:end].decode()
     messages = []
@@ -52,6 +59,8 @@ def unpack(content: bytes) -> tuple[str, list[tuple[int, Message | None]]]:
         number_end = content.index(b":", end + 1)
         start = content.index(b":", number_end + 1) + 1
         number, size = int(content[end + 1 : number_end]), int(content[number_end + 1 : start - 1])
+        if not 0 < size <= len(content) - start:
+            raise ValueError(f"the size must be between 1 and {len(content) - start}, not {size}")
         messages.append((number, decode(content[start : start + size])))
         end = start + size
     return publisher, messages
@@ -90,7 +99,13 @@ class PubSub:
         topic = self._topics.get(channel)
         if topic is None:
             return
-        publisher, messages = unpack(content)
+        try:
+            publisher, messages = unpack(content)
+        except ValueError:
+            # It may be a message of a hub that was damaged.
+            logger.warning("what was published to the channel of topic %r is no message of a hub", topic)
+            publisher, messages = "", []
+            self._add_loss(topic, None)
         for number, message in messages:
             size = getsizeof(message) + _OVERHEAD
             if message is None:

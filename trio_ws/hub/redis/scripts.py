@@ -40,7 +40,10 @@ _MAX_FORKS = 8
 # milliseconds for which to keep an unused topic.
 _BEGIN = f"""
 local info = redis.pcall('INFO', 'server')
-local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+if type(info) ~= 'string' then
+    return redis.error_reply('NOPERM the user must be allowed the command INFO, without which losses are not noticed')
+end
+local run = string.match(info, 'run_id:(%x+)') or ''
 local topic = redis.call('HMGET', KEYS[2], 'epoch', 'head', 'run', 'forks')
 local epoch, head, forks = topic[1], tonumber(topic[2] or '0'), topic[4] or ''
 if not epoch then

@@ -68,13 +68,14 @@ async def check_interruption(harness: BackendHarness) -> None:
             pending = clients[0].publications(topic, ["b"])
             # The end of the session cancels this block.
             with trio.CancelScope(shield=True):
-                await harness.interrupt()
+                try:
+                    await harness.interrupt()
+                except NotImplementedError:
+                    return
             with trio.fail_after(PATIENCE + 10):
                 for _ in range(1000):
                     await one.publish(pending)
                     await trio.sleep(0.02)
-    except NotImplementedError:
-        return
     except BaseException as exc:
         if not is_unavailable(exc):
             raise
