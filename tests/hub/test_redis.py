@@ -725,7 +725,7 @@ async def test_passwords(tmp_path: Path) -> None:
     server.kill()
 
 
-#: What the documentation says that a user must be allowed.
+#: The commands that a user must be allowed, according to the documentation.
 COMMANDS = (
     "ping info time evalsha script|load get set exists del hget hset hmget hgetall hdel expire pexpire pttl xadd xlen "
     "xrange xtrim publish subscribe unsubscribe spublish ssubscribe sunsubscribe"
@@ -735,6 +735,8 @@ COMMANDS = (
 @needs_redis
 @pytest.mark.parametrize("options", [{}, {"sharded": True}, {"streams": False}], ids=str)
 async def test_a_user_with_few_rights(server: RedisServer, options: dict[str, Any]) -> None:
+    guide = (Path(__file__).parents[2] / "docs/howto/redis.rst").read_text()
+    assert {"+" + name for name in COMMANDS.split()} <= set(guide.replace("`", " ").split())
     rights = " ".join("+" + name for name in COMMANDS.split())
     assert await command(server, f"ACL SETUSER app on >secret ~trio_ws:* &trio_ws:* {rights}") == b"+OK\r\n"
     hubs = [Hub(backend=RedisBackend(f"redis://app:secret@127.0.0.1:{server.port}", **options)) for _ in range(2)]
@@ -754,7 +756,7 @@ async def test_a_user_must_be_allowed_to_see_the_server(server: RedisServer) -> 
     assert await command(server, rule) == b"+OK\r\n"
     hub = Hub(backend=RedisBackend(f"redis://app:secret@127.0.0.1:{server.port}"))
     async with opened() as (ann, _):
-        with hub.topic("news").subscribe(ann), trio.fail_after(10), pytest.raises(BaseExceptionGroup) as caught:
+        with hub.topic("news").subscribe(ann), trio.fail_after(HANGS), pytest.raises(BaseExceptionGroup) as caught:
             await hub.run()
     assert "must be allowed the command INFO" in repr(caught.value)
 
@@ -780,11 +782,19 @@ async def test_tls(tmp_path: Path) -> None:
     for backend in backends:
         async with backend:
             assert await backend.count_members("news") == 0
-    # By default, the authority must be one that the system trusts; and the name is checked.
-    wrong: list[tuple[str, ssl.SSLContext | None]] = [("localhost", None), ("127.0.0.1", context)]
-    for host, tls_context in wrong:
+    # By default, the authority must be one that the system trusts; and the name is checked. With parameters, it is only
+    # checked if one of them says so.
+    parameters = f"?ssl_ca_certs={tmp_path / 'ca.pem'}&ssl_cert_reqs=required"
+    async with RedisBackend(f"rediss://127.0.0.1:{tls}{parameters}"):
+        pass
+    wrong: list[tuple[str, str, ssl.SSLContext | None]] = [
+        ("localhost", "", None),
+        ("127.0.0.1", "", context),
+        ("127.0.0.1", f"{parameters}&ssl_check_hostname=true", None),
+    ]
+    for host, query, tls_context in wrong:
         with trio.fail_after(HANGS), pytest.raises(BaseExceptionGroup) as caught:
-            await Hub(backend=RedisBackend(f"rediss://{host}:{tls}", ssl_context=tls_context)).run()
+            await Hub(backend=RedisBackend(f"rediss://{host}:{tls}{query}", ssl_context=tls_context)).run()
         assert "BackendUnavailable" not in repr(caught.value)
     server.kill()
 
@@ -901,6 +911,21 @@ class ClusterHarness(RedisHarness):
 @pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 async def test_cluster(check: BackendCheck, streams: bool, cluster: list[RedisServer]) -> None:
     await check(ClusterHarness(cluster[0], cluster=True, streams=streams))
+
+
+@needs_redis
+async def test_a_user_with_few_rights_in_a_cluster(cluster: list[RedisServer]) -> None:
+    rights = " ".join("+" + name for name in (*COMMANDS.split(), "cluster", "config|get"))
+    for node in cluster:
+        assert await command(node, f"ACL SETUSER app on >secret ~trio_ws:* &trio_ws:* {rights}") == b"+OK\r\n"
+    hub = Hub(backend=RedisBackend(f"redis://app:secret@127.0.0.1:{cluster[0].port}", cluster=True))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        async with opened() as (ann, peer), hub.topic("news").join(ann):
+            hub.topic("news").publish("a")
+            assert await collect(peer, 1) == ["a"]
+            assert await hub.topic("news").count_members() == 1
+        nursery.cancel_scope.cancel()
 
 
 @needs_redis

@@ -42,15 +42,16 @@ class RedisBackend(Backend):
         url: ``redis://HOST:PORT/DATABASE``, with TLS ``rediss://``, or ``unix:///PATH``. User name and password are
             part of the URL: ``redis://USER:PASSWORD@HOST``, percent-encoded.
         prefix: What the names of all keys and channels begin with. Applications that share a database need different
-            ones.
+            ones; with ``streams=False``, those that share a server, because channels belong to no database.
         streams: Whether to store messages.
-        history: Maximum number of stored messages of a topic.
-        max_age: Maximum age of stored messages, in seconds. They may stay a tenth longer.
+        history: Maximum number of stored messages of a topic. A burst of more is a loss for the other processes.
+        max_age: Seconds for which messages are stored at least. They may stay up to twice as long.
         sharded: Whether to use sharded publish and subscribe, which is always used in a cluster.
         cluster: Whether the URL is that of a node in a cluster.
         ssl_context: The TLS configuration for ``rediss://``; None for the usual one, which checks the certificate and
             the name of the host, or for that of the parameters ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``,
-            ``ssl_cert_reqs`` and ``ssl_check_hostname`` in the URL.
+            ``ssl_cert_reqs`` and ``ssl_check_hostname`` in the URL. With any of these, the name of the host is only
+            checked if ``ssl_check_hostname=true`` is one of them.
         timeout: Maximum time for an answer, in seconds.
 
     Raises:

@@ -43,7 +43,7 @@ class StreamSettings:
 
     Attributes:
         history: Maximum number of messages of a topic.
-        max_age: Maximum age of messages, in seconds.
+        max_age: Seconds for which messages stay at least.
         sharded: Whether the channels are sharded.
     """
 
