@@ -781,6 +781,22 @@ def test_size_of_a_last_part() -> None:
     assert getsizeof(LastPart(b"x" * 1000)) - getsizeof(LastPart(b"")) == 1000
 
 
+class Careless(Reverse):
+    """An extension that returns something else than bytes."""
+
+    def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
+        return bytearray(data)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("size", [5, 2000], ids=["in one step", "in several"])
+def test_extensions_that_return_no_bytes(size: int) -> None:
+    decoder = MessageDecoder(Role.CLIENT, None, [Careless()])
+    with pytest.raises(ProtocolError) as caught:
+        list(decoder.feed(frame_to(Role.CLIENT, FIN | RSV2 | BINARY, bytes(size))))
+    assert caught.value.code == CloseCode.INTERNAL_ERROR
+    assert caught.value.reason == "an extension failed: TypeError"
+
+
 class Failing(Reverse):
     """An extension that fails, with a violation by the peer or in another way."""
 
