@@ -306,7 +306,7 @@ def conformance(session: nox.Session, back_end: str) -> None:
     """
     python = find_python27()
     if python is None:
-        # Contributors need not install an unsupported interpreter. CI has one.
+        # Contributors need not install an unsupported interpreter. CI has one, and must not skip the suite unnoticed.
         stop = session.error if os.environ.get("TRIO_WS_NO_SKIPS") else session.skip
         stop("The Autobahn test suite needs Python 2.7. Try `pyenv install 2.7.18`.")
     # The last versions of virtualenv that support Python 2.7.

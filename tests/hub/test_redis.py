@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,6 @@ if sys.version_info < (3, 11):
 needs_redis = pytest.mark.skipif(REDIS_SERVER is None, reason="needs redis-server: apt install redis-server")
 
 LOST = Frame(Opcode.CLOSE, Close(1012, "messages were lost, reconnect").serialize())
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis")
-    await server.start()
-    yield server
-    server.kill()
 
 
 class Losses(Instrument):
