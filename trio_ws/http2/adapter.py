@@ -158,10 +158,13 @@ class HTTP2StreamAdapter(StreamAdapter):
         return True
 
     def count_undelivered(self) -> tuple[int, int]:
-        """Return the number of bytes that the peer's windows, or the connection, hold back, twice."""
+        """Return the number of bytes of this stream that are not acknowledged, and of those that are not sent.
+
+        Both include the bytes that the peer's windows hold back, and those in the output of the connection.
+        """
         unwritten = sum(map(len, self._unwritten))
         protocol = self._stream.carrier.protocol
-        # What other streams have sent after this one does not matter.
+        # Bytes that other streams have added to the output after the last ones of this stream do not count.
         later = protocol.data_sent - self._position
         undelivered, unsent = self._transport.count_undelivered()
         waiting = protocol.measure_output()

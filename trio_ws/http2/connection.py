@@ -212,13 +212,13 @@ class HTTP2Connection:
         self._wake_writers()
 
     def flush_later(self) -> None:
-        """Let the writer task write the output, together with what other streams add to it until it runs."""
+        """Wake the writer task, which also writes the frames that other streams add before it runs."""
         if self._wake_event is not None:
             self._wake_event.set()
             self._wake_event = None
 
     def _wake_writers(self) -> None:
-        """Let the streams that wait for room look for it."""
+        """Wake the streams that wait for room in the output."""
         for stream in self.streams.values():
             stream.wake_writer()
 

@@ -58,14 +58,14 @@ def check_http2(value: object) -> None:
 
 
 def offer(context: ssl.SSLContext, *, http2: bool = True) -> None:
-    """Let the next connections of a TLS context offer HTTP/2 and HTTP/1.1, or HTTP/1.1 alone."""
+    """Set the protocols that the next connections of a TLS context offer: HTTP/2 and HTTP/1.1, or HTTP/1.1 alone."""
     context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
 
 
 def stop_offering(context: ssl.SSLContext) -> None:
-    """Let the next connections of a client's TLS context offer HTTP/1.1 alone.
+    """Set HTTP/1.1 as the only protocol that the next connections of a client's TLS context offer.
 
-    Those that exist keep their offer. The same context can be used for connections without HTTP/2.
+    Existing connections keep their offer. The same context can be used for connections without HTTP/2.
     """
     offer(context, http2=False)
 

@@ -48,7 +48,7 @@ class Carrier(Protocol):
         ...
 
     def flush_later(self) -> None:
-        """Let the writer task write the output, together with what other streams add to it until it runs."""
+        """Wake the writer task, which also writes the frames that other streams add before it runs."""
         ...
 
     def discard(self, stream: HTTP2Stream) -> None:
@@ -146,7 +146,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self._readable = None
 
     def wake_writer(self) -> None:
-        """Let the task that waits to send look for room."""
+        """Wake the task that waits for room to send."""
         self._wake(self._writable)
         self._writable = None
 

@@ -254,7 +254,7 @@ class HubCore:
             self._update(state)
 
     def add_joiner(self, state: TopicState, ws: WebSocket) -> Joiner:
-        """Let a connection join a topic."""
+        """Add a connection that joins a topic."""
         max_backlog = self._settings.max_backlog
         joiner = Joiner(ws, math.inf if max_backlog is None else max_backlog)
         state.joiners.append(joiner)

@@ -90,7 +90,7 @@ class Exchange:
     # -- For the hub -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Let the running task look for messages and changes."""
+        """Wake the running task, which looks for messages and changes."""
         self._wake.set()
 
     def update(self, state: TopicState) -> None:
@@ -242,7 +242,7 @@ class Exchange:
                 await self._subscribe(states)
                 await self._report(states)
                 await self._unsubscribe(states)
-            except BaseException:
+            except BaseException:  # also when cancelled
                 for state in states:
                     self._changed[state.name] = None  # for the next session
                 raise

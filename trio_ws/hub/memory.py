@@ -87,7 +87,7 @@ class MemoryStore:
         # The topics, the one that has been quiet for longest first. In a dict, finding the first one would take longer
         # and longer while topics move to the end.
         self._timelines: OrderedDict[str, _Timeline] = OrderedDict()
-        # How often each topic is in use. Such a topic keeps its position.
+        # The number of uses of each topic. A topic in use keeps its position.
         self._uses: Counter[str] = Counter()
         self._backends: list[MemoryBackend] = []
 

@@ -56,7 +56,7 @@ class Outgoing:
         self.number: int = 0
         # The topics whose last queued item is a marker that waits to be sent.
         self._marked: set[str] = set()
-        # How many items at the front are being published.
+        # The number of items at the front that are being published.
         self._in_flight = 0
         # Woken when items have been removed.
         self._removed = trio.Event()

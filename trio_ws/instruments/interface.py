@@ -120,7 +120,7 @@ class ObservedWebSocket(Protocol):
 
     @property
     def handshake_seconds(self) -> float:
-        """How long the opening handshake took, in seconds."""
+        """Duration of the opening handshake, in seconds; see :class:`WebSocket`."""
 
     @property
     def latency(self) -> float | None:

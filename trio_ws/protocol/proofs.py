@@ -1,4 +1,4 @@
-"""How each version of HTTP asks for a WebSocket and agrees to it, as pure functions on requests and responses.
+"""The part of the opening handshake that differs between HTTP/1.1 and HTTP/2, as functions on requests and responses.
 
 HTTP/1.1 upgrades the connection: a GET request with ``Upgrade: websocket`` and a random key, and a 101 response with a
 hash of that key (RFC 6455, sections 4.1 and 4.2). HTTP/2 has no upgrades. There, an *extended CONNECT* request names

@@ -290,7 +290,7 @@ class _RequestStream:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
                 await trio.lowlevel.checkpoint()
-        except BaseException:
+        except BaseException:  # also when cancelled
             if ws is not None:
                 self._host.state.connections.discard(ws)
             raise

@@ -124,7 +124,7 @@ class RedisBackend(Backend):
         self._messages, self._presence = messages, presence
 
     async def disconnect(self) -> None:
-        """Let the other processes know at once that this one has no more members, if Redis answers quickly."""
+        """Remove the members of this process from the presence in Redis, if Redis answers quickly."""
         presence, self._presence, self._messages = self._presence, None, None
         if presence is not None:
             await presence.stop()

@@ -81,7 +81,7 @@ class PubSub:
         self._sharded = sharded
         self._listener = Listener(client, sharded=sharded, on_message=self._on_message)
         self._topics: dict[bytes, str] = {}
-        # What waits to be received, each with its size; the sum of the sizes, and the topics whose last item is a loss.
+        # The events to receive, each with its size; the sum of the sizes; and the topics whose last event is a loss.
         self._waiting: deque[tuple[BackendEvent, int]] = deque()
         self._size = 0
         self._lost: set[str] = set()

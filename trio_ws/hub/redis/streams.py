@@ -162,7 +162,7 @@ class Streams:
         try:
             calls = [self._call(topic, at, FETCH_BYTES // len(since)) for topic, at in since.items()]
             results = await self._client.run_script(FETCH, calls)
-        except BaseException:
+        except BaseException:  # also when cancelled: nobody has seen the answer
             for topic in since:
                 self._mark(topic)
             raise
