@@ -25,14 +25,15 @@ import attrs
 import pytest
 import trio
 
+from .ports import free_port
+
 Stream = trio.abc.Stream
 Dial: TypeAlias = Callable[[str, int], Awaitable[Stream]]
 
 USERNAME, PASSWORD = "user", "secret"
 
 
-# -- Our own
-# proxy-----------------------------------------------------------------------------------------------------------
+# -- Our own proxy ---------------------------------------------------------------------------------------------------
 
 
 @attrs.define
@@ -226,13 +227,6 @@ async def start_proxy(nursery: trio.Nursery, proxy: Proxy, wrap: Callable[[Strea
 
 
 # -- Real proxies ----------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """Return a port that is currently free."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,7 @@ from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 from trio_ws.testing import Role, ScriptedPeer
 
-from .. import proxies
+from ..ports import free_port
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "troubleshooting.rst").read_text(encoding="utf-8")
 
@@ -145,7 +145,7 @@ def logged() -> Iterator[list[str]]:
 
 @provokes("cannot connect to …", sockets=True)
 async def nobody_listens() -> str:
-    return await message_of(trio_ws.connect(f"ws://127.0.0.1:{proxies.free_port()}/"))
+    return await message_of(trio_ws.connect(f"ws://127.0.0.1:{free_port()}/"))
 
 
 @provokes("connecting to … took longer than … seconds")
@@ -219,7 +219,7 @@ async def unwanted_subprotocol() -> str:
 
 @provokes("cannot connect to … through the proxy …", sockets=True)
 async def no_proxy() -> str:
-    proxy = f"http://127.0.0.1:{proxies.free_port()}"
+    proxy = f"http://127.0.0.1:{free_port()}"
     return await message_of(trio_ws.connect("ws://example.org/", proxy=proxy))
 
 

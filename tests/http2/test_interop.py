@@ -27,6 +27,7 @@ from trio_ws import HTTP2Pool, InvalidStatus, Opening, Request, Response
 from trio_ws.exceptions import ConnectionClosed
 
 from .. import proxies
+from ..ports import free_port
 from ..support import HANGS
 from .peers import close_frame, echo, masked
 from .test_connecting import CA, CERTIFICATE, client_context, tls_server
@@ -200,7 +201,7 @@ def write_certificate(folder: Path) -> tuple[str, str]:
 
 @asynccontextmanager
 async def nghttpx(backend: int, protocol: str, folder: Path) -> AsyncIterator[str]:
-    port = proxies.free_port()
+    port = free_port()
     command = [find_program("nghttpx"), "--conf=/dev/null", f"--frontend=127.0.0.1,{port}", "--workers=1"]
     command += [f"--backend=127.0.0.1,{backend};;proto={protocol}", "--add-x-forwarded-for", "--no-ocsp"]
     async with proxies.process([*command, *write_certificate(folder)]) as process:
@@ -288,7 +289,7 @@ async def test_behind_envoy(tmp_path: Path) -> None:
 
     options = {"ssl": None, "http2": "prior-knowledge", "trusted_proxies": ["127.0.0.0/8"], "host": "127.0.0.1"}
     async with tls_server(handler, **options) as (_, server):
-        port = proxies.free_port()
+        port = free_port()
         configuration = tmp_path / "envoy.json"
         configuration.write_text(json.dumps(envoy_configuration(port, server.port, tmp_path, True)))
         command = [envoy, "--config-path", str(configuration), "--concurrency", "1", "--use-dynamic-base-id"]

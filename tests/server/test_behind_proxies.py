@@ -19,6 +19,7 @@ import trustme
 import trio_ws
 
 from .. import proxies
+from ..ports import free_port
 
 pytestmark = pytest.mark.usefixtures("watchdog")
 
@@ -90,7 +91,7 @@ async def started(
         ports: list[int] = []
 
         def port(ports: list[int] = ports) -> int:
-            ports.append(proxies.free_port())
+            ports.append(free_port())
             return ports[-1]
 
         path = folder / example

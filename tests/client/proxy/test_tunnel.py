@@ -36,6 +36,7 @@ from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPO
 
 from ... import proxies
 from ...cancellation import Scheduling, at_every_point, cancel_at
+from ...ports import free_port
 from ...proxies import PASSWORD, USERNAME, start_proxy
 from ...support import Faulty
 from ..servers import Breaking, start_tcp
@@ -788,7 +789,7 @@ async def test_dialing_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_unreachable_proxy(scheme: str, nothing_left: Callable[[], None]) -> None:
-    port = proxies.free_port()
+    port = free_port()
     exc = await expect_failure(trio_ws.connect("ws://server.example", proxy=f"{scheme}://127.0.0.1:{port}"))
     assert exc.proxy == f"{scheme}://127.0.0.1:{port}"
     assert isinstance(exc.__cause__, OSError)
@@ -818,7 +819,7 @@ async def test_no_such_server(scheme: str, authority: trustme.CA, nothing_left: 
     async with trio.open_nursery() as nursery:
         place = Place(authority, scheme, False)
         await place.start(nursery)
-        uri = f"ws://127.0.0.1:{proxies.free_port()}/"
+        uri = f"ws://127.0.0.1:{free_port()}/"
         exc = await expect_failure(trio_ws.connect(uri, proxy=place.url, **place.options))
         nursery.cancel_scope.cancel()
     nothing_left()
