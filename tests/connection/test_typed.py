@@ -187,11 +187,16 @@ async def test_over_a_reconnecting_channel(autojump_clock: trio.testing.MockCloc
         await server.aclose()
 
 
+async def convert(value: object) -> object:
+    return value
+
+
 @pytest.mark.parametrize("name", ["encode", "decode"])
-async def test_arguments_must_be_callable(name: str) -> None:
-    functions: dict[str, Any] = {"encode": json.dumps, "decode": json.loads, name: "json"}
+@pytest.mark.parametrize("function", ["json", convert])
+async def test_arguments_must_be_functions_that_are_not_async(name: str, function: object) -> None:
+    functions: dict[str, Any] = {"encode": json.dumps, "decode": json.loads, name: function}
     async with memory_websocket_pair() as (client, _):
-        with pytest.raises(TypeError, match=name):
+        with pytest.raises(TypeError, match=f"{name} must be a function"):
             TypedChannel(client, **functions)
 
 

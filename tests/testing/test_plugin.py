@@ -160,6 +160,13 @@ async def test_ws_server(ws_server: StartServer) -> None:
     await first.server.aclose()
 
 
+async def test_ws_server_with_a_handler_that_is_not_async(ws_server: StartServer) -> None:
+    def handler(ws: trio_ws.ServerWebSocket) -> None: ...
+
+    with pytest.raises(TypeError, match="handler must be an async function"):
+        await ws_server(handler)  # type: ignore[arg-type]  # this is the point
+
+
 async def test_ws_server_with_a_client_that_leaves(ws_server: StartServer) -> None:
     server = await ws_server(ask_forever)
     async with trio_ws.connect(server.uri) as ws:

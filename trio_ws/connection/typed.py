@@ -7,6 +7,7 @@ Whether to ignore it, to answer it or to close the connection (with 1007, for ex
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,7 +47,7 @@ class TypedChannel(trio.abc.Channel[T]):
         ws: The WebSocket.
 
     Raises:
-        TypeError: If ``encode`` or ``decode`` is not callable.
+        TypeError: If ``encode`` or ``decode`` is not callable, or is an async function.
     """
 
     ws: trio.abc.Channel[Message]
@@ -58,7 +59,9 @@ class TypedChannel(trio.abc.Channel[T]):
             raise TypeError(f"ws must be a WebSocket or another channel, not {ws!r}")
         for name, function in (("encode", encode), ("decode", decode)):
             if not callable(function):
-                raise TypeError(f"{name} must be callable, not {function!r}")
+                raise TypeError(f"{name} must be a function, not {function!r}")
+            if inspect.iscoroutinefunction(function):
+                raise TypeError(f"{name} must be a function that is not async, not {function!r}")
         self.ws = ws
         self._encode = encode
         self._decode = decode

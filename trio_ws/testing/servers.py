@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from ..misuse.usage import check_async_function
 from ..server.options import ServeOptions
 from ..server.routing import Router
 from ..server.serve import serve
@@ -63,9 +64,10 @@ class StartServer:
             **options: See :class:`~trio_ws.ServeOptions`.
 
         Raises:
-            TypeError: If an option is unknown or of the wrong type.
+            TypeError: If the handler is not an async function, or an option is unknown or of the wrong type.
             ValueError: If an option is out of range.
         """
+        check_async_function("handler", handler)
         if raise_exceptions:
             if isinstance(handler, Router):
                 given = options.get("process_request") or ()

@@ -180,6 +180,23 @@ async def test_incomplete_parts(arguments: Any) -> None:
         Proxy(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("scheme", value) for value in (5, b"http")),
+        *(("host", value) for value in (5, b"proxy.example")),
+        *(("port", value) for value in (3128.5, "3128", True)),
+        *(("username", value) for value in (5, b"user")),
+        *(("password", value) for value in (12345, b"S3CRET")),
+    ],
+)
+async def test_parts_of_the_wrong_type(name: str, value: Any) -> None:
+    parts = {"scheme": "http", "host": "proxy.example", "port": 3128, "username": "user", "password": "secret"}
+    with pytest.raises(TypeError, match=f"{name} must be .*, not {type(value).__name__}") as caught:
+        Proxy(**{**parts, name: value})
+    assert "S3CRET" not in str(caught.value)
+
+
 async def test_the_headers_of_a_proxy() -> None:
     headers = Headers({"X-Route": "eu"})
     proxy = Proxy("http://proxy.example", headers=headers)

@@ -31,6 +31,16 @@ def _to_host(host: str) -> str:
         raise InvalidProxy(host, "host must be a name, or an IP address without brackets") from None
 
 
+def _check_types(scheme: object, host: object, port: object, username: object, password: object) -> None:
+    # The errors do not show values: one of them is the password, and users may pass it in another place.
+    text = (("scheme", scheme), ("host", host), ("username", username or ""), ("password", password or ""))
+    for name, value in text:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port must be an int, not {type(port).__name__}")
+
+
 def _to_headers(url: str, headers: HeadersLike) -> Headers:
     # The errors do not show values, which may be secret.
     try:
@@ -72,7 +82,7 @@ class Proxy:
             does not get them. Host, Content-Length and Transfer-Encoding are not allowed.
 
     Raises:
-        TypeError: If ``host`` and ``port`` are not given together, or ``headers`` has the wrong type.
+        TypeError: If ``host`` and ``port`` are not given together, or an argument has the wrong type.
         InvalidProxy: If the URL, the scheme, the host, the port or a header is not valid, there are headers for a SOCKS
             proxy, or the protocol cannot transmit the credentials. HTTP
             allows no colon in the user name (RFC 7617, section 2). SOCKS 5 needs both a user name and a password, each
@@ -119,6 +129,7 @@ class Proxy:
         elif host is None or port is None:
             raise TypeError("a proxy must be made from its URL, or from a scheme, a host and a port")
         else:
+            _check_types(scheme, host, port, username, password)
             url = f"{scheme}://{authority(host, port)}"
         self.__attrs_init__(scheme, host, port, username, password, headers=_to_headers(url, headers))
 
