@@ -16,7 +16,8 @@ import trio_ws
 from trio_ws import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket, Opcode
 from trio_ws.connection.websocket import WebSocket, connection_of
 from trio_ws.frames import Close
-from trio_ws.instruments.observer import NullObserver, make_observer
+from trio_ws.instruments.null import NullObserver
+from trio_ws.instruments.observer import make_observer
 from trio_ws.protocol import Role
 from trio_ws.protocol.deflate import Deflate
 from trio_ws.settings import Settings

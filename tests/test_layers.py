@@ -58,7 +58,9 @@ TABLE = {
     ],
     "settings": [
         ["instruments.interface"],
-        ["instruments.__init__", "instruments.observer"],
+        ["instruments.null"],
+        ["instruments.observer"],
+        ["instruments.__init__"],
         ["settings"],
     ],
     "connection": [

@@ -34,7 +34,6 @@ from .client.options import ConnectOptions, ConnectOverOptions, ConnectUnixOptio
 from .client.proxy.values import Proxy, parse_proxy
 from .connection.parts import ReceiveStream, SendStream
 from .connection.state import State
-from .connection.tls_info import TLSInfo
 from .connection.websocket import WebSocket
 from .datastructures import Headers, MultipleValuesError
 from .exceptions import (
@@ -73,7 +72,6 @@ from .exceptions import (
 )
 from .frames import Close, CloseCode, Frame, Opcode
 from .http11 import Request, Response
-from .instruments import ConnectionSummary, FrameInfo, HandshakeFailure, Instrument, ObservedHub, ObservedWebSocket
 from .protocol.deflate import Deflate
 from .settings import Options
 from .uri import WebSocketURI, parse_uri
@@ -86,6 +84,7 @@ if TYPE_CHECKING:
     from .client.reconnecting.channel import ReconnectingChannel, WhenDown, open_reconnecting
     from .client.reconnecting.state import ReconnectPhase, ReconnectState
     from .connection.bytestream import ByteStream
+    from .connection.tls_info import TLSInfo
     from .connection.typed import TypedChannel
     from .hub.backend import Backend, History, Lost, Position, Publication, Received
     from .hub.broadcast import WhenFull, broadcast
@@ -94,6 +93,14 @@ if TYPE_CHECKING:
     from .hub.joining import Joined
     from .hub.memory import MemoryBackend, MemoryStore
     from .hub.redis.backend import RedisBackend
+    from .instruments.interface import (
+        ConnectionSummary,
+        FrameInfo,
+        HandshakeFailure,
+        Instrument,
+        ObservedHub,
+        ObservedWebSocket,
+    )
     from .observe.logs import LogConnections, LogFrames
     from .observe.opentelemetry import OpenTelemetryInstrument
     from .observe.prometheus import PrometheusInstrument
@@ -248,6 +255,7 @@ _LATE = {
     "client.reconnecting.channel": "ReconnectingChannel WhenDown open_reconnecting",
     "client.reconnecting.state": "ReconnectPhase ReconnectState",
     "connection.bytestream": "ByteStream",
+    "connection.tls_info": "TLSInfo",
     "connection.typed": "TypedChannel",
     "hub.backend": "Backend History Lost Position Publication Received",
     "hub.broadcast": "WhenFull broadcast",
@@ -256,6 +264,7 @@ _LATE = {
     "hub.joining": "Joined",
     "hub.memory": "MemoryBackend MemoryStore",
     "hub.redis.backend": "RedisBackend",
+    "instruments.interface": ("ConnectionSummary FrameInfo HandshakeFailure Instrument ObservedHub ObservedWebSocket"),
     "observe.logs": "LogConnections LogFrames",
     "observe.opentelemetry": "OpenTelemetryInstrument",
     "observe.prometheus": "PrometheusInstrument",

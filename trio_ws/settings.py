@@ -10,13 +10,14 @@ import attrs
 
 from .exceptions.shown import show_fields
 from .http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
-from .instruments import Instrument
 from .misuse.values import to_tuple
 from .protocol.deflate import Deflate
 from .protocol.handshake import check_subprotocols
 
 if TYPE_CHECKING:
     from attrs import Attribute
+
+    from .instruments.interface import Instrument
 
 __all__ = ["Options", "Settings", "pick"]
 
@@ -50,6 +51,10 @@ def _to_deflate(value: Any) -> Deflate | None:
 
 def _to_instruments(value: Any) -> tuple[Instrument, ...]:
     instruments: tuple[Instrument, ...] = to_tuple("instruments", value, "a sequence of Instruments", ordered=True)
+    if not instruments:
+        return ()
+    from .instruments.interface import Instrument  # needed by few programs
+
     for instrument in instruments:
         if not isinstance(instrument, Instrument):
             raise TypeError(f"instruments must be a sequence of Instruments, but one of them is {instrument!r}")

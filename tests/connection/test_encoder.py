@@ -13,7 +13,7 @@ from trio_ws.connection import encoder as encoding
 from trio_ws.connection.encoder import THREAD_SIZE, CompressorCache, Encoder
 from trio_ws.connection.limits import ConnectionLimits
 from trio_ws.frames import Close, Opcode
-from trio_ws.instruments.observer import NullObserver
+from trio_ws.instruments.null import NullObserver
 from trio_ws.protocol import Protocol, Role
 from trio_ws.protocol.codec import FIN
 from trio_ws.protocol.connection import OutgoingFrame

@@ -25,7 +25,7 @@ from trio_ws.exceptions import (
     TooManyFragments,
 )
 from trio_ws.frames import Close, Frame, Opcode
-from trio_ws.instruments import ConnectionSummary, Instrument, ObservedWebSocket
+from trio_ws.instruments.interface import ConnectionSummary, Instrument, ObservedWebSocket
 from trio_ws.observe.logs import LogFrames
 from trio_ws.protocol import Role
 from trio_ws.protocol.deflate import Deflate, PerMessageDeflate

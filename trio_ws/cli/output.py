@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed, ConnectionClosedError
 from ..exceptions.shown import hide_passwords
-from ..instruments import FrameInfo, Instrument, ObservedWebSocket
+from ..instruments.interface import FrameInfo, Instrument, ObservedWebSocket
 from ..protocol import Message
 from ..protocol.observed import size_of
 from .failure import Failure, one_line

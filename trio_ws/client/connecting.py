@@ -29,7 +29,6 @@ from ..exceptions import (
 )
 from ..http11 import Request, Response, ResponseParser
 from ..http11.body import decode_body
-from ..instruments.interface import HandshakeFailure, report_failure
 from ..misuse.usage import AsyncWithOnly, check_in_trio
 from ..protocol import Role
 from ..protocol.handshake import check_response
@@ -127,18 +126,24 @@ class Connecting(AsyncWithOnly):
         try:
             ws = await self._open_in_time()
         except Exception as exc:
-            failure = HandshakeFailure(
-                role=Role.CLIENT,
-                request=self.request,
-                response=exc.response if isinstance(exc, InvalidStatus) else None,
-                error=exc,
-                seconds=trio.current_time() - began_at,
-            )
-            report_failure(self._settings.instruments, failure)
-            del failure
+            if self._settings.instruments:
+                self._report_failure(exc, trio.current_time() - began_at)
             raise
         ws.handshake_seconds = trio.current_time() - began_at
         return ws
+
+    def _report_failure(self, exc: Exception, seconds: float) -> None:
+        """Report to the instruments that the opening handshake has failed."""
+        from ..instruments.interface import HandshakeFailure, report_failure  # needed by few programs
+
+        failure = HandshakeFailure(
+            role=Role.CLIENT,
+            request=self.request,
+            response=exc.response if isinstance(exc, InvalidStatus) else None,
+            error=exc,
+            seconds=seconds,
+        )
+        report_failure(self._settings.instruments, failure)
 
     async def _open_in_time(self) -> WebSocket:
         """Connect within ``open_timeout``."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import trio
 
-from ..connection import tls
 from ..connection.stream import StreamAdapter, StreamBroken
 from .explain import explain
 
@@ -64,6 +63,8 @@ async def start_tls(
     Raises:
         StreamBroken: If the handshake fails.
     """
+    from ..connection import tls  # needed with TLS only
+
     adapter = StreamAdapter(stream)
     try:
         return await tls.start_tls(adapter, context, server_hostname=name, nestable=nestable, alpn=alpn)

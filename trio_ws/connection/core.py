@@ -52,7 +52,7 @@ import trio
 
 from ..exceptions import ConnectionClosed
 from ..frames import Close, CloseCode
-from ..instruments.observer import NullObserver, make_observer
+from ..instruments.null import NULL_OBSERVER, NullObserver
 from ..protocol import Protocol, Role
 from ..protocol.extensions import Extension
 from ..settings import Settings
@@ -110,7 +110,11 @@ class Connection:
         self.stream: StreamAdapter = stream
         self.received: bytes = received
         self.limits: NoLimits = limits
-        self.observer: NullObserver = make_observer(settings.instruments)
+        self.observer: NullObserver = NULL_OBSERVER
+        if settings.instruments:
+            from ..instruments.observer import make_observer  # needed by few programs
+
+            self.observer = make_observer(settings.instruments)
         self.protocol: Protocol = Protocol(
             role,
             random=os.urandom,

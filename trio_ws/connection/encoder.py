@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import trio
 
 from ..frames import Close, Opcode
-from ..instruments.observer import NullObserver
+from ..instruments.null import NullObserver
 from ..protocol import Protocol
 from ..protocol.codec import CONTROL, FIN
 from ..protocol.connection import OutgoingFrame

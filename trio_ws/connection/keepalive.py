@@ -28,7 +28,7 @@ import math
 
 import trio
 
-from ..instruments.observer import NullObserver
+from ..instruments.null import NullObserver
 from ..settings import Settings
 from .limits import NoLimits
 from .outbox import Outbox

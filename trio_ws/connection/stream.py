@@ -20,12 +20,14 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
 from .run_local import RunLocal
-from .tls_info import TLSInfo, describe_tls
+
+if TYPE_CHECKING:
+    from .tls_info import TLSInfo
 
 if sys.platform == "linux":
     import fcntl
@@ -63,8 +65,7 @@ _Chunk: TypeAlias = bytes | memoryview
 _receive_buffer = RunLocal(lambda: memoryview(bytearray(MAX_RECEIVE_SIZE)))
 
 #: Requests for the number of bytes not acknowledged by the peer, and of those not even sent (``linux/sockios.h``).
-_SIOCOUTQ = 0x5411
-_SIOCOUTQNSD = 0x894B
+_SIOCOUTQ, _SIOCOUTQNSD = 0x5411, 0x894B
 
 
 class StreamBroken(Exception):
@@ -116,6 +117,8 @@ class StreamAdapter:
         They are kept from the first call on: OpenSSL forgets them when the connection fails.
         """
         if self._tls_info is None and self.tls_object is not None:
+            from .tls_info import describe_tls  # needed with TLS only
+
             self._tls_info = describe_tls(self.tls_object)
         return self._tls_info
 

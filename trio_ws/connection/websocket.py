@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import trio
 
@@ -23,8 +23,10 @@ from .core import Connection
 from .parts import ReceiveStream, SendStream
 from .sendable import Sendable, make_close, prepare, prepare_control
 from .state import Phase, State
-from .tls_info import TLSInfo
 from .writer import write_at_once
+
+if TYPE_CHECKING:
+    from .tls_info import TLSInfo
 
 __all__ = ["WebSocket", "connection_of"]
 

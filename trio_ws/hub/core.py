@@ -25,8 +25,7 @@ from ..client.backoff import Backoff
 from ..connection.sendable import Sendable, prepare
 from ..connection.websocket import WebSocket, connection_of
 from ..frames import Close, CloseCode, Opcode
-from ..instruments import Instrument
-from ..instruments.interface import call_instrument
+from ..instruments.interface import Instrument, call_instrument
 from ..protocol import Message
 from .backend import Backend, BackendEvent, History, Lost, Position, Publication, Received
 from .broadcast import WhenFull, broadcast

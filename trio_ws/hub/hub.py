@@ -13,7 +13,7 @@ import trio
 from ..client.backoff import Backoff
 from ..connection.sendable import Sendable
 from ..connection.websocket import WebSocket
-from ..instruments import Instrument
+from ..instruments.interface import Instrument
 from ..misuse.values import check_instance
 from ..protocol import Message
 from ..settings import _to_instruments

@@ -30,7 +30,7 @@ __all__ = [
 logger: logging.Logger = logging.getLogger("trio_ws.instruments")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)  # it holds an exception, which is compared by identity
 class ConnectionSummary:
     """The outcome and the statistics of a closed connection.
 
@@ -63,7 +63,7 @@ class ConnectionSummary:
     __repr__ = show_fields
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)  # it holds an exception, which is compared by identity
 class HandshakeFailure:
     """An opening handshake that has failed.
 

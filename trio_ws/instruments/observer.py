@@ -1,15 +1,15 @@
-"""The observer of a connection: counts traffic and calls instruments.
+"""The observer of a connection with instruments: counts its traffic and calls them.
 
 An :class:`Observer` queues events while they happen. The connection calls :meth:`Observer.report` when its state is
 consistent, and only then the instruments are called. Events that no instrument overrides are not queued; this is
-determined once per connection. A connection without instruments has a :class:`NullObserver`.
+determined once per connection.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
@@ -20,8 +20,9 @@ from ..protocol.codec import FIN
 from ..protocol.connection import OutgoingFrame
 from ..protocol.observed import FrameInfo, OnFrame, size_of
 from .interface import ConnectionSummary, Instrument, ObservedWebSocket, call_instrument
+from .null import NULL_OBSERVER, NullObserver, Queue
 
-__all__ = ["NullObserver", "Observer", "make_observer"]
+__all__ = ["Observer", "make_observer"]
 
 #: The methods of instruments that are called for events of an open connection.
 _EVENTS = [
@@ -29,42 +30,6 @@ _EVENTS = [
     for name in vars(Instrument)
     if name not in ("wants_connection", "handshake_failed") and not name.startswith(("_", "hub_"))
 ]
-
-
-class Queue(Protocol):
-    """A queue of the connection whose size is reported to instruments."""
-
-    @property
-    def size(self) -> int:
-        """Memory used by the queued items, in bytes."""
-
-
-class NullObserver:
-    """The observer of a connection without instruments. Does nothing."""
-
-    #: Called with each received frame; None if no instrument needs frames.
-    on_frame: OnFrame | None = None
-
-    def record_received(self, size: int) -> None:
-        """Record that bytes were received."""
-
-    def record_messages(self, messages: Sequence[Message | LastPart]) -> None:
-        """Record that messages were received."""
-
-    def record_sent(self, frames: Sequence[OutgoingFrame], chunks: Sequence[bytes]) -> None:
-        """Record that frames are sent. The chunks are their encoded bytes."""
-
-    def record_pong(self, seconds: float) -> None:
-        """Record that a ping was answered."""
-
-    def open(self, ws: ObservedWebSocket, inbox: Queue, outbox: Queue) -> None:
-        """Report that the connection is open."""
-
-    def report(self) -> None:
-        """Report the recorded events. The state of the connection must be consistent."""
-
-    def close(self, make_error: Callable[[], ConnectionClosed], clean: bool) -> None:
-        """Report that the connection has ended. This is the last report."""
 
 
 class Observer(NullObserver):
@@ -199,11 +164,8 @@ class Observer(NullObserver):
         self.report()
 
 
-_NULL_OBSERVER = NullObserver()
-
-
 @trio.lowlevel.enable_ki_protection
 def make_observer(instruments: Sequence[Instrument]) -> NullObserver:
     """Return the observer of a new connection."""
     active = [instrument for instrument in instruments if call_instrument(instrument, "wants_connection")]
-    return Observer(active) if active else _NULL_OBSERVER
+    return Observer(active) if active else NULL_OBSERVER

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ..exceptions.shown import show_fields
-from ..instruments import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
+from ..instruments.interface import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
 from ..protocol import Role
 
 __all__ = ["LogConnections", "LogFrames"]

@@ -15,7 +15,7 @@ from ..datastructures import Headers
 from ..exceptions import InvalidHandshake
 from ..frames import Opcode
 from ..http11 import Request
-from ..instruments import ConnectionSummary, HandshakeFailure, Instrument, ObservedWebSocket
+from ..instruments.interface import ConnectionSummary, HandshakeFailure, Instrument, ObservedWebSocket
 from ..protocol import Role
 from .codes import code_label
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from ..exceptions import BackendUnavailable
 from ..frames import Opcode
-from ..instruments import ConnectionSummary, HandshakeFailure, Instrument, ObservedHub, ObservedWebSocket
+from ..instruments.interface import ConnectionSummary, HandshakeFailure, Instrument, ObservedHub, ObservedWebSocket
 from ..protocol import Role
 from .codes import code_label
 

@@ -30,11 +30,11 @@ from .codec import FIN, RSV1, RSV2, RSV3, Role
 from .extensions import EncodingCache
 from .hot import pack
 from .messages import ControlFrame, LastPart, Message, MessageDecoder
-from .observed import ObservedDecoder, OnFrame
 from .pure import Buffer, header
 
 if TYPE_CHECKING:
     from .extensions import Extension
+    from .observed import OnFrame
 
 __all__ = ["LARGE", "Event", "OutgoingFrame", "PlainEvent", "Protocol"]
 
@@ -98,11 +98,12 @@ class Protocol:
             if extension.rsv not in (RSV1, RSV2, RSV3):
                 raise ValueError(f"the rsv of an extension must be RSV1, RSV2 or RSV3, not {extension.rsv!r}")
         self.closing: Closing = Closing()
-        self._messages = (
-            MessageDecoder(role, max_message_size, extensions, max_fragments)
-            if on_frame is None
-            else ObservedDecoder(role, max_message_size, extensions, on_frame, max_fragments)
-        )
+        if on_frame is None:
+            self._messages = MessageDecoder(role, max_message_size, extensions, max_fragments)
+        else:
+            from .observed import ObservedDecoder  # needed by few programs
+
+            self._messages = ObservedDecoder(role, max_message_size, extensions, on_frame, max_fragments)
         # Received events: whole messages, and then all events since the first of another kind. Most of the time, there
         # are only whole messages.
         self._whole: list[Message] = []
