@@ -84,6 +84,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    # Let the cyclic collector ignore what exists now: Hundreds of tests run it, and a million objects of pytest would
+    # take it longer than most tests.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_proxies() -> Iterator[None]:
     """Remove proxy settings of this machine from the environment. Tests of proxies set their own."""
