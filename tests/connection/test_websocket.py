@@ -1056,7 +1056,7 @@ async def test_unsolicited_pongs_leave_room_for_answers() -> None:
         assert await peer.receive() == text("next")
 
 
-async def test_no_control_frames_after_the_end() -> None:
+async def test_no_control_frames_after_the_end(autojump_clock: MockClock) -> None:
     async with opened() as (ws, peer):
         await peer.send(close())
         assert await peer.receive() == close()

@@ -394,7 +394,7 @@ async def test_messages_are_lost_while_joining(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_a_connection_that_is_closed_while_joining() -> None:
+async def test_a_connection_that_is_closed_while_joining(autojump_clock: MockClock) -> None:
     topic = Hub(envelope=envelope).topic("news")
     async with opened() as (ws, _), topic.join(ws) as joined:
         start = joined.position
