@@ -71,7 +71,8 @@ HARNESSES = {"test_cancellation.py", "test_churn.py", "test_faults.py", "test_me
 #: Folders and modules of other tests that take long, because they run other programs. They get the marker `slow`.
 SLOW = {
     *("browser", "cli", "docs", "interop", "soak"),
-    *("test_behind_proxies.py", "test_documentation.py", "test_migrating.py"),
+    *("test_behind_proxies.py", "test_documentation.py", "test_examples.py", "test_interop.py", "test_migrating.py"),
+    "test_redis.py",
 }
 
 
