@@ -23,9 +23,14 @@ import nox
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["tests", "lint", "types", "docs", "build"]
-# Environments are reused, and updated by `pip install` in each run, which saves most of the time. `nox -R` skips the
-# installs too, `nox --reuse-venv=never` creates new environments.
+# uv creates an environment in seconds, if it is installed.
+nox.options.default_venv_backend = "uv|virtualenv"
+# Environments are reused, and updated in each run, which saves most of the time. `nox -R` skips the installs too,
+# `nox --reuse-venv=never` creates new environments.
 nox.options.reuse_venv = "yes"
+# Tests start many interpreters, which would take most of the time if each compiled the standard library's and our
+# modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Nox turns this on in CI, but CI too should test with the interpreters that it has.
 nox.options.error_on_missing_interpreters = False
 
@@ -127,25 +132,30 @@ def installed_elsewhere(session: nox.Session, env: dict[str, str]) -> Iterator[P
     # The temporary folder of the session is no alternative: paths in it may be too long for Unix sockets.
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        session.run("pyproject-build", "--outdir", str(folder / "dist"), env=env, silent=True)
+        installer = "uv" if session.venv_backend == "uv" else "pip"
+        arguments = ["--outdir", str(folder / "dist"), "--installer", installer]
+        session.run("pyproject-build", *arguments, env=env, silent=True)
         (wheel,) = (folder / "dist").glob("*.whl")
-        # Pip would not replace an installed wheel of the same version.
-        session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "trio-ws", silent=True)
-        session.run("python", "-m", "pip", "install", "--quiet", str(wheel))
+        install_again(session, str(wheel))
         shutil.copytree("tests", folder / "tests", ignore=shutil.ignore_patterns("node_modules"))
         shutil.copy("pyproject.toml", folder)
         with session.chdir(folder):
             yield wheel
 
 
+def install_again(session: nox.Session, *arguments: str) -> None:
+    """Install the package, although this version may be installed already. Its dependencies must be installed."""
+    session.install("--quiet", "--force-reinstall", "--no-deps", *arguments)
+
+
 INTERPRETERS = find_interpreters()
 
 
-def install_for_tests(session: nox.Session) -> None:
-    """Install the package and what its tests need."""
+def install_for_tests(session: nox.Session, *without: str) -> None:
+    """Install the package and what its tests need, without some distributions."""
     # Editable, because the checkout comes first in sys.path anyway. The `types` and `build` sessions test the package
     # as users install it.
-    session.install("-e", ".", *group("test"))
+    session.install("-e", ".", *(each for each in group("test") if not each.startswith(without)))
     if not os.environ.get("TRIO_WS_PURE"):
         # Without a C compiler the build does not fail (`optional` in pyproject.toml), but tests would be skipped. Use
         # `TRIO_WS_PURE=1 nox -s tests` in that case.
@@ -167,11 +177,12 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=INTERPRETERS)
 def tests_all(session: nox.Session) -> None:
     """Run the tests with every Python that is installed; the slow ones with the newest only."""
-    install_for_tests(session)
     if session.python == "3.10":
         # All tests should run with both compression libraries, and with both the compiled and the Python functions.
-        session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "zlib-ng")
+        install_for_tests(session, "zlib-ng")
         session.env["TRIO_WS_PURE"] = "1"
+    else:
+        install_for_tests(session)
     newest = session.python == INTERPRETERS[-1]
     run_pytest(session, "-m", "not harness" if newest else "not slow and not harness")
 
@@ -302,7 +313,7 @@ def wheels(session: nox.Session) -> None:
 def conformance(session: nox.Session, back_end: str) -> None:
     """Run the Autobahn test suite, with each compression library. After ``--``: its cases, such as ``all`` or ``7.*``.
 
-    The suite itself runs on Python 2.7.
+    Without arguments, the cases that do not compress run once. The suite itself runs on Python 2.7.
     """
     python = find_python27()
     if python is None:
@@ -317,7 +328,8 @@ def conformance(session: nox.Session, back_end: str) -> None:
         session.run_install("virtualenv", "--quiet", "--python", str(python), str(suite))
         session.run_install(str(scripts / "pip"), "install", "--quiet", "autobahntestsuite==0.8.2", external=True)
     session.install("." if back_end == "zlib" else ".[speedups]")
-    session.run("python", "tests/conformance/run.py", "--wstest", str(scripts / "wstest"), *session.posargs)
+    cases = session.posargs or ([] if back_end == "zlib" else ["compression"])
+    session.run("python", "tests/conformance/run.py", "--wstest", str(scripts / "wstest"), *cases)
 
 
 @nox.session
@@ -407,8 +419,7 @@ def sdist(session: nox.Session) -> None:
     missing = {name for name in files - packed if not name.startswith((".ci/", ".gitignore"))}
     if missing:
         session.error(f"{archive.name} does not have {', '.join(sorted(missing))}")
-    session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "trio-ws", silent=True)
-    session.run("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation", str(archive))
+    install_again(session, "--no-index", "--no-build-isolation", str(archive))
     # Outside of the checkout, Python finds only the installed package.
     session.chdir(session.create_tmp())
     session.run("python", "-c", "from trio_ws.protocol import hot; assert hot.COMPILED")
@@ -438,6 +449,7 @@ def pyodide(session: nox.Session) -> None:
     pure = ["--only-binary=:all:", "--python-version=3.14", "--implementation=py", "--abi=none", "--platform=any"]
     packages = [*PYPROJECT["project"]["dependencies"], "pytest", "pytest-trio", "hypothesis", "websockets", "wsproto"]
     target = ["--quiet", "--upgrade", "--target", str(folder / "packages")]
+    session.install("pip")  # uv cannot choose the implementation
     session.run_install("python", "-m", "pip", "install", *target, *pure, *packages)
     tests = session.posargs or ["tests/protocol", "tests/test_uri.py", "tests/test_frames.py", "tests/test_http11.py"]
     paths = [Path.cwd(), folder / "packages", folder / "node_modules" / "pyodide"]

@@ -32,13 +32,14 @@ from trio_ws.protocol.deflate.transform import load_back_end
 HERE = Path(__file__).parent
 EXPECTED = dict(line.split() for line in (HERE / "expected.txt").read_text().splitlines())
 
-#: The default cases, which take a few minutes. For compression (12 and 13), only messages of 16 bytes, of 4 KiB, and
-#: larger ones in fragments, for each kind of content and all parameters.
-DEFAULT = [
-    *(f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 9, 10)),
+#: The default cases for compression: messages of 16 bytes, of 4 KiB, and larger ones in fragments, for each kind of
+#: content and all parameters.
+COMPRESSION = [
     *(f"12.{kind}.{size}" for kind in range(1, 6) for size in (1, 5, 11)),
     *(f"13.{kind}.{size}" for kind in range(1, 8) for size in (1, 5, 11)),
 ]
+#: The default cases, which take a few minutes.
+DEFAULT = [*(f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 9, 10)), *COMPRESSION]
 
 SECTIONS = {
     "1": "Framing",
@@ -152,11 +153,18 @@ def summarize(results: dict[str, Result]) -> Iterable[str]:
 def main() -> int:
     """Run the cases from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=DEFAULT, metavar="CASE", help="such as 7.*; all for all 517")
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        default=DEFAULT,
+        metavar="CASE",
+        help="such as 7.*; all for all 517; compression for the default ones of compression",
+    )
     parser.add_argument("--wstest", default="wstest", help="the command of autobahntestsuite 0.8.2")
     parser.add_argument("--role", choices=["server", "client"], action="append", help="default: both")
     options = parser.parse_args()
-    cases = ["*"] if options.cases == ["all"] else options.cases
+    groups = {"all": ["*"], "compression": COMPRESSION}
+    cases = [case for each in options.cases for case in groups.get(each, [each])]
 
     tests = {"server": test_server, "client": test_client}
     results: dict[str, Result] = {}
