@@ -74,6 +74,7 @@ VALUES: dict[str, Any] = {
     "message": "{",
     "method": "POST",
     "name": "Upgrade",
+    "numbers": (3, 4),
     "peer": "ws://example.org/",
     "proxy": "http://proxy.example:3128",
     "rcvd": BYE,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import trio
 
-from trio_ws import BackendUnavailable, MemoryBackend, MemoryStore, Position, Publication
+from trio_ws import BackendUnavailable, MemoryBackend, MemoryStore, MessagesRefused, Position, Publication
 
 
 class Engine:
@@ -15,7 +15,8 @@ class Engine:
     Attributes:
         store: Its data.
         error: What its calls raise; None if it works.
-        stuck: While this is not set, its calls do not return.
+        works: While this is not set, its calls do not return.
+        refuses: Whether it refuses a message for good.
     """
 
     def __init__(self, *, history: int = 1000) -> None:
@@ -24,6 +25,7 @@ class Engine:
         self.error: Exception | None = None
         self.works = trio.Event()
         self.works.set()
+        self.refuses: Callable[[Publication], bool] = lambda publication: False
         self.backends: list[RecordingBackend] = []
 
     def fail(self, error: Exception | None = None) -> None:
@@ -85,6 +87,10 @@ class RecordingBackend(MemoryBackend):
     async def publish(self, batch: Sequence[Publication]) -> None:
         await self.check()
         self.calls.extend(("publish", publication.topic, publication.message) for publication in batch)
+        for index, publication in enumerate(batch):
+            if self.engine.refuses(publication):
+                await super().publish(batch[:index])
+                raise MessagesRefused([publication.number], "too large")
         await super().publish(batch)
         if self.loses_answers:
             self.loses_answers = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from sys import getsizeof
 from typing import Any
 
@@ -282,6 +282,135 @@ async def test_a_loss_in_the_queue_is_passed_on_in_its_place(nursery: trio.Nurse
             one.publish("more")
             assert await receive_texts(ann_peer, 1) == ["more"]
     nursery.cancel_scope.cancel()
+
+
+# -- Messages that the engine will never accept ----------------------------------------------------------------------
+
+
+class Losses(Instrument):
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+
+    def hub_lost(self, hub: ObservedHub, topic: str) -> None:
+        self.lost.append(topic)
+
+
+@pytest.mark.parametrize("with_envelope", [False, True])
+async def test_a_message_that_the_engine_refuses_is_given_up(
+    with_envelope: bool, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine()
+    losses = Losses(), Losses()
+    here, there = (
+        Hub(
+            backend=engine.backend(),
+            instruments=[each],
+            when_lost="ignore",
+            envelope=(lambda message, position: message) if with_envelope else None,
+        )
+        for each in losses
+    )
+    engine.refuses = lambda publication: str(publication.message).startswith("bad")
+    async with opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+            await nursery.start(there.run)
+        with here.topic("news").subscribe(ann), there.topic("news").subscribe(bob):
+            for message in ("a", "bad ä", "b", "bad", "c"):
+                here.topic("news").publish(message)
+            here.topic("other").publish("bad")
+            here.topic("news").publish("d")
+            await nursery.start(here.run)
+            await settle()
+            assert not exchange_of(here).outgoing
+            assert exchange_of(here).outgoing.size == 0
+            expected = ["a", "b", "c", "d"]
+            assert await receive_texts(bob_peer, 4) == expected
+            assert await receive_texts(ann_peer, 4) == (expected if with_envelope else ["a", "bad ä", "b", "bad"])
+    assert losses[0].lost == ["news", "news", "other"]
+    assert losses[1].lost == ["news", "news"]
+    assert "message of 6 bytes to topic 'news' given up: too large" in caplog.text
+    assert "message of 3 bytes to topic 'other' given up" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_refused_message_is_a_loss_in_its_place(nursery: trio.Nursery) -> None:
+    engine = Engine()
+    here, there = Hub(backend=engine.backend()), Hub(backend=engine.backend())
+    engine.refuses = lambda publication: publication.message == "bad"
+    async with opened() as (bob, peer):
+        with there.topic("news").subscribe(bob):
+            await nursery.start(there.run)
+            for message in ("a", "bad", "b"):
+                here.topic("news").publish(message)
+            await nursery.start(here.run)
+            assert await receive_texts(peer, 1) == ["a"]
+            assert await peer.receive() == LOST
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_engine_that_refuses_even_markers(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine()
+    hub = Hub(backend=engine.backend())
+    engine.refuses = lambda publication: publication.topic == "bad"
+    await nursery.start(hub.run)
+    hub.topic("bad").publish("a")
+    hub.topic("good").publish("b")
+    await settle()
+    assert not exchange_of(hub).outgoing
+    assert engine.backends[0].published.count("b") == 3
+    assert "a marker of lost messages to topic 'bad' given up" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+class ClosesConnection(RecordingBackend):
+    """Its engine ends the session when it gets a message that is larger than a limit."""
+
+    limit = 300_000
+
+    async def publish(self, batch: Sequence[Publication]) -> None:
+        for publication in batch:
+            if publication.message is not None and len(publication.message) > self.limit:
+                self.calls.append(("failed",))
+                raise BackendUnavailable("connection lost")
+        await super().publish(batch)
+
+
+async def test_a_message_that_ends_the_session_is_given_up(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine()
+    here, there = ClosesConnection(engine), engine.backend()
+    hubs = [Hub(backend=backend) for backend in (here, there)]
+    async with trio.open_nursery() as nursery, opened() as (bob, peer):
+        for hub in hubs:
+            await nursery.start(hub.run)
+        with hubs[1].topic("news").subscribe(bob):
+            await settle()
+            for message in ("a", b"x" * 300_001):
+                hubs[0].topic("news").publish(message)
+            hubs[0].topic("other").publish("b")
+            assert await receive_texts(peer, 1) == ["a"]
+            assert await peer.receive() == LOST
+        assert here.calls.count(("failed",)) == outgoing.MAX_FAILURES
+        await trio.sleep(1)
+        assert here.published[-1] == "b"
+        assert "message of 300001 bytes to topic 'news' given up: connection lost" in caplog.text
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_small_message_waits_for_an_engine_that_fails_again_and_again(autojump_clock: MockClock) -> None:
+    """Size cannot be the reason: such a message goes out when the engine works again."""
+    backend = ClosesConnection()
+    backend.limit = 3
+    hub = Hub(backend=backend)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        hub.topic("news").publish("small")
+        await trio.sleep(100)
+        assert backend.calls.count(("failed",)) > 10
+        backend.limit = 100
+        await trio.sleep(10)
+        assert backend.published == ["small"]
+        nursery.cancel_scope.cancel()
 
 
 # -- Outages ---------------------------------------------------------------------------------------------------------

@@ -476,6 +476,68 @@ async def test_more_than_the_backlog_is_lost(server: RedisServer) -> None:
 
 
 @needs_redis
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_message_that_is_too_large_for_redis_is_given_up(
+    server: RedisServer, streams: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await command(server, "CONFIG SET proto-max-bulk-len 1048576") == b"+OK\r\n"
+    losses = Losses(), Losses()
+    here, there = (
+        Hub(backend=RedisBackend(server.url, streams=streams), instruments=[each], when_lost="ignore")
+        for each in losses
+    )
+    async with trio.open_nursery() as nursery, opened() as (ann, peer), opened() as (bob, _):
+        for hub in (here, there):
+            await nursery.start(hub.run)
+        async with there.topic("small").join(ann), there.topic("large").join(bob):
+            here.topic("small").publish("a")
+            # In memory, this takes half of the bytes, so it fits into the queue together with others.
+            here.topic("large").publish("ä" * 600_000)
+            here.topic("small").publish("b")
+            assert await collect(peer, 2) == ["a", "b"]
+            for each in losses:
+                await each.wait(lambda each=each: "large" in each.lost)  # type: ignore[misc]  # the default is right
+        nursery.cancel_scope.cancel()
+    assert "message of 1200000 bytes to topic 'large' given up" in caplog.text
+
+
+@needs_redis
+async def test_a_topic_whose_name_something_else_uses(server: RedisServer) -> None:
+    losses = Losses()
+    hub = Hub(backend=RedisBackend(server.url), instruments=[losses])
+    assert await command(server, "SET trio_ws:{=used}:topic x") == b"+OK\r\n"
+    async with trio.open_nursery() as nursery, opened() as (ann, peer):
+        await nursery.start(hub.run)
+        hub.topic("used").publish("a")
+        await losses.wait(lambda: losses.lost == ["used"])
+        async with hub.topic("free").join(ann):
+            hub.topic("free").publish("b")
+            assert await collect(peer, 1) == ["b"]
+            await wait_until(lambda: is_acknowledged(hub))
+        assert losses.disconnections == 0
+        nursery.cancel_scope.cancel()
+
+
+@needs_redis
+async def test_messages_wait_while_redis_has_no_memory(server: RedisServer) -> None:
+    """An error of a script that does not concern the message is no reason to give it up."""
+    losses = Losses()
+    hub = Hub(backend=RedisBackend(server.url), instruments=[losses])
+    async with trio.open_nursery() as nursery, opened() as (ann, _):
+        await nursery.start(hub.run)
+        async with hub.topic("news").join(ann):
+            assert await command(server, "CONFIG SET maxmemory 1") == b"+OK\r\n"
+            hub.topic("news").publish("a")
+            await losses.wait(lambda: losses.disconnections == 1)
+            assert len(hub._core.exchange.outgoing) == 1  # type: ignore[union-attr]  # it has a back end
+            assert await command(server, "CONFIG SET maxmemory 0") == b"+OK\r\n"
+            await wait_until(lambda: is_acknowledged(hub))
+            assert losses.lost == []
+            assert await command(server, "XLEN trio_ws:{=news}:stream") == b":1\r\n"
+        nursery.cancel_scope.cancel()
+
+
+@needs_redis
 async def test_nothing_is_done_by_redis(server: RedisServer) -> None:
     """Calls in a cancelled scope do nothing, and are cancelled."""
     backend, other = RedisBackend(server.url), RedisBackend(server.url)
@@ -801,8 +863,12 @@ async def test_tls(tmp_path: Path) -> None:
         ({"url": "redis://localhost:port"}, ValueError, "port"),
         ({"url": "unix://"}, ValueError, "path"),
         ({"prefix": b"x"}, TypeError, "prefix"),
-        ({"history": 0}, ValueError, "history"),
-        ({"max_age": -1}, ValueError, "max_age"),
+        ({"history": 0}, ValueError, "history must be between 1 and 1000000000, not 0"),
+        ({"history": 2**63}, ValueError, "history must be between 1 and 1000000000, not 9223372036854775808"),
+        ({"max_age": -1}, ValueError, "max_age must be greater than 0, and at most 1,000,000,000 seconds, not -1"),
+        ({"max_age": 1e18}, ValueError, "max_age"),
+        ({"max_age": 10**400}, ValueError, "max_age"),
+        ({"max_age": float("nan")}, ValueError, "max_age"),
         ({"streams": 1}, TypeError, "streams"),
         ({"cluster": "yes"}, TypeError, "cluster"),
         ({"ssl_context": True}, TypeError, "ssl_context"),

@@ -17,6 +17,7 @@
     ├── OpenTimeout                 (trio.TooSlowError, TimeoutError)
     ├── NotConnected                (trio.BrokenResourceError)  no connection right now, see open_reconnecting()
     ├── BackendUnavailable                         the engine that connects hubs does not answer, see Backend
+    ├── MessagesRefused                            messages that the engine will never accept, see Backend
     ├── InvalidHandshake                           invalid opening handshake
     │   ├── InvalidMessage      (ValueError)            not valid HTTP/1.1
     │   │   └── HeadTooBig, TooManyHeaders, BodyTooBig
@@ -56,7 +57,7 @@ attributes of some exceptions are values from there, and importing the package w
 """
 
 from .addresses import InvalidProxy, InvalidURI
-from .backend import BackendUnavailable
+from .backend import BackendUnavailable, MessagesRefused
 from .base import WebSocketException
 from .closed import ConnectionClosed, ConnectionClosedError, ConnectionClosedLocally, ConnectionClosedOK
 from .connecting import ConnectFailed, NotConnected, OpenTimeout, ProxyFailed, TLSFailed

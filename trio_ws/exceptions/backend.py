@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from .base import WebSocketException
 
-__all__ = ["BackendUnavailable"]
+__all__ = ["BackendUnavailable", "MessagesRefused"]
 
 
 @attrs.define(slots=False, eq=False, repr=False)
@@ -23,3 +25,21 @@ class BackendUnavailable(WebSocketException):
 
     def __str__(self) -> str:
         return f"the back end is unavailable: {self.reason}"
+
+
+@attrs.define(slots=False, eq=False, repr=False)
+class MessagesRefused(WebSocketException):
+    """The engine behind a :class:`Backend` will never accept some messages, such as ones that are too large for it.
+
+    Back ends raise this from :meth:`Backend.publish`. The :class:`Hub` handles it.
+
+    Attributes:
+        numbers: The numbers of the messages.
+        reason: What the engine has said.
+    """
+
+    numbers: Sequence[int]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the engine refuses {len(self.numbers)} messages: {self.reason}"

@@ -252,6 +252,9 @@ class Backend(abc.ABC):
 
         Raises:
             BackendUnavailable: If the engine does not answer.
+            MessagesRefused: If the engine will never accept some of the messages. It must not have accepted later ones
+                of the same topics. The hub gives the refused messages up, puts markers in their places, and publishes
+                the batch again.
         """
 
     @abc.abstractmethod

@@ -87,7 +87,15 @@ class HubCore:
         self.states: dict[str, TopicState] = {}
         self.exchange: Exchange | None = None
         if backend is not None:
-            self.exchange = Exchange(backend, settings.backoff, self.states, self._on_event, self._lose, self._observe)
+            self.exchange = Exchange(
+                backend,
+                settings.backoff,
+                self.states,
+                deliver=self._on_event,
+                lose=self._lose,
+                give_up=self._give_up,
+                observe=self._observe,
+            )
         # The history of the topics if there is no back end, and the number of the last message in it.
         self._store = MemoryStore()
         self._number = 0
@@ -222,6 +230,18 @@ class HubCore:
         if policy == "close":
             for ws in state.members:
                 connection_of(ws).begin_closing(Close(CloseCode.SERVICE_RESTART, "messages were lost, reconnect"))
+
+    def _give_up(self, publication: Publication, reason: str) -> None:
+        """Tell that the engine will never accept a message. Other processes learn it from a marker in its place."""
+        topic, message = publication.topic, publication.message
+        if message is None:
+            logger.error("a marker of lost messages to topic %r given up: %s", topic, reason)
+            return
+        size = len(message.encode() if isinstance(message, str) else message)
+        logger.error("message of %d bytes to topic %r given up: %s", size, topic, reason)
+        if self._settings.envelope is None or topic not in self.states:
+            # Otherwise, members here miss it, too, and the marker tells them.
+            self._observe("hub_lost", topic)
 
     # -- Members ---------------------------------------------------------------------------------------------------
 

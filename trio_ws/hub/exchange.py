@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 import trio
 
 from ..client.backoff import Backoff, Retries, leaves
-from ..exceptions import BackendUnavailable
-from .backend import Backend, BackendEvent, History, Position
+from ..exceptions import BackendUnavailable, MessagesRefused
+from .backend import Backend, BackendEvent, History, Position, Publication
 from .members import TopicState
 from .outgoing import Outgoing
 
@@ -51,6 +51,7 @@ class Exchange:
         states: The topics in use. Those that no longer are will be removed.
         deliver: Called with what has arrived. Returns the number of members that got it.
         lose: Called if messages of a topic are missing.
+        give_up: Called with a message that the engine will never accept, and the reason.
         observe: Called with the name and the arguments of an event for instruments.
 
     Attributes:
@@ -65,6 +66,7 @@ class Exchange:
         states: dict[str, TopicState],
         deliver: Callable[[BackendEvent], int],
         lose: Callable[[TopicState], None],
+        give_up: Callable[[Publication, str], None],
         observe: Callable[..., None],
     ) -> None:
         self.backend: Backend = backend
@@ -73,6 +75,7 @@ class Exchange:
         self._states = states
         self._deliver = deliver
         self._lose = lose
+        self._on_given_up = give_up
         self._observe = observe
         # Topics about which the back end must be told something; an ordered set.
         self._changed: dict[str, None] = {}
@@ -81,6 +84,8 @@ class Exchange:
         # Wakes those who wait for topics to be subscribed.
         self._progress = trio.Event()
         self._running = False
+        # Whether a batch is being published.
+        self._publishing = False
         self._fetches = trio.CapacityLimiter(MAX_FETCHES)
         # The number of the current session, and the error of another task that shall end it.
         self._session = 0
@@ -160,6 +165,8 @@ class Exchange:
                 except BaseException as exc:
                     self._end_session()
                     error = self._get_reason(exc, connected=connected_at is not None)
+                    if self._publishing:
+                        self._give_up(self.outgoing.count_failure(), error.reason)
                 lived = None if connected_at is None else trio.current_time() - connected_at
                 if retries.schedule(error, lived) is None:
                     raise error
@@ -184,6 +191,7 @@ class Exchange:
         return error
 
     def _begin_session(self) -> None:
+        self._publishing = False
         self._error, self._failed = None, trio.Event()
         for state in self._states.values():
             state.subscribed = False
@@ -225,11 +233,25 @@ class Exchange:
 
     async def _publish(self) -> None:
         batch = self.outgoing.next_batch()
-        await self.backend.publish(batch)
+        self._publishing = True
+        try:
+            await self.backend.publish(batch)
+        except MessagesRefused as exc:
+            self._publishing = False
+            self._give_up(exc.numbers, exc.reason)
+            return
         # No checkpoint in between: the batch is either acknowledged and removed, or published again.
+        self._publishing = False
         seconds = trio.current_time() - self.outgoing.acknowledge()
         self._observe("hub_published", len(batch), seconds)
         self._observe("hub_backlog_changed", len(self.outgoing), self.outgoing.size)
+
+    def _give_up(self, numbers: Collection[int], reason: str) -> None:
+        """Give up messages of the batch that was published last, which the engine will never accept."""
+        if numbers:
+            for publication in self.outgoing.give_up(numbers):
+                self._on_given_up(publication, reason)
+            self._observe("hub_backlog_changed", len(self.outgoing), self.outgoing.size)
 
     async def _pass_on_changes(self) -> None:
         """Tell the back end about the topics that have changed."""

@@ -136,6 +136,10 @@ class Hub:
         and tries again with the delays of ``backoff``. Meanwhile, and before this runs, up to 1 MiB of messages are
         queued; see :meth:`Topic.publish`.
 
+        A message that the engine will never accept, such as one that is too large for it, is given up: this is logged,
+        instruments get ``hub_lost``, and ``when_lost`` applies in the other processes. So is one of more than 256 KiB
+        during whose publishing the connection has failed three times in sequence.
+
         If this is cancelled and run again, it goes on where it was: members get what they have missed in between, and
         the queued messages are sent, in order, none twice.
 

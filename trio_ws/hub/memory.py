@@ -6,7 +6,6 @@ of each topic, so that clients that reconnect get what they have missed.
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
@@ -19,6 +18,9 @@ from ..misuse.values import check_int
 from .backend import Backend, BackendEvent, History, Lost, Position, Publication, Received
 
 __all__ = ["MemoryBackend", "MemoryStore", "check_max_age"]
+
+#: The largest ``max_age``, in seconds: about 30 years.
+MAX_AGE = 10**9
 
 #: How many bytes of messages a back end receives at once.
 RECEIVE_BYTES = 2**18
@@ -37,12 +39,12 @@ def check_max_age(value: object) -> None:
 
     Raises:
         TypeError: If it is not a number.
-        ValueError: If it is not greater than 0.
+        ValueError: If it is not greater than 0, or is greater than ``MAX_AGE``.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"max_age must be a number, not {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"max_age must be greater than 0, and finite, not {value}")
+    if not 0 < value <= MAX_AGE:
+        raise ValueError(f"max_age must be greater than 0, and at most {MAX_AGE:,} seconds, not {value!r:.40}")
 
 
 class _Timeline:

@@ -2,15 +2,18 @@
 
 The queue holds up to ``MAX_BACKLOG`` bytes of memory. A message for which there is no room is dropped, and a *marker*
 takes its place: the other processes learn from it that they have missed something. Consecutive messages of one topic
-need one marker, and markers have a limit of their own, of the same size.
+need one marker, and markers have a limit of their own, of the same size. A message that the engine will never accept is
+given up, and a marker takes its place, too.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from itertools import islice
 from sys import getsizeof
 
+import attrs
 import trio
 
 from ..protocol import Message
@@ -24,6 +27,10 @@ MAX_BACKLOG = 2**20
 #: Limits of a batch. The engine gets one batch at a time.
 BATCH_MESSAGES = 500
 BATCH_BYTES = 2**18
+
+#: How many sessions in sequence may end while a message is published that is larger than a batch, and therefore alone.
+#: Some engines close the connection instead of refusing a message that is too large.
+MAX_FAILURES = 3
 
 #: Memory of a queued item without its topic and message, in bytes: the publication and its number, the item, and the
 #: size and time in it.
@@ -58,6 +65,8 @@ class Outgoing:
         self._marked: set[str] = set()
         # The number of items at the front that are being published.
         self._in_flight = 0
+        # How often in sequence publishing them has failed.
+        self._failures = 0
         # Woken when items have been removed.
         self._removed = trio.Event()
 
@@ -86,7 +95,7 @@ class Outgoing:
         return True
 
     def _put_marker(self, topic: str, time: float) -> None:
-        size = ITEM_OVERHEAD + getsizeof(topic)
+        size = _marker_size(topic)
         if topic in self._marked or self._markers_size + size > MAX_BACKLOG:
             return
         self._marked.add(topic)
@@ -123,16 +132,58 @@ class Outgoing:
         """Remove the batch that was published last. Return the time at which its first message was put."""
         first = self._items[0][2]
         for _ in range(self._in_flight):
-            publication, size, _ = self._items.popleft()
-            self.size -= size
-            if publication.message is None:
-                self._markers_size -= size
-        self._in_flight = 0
+            self._remove_first()
+        self._end_batch()
+        return first
+
+    def _remove_first(self) -> tuple[Publication, int, float]:
+        publication, size, time = self._items.popleft()
+        self.size -= size
+        if publication.message is None:
+            self._markers_size -= size
+        return publication, size, time
+
+    def _end_batch(self) -> None:
+        self._in_flight = self._failures = 0
         self._removed.set()
         self._removed = trio.Event()
-        return first
+
+    def give_up(self, numbers: Collection[int]) -> list[Publication]:
+        """Put markers in the places of messages of the batch that was published last. A marker itself is removed.
+
+        Args:
+            numbers: The numbers of the messages.
+
+        Returns:
+            What was given up.
+        """
+        given_up = []
+        for publication, size, time in reversed([self._remove_first() for _ in range(self._in_flight)]):
+            if publication.number in numbers:
+                given_up.append(publication)
+                if publication.message is None:
+                    continue
+                publication, size = attrs.evolve(publication, message=None), _marker_size(publication.topic)
+            self._items.appendleft((publication, size, time))
+            self.size += size
+            if publication.message is None:
+                self._markers_size += size
+        self._end_batch()
+        return given_up[::-1]
+
+    def count_failure(self) -> list[int]:
+        """Record that publishing the batch has failed. Return the numbers of the messages that shall be given up."""
+        publication, size, _ = self._items[0]
+        if self._in_flight > 1 or size <= BATCH_BYTES:
+            return []
+        self._failures += 1
+        return [publication.number] if self._failures >= MAX_FAILURES else []
 
     async def wait_acknowledged(self, number: int) -> None:
         """Wait until no message up to this number is queued. Safe to cancel. A checkpoint only if it waits."""
         while self._items and self._items[0][0].number <= number:
             await self._removed.wait()
+
+
+def _marker_size(topic: str) -> int:
+    return ITEM_OVERHEAD + getsizeof(topic)

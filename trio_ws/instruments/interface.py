@@ -279,6 +279,9 @@ class Instrument:
     def hub_lost(self, hub: ObservedHub, topic: str) -> None:
         """Called when messages from other processes were lost, or may have been.
 
+        Also called in the process that has published a message that the engine will never accept, such as one that is
+        too large for it.
+
         Args:
             hub: The hub.
             topic: The name of the topic.

@@ -18,6 +18,9 @@ from .streams import Streams, StreamSettings
 
 __all__ = ["RedisBackend"]
 
+#: The largest ``history``.
+MAX_HISTORY = 10**9
+
 
 class RedisBackend(Backend):
     """A back end that connects hubs through Redis or Valkey. Requires coredis, the extra ``redis``.
@@ -44,7 +47,8 @@ class RedisBackend(Backend):
         prefix: What the names of all keys and channels begin with. Applications that share a database need different
             ones; with ``streams=False``, those that share a server, because channels belong to no database.
         streams: Whether to store messages.
-        history: Maximum number of stored messages of a topic. A burst of more is a loss for the other processes.
+        history: Maximum number of stored messages of a topic, from 1 to 10^9. A burst of more is a loss for the other
+            processes.
         max_age: Seconds for which messages are stored at least. They may stay up to twice as long.
         sharded: Whether to use sharded publish and subscribe, which is always used in a cluster.
         cluster: Whether the URL is that of a node in a cluster.
@@ -80,7 +84,10 @@ class RedisBackend(Backend):
             check_instance(name, value, bool, "a bool")
         if cluster and urlsplit(url).scheme == "unix":
             raise ValueError("url must begin with redis:// or rediss:// if cluster is true, not with unix://")
-        check_int("history", history, 1)
+        database = urlsplit(url).path.strip("/")
+        if cluster and database.strip("0"):
+            raise ValueError(f"a cluster has only database 0, not {database!r}")
+        check_int("history", history, 1, MAX_HISTORY)
         check_max_age(max_age)
         check_instance("ssl_context", ssl_context, (ssl.SSLContext, type(None)), "an ssl.SSLContext or None")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
@@ -140,6 +147,7 @@ class RedisBackend(Backend):
 
         Raises:
             BackendUnavailable: If Redis does not answer.
+            MessagesRefused: If Redis will never accept some of the messages.
         """
         await self._connected.publish(batch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import ssl
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import trio
 
 from ...client.backoff import leaves
-from ...exceptions import BackendUnavailable
+from ...exceptions import BackendUnavailable, MessagesRefused
+from ..backend import Publication
 from .scripts import SCRIPTS, Script, slot_of
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ _PERMANENT = (
     "UnknownCommandError",
     "WrongTypeError",
 )
+
+#: The beginnings of others, which coredis does not tell apart.
+_PERMANENT_TEXTS = ("DB index is out of range", "The user executing the script can't")
+
+#: Errors of commands in a script that do not concern the message, by the beginnings of their texts.
+_TEMPORARY = re.compile(r"\b(ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|OOM|READONLY|TRYAGAIN)\b")
 
 
 def import_coredis() -> Any:
@@ -87,7 +95,7 @@ def within(seconds: float) -> Iterator[trio.CancelScope]:
     try:
         with trio.fail_after(seconds) as scope:
             yield scope
-    except BackendUnavailable:
+    except (BackendUnavailable, MessagesRefused):
         raise
     except trio.TooSlowError:
         raise BackendUnavailable(f"Redis has not answered within {seconds:g} seconds") from None
@@ -132,6 +140,17 @@ def _find_temporary(exc: BaseException) -> BaseException | None:
     return None
 
 
+def is_refusal(exc: Exception) -> bool:
+    """Return whether an error says that Redis will never accept a message: it is too large, or the script fails."""
+    errors = import_coredis().exceptions
+    text = str(exc)
+    if type(exc) is errors.ResponseError and not text.startswith(_PERMANENT_TEXTS):
+        # After a protocol error, Redis closes the connection.
+        return text.startswith("Protocol error") or ("user_script" in text and not _TEMPORARY.search(text))
+    # Something else uses the name of a key.
+    return type(exc) is errors.WrongTypeError
+
+
 class Command(NamedTuple):
     """A command.
 
@@ -144,6 +163,11 @@ class Command(NamedTuple):
     key: bytes
     name: bytes
     arguments: tuple[Any, ...]
+
+    @classmethod
+    def of_script(cls, script: Script, keys: Sequence[bytes], arguments: Sequence[Any]) -> Command:
+        """Return the command that runs a script."""
+        return cls(keys[0], b"EVALSHA", (script.sha, len(keys), *keys, *arguments))
 
 
 class RedisClient:
@@ -239,13 +263,37 @@ class RedisClient:
         """
         await trio.lowlevel.checkpoint()
         with within(math.inf):
-            requests = []
-            for command in commands:
-                connection = self._connections.get(self.node_of(command.key))
-                if connection is None:
-                    raise BackendUnavailable("the cluster has a new node")
-                requests.append(connection.create_request(command.name, *command.arguments, decode=False))
-            return [await self.wait(request) for request in requests]
+            return [await self.wait(request) for request in self._send(commands)]
+
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        requests = []
+        for command in commands:
+            connection = self._connections.get(self.node_of(command.key))
+            if connection is None:
+                raise BackendUnavailable("the cluster has a new node")
+            requests.append(connection.create_request(command.name, *command.arguments, decode=False))
+        return requests
+
+    async def publish(self, commands: Sequence[Command], publications: Sequence[Sequence[Publication]]) -> None:
+        """Send commands that publish messages.
+
+        Args:
+            commands: The commands.
+            publications: The messages of each command.
+
+        Raises:
+            BackendUnavailable: If Redis does not answer.
+            MessagesRefused: If Redis will never accept the messages of one command.
+        """
+        await trio.lowlevel.checkpoint()
+        with within(math.inf):
+            for request, messages in zip(self._send(commands), publications, strict=True):
+                try:
+                    await self.wait(request)
+                except Exception as exc:
+                    if not is_refusal(exc):
+                        raise
+                    raise MessagesRefused([message.number for message in messages], str(exc)[:200]) from None
 
     async def wait(self, request: Any) -> Any:
         """Wait for the answer to a command.
@@ -256,22 +304,7 @@ class RedisClient:
         Raises:
             BackendUnavailable: If Redis does not answer.
         """
-        with trio.move_on_after(self.timeout / 2):
-            return await request
-        with within(self.timeout) as scope:
-            scope.deadline = trio.current_time() + self.timeout / 2
-            return await request
-
-    async def run_script(self, script: Script, calls: Sequence[tuple[list[bytes], list[Any]]]) -> list[Any]:
-        """Call a script several times.
-
-        Args:
-            script: The script.
-            calls: The keys and the arguments of each call.
-
-        Raises:
-            BackendUnavailable: If Redis does not answer, or has lost the script.
-        """
-        return await self.call(
-            [Command(keys[0], b"EVALSHA", (script.sha, len(keys), *keys, *arguments)) for keys, arguments in calls]
-        )
+        for _ in range(2):
+            with trio.move_on_after(self.timeout / 2):
+                return await request
+        raise BackendUnavailable(f"Redis has not answered within {self.timeout:g} seconds")

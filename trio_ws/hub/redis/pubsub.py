@@ -132,7 +132,7 @@ class PubSub:
             by_channel.setdefault(self._names.channel(publication.topic), []).append(publication)
         name = b"SPUBLISH" if self._sharded else b"PUBLISH"
         commands = [Command(channel, name, (channel, pack(messages))) for channel, messages in by_channel.items()]
-        await self._client.call(commands)
+        await self._client.publish(commands, list(by_channel.values()))
 
     async def receive(self) -> Sequence[BackendEvent]:
         """Wait for messages and losses."""

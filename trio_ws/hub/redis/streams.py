@@ -17,9 +17,9 @@ import trio
 
 from ...protocol import Message
 from ..backend import BackendEvent, History, Lost, Position, Publication, Received
-from .client import RedisClient
+from .client import Command, RedisClient
 from .listener import Listener
-from .scripts import FETCH, OPEN, PUBLISH, Names
+from .scripts import FETCH, OPEN, PUBLISH, Names, Script
 
 __all__ = ["StreamSettings", "Streams", "decode", "encode"]
 
@@ -114,17 +114,19 @@ class Streams:
     async def publish(self, batch: Sequence[Publication]) -> None:
         """Add messages to their streams. The script ignores those that it has added before."""
         settings = self._settings
-        by_topic: dict[str, list[Any]] = {}
+        by_topic: dict[str, list[Publication]] = {}
         for publication in batch:
-            by_topic.setdefault(publication.topic, []).extend((publication.number, encode(publication.message)))
+            by_topic.setdefault(publication.topic, []).append(publication)
         publisher = batch[0].publisher
-        calls: list[tuple[list[bytes], list[Any]]] = []
-        for topic, messages in by_topic.items():
+        max_age = max(int(settings.max_age * 1000), 1)
+        commands = []
+        for topic, publications in by_topic.items():
             keys = [self._names.stream(topic), self._names.hash(topic), self._names.publisher(topic, publisher)]
-            max_age = max(int(settings.max_age * 1000), 1)
-            options = [settings.history, max_age, publisher, *self._notify(topic), NUMBERS_KEPT]
-            calls.append((keys, [*self._begin(), *options, *messages]))
-        await self._client.run_script(PUBLISH, calls)
+            arguments = [*self._begin(), settings.history, max_age, publisher, *self._notify(topic), NUMBERS_KEPT]
+            for publication in publications:
+                arguments += publication.number, encode(publication.message)
+            commands.append(Command.of_script(PUBLISH, keys, arguments))
+        await self._client.publish(commands, list(by_topic.values()))
 
     def _notify(self, topic: str) -> tuple[bytes, bytes]:
         """Return the arguments with which a script notifies the subscribers of a topic."""
@@ -134,12 +136,12 @@ class Streams:
         """Return the arguments with which every script begins."""
         return [secrets.token_hex(4), self._settings.kept]
 
-    def _call(self, topic: str, since: Position | None, *args: Any) -> tuple[list[bytes], list[Any]]:
-        """Return the keys and arguments for a script that resolves a position."""
+    def _command(self, script: Script, topic: str, since: Position | None, *args: Any) -> Command:
+        """Return the command that runs a script that resolves a position."""
         # Larger numbers are not exact in Lua; no topic has so many messages.
         epoch, offset = ("", 0) if since is None else (since.epoch or "-", min(since.offset, 2**53))
         keys = [self._names.stream(topic), self._names.hash(topic)]
-        return keys, [*self._begin(), epoch.encode("utf-8", "replace"), offset, *args]
+        return Command.of_script(script, keys, [*self._begin(), epoch.encode("utf-8", "replace"), offset, *args])
 
     async def receive(self) -> Sequence[BackendEvent]:
         """Wait for messages and losses. If cancelled, nothing is lost: positions change when this returns."""
@@ -160,8 +162,10 @@ class Streams:
         for topic in since:
             del self._dirty[topic]
         try:
-            calls = [self._call(topic, at, FETCH_BYTES // len(since)) for topic, at in since.items()]
-            results = await self._client.run_script(FETCH, calls)
+            max_bytes = FETCH_BYTES // len(since)
+            results = await self._client.call(
+                [self._command(FETCH, topic, at, max_bytes) for topic, at in since.items()]
+            )
         except BaseException:  # also when cancelled: nobody has seen the answer
             for topic in since:
                 self._mark(topic)
@@ -191,8 +195,8 @@ class Streams:
         positions: dict[str, Position | None] = {}
         for index in range(0, len(items), OPEN_TOPICS):
             part = items[index : index + OPEN_TOPICS]
-            calls = [self._call(topic, since, *self._notify(topic)) for topic, since in part]
-            results = await self._client.run_script(OPEN, calls)
+            commands = [self._command(OPEN, topic, since, *self._notify(topic)) for topic, since in part]
+            results = await self._client.call(commands)
             for (topic, since), (epoch, head, start, lost) in zip(part, results, strict=True):
                 position = self._positions[topic] = Position(epoch.decode(), start)
                 positions[topic] = since if lost else position
@@ -214,7 +218,7 @@ class Streams:
 
     async def history(self, topic: str, since: Position, max_bytes: int) -> History:
         """Return messages of the past."""
-        (result,) = await self._client.run_script(FETCH, [self._call(topic, since, max_bytes)])
+        (result,) = await self._client.call([self._command(FETCH, topic, since, max_bytes)])
         events, position, more = _parse(topic, result)
         messages = [event for event in events if isinstance(event, Received)]
         if len(messages) < len(events):
@@ -228,8 +232,10 @@ class Streams:
             topics = list(self._positions)
             for index in range(0, len(topics), OPEN_TOPICS):
                 part = [topic for topic in topics[index : index + OPEN_TOPICS] if topic in self._positions]
-                calls = [self._call(topic, self._positions[topic], *self._notify(topic)) for topic in part]
-                for topic, (_, head, start, lost) in zip(part, await self._client.run_script(OPEN, calls), strict=True):
+                commands = [
+                    self._command(OPEN, topic, self._positions[topic], *self._notify(topic)) for topic in part
+                ]
+                for topic, (_, head, start, lost) in zip(part, await self._client.call(commands), strict=True):
                     if lost or start < head:
                         self._mark(topic)
 
