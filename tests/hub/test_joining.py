@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws import ConnectionClosed, History, Hub, MemoryBackend, MemoryStore, Position, Publication, Topic
 from trio_ws.hub import joining
+from trio_ws.hub.backend import BackendEvent
 from trio_ws.protocol import Role
 
 from ..support import opened, pipe_pair, text
-from .backends import Engine
+from .backends import Engine, RecordingBackend
 from .test_exchange import LOST, news_of, receive_texts
 
 settle = wait_all_tasks_blocked
@@ -324,6 +326,71 @@ async def test_nothing_is_missing_and_nothing_twice(
             assert [opened_envelope(message)[1][1] for message in messages] == list(range(1, 2 * count + 1))
         for name in ("one", "two"):
             assert [m for m in contents if m.startswith(name)] == [f"{name} {number}" for number in range(count)]
+
+
+class Restarts(RecordingBackend):
+    """Its engine keeps its data over restarts, after each of which positions have another epoch.
+
+    Attributes:
+        restarts: The number of restarts.
+        keeps_up: While this is not set, nothing is received.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.restarts = 0
+        self.keeps_up = trio.Event()
+        self.keeps_up.set()
+
+    def _show(self, position: Position | None) -> Position | None:
+        return position and Position(f"{position.epoch}.{self.restarts}", position.offset)
+
+    def _hide(self, position: Position | None) -> Position | None:
+        return position and Position(position.epoch.partition(".")[0], position.offset)
+
+    async def subscribe(self, topics: Mapping[str, Position | None]) -> Mapping[str, Position | None]:
+        positions = await super().subscribe({topic: self._hide(since) for topic, since in topics.items()})
+        return {topic: self._show(position) for topic, position in positions.items()}
+
+    async def receive(self) -> Sequence[BackendEvent]:
+        events = await super().receive()
+        await self.keeps_up.wait()
+        return [attrs.evolve(event, position=self._show(event.position)) for event in events]
+
+    async def history(self, topic: str, since: Position, max_bytes: int) -> History:
+        history = await super().history(topic, Position(since.epoch.partition(".")[0], since.offset), max_bytes)
+        messages = [attrs.evolve(event, position=self._show(event.position)) for event in history.messages]
+        return attrs.evolve(history, messages=messages, position=self._show(history.position))
+
+
+async def test_nothing_comes_twice_if_the_engine_restarts_while_the_hub_is_behind(autojump_clock: MockClock) -> None:
+    """The member has got from the history what the hub receives only after the restart, in a new epoch."""
+    engine = Engine()
+    backend = Restarts(engine)
+    here, there = Hub(backend=backend), Hub(backend=engine.backend())
+    (topic,) = news_of(here)
+    async with trio.open_nursery() as nursery, opened() as (ann, ann_peer), opened() as (bob, bob_peer):
+        for hub in (here, there):
+            await nursery.start(hub.run)
+        async with topic.join(ann) as first:
+            backend.keeps_up = trio.Event()
+            for number in range(5):
+                there.topic("news").publish(str(number))
+            await settle()
+            async with topic.join(bob, since=first.position) as joined:
+                assert joined.recovered
+                assert topic.position == first.position
+                engine.fail()
+                await settle()
+                engine.recover()
+                backend.restarts += 1
+                backend.keeps_up.set()
+                await trio.sleep(10)
+                for number in range(5, 8):
+                    there.topic("news").publish(str(number))
+                for peer in (ann_peer, bob_peer):
+                    assert await receive_texts(peer, 8) == [str(number) for number in range(8)]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_slow_peer_gets_a_long_history_bit_by_bit(nursery: trio.Nursery) -> None:

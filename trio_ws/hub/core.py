@@ -30,7 +30,7 @@ from ..protocol import Message
 from .backend import Backend, BackendEvent, History, Lost, Position, Publication, Received
 from .broadcast import WhenFull, broadcast
 from .exchange import Exchange
-from .members import Joiner, TopicState
+from .members import Delivery, Joiner, TopicState
 from .memory import MemoryStore
 
 __all__ = ["Envelope", "HubCore", "HubSettings", "WhenLost", "check_when_lost"]
@@ -112,15 +112,18 @@ class HubCore:
         state = self.states.get(topic)
         if self.exchange is None:
             position = self._store_message(topic, published)
-            return self._deliver(state, self.wrap(published, position), compress, excluded, position, own=False)
+            delivery = Delivery(self.wrap(published, position), compress, "", self._number, position)
+            return self._deliver(state, delivery, excluded, own=False)
         slow: list[WebSocket] = []
-        if self._settings.envelope is None:
-            slow = self._deliver(state, published, compress, excluded, None, own=True)
         outgoing = self.exchange.outgoing
-        if not outgoing.put(topic, published, trio.current_time()):
-            logger.warning("message to topic %r not sent to other processes: %d bytes are queued", topic, outgoing.size)
-        elif self._settings.envelope is not None and state is not None and (excluded or not compress):
+        queued = outgoing.put(topic, published, trio.current_time())
+        if self._settings.envelope is None:
+            delivery = Delivery(published, compress, self.exchange.backend.id, outgoing.number, None)
+            slow = self._deliver(state, delivery, excluded, own=True)
+        elif queued and state is not None and (excluded or not compress):
             state.own_options[outgoing.number] = excluded, compress
+        if not queued:
+            logger.warning("message to topic %r not sent to other processes: %d bytes are queued", topic, outgoing.size)
         self.exchange.wake()
         self._observe("hub_backlog_changed", len(outgoing), outgoing.size)
         return slow
@@ -146,10 +149,8 @@ class HubCore:
     def _deliver(
         self,
         state: TopicState | None,
-        message: Sendable,
-        compress: bool,
+        delivery: Delivery,
         excluded: Collection[WebSocket],
-        position: Position | None,
         *,
         own: bool,
     ) -> list[WebSocket]:
@@ -157,10 +158,8 @@ class HubCore:
 
         Args:
             state: The topic; None if it is not in use.
-            message: The message, in its envelope.
-            compress: Whether to compress it.
+            delivery: The message.
             excluded: The members that do not get it.
-            position: The position behind it; None if it is not known.
             own: Whether it goes to the members in this process before it reaches the engine.
 
         Returns:
@@ -169,18 +168,12 @@ class HubCore:
         if state is None:
             return []
         if state.joiners:
-            state.hold(message, compress, position, own=own)
-        return self.send_to(state, state.recipients(excluded, position), message, compress)
-
-    def send_to(
-        self, state: TopicState, members: Collection[WebSocket], message: Sendable, compress: bool
-    ) -> list[WebSocket]:
-        """Send a message to members of a topic, without waiting. Return those that were too slow."""
+            state.hold(delivery, own=own)
         settings = self._settings
         return broadcast(
-            members,
-            message,
-            compress=compress,
+            state.recipients(excluded, delivery),
+            delivery.message,
+            compress=delivery.compress,
             when_full=settings.when_full(state.name) if callable(settings.when_full) else settings.when_full,
             max_backlog=settings.max_backlog,
             max_lag=settings.max_lag,
@@ -205,7 +198,8 @@ class HubCore:
         excluded, compress = state.take_own_options(event.number) if is_own else (frozenset(), True)
         try:
             message = self.wrap(event.message, event.position)
-            self._deliver(state, message, compress, excluded, event.position, own=False)
+            delivery = Delivery(message, compress, event.publisher, event.number, event.position)
+            self._deliver(state, delivery, excluded, own=False)
         except Exception:
             # A function of the user has raised, or the envelope is no message.
             logger.exception("message to topic %r not delivered", event.topic)

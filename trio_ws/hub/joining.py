@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from ..connection.websocket import WebSocket
-from .backend import History, Position
+from .backend import History, Position, Received
 from .core import HubCore
 from .members import Joiner, TopicState
 
@@ -105,26 +105,32 @@ class Joining:
                 break
             joiner.release()
             for event in page.messages:
-                await self._ws.send(hub.wrap(event.message, event.position))
+                await self._send(joiner, event)
             assert page.position is not None
             since = page.position
         return await self._catch_up(state, joiner, page)
+
+    async def _send(self, joiner: Joiner, event: Received) -> None:
+        """Send a message of the past."""
+        joiner.numbers.record(event.publisher, event.number)
+        await self._ws.send(self._hub.wrap(event.message, event.position))
 
     async def _catch_up(self, state: TopicState, joiner: Joiner, page: History) -> Joined | None:
         """Send the last page, and the held messages that are not in it, until there are no more."""
         hub = self._hub
         for event in page.messages:
             if not hub.comes_directly(event, joiner):
-                await self._ws.send(hub.wrap(event.message, event.position))
+                await self._send(joiner, event)
         while (held := joiner.take()) is not None:
-            if not _covers(page.position, held.position):
+            is_new = joiner.numbers.record(held.publisher, held.number)
+            if is_new and not _covers(page.position, held.position):
                 await self._ws.send(held.message, compress=held.compress)
         # No checkpoint from here on: the next message goes to the members.
         if joiner.failed:
             return None
         if _covers(state.position, page.position):
             return Joined(True, state.position)
-        state.skip(self._ws, page.position)
+        state.skip(joiner, page.position)
         return Joined(True, page.position)
 
 

@@ -11,7 +11,7 @@ from ..connection.sendable import Sendable
 from ..connection.websocket import WebSocket
 from .backend import Position
 
-__all__ = ["Held", "Joiner", "TopicState"]
+__all__ = ["Delivery", "Joiner", "TopicState"]
 
 #: Memory of a held message without its content, in bytes.
 HELD_OVERHEAD = 200
@@ -20,20 +20,49 @@ HELD_OVERHEAD = 200
 MAX_PUBLISHERS = 256
 
 
-class Held(NamedTuple):
-    """A message that a connection holds.
+class Delivery(NamedTuple):
+    """A message that is delivered to the members of a topic.
 
     Attributes:
         message: The message, in its envelope.
-        position: The position behind it; None if the message does not come from an engine with positions.
         compress: Whether to compress it.
-        size: Memory that it uses, in bytes.
+        publisher: The publisher; empty if there is no back end.
+        number: The number that the publisher has given to it.
+        position: The position behind it; None if the message does not come from an engine with positions.
     """
 
     message: Sendable
-    position: Position | None
     compress: bool
-    size: int
+    publisher: str
+    number: int
+    position: Position | None
+
+    @property
+    def size(self) -> int:
+        """Memory that the message uses while it is held, in bytes."""
+        return getsizeof(self.message) + HELD_OVERHEAD
+
+
+class Numbers:
+    """The last numbers of the publishers of a topic, by which messages are recognized that were received before."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        # The publisher that has published last is at the end.
+        self._last: dict[str, int] = {}
+
+    def record(self, publisher: str, number: int) -> bool:
+        """Record the number of a message. Return False if it was recorded before."""
+        last = self._last.pop(publisher, 0)
+        self._last[publisher] = max(last, number)
+        if len(self._last) > MAX_PUBLISHERS:
+            del self._last[next(iter(self._last))]
+        return number > last
+
+    def clear(self) -> None:
+        """Forget all numbers."""
+        self._last.clear()
 
 
 class Joiner:
@@ -48,21 +77,23 @@ class Joiner:
     Attributes:
         ws: The connection.
         last_own: The number of the last message that this process had published when holding began.
+        numbers: The numbers of the messages that the connection has got.
         failed: Whether messages are missing: they were lost, or there were too many.
     """
 
-    __slots__ = ("_direct", "_holding", "_max_size", "_remote", "_size", "failed", "last_own", "ws")
+    __slots__ = ("_direct", "_holding", "_max_size", "_remote", "_size", "failed", "last_own", "numbers", "ws")
 
     def __init__(self, ws: WebSocket, max_size: float) -> None:
         self.ws: WebSocket = ws
         self.last_own: int = 0
+        self.numbers: Numbers = Numbers()
         self.failed: bool = False
         self._max_size = max_size
         self._holding = False
         self._size = 0
         # The messages from the engine, and those of this process that do not come through the engine.
-        self._remote: deque[Held] = deque()
-        self._direct: deque[Held] = deque()
+        self._remote: deque[Delivery] = deque()
+        self._direct: deque[Delivery] = deque()
 
     def hold(self, last_own: int) -> None:
         """Begin to hold messages."""
@@ -76,26 +107,23 @@ class Joiner:
         self._direct.clear()
         self._size = 0
 
-    def add(self, message: Sendable, compress: bool, position: Position | None, *, own: bool) -> None:
+    def add(self, delivery: Delivery, *, own: bool) -> None:
         """Hold a message.
 
         Args:
-            message: The message, in its envelope.
-            compress: Whether to compress it.
-            position: The position behind it.
+            delivery: The message.
             own: Whether it is of this process, and does not come through the engine.
         """
         if not self._holding:
             return
-        size = getsizeof(message) + HELD_OVERHEAD
-        if self._size and self._size + size > self._max_size:
+        if self._size and self._size + delivery.size > self._max_size:
             self.release()
             self.failed = True
         else:
-            self._size += size
-            (self._direct if own else self._remote).append(Held(message, position, compress, size))
+            self._size += delivery.size
+            (self._direct if own else self._remote).append(delivery)
 
-    def take(self) -> Held | None:
+    def take(self) -> Delivery | None:
         """Return the next held message, which is no longer held; None if there is none."""
         for queue in (self._remote, self._direct):
             if queue:
@@ -148,10 +176,9 @@ class TopicState:
         self.reported: int | None = 0
         self.busy: bool = False
         self.own_options: dict[int, tuple[frozenset[WebSocket], bool]] = {}
-        # The last number of each publisher, the one that has published last at the end.
-        self._numbers: dict[str, int] = {}
-        # Members that already have the messages up to a position.
-        self._skipping: dict[WebSocket, Position] = {}
+        self._numbers = Numbers()
+        # Members that already have the messages up to a position, and the numbers of these messages.
+        self._skipping: dict[WebSocket, tuple[Position, Numbers]] = {}
 
     @property
     def is_wanted(self) -> bool:
@@ -172,39 +199,33 @@ class TopicState:
 
     def is_new(self, publisher: str, number: int) -> bool:
         """Record the number of a message. Return False if the message has been received before."""
-        last = self._numbers.pop(publisher, 0)
-        self._numbers[publisher] = max(last, number)
-        if len(self._numbers) > MAX_PUBLISHERS:
-            del self._numbers[next(iter(self._numbers))]
-        return number > last
+        return self._numbers.record(publisher, number)
 
-    def skip(self, ws: WebSocket, position: Position | None) -> None:
-        """Do not give a member the messages up to a position, because it has them already."""
+    def skip(self, joiner: Joiner, position: Position | None) -> None:
+        """Do not give a member the messages up to a position, because it has got them while it was joining."""
         if position is not None and position != self.position:
-            self._skipping[ws] = position
+            self._skipping[joiner.ws] = position, joiner.numbers
 
     def remove(self, ws: WebSocket) -> None:
         """Remove a member."""
         del self.members[ws]
         self._skipping.pop(ws, None)
 
-    def recipients(self, excluded: Collection[WebSocket], position: Position | None) -> list[WebSocket]:
-        """Return the members that get a message.
-
-        Args:
-            excluded: The members that do not get it.
-            position: The position behind the message; None if it does not come from an engine with positions.
-        """
+    def recipients(self, excluded: Collection[WebSocket], delivery: Delivery) -> list[WebSocket]:
+        """Return the members that get a message, without those that are excluded."""
         members = [ws for ws in self.members if ws not in excluded] if excluded else list(self.members)
-        if self._skipping and position is not None:
-            members = [ws for ws in members if not self._has(ws, position)]
+        if self._skipping and delivery.position is not None:
+            members = [ws for ws in members if not self._has(ws, delivery, delivery.position)]
         return members
 
-    def _has(self, ws: WebSocket, position: Position) -> bool:
-        known = self._skipping.get(ws)
-        if known is None:
+    def _has(self, ws: WebSocket, delivery: Delivery, position: Position) -> bool:
+        if ws not in self._skipping:
             return False
-        if known.epoch == position.epoch and position.offset <= known.offset:
+        known, numbers = self._skipping[ws]
+        if known.epoch != position.epoch:
+            # The engine was restarted since. Offsets of different epochs cannot be compared, but numbers can.
+            return not numbers.record(delivery.publisher, delivery.number)
+        if position.offset <= known.offset:
             return True
         del self._skipping[ws]
         return False
@@ -215,7 +236,7 @@ class TopicState:
             del self.own_options[older]
         return self.own_options.pop(number, (frozenset(), True))
 
-    def hold(self, message: Sendable, compress: bool, position: Position | None, *, own: bool) -> None:
+    def hold(self, delivery: Delivery, *, own: bool) -> None:
         """Give a message to the connections that are joining."""
         for joiner in self.joiners:
-            joiner.add(message, compress, position, own=own)
+            joiner.add(delivery, own=own)
