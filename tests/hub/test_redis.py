@@ -369,7 +369,7 @@ async def test_the_error_says_the_whole_timeout(autojump_clock: trio.testing.Moc
         def __await__(self) -> Generator[Any, Any, None]:
             return trio.Event().wait().__await__()
 
-    client = RedisClient("redis://localhost", cluster=False, ssl_context=None, timeout=5)
+    client = RedisClient("redis://localhost", ssl_context=None, timeout=5)
     with pytest.raises(BackendUnavailable, match="within 5 seconds"):
         await client.wait(Never())
     assert trio.current_time() == 5
@@ -920,26 +920,30 @@ def test_slots() -> None:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three nodes, each with a third of the slots."""
-    folder = tmp_path_factory.mktemp("cluster")
-    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
-    nodes = [RedisServer(folder / str(number), *options, port=find_port(55_535)) for number in range(3)]
-
-    async def start() -> None:
-        for node in nodes:
-            await node.start()
-        for index, node in enumerate(nodes):
-            first, last = index * 16384 // 3, (index + 1) * 16384 // 3 - 1
-            await command(node, f"CLUSTER ADDSLOTSRANGE {first} {last}")
-            await command(node, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
-        for node in nodes:
-            await wait_until(partial(is_complete, node))
-
+    nodes = make_nodes(tmp_path_factory.mktemp("cluster"))
     try:
-        trio.run(start)
+        trio.run(start_cluster, nodes, nodes)
         yield nodes
     finally:
         for node in nodes:
             node.kill()
+
+
+def make_nodes(folder: Path) -> list[RedisServer]:
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+    return [RedisServer(folder / str(number), *options, port=find_port(55_535)) for number in range(3)]
+
+
+async def start_cluster(nodes: list[RedisServer], owners: list[RedisServer]) -> None:
+    """Start the nodes of a cluster. The owners share the slots."""
+    for node in nodes:
+        await node.start()
+        await command(node, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
+    for index, node in enumerate(owners):
+        first, last = index * 16384 // len(owners), (index + 1) * 16384 // len(owners) - 1
+        await command(node, f"CLUSTER ADDSLOTSRANGE {first} {last}")
+    for node in nodes:
+        await wait_until(partial(is_complete, node))
 
 
 async def command(node: RedisServer, line: str) -> bytes:
@@ -1013,3 +1017,41 @@ async def test_a_node_of_a_cluster_is_restarted(cluster: list[RedisServer]) -> N
                 assert [number for topic, number in messages if topic == name] == list(range(60))
             assert not losses.lost
         nursery.cancel_scope.cancel()
+
+
+@needs_redis
+async def test_the_node_of_the_url_may_go_away(tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path)
+    losses = Losses()
+    hub = Hub(backend=RedisBackend(nodes[0].url, cluster=True), instruments=[losses])
+    try:
+        # The node of the URL has no slots, so the others work without it.
+        await start_cluster(nodes, nodes[1:])
+        async with trio.open_nursery() as nursery, opened() as (ann, peer):
+            await nursery.start(hub.run)
+            async with hub.topic("news").join(ann):
+                nodes[0].kill()
+                for node in nodes[1:]:
+                    assert (await command(node, "CLIENT KILL TYPE normal")).startswith(b":")
+                await losses.wait(lambda: losses.connections == 2)
+                hub.topic("news").publish("a")
+                await wait_until(lambda: is_acknowledged(hub))
+                assert await collect(peer, 1) == ["a"]
+                assert losses.lost == []
+            nursery.cancel_scope.cancel()
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+def test_all_nodes_of_a_cluster_are_asked_in_turn() -> None:
+    backend = RedisBackend("redis://one:7000", cluster=True)
+    backend._nodes += [("two", 7001), ("three", 7002)]
+    firsts = []
+    for session in range(1, 5):
+        backend._session = session
+        nodes = backend._first_nodes()
+        assert nodes is not None
+        assert sorted(nodes) == [("one", 7000), ("three", 7002), ("two", 7001)]
+        firsts.append(nodes[0][0])
+    assert firsts == ["one", "two", "three", "one"]

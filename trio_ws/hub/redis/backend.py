@@ -51,7 +51,7 @@ class RedisBackend(Backend):
             processes.
         max_age: Seconds for which messages are stored at least. They may stay up to twice as long.
         sharded: Whether to use sharded publish and subscribe, which is always used in a cluster.
-        cluster: Whether the URL is that of a node in a cluster.
+        cluster: Whether the URL is that of a node in a cluster. It must answer at first; then, any node will do.
         ssl_context: The TLS configuration for ``rediss://``; None for the usual one, which checks the certificate and
             the name of the host, or for that of the parameters ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``,
             ``ssl_cert_reqs`` and ``ssl_check_hostname`` in the URL. With any of these, the name of the host is only
@@ -101,6 +101,12 @@ class RedisBackend(Backend):
         self._cluster = cluster
         self._ssl_context = ssl_context
         self._timeout = timeout
+        # Hosts and ports of nodes of the cluster; first, that of the URL.
+        self._nodes: list[tuple[str, int]] = []
+        if cluster:
+            parts = urlsplit(url)
+            assert parts.hostname is not None
+            self._nodes.append((parts.hostname, parts.port or 6379))
         # The number of the session, and its parts.
         self._session = 0
         self._messages: Streams | PubSub | None = None
@@ -118,8 +124,12 @@ class RedisBackend(Backend):
             BackendUnavailable: If Redis cannot be reached.
         """
         self._session += 1
-        client = RedisClient(self._url, cluster=self._cluster, ssl_context=self._ssl_context, timeout=self._timeout)
+        client = RedisClient(
+            self._url, ssl_context=self._ssl_context, timeout=self._timeout, first_nodes=self._first_nodes()
+        )
         await self.nursery.start(client.run)
+        if self._cluster:
+            self._nodes[1:] = [node for node in client.locations() if node != self._nodes[0]]
         messages: Streams | PubSub
         if self._uses_streams:
             messages = Streams(client, self._names, self._settings)
@@ -129,6 +139,16 @@ class RedisBackend(Backend):
         presence = Presence(client, self._names, self.id, self._session)
         await presence.start(self.nursery)
         self._messages, self._presence = messages, presence
+
+    def _first_nodes(self) -> list[tuple[str, int]] | None:
+        """Return the nodes to ask for the layout of the cluster: all, beginning with another one each time.
+
+        One that does not answer takes the time of the whole attempt.
+        """
+        if not self._cluster:
+            return None
+        first = (self._session - 1) % len(self._nodes)
+        return self._nodes[first:] + self._nodes[:first]
 
     async def disconnect(self) -> None:
         """Remove the members of this process from the presence in Redis, if Redis answers quickly."""

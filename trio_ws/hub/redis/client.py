@@ -175,9 +175,10 @@ class RedisClient:
 
     Args:
         url: The URL.
-        cluster: Whether it is the URL of a cluster.
         ssl_context: The TLS configuration; None for the usual one, or for that of the URL.
         timeout: Maximum time of a call, in seconds.
+        first_nodes: Hosts and ports of nodes to ask for the layout of the cluster, in this order. None if it is not a
+            cluster.
 
     Attributes:
         timeout: Maximum time of a call, in seconds.
@@ -185,7 +186,14 @@ class RedisClient:
         redis: The client of coredis.
     """
 
-    def __init__(self, url: str, *, cluster: bool, ssl_context: ssl.SSLContext | None, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ssl_context: ssl.SSLContext | None,
+        timeout: float,
+        first_nodes: Sequence[tuple[str, int]] | None = None,
+    ) -> None:
         coredis = import_coredis()
         options: dict[str, Any] = {"connect_timeout": timeout, "decode_responses": False}
         parts = urlsplit(url)
@@ -199,11 +207,10 @@ class RedisClient:
         if ssl_context is not None:
             options["ssl_context"] = ssl_context
         self.timeout: float = timeout
-        self.is_cluster: bool = cluster
-        if cluster:
-            node = coredis.connection.TCPLocation(parts.hostname, parts.port or 6379)
-            options["startup_nodes"] = [node]
-        make = coredis.RedisCluster if cluster else coredis.Redis
+        self.is_cluster: bool = first_nodes is not None
+        if first_nodes is not None:
+            options["startup_nodes"] = [coredis.connection.TCPLocation(host, port) for host, port in first_nodes]
+        make = coredis.Redis if first_nodes is None else coredis.RedisCluster
         # The connections for commands, by the name of the node. Those of the pool would be used up when calls are
         # cancelled.
         self._connections: dict[str, Any] = {}
@@ -229,6 +236,11 @@ class RedisClient:
         """Return the names of the primary nodes of the cluster, or one empty name for a single server."""
         pool: Any = self.redis.connection_pool
         return [node.name for node in pool.cluster_layout.primaries] if self.is_cluster else [""]
+
+    def locations(self) -> list[tuple[str, int]]:
+        """Return the hosts and ports of all nodes of the cluster, including the replicas."""
+        pool: Any = self.redis.connection_pool
+        return [(node.host, node.port) for node in pool.cluster_layout.nodes]
 
     def node_of(self, key: bytes) -> str:
         """Return the name of the node that has a key or a channel."""
