@@ -19,11 +19,13 @@ from trio_ws import (
     History,
     Hub,
     Instrument,
+    Joined,
     MemoryBackend,
     MemoryStore,
     ObservedHub,
     Position,
     Publication,
+    Received,
     Topic,
 )
 from trio_ws.frames import Close, Frame, Opcode
@@ -60,6 +62,14 @@ async def receive_texts(peer: Peer, count: int) -> list[str]:
         assert frame.opcode is Opcode.TEXT
         texts.append(frame.data.decode())
     return texts
+
+
+class Losses(Instrument):
+    def __init__(self) -> None:
+        self.lost: list[str] = []
+
+    def hub_lost(self, hub: ObservedHub, topic: str) -> None:
+        self.lost.append(topic)
 
 
 # -- Exchange of messages --------------------------------------------------------------------------------------------
@@ -238,6 +248,99 @@ async def test_markers_are_bounded(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
+async def test_a_marker_for_all_topics(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:
+    """If there is no room for the markers of more topics, the others learn that any topic may miss messages."""
+    monkeypatch.setattr(outgoing, "MAX_BACKLOG", 5000)
+    store = MemoryStore()
+    losses = Losses(), Losses()
+    here, there = (Hub(backend=MemoryBackend(store), instruments=[each], when_lost="ignore") for each in losses)
+    names = [f"topic {number}" for number in range(50)]
+    async with opened() as (ann, peer), opened() as (bob, bob_peer):
+        await nursery.start(here.run)
+        async with here.topic(names[0]).join(ann) as joined, here.topic(names[-1]).join(ann) as last:
+            with there.topic(names[-1]).subscribe(bob):
+                there.topic("large").publish(bytes(5000))
+                for name in names:
+                    there.topic(name).publish("lost")
+                assert exchange_of(there).outgoing.size < 5000 + 10_000
+                await nursery.start(there.run)
+                await settle()
+                # The first topic has a marker of its own, too.
+                assert sorted(losses[0].lost) == [names[0], names[0], names[-1]]
+                # Those in the same process have got everything.
+                assert losses[1].lost == []
+                assert await receive_texts(bob_peer, 1) == ["lost"]
+            there.topic(names[-1]).publish("a")
+            assert await receive_texts(peer, 1) == ["a"]
+            now = here.topic(names[-1]).position
+            there.topic(names[-1]).publish("b")
+            assert await receive_texts(peer, 1) == ["b"]
+        assert joined.position is not None
+        assert last.position is not None
+        # The engine has the whole history of the topic, but it misses something.
+        for topic in (here.topic(names[-1]), there.topic(names[-1])):
+            async with opened() as (eve, _), topic.join(eve, since=last.position) as again:
+                assert not again.recovered
+            async with opened() as (eve, eve_peer), topic.join(eve, since=now) as again:
+                assert again.recovered
+                assert await receive_texts(eve_peer, 1) == ["b"]
+            # A new member gets a position that is valid.
+            async with topic.join(bob) as new, topic.join(ann, since=new.position) as again:
+                assert again == Joined(True, new.position)
+    nursery.cancel_scope.cancel()
+
+
+def test_a_marker_for_all_topics_is_repeated_behind_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Room for two markers: one of a topic, and one of all topics.
+    monkeypatch.setattr(outgoing, "MAX_BACKLOG", 800)
+    queue = outgoing.Outgoing(MemoryBackend())
+    large = "x" * 500
+    assert queue.put("a", large, 0.0)
+    for topic in ("b", "c", "d", "e", "b"):
+        assert not queue.put(topic, large, 0.0)
+    in_flight = queue.next_batch()
+    assert [publication.topic for publication in in_flight] == ["a", "b", outgoing.LOSSES]
+    # The last marker may be received already: what is dropped now needs another one.
+    assert not queue.put("c", large, 0.0)
+    queue.acknowledge()
+    assert queue.put("c", large, 0.0)
+    for topic in ("c", "d", "d", "e"):
+        assert not queue.put(topic, large, 0.0)
+    batch = queue.next_batch()
+    assert [publication.topic for publication in batch] == [outgoing.LOSSES, "c", outgoing.LOSSES]
+    assert [publication.message for publication in batch] == [None, large, None]
+    queue.acknowledge()
+    assert (len(queue), queue.size, queue._markers_size) == (0, 0, 0)
+
+
+async def test_an_engine_that_has_lost_markers_for_all_topics(nursery: trio.Nursery) -> None:
+    """A process that was away while such a marker came and was removed again cannot know what it has missed."""
+    engine = Engine(history=2)
+    losses = Losses()
+    hub = Hub(backend=engine.backend(), instruments=[losses], when_lost="ignore")
+    other = engine.backend()
+    async with opened() as (ann, _):
+        with hub.topic("news").subscribe(ann):
+            async with trio.open_nursery() as inner:
+                await inner.start(hub.run)
+                inner.cancel_scope.cancel()
+            async with other:
+                await other.publish([Publication(outgoing.LOSSES, None, "x", number) for number in range(1, 4)])
+            await nursery.start(hub.run)
+            await settle()
+            assert "news" in losses.lost
+            losses.lost.clear()
+            # A message is none of ours, and no loss.
+            exchange_of(hub)._deliver(Received(outgoing.LOSSES, "hello", "x", 4, Position("x", 4)))
+            assert losses.lost == []
+    nursery.cancel_scope.cancel()
+
+
+def test_the_topic_of_losses_is_reserved() -> None:
+    with pytest.raises(ValueError, match="name must not be 'trio_ws:losses'"):
+        Hub().topic("trio_ws:losses")
+
+
 async def test_the_topics_that_have_changed_are_bounded(nursery: trio.Nursery) -> None:
     wire = RecordingBackend()
     hub = Hub(backend=wire)
@@ -287,14 +390,6 @@ async def test_a_loss_in_the_queue_is_passed_on_in_its_place(nursery: trio.Nurse
 # -- Messages that the engine will never accept ----------------------------------------------------------------------
 
 
-class Losses(Instrument):
-    def __init__(self) -> None:
-        self.lost: list[str] = []
-
-    def hub_lost(self, hub: ObservedHub, topic: str) -> None:
-        self.lost.append(topic)
-
-
 @pytest.mark.parametrize("with_envelope", [False, True])
 async def test_a_message_that_the_engine_refuses_is_given_up(
     with_envelope: bool, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
@@ -312,8 +407,8 @@ async def test_a_message_that_the_engine_refuses_is_given_up(
     )
     engine.refuses = lambda publication: str(publication.message).startswith("bad")
     async with opened() as (ann, ann_peer), opened() as (bob, bob_peer):
-            await nursery.start(there.run)
         with here.topic("news").subscribe(ann), there.topic("news").subscribe(bob):
+            await nursery.start(there.run)
             for message in ("a", "bad ä", "b", "bad", "c"):
                 here.topic("news").publish(message)
             here.topic("other").publish("bad")
@@ -598,7 +693,7 @@ class NewEpochs(RecordingBackend):
     async def subscribe(self, topics: Mapping[str, Position | None]) -> Mapping[str, Position | None]:
         positions = await super().subscribe(topics)
         if None in topics.values():
-            await self.publish([Publication(topic, "early", "other", 1) for topic in topics])
+            await self.publish([Publication(topic, "early", "other", 1) for topic in topics if topic == "news"])
             await settle()
             return positions
         return {topic: since and Position("new", since.offset) for topic, since in topics.items()}
@@ -853,12 +948,14 @@ async def test_instruments(autojump_clock: MockClock) -> None:
             topic.publish("a")
             await trio.sleep(5)
         nursery.cancel_scope.cancel()
+    # One task receives, and another one publishes.
+    assert ("connected", 2) in recorder.events[: recorder.events.index(("lost", "news"))]
+    recorder.events.remove(("lost", "news"))
     assert recorder.events == [
         ("connected", 1),
         ("disconnected", "the engine is down"),
         ("backlog", 1, True),
         ("connected", 2),
-        ("lost", "news"),
         ("published", 1, 1.0),
         ("backlog", 0, False),
         ("disconnected", None),

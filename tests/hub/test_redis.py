@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import trio_ws
 from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, RedisBackend, Topic
 from trio_ws.frames import Close, Frame, Opcode
+from trio_ws.hub import outgoing
 from trio_ws.hub.redis import listener, presence, pubsub, scripts
 from trio_ws.hub.redis.client import Command, RedisClient, check_url
 from trio_ws.hub.redis.scripts import Names, slot_of
@@ -534,6 +535,23 @@ async def test_messages_wait_while_redis_has_no_memory(server: RedisServer) -> N
             await wait_until(lambda: is_acknowledged(hub))
             assert losses.lost == []
             assert await command(server, "XLEN trio_ws:{=news}:stream") == b":1\r\n"
+        nursery.cancel_scope.cancel()
+
+
+@needs_redis
+@pytest.mark.parametrize("streams", [True, False])
+async def test_more_topics_than_markers(server: RedisServer, streams: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "MAX_BACKLOG", 5000)
+    here, there = (Hub(backend=RedisBackend(server.url, streams=streams)) for _ in range(2))
+    async with trio.open_nursery() as nursery, opened() as (ann, peer):
+        await nursery.start(here.run)
+        async with here.topic("topic 49").join(ann):
+            there.topic("large").publish(bytes(5000))
+            for number in range(50):
+                there.topic(f"topic {number}").publish("lost")
+            await nursery.start(there.run)
+            with trio.fail_after(HANGS):
+                assert await peer.receive() == LOST
         nursery.cancel_scope.cancel()
 
 

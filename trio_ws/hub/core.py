@@ -32,6 +32,7 @@ from .broadcast import WhenFull, broadcast
 from .exchange import Exchange
 from .members import Delivery, Joiner, TopicState
 from .memory import MemoryStore
+from .outgoing import LOSSES
 
 __all__ = ["Envelope", "HubCore", "HubSettings", "WhenLost", "check_when_lost"]
 
@@ -142,7 +143,29 @@ class HubCore:
     def wrap(self, message: Message, position: Position | None) -> Sendable:
         """Put a message into the envelope, if there is one."""
         envelope = self._settings.envelope
-        return message if envelope is None else envelope(message, position)
+        return message if envelope is None else envelope(message, self.to_public(position))
+
+    # -- Positions -------------------------------------------------------------------------------------------------
+
+    # When messages of all topics were lost, the engine still has complete histories: nothing tells which topics miss
+    # something. So positions from before must become invalid. The epochs of those that users get have the number of
+    # these losses, such as "a1b2c3d4~1", unless there were none.
+
+    @property
+    def _total_losses(self) -> int:
+        position = None if self.exchange is None else self.exchange.losses.position
+        return 0 if position is None else position.offset
+
+    def to_public(self, position: Position | None) -> Position | None:
+        """Return the position for users that stands for a position of the engine."""
+        if position is None or not self._total_losses:
+            return position
+        return Position(f"{position.epoch}~{self._total_losses}", position.offset)
+
+    def to_internal(self, position: Position) -> Position | None:
+        """Return the position of the engine for one that users got; None if messages of all topics were lost since."""
+        epoch, _, losses = position.epoch.partition("~")
+        return Position(epoch, position.offset) if losses == str(self._total_losses or "") else None
 
     # -- Delivery --------------------------------------------------------------------------------------------------
 
@@ -182,6 +205,9 @@ class HubCore:
     def _on_event(self, event: BackendEvent) -> int:
         """Handle what has arrived from the back end. Return the number of members that got it."""
         assert self.exchange is not None
+        if event.topic == LOSSES:
+            self._on_total_loss(event)
+            return 0
         state = self.states.get(event.topic)
         if state is None:
             return 0  # The last member has just left.
@@ -205,6 +231,22 @@ class HubCore:
             logger.exception("message to topic %r not delivered", event.topic)
             self._lose(state)
         return len(state.members)
+
+    def _on_total_loss(self, event: BackendEvent) -> None:
+        """Handle that messages of any topics may be lost."""
+        assert self.exchange is not None
+        if event.position is not None:
+            self.exchange.losses.position = event.position
+        if not isinstance(event, Lost):
+            return
+        if event.publisher is None:
+            # Markers may be lost. But if the engine came back empty, every topic notices that for itself.
+            is_lost = event.position is None or event.position.offset > 0
+        else:
+            is_lost = event.publisher != self.exchange.backend.id or self._settings.envelope is not None
+        if is_lost:
+            for state in list(self.states.values()):
+                self._lose(state)
 
     def _lose(self, state: TopicState) -> None:
         """Apply the policy for members that may have missed messages."""

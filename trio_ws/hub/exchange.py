@@ -22,7 +22,7 @@ from ..client.backoff import Backoff, Retries, leaves
 from ..exceptions import BackendUnavailable, MessagesRefused
 from .backend import Backend, BackendEvent, History, Position, Publication
 from .members import TopicState
-from .outgoing import Outgoing
+from .outgoing import LOSSES, Outgoing
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -57,6 +57,7 @@ class Exchange:
     Attributes:
         backend: The back end.
         outgoing: The messages for the back end.
+        losses: The topic whose markers stand for losses of all topics. It is subscribed in every session.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Exchange:
     ) -> None:
         self.backend: Backend = backend
         self.outgoing: Outgoing = Outgoing(backend)
+        self.losses: TopicState = TopicState(LOSSES)
         self._backoff = backoff
         self._states = states
         self._deliver = deliver
@@ -152,6 +154,8 @@ class Exchange:
                 try:
                     async with self.backend:
                         self._begin_session()
+                        # Before all others, so that no loss of another topic is missed.
+                        self.losses.position = (await self.backend.subscribe({LOSSES: self.losses.position}))[LOSSES]
                         await self._pass_on_changes()
                         connected_at = trio.current_time()
                         self._observe("hub_connected", retries.attempts)

@@ -21,6 +21,7 @@ from .backend import Backend, Position, to_position
 from .broadcast import DEFAULT_MAX_BACKLOG, DEFAULT_MAX_LAG, WhenFull, check_limits, check_when_full
 from .core import HubCore, HubSettings, WhenLost, check_when_lost
 from .joining import Joined, Joining
+from .outgoing import LOSSES
 
 __all__ = ["Hub", "Topic"]
 
@@ -116,8 +117,11 @@ class Hub:
 
         Raises:
             TypeError: If the name is not a str.
+            ValueError: If it is ``"trio_ws:losses"``, which the hub itself uses.
         """
         check_instance("name", name, str, "a str")
+        if name == LOSSES:
+            raise ValueError(f"name must not be {LOSSES!r}, which the hub itself uses")
         return Topic(self, name)
 
     @property
@@ -205,8 +209,9 @@ class Topic:
         None while the topic has no members here, or the back end has not subscribed to it yet; if the engine has no
         positions; and if there is no back end and no envelope, and no member has used :meth:`join`.
         """
-        state = self.hub._core.states.get(self.name)
-        return None if state is None else state.position
+        core = self.hub._core
+        state = core.states.get(self.name)
+        return None if state is None else core.to_public(state.position)
 
     async def count_members(self) -> int:
         """Return the number of members in all processes.

@@ -81,7 +81,8 @@ class Joining:
             hub.change_subscriptions(self._topic, self._ws, 1)
         finally:
             hub.remove_joiner(state, joiner)
-        return joined or Joined(False, state.position)
+        joined = joined or Joined(False, state.position)
+        return attrs.evolve(joined, position=hub.to_public(joined.position))
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -89,9 +90,12 @@ class Joining:
         """Leave the topic. Not a checkpoint."""
         self._hub.change_subscriptions(self._topic, self._ws, -1)
 
-    async def _recover(self, state: TopicState, joiner: Joiner, since: Position) -> Joined | None:
+    async def _recover(self, state: TopicState, joiner: Joiner, public: Position) -> Joined | None:
         """Send what the connection has missed. Return None if something is missing."""
         hub = self._hub
+        since = hub.to_internal(public)
+        if since is None:
+            return None
         if self._ws in state.members:
             # It gets everything already.
             return Joined(True, since) if since == state.position else None

@@ -2,8 +2,10 @@
 
 The queue holds up to ``MAX_BACKLOG`` bytes of memory. A message for which there is no room is dropped, and a *marker*
 takes its place: the other processes learn from it that they have missed something. Consecutive messages of one topic
-need one marker, and markers have a limit of their own, of the same size. A message that the engine will never accept is
-given up, and a marker takes its place, too.
+need one marker, and markers have a limit of their own, of the same size. When no more fit, one marker takes the place
+of all that follow: it goes to the topic ``LOSSES``, to which every hub subscribes, and stands for all topics.
+
+A message that the engine will never accept is given up, and a marker takes its place, too.
 """
 
 from __future__ import annotations
@@ -19,9 +21,13 @@ import trio
 from ..protocol import Message
 from .backend import Backend, Publication
 
-__all__ = ["MAX_BACKLOG", "Outgoing"]
+__all__ = ["LOSSES", "MAX_BACKLOG", "Outgoing"]
 
-#: Maximum memory of the messages in the queue, in bytes. The markers may take the same again.
+#: The topic whose markers stand for losses of all topics. It cannot be used for anything else.
+LOSSES = "trio_ws:losses"
+
+#: Maximum memory of the messages in the queue, in bytes. The markers may take the same again, except that there may be
+#: one for all topics behind each message.
 MAX_BACKLOG = 2**20
 
 #: Limits of a batch. The engine gets one batch at a time.
@@ -61,7 +67,8 @@ class Outgoing:
         self.size: int = 0
         self._markers_size = 0
         self.number: int = 0
-        # The topics whose last queued item is a marker that waits to be sent.
+        # The topics whose last queued item is a marker that waits to be sent; and LOSSES, if such a marker is the last
+        # item, or only followed by other markers.
         self._marked: set[str] = set()
         # The number of items at the front that are being published.
         self._in_flight = 0
@@ -90,14 +97,16 @@ class Outgoing:
         if messages_size and messages_size + size > MAX_BACKLOG:
             self._put_marker(topic, time)
             return False
-        self._marked.discard(topic)
+        self._marked -= {topic, LOSSES}
         self._append(Publication(topic, message, self._backend.id, self.number), size, time)
         return True
 
     def _put_marker(self, topic: str, time: float) -> None:
-        size = _marker_size(topic)
-        if topic in self._marked or self._markers_size + size > MAX_BACKLOG:
+        if self._marked & {topic, LOSSES}:
             return
+        if self._markers_size + _marker_size(topic) + _marker_size(LOSSES) > MAX_BACKLOG:
+            topic = LOSSES
+        size = _marker_size(topic)
         self._marked.add(topic)
         self._markers_size += size
         self._append(Publication(topic, None, self._backend.id, self.number), size, time)
