@@ -742,7 +742,7 @@ async def test_what_waits_to_be_received_is_bounded(server: RedisServer, monkeyp
 
         async def has_loss() -> bool:
             await trio.lowlevel.checkpoint()
-            return messages._lost == {"news", "other"}
+            return set(messages._lost) == {"news", "other"}
 
         await wait_until(has_loss)
         assert messages._size <= 100_000
@@ -755,6 +755,46 @@ async def test_what_waits_to_be_received_is_bounded(server: RedisServer, monkeyp
         (event,) = await two.receive()
         assert isinstance(event, trio_ws.Received)
         assert event.message == "again"
+
+
+class Idle:
+    """A client that does nothing."""
+
+    is_cluster = False
+    timeout = 5.0
+
+
+async def test_markers_that_wait_to_be_received_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pubsub, "MAX_WAITING", 10_000)
+    messages = pubsub.PubSub(Idle(), Names(""), sharded=False)  # type: ignore[arg-type]  # nothing is sent
+    channel = Names("").channel("news")
+    messages._topics[channel] = "news"
+
+    def arrive(publisher: str, number: int, message: str | None) -> None:
+        messages._on_message(channel, pubsub.pack([trio_ws.Publication("news", message, publisher, number)]))
+
+    async def receive() -> list[str | None]:
+        """Return the publishers of the losses that wait."""
+        events = await messages.receive()
+        assert messages._size == 0
+        assert not messages._waiting
+        return [event.publisher for event in events if isinstance(event, trio_ws.Lost)]
+
+    for number in range(1, 1000):
+        arrive("one", number, None)
+        arrive("two", number, None)
+    assert messages._size == 2 * pubsub._OVERHEAD
+    assert await receive() == ["one", "two"]
+    arrive("one", 1000, None)
+    arrive("one", 1001, "a")
+    arrive("one", 1002, None)
+    assert await receive() == ["one", "one"]
+    # Losses of more publishers than there is room for are a loss of all.
+    for number in range(1, 1000):
+        arrive(f"publisher {number}", 1, None)
+    assert messages._size <= 10_000
+    publishers = await receive()
+    assert publishers == [f"publisher {number + 1}" for number in range(10_000 // pubsub._OVERHEAD)] + [None]
 
 
 @needs_redis

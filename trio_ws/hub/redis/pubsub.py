@@ -1,7 +1,7 @@
 """Messages by publish and subscribe: faster, but they have no positions, and are gone when they have been sent.
 
 What has arrived and was not received yet is bounded: messages for which there is no room are dropped, and a loss takes
-their place.
+their place. Consecutive losses of a topic are one, and losses that are known to come from one publisher count, too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["PubSub", "pack", "unpack"]
 
 logger: logging.Logger = logging.getLogger("trio_ws.hub")
 
-#: Maximum memory of the messages that wait to be received, in bytes.
+#: Maximum memory of the messages and losses that wait to be received, in bytes.
 MAX_WAITING = 8 * 2**20
 
-#: Memory of a waiting message without its content, in bytes.
+#: Memory of a waiting event without the content of the message, in bytes.
 _OVERHEAD = 400
 
 #: How many messages to receive at once.
@@ -81,10 +81,11 @@ class PubSub:
         self._sharded = sharded
         self._listener = Listener(client, sharded=sharded, on_message=self._on_message)
         self._topics: dict[bytes, str] = {}
-        # The events to receive, each with its size; the sum of the sizes; and the topics whose last event is a loss.
+        # The events to receive, each with its size; and the sum of the sizes.
         self._waiting: deque[tuple[BackendEvent, int]] = deque()
         self._size = 0
-        self._lost: set[str] = set()
+        # The topics whose last events are losses, and the publishers of these; None stands for all.
+        self._lost: dict[str, set[str | None]] = {}
         self._wake = trio.Event()
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -113,17 +114,22 @@ class PubSub:
             elif self._size and self._size + size > MAX_WAITING:
                 self._add_loss(topic, None)
             else:
-                self._lost.discard(topic)
+                self._lost.pop(topic, None)
                 self._waiting.append((Received(topic, message, publisher, number, None), size))
                 self._size += size
         self._wake.set()
 
     def _add_loss(self, topic: str, publisher: str | None) -> None:
-        if publisher is None:
-            if topic in self._lost:
-                return
-            self._lost.add(topic)
-        self._waiting.append((Lost(topic, None, publisher), 0))
+        publishers = self._lost.setdefault(topic, set())
+        if publishers & {publisher, None}:
+            return
+        if self._size + _OVERHEAD > MAX_WAITING:
+            publisher = None
+        publishers.add(publisher)
+        # One for each subscribed topic may always wait.
+        size = 0 if publisher is None else _OVERHEAD
+        self._waiting.append((Lost(topic, None, publisher), size))
+        self._size += size
 
     async def publish(self, batch: Sequence[Publication]) -> None:
         """Publish messages. The hubs ignore those that they have received before."""
@@ -144,8 +150,11 @@ class PubSub:
         while self._waiting and len(events) < BATCH:
             event, size = self._waiting.popleft()
             self._size -= size
-            if isinstance(event, Lost):
-                self._lost.discard(event.topic)
+            if isinstance(event, Lost) and (publishers := self._lost.get(event.topic)):
+                # What is lost from now on is another loss.
+                publishers.discard(event.publisher)
+                if not publishers:
+                    del self._lost[event.topic]
             events.append(event)
         return events
 
