@@ -86,6 +86,15 @@ class RedisServer:
         """Let the server go on."""
         self.signal(signal.SIGCONT)
 
+    def copy(self) -> None:
+        """Copy the data. What has been acknowledged is in it."""
+        shutil.copytree(self._folder, self._folder.with_suffix(".copy"))
+
+    def restore(self) -> None:
+        """Let the data of a server that does not run be those of the copy."""
+        self.forget()
+        shutil.copytree(self._folder.with_suffix(".copy"), self._folder, dirs_exist_ok=True)
+
     def forget(self) -> None:
         """Remove the data of a server that does not run."""
         for path in self._folder.iterdir():

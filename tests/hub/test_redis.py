@@ -23,7 +23,7 @@ import trio_ws
 from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, RedisBackend, Topic
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub import outgoing
-from trio_ws.hub.redis import listener, presence, pubsub, scripts
+from trio_ws.hub.redis import listener, presence, pubsub, scripts, streams
 from trio_ws.hub.redis.client import Command, RedisClient, check_url
 from trio_ws.hub.redis.scripts import Names, slot_of
 from trio_ws.testing import BACKEND_CHECKS, BackendCheck
@@ -230,21 +230,21 @@ async def receive_one(backend: RedisBackend) -> trio_ws.Lost | trio_ws.Received:
 
 @needs_redis
 @pytest.mark.parametrize("sharded", [False, True])
-async def test_a_loss_concerns_those_who_were_behind_it(tmp_path: Path, sharded: bool) -> None:
+async def test_a_loss_concerns_those_who_were_behind_it(server: RedisServer, sharded: bool) -> None:
     """Only who has received the lost messages can tell that there were any. The others learn it from a marker."""
-    server = RedisServer(tmp_path / "redis", keeps=False)
-    await server.start()
-    ahead, behind, third = (RedisBackend(server.url, sharded=sharded) for _ in range(3))
+    writer, ahead, behind, third = (RedisBackend(server.url, sharded=sharded) for _ in range(4))
     async with ahead:
         start = (await ahead.subscribe({"news": None}))["news"]
-        await ahead.publish([trio_ws.Publication("news", "kept", ahead.id, 1)])
-        kept = (await receive_one(ahead)).position
-        assert await command(server, "SAVE") == b"+OK\r\n"
-        await ahead.publish([trio_ws.Publication("news", "lost", ahead.id, 2)])
-        lost = (await receive_one(ahead)).position
+        async with writer:
+            await writer.publish([trio_ws.Publication("news", "kept", writer.id, 1)])
+            kept = (await receive_one(ahead)).position
+            server.copy()
+            await writer.publish([trio_ws.Publication("news", "lost", writer.id, 2)])
+            lost = (await receive_one(ahead)).position
     assert start is not None
     assert kept is not None
     server.kill()
+    server.restore()
     await server.start()
     async with behind, ahead, third:
         positions = await behind.subscribe({"news": kept})
@@ -272,6 +272,84 @@ async def test_a_loss_concerns_those_who_were_behind_it(tmp_path: Path, sharded:
         assert isinstance(await receive_one(third), trio_ws.Lost)
         assert await command(server, "XLEN trio_ws:{=news}:stream") == b":2\r\n"
         assert not (await command(server, "PTTL trio_ws:{=news}:stream")).startswith(b":-")
+
+
+@needs_redis
+async def test_who_has_published_lost_messages_tells_the_others(server: RedisServer) -> None:
+    """Even without members, and if nobody has received them."""
+    here, there = RedisBackend(server.url), RedisBackend(server.url)
+    async with here, there:
+        await here.subscribe({"news": None})
+        await there.publish([trio_ws.Publication("news", "kept", there.id, 1)])
+        kept = (await receive_one(here)).position
+    server.copy()
+    async with there:
+        await there.publish([trio_ws.Publication("news", "lost", there.id, 2)])
+    server.kill()
+    server.restore()
+    await server.start()
+    async with here:
+        await here.subscribe({"news": kept})
+        async with there:
+            assert isinstance(await receive_one(here), trio_ws.Lost)
+            # From now on, the position is that of the server.
+            await there.publish([trio_ws.Publication("news", "new", there.id, 3)])
+            assert isinstance(await receive_one(here), trio_ws.Received)
+        async with there:
+            assert await command(server, "XLEN trio_ws:{=news}:stream") == b":3\r\n"
+
+
+@needs_redis
+async def test_the_topics_that_were_published_to_are_bounded(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_PUBLISHED", 2)
+    backend = RedisBackend(server.url)
+    for _ in range(2):
+        async with backend:
+            for number, topic in enumerate(("a", "b", "a", "c"), start=1):
+                await backend.publish([trio_ws.Publication(topic, "x", backend.id, number)])
+            assert {topic: position.offset for topic, position in backend._published.items()} == {"a": 2, "c": 1}
+
+
+@needs_redis
+async def test_a_restart_without_append_only_file_is_a_loss(tmp_path: Path) -> None:
+    """Redis may have lost messages, and those who knew them may be gone, too."""
+    server = RedisServer(tmp_path / "redis", keeps=False)
+    await server.start()
+    here, there = RedisBackend(server.url), RedisBackend(server.url)
+    async with here, there:
+        start = (await here.subscribe({"news": None}))["news"]
+        await there.publish([trio_ws.Publication("news", "kept", there.id, 1)])
+        kept = (await receive_one(here)).position
+        await there.publish([trio_ws.Publication("news", "later", there.id, 2)])
+        assert await command(server, "SAVE") == b"+OK\r\n"
+        await there.publish([trio_ws.Publication("news", "lost", there.id, 3)])
+        lost = (await there.history("news", kept, 1000)).position if kept else None
+    server.kill()
+    await server.start()
+    assert start is not None
+    async with here:
+        # What was saved arrives before the loss.
+        await here.subscribe({"news": kept})
+        with trio.fail_after(HANGS):
+            later, loss = await here.receive()
+        assert isinstance(later, trio_ws.Received)
+        assert later.message == "later"
+        assert isinstance(loss, trio_ws.Lost)
+        assert loss.position is not None
+        assert loss.position.offset == 3
+        assert not (await here.history("news", start, 1000)).complete
+        assert (await here.history("news", loss.position, 1000)).complete
+    async with here:
+        # Who was ahead learns it once.
+        assert lost is not None
+        assert lost.offset == 3
+        await here.subscribe({"news": lost})
+        event = await receive_one(here)
+        assert isinstance(event, trio_ws.Lost)
+        assert event.position == loss.position
+        assert not here._connected._dirty  # type: ignore[union-attr]  # these are streams
     server.kill()
 
 

@@ -4,8 +4,8 @@ A back end translates between a hub and an *engine*, such as a Redis server. The
 for all engines, so a back end only does what its engine is asked:
 
 * The hub enters the back end when it runs, and enters it again, with growing delays, after a method or a task of the
-  back end raised :exc:`BackendUnavailable`. A back end therefore keeps nothing from one time to the next, except its
-  :attr:`Backend.id`, and need not reconnect by itself.
+  back end raised :exc:`BackendUnavailable`. A back end therefore need not keep anything from one time to the next,
+  except its :attr:`Backend.id`, and need not reconnect by itself.
 * The hub numbers its messages. It publishes those again that the engine has not acknowledged, with the same numbers,
   and ignores numbers that it has received before.
 * The hub remembers the position of each topic. It subscribes from there after an outage.
@@ -110,7 +110,8 @@ class Lost:
     Attributes:
         topic: The name of the topic.
         position: The position from which the topic goes on; None if the engine has no positions.
-        publisher: The publisher that had to drop messages; None if the engine has lost them.
+        publisher: The publisher that had to drop messages; None if the engine has lost them; empty if it may have lost
+            some of every topic, each of which gets such a loss.
     """
 
     topic: str

@@ -239,11 +239,11 @@ class HubCore:
             self.exchange.losses.position = event.position
         if not isinstance(event, Lost):
             return
-        if event.publisher is None:
-            # Markers may be lost. But if the engine came back empty, every topic notices that for itself.
-            is_lost = event.position is None or event.position.offset > 0
-        else:
+        if event.publisher:
             is_lost = event.publisher != self.exchange.backend.id or self._settings.envelope is not None
+        else:
+            # Markers may be lost. But if the engine was restarted, or came back empty, each topic gets its own loss.
+            is_lost = event.publisher is None and (event.position is None or event.position.offset > 0)
         if is_lost:
             for state in list(self.states.values()):
                 self._lose(state)

@@ -31,8 +31,8 @@ class RedisBackend(Backend):
         await nursery.start(hub.run)
 
     By default, messages are stored in Redis Streams, one for each topic. They have positions, and an outage of Redis,
-    or of the network, loses none as long as Redis keeps its data and the history is long enough. If it does not, this
-    is noticed: the messages count as lost, and ``when_lost`` of the hub applies.
+    or of the network, loses none as long as Redis keeps its data (``appendonly yes``) and the history is long enough.
+    If it does not, this is noticed: the messages count as lost, and ``when_lost`` of the hub applies.
 
     With ``streams=False``, messages are only published and not stored, which takes less work. Every outage then counts
     as a loss for the topics with members, and :meth:`Topic.join` recovers nothing.
@@ -107,6 +107,7 @@ class RedisBackend(Backend):
             parts = urlsplit(url)
             assert parts.hostname is not None
             self._nodes.append((parts.hostname, parts.port or 6379))
+        self._published: dict[str, Position] = {}
         # The number of the session, and its parts.
         self._session = 0
         self._messages: Streams | PubSub | None = None
@@ -132,7 +133,7 @@ class RedisBackend(Backend):
             self._nodes[1:] = [node for node in client.locations() if node != self._nodes[0]]
         messages: Streams | PubSub
         if self._uses_streams:
-            messages = Streams(client, self._names, self._settings)
+            messages = Streams(client, self._names, self._settings, self._published)
         else:
             messages = PubSub(client, self._names, sharded=self._settings.sharded)
         await messages.start(self.nursery)

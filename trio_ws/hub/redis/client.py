@@ -286,8 +286,8 @@ class RedisClient:
             requests.append(connection.create_request(command.name, *command.arguments, decode=False))
         return requests
 
-    async def publish(self, commands: Sequence[Command], publications: Sequence[Sequence[Publication]]) -> None:
-        """Send commands that publish messages.
+    async def publish(self, commands: Sequence[Command], publications: Sequence[Sequence[Publication]]) -> list[Any]:
+        """Send commands that publish messages, and return their results.
 
         Args:
             commands: The commands.
@@ -298,14 +298,16 @@ class RedisClient:
             MessagesRefused: If Redis will never accept the messages of one command.
         """
         await trio.lowlevel.checkpoint()
+        results = []
         with within(math.inf):
             for request, messages in zip(self._send(commands), publications, strict=True):
                 try:
-                    await self.wait(request)
+                    results.append(await self.wait(request))
                 except Exception as exc:
                     if not is_refusal(exc):
                         raise
                     raise MessagesRefused([message.number for message in messages], str(exc)[:200]) from None
+        return results
 
     async def wait(self, request: Any) -> Any:
         """Wait for the answer to a command.

@@ -16,11 +16,12 @@ The hash of a topic has these fields:
 * ``epoch``, and ``head``: the offset of the last message.
 * ``run``: the random ``run_id`` of the server that has written the topic. If it is another one now, the server was
   restarted or replaced, and may have lost its last messages. Then a new epoch begins, whose offsets continue at
-  ``head``.
+  ``head``. If the server has no append-only file, it begins with a marker of a loss, because nobody may be left who has
+  seen the lost messages.
 * ``forks``: the epochs before, each with the offset at which it ended. A position in one of these is valid if it is not
   behind that end: so a restart that loses nothing invalidates nothing, and one that loses something invalidates exactly
   the positions behind the loss, even if the same offsets are in use again.
-* ``gap``: the epoch in which a marker of a loss was added to the stream, see ``OPEN``.
+* ``gap``: the last epoch to whose stream a marker of a loss was added, and the offset of the marker, see ``OPEN``.
 * ``ages``: times, each with the ``head`` at that time, from which follows which messages are too old.
 """
 
@@ -46,6 +47,13 @@ end
 local run = string.match(info, 'run_id:(%x+)') or ''
 local topic = redis.call('HMGET', KEYS[2], 'epoch', 'head', 'run', 'forks')
 local epoch, head, forks = topic[1], tonumber(topic[2] or '0'), topic[4] or ''
+local function add_marker()
+    head = head + 1
+    local offset = string.format('%d', head)
+    redis.call('XADD', KEYS[1], offset .. '-0', 'by', ':0', 'data', 'l')
+    redis.call('HSET', KEYS[2], 'head', offset, 'gap', epoch .. '=' .. offset)
+    if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+end
 if not epoch then
     epoch, head, forks = ARGV[1], 0, ''
     redis.call('DEL', KEYS[1])
@@ -59,6 +67,7 @@ elseif topic[3] ~= run then
     end
     epoch = ARGV[1]
     redis.call('HSET', KEYS[2], 'epoch', epoch, 'run', run, 'forks', forks)
+    if not string.find(redis.call('INFO', 'persistence'), 'aof_enabled:1', 1, true) then add_marker() end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 """
@@ -118,13 +127,15 @@ OPEN = Script(
     _BEGIN
     + _RESOLVE
     + """
-if gone and redis.call('HGET', KEYS[2], 'gap') ~= epoch then
-    head = head + 1
-    redis.call('XADD', KEYS[1], string.format('%d-0', head), 'by', ':0', 'data', 'l')
-    redis.call('HSET', KEYS[2], 'head', string.format('%d', head), 'gap', epoch)
-    if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-    redis.call(ARGV[5], ARGV[6], '')
-    if start == head - 1 then start = head end
+if gone then
+    local marked, marker = string.match(redis.call('HGET', KEYS[2], 'gap') or '', '(.*)=(%d+)')
+    if marked ~= epoch then
+        add_marker()
+        marker = head
+        redis.call(ARGV[5], ARGV[6], '')
+    end
+    -- The caller learns of the loss from `lost` already.
+    if tonumber(marker) == start + 1 then start = start + 1 end
 end
 return {epoch, head, start, lost}
 """
@@ -155,7 +166,7 @@ return result
 #: Add messages, unless their numbers show that they were added before, and notify the subscribers. KEYS[3]: the last
 #: number of the publisher. ARGV[3]: maximum number of messages. ARGV[4]: maximum age in milliseconds. ARGV[5]: the
 #: publisher. ARGV[6]: PUBLISH or SPUBLISH. ARGV[7]: the channel. ARGV[8]: the milliseconds for which to remember
-#: numbers. Then the number and the data of each message. Returns the head.
+#: numbers. Then the number and the data of each message. Returns epoch and head.
 PUBLISH = Script(
     _BEGIN
     + """
@@ -188,7 +199,7 @@ if head > before then
     redis.call('SET', KEYS[3], string.format('%d', last), 'PX', ARGV[8])
 end
 redis.call(ARGV[6], ARGV[7], '')
-return head
+return {epoch, head}
 """
 )
 

@@ -30,6 +30,9 @@ FETCH_BYTES = 2**19
 #: How many topics to open with one pipeline.
 OPEN_TOPICS = 200
 
+#: How many of the topics to which this process has published last to remember.
+MAX_PUBLISHED = 1000
+
 #: Seconds between two checks of all topics, which also keep them from expiring.
 CHECK_INTERVAL = 30.0
 
@@ -78,12 +81,17 @@ class Streams:
         client: The client.
         names: The names of keys and channels.
         settings: The options.
+        published: The positions behind the last messages that this process has published, by topic. It is changed, and
+            belongs to the next session, too: whoever knows a message that Redis has lost must tell the others.
     """
 
-    def __init__(self, client: RedisClient, names: Names, settings: StreamSettings) -> None:
+    def __init__(
+        self, client: RedisClient, names: Names, settings: StreamSettings, published: dict[str, Position]
+    ) -> None:
         self._client = client
         self._names = names
         self._settings = settings
+        self._published = published
         self._listener = Listener(client, sharded=settings.sharded, on_message=self._on_notification)
         # The subscribed topics by their channels, and the positions from which to receive them.
         self._topics: dict[bytes, str] = {}
@@ -100,7 +108,16 @@ class Streams:
             BackendUnavailable: If Redis does not answer.
         """
         await self._listener.start(nursery)
+        for topic, result in await self._call_open(self._published):
+            self._remember(topic, result[0], result[1])
         nursery.start_soon(self._check_regularly)
+
+    def _remember(self, topic: str, epoch: bytes, head: int) -> None:
+        """Remember the position behind a message that this process has published."""
+        self._published.pop(topic, None)
+        self._published[topic] = Position(epoch.decode(), head)
+        if len(self._published) > MAX_PUBLISHED:
+            del self._published[next(iter(self._published))]
 
     def _on_notification(self, channel: bytes, content: bytes) -> None:
         if (topic := self._topics.get(channel)) is not None:
@@ -126,7 +143,9 @@ class Streams:
             for publication in publications:
                 arguments += publication.number, encode(publication.message)
             commands.append(Command.of_script(PUBLISH, keys, arguments))
-        await self._client.publish(commands, list(by_topic.values()))
+        results = await self._client.publish(commands, list(by_topic.values()))
+        for topic, (epoch, head) in zip(by_topic, results, strict=True):
+            self._remember(topic, epoch, head)
 
     def _notify(self, topic: str) -> tuple[bytes, bytes]:
         """Return the arguments with which a script notifies the subscribers of a topic."""
@@ -191,21 +210,26 @@ class Streams:
 
     async def _open(self, topics: Mapping[str, Position | None]) -> dict[str, Position | None]:
         """Find the positions from which to receive topics. One before a loss stays as it is."""
-        items = list(topics.items())
         positions: dict[str, Position | None] = {}
+        for topic, (epoch, head, start, lost) in await self._call_open(topics):
+            position = self._positions[topic] = Position(epoch.decode(), start)
+            positions[topic] = topics[topic] if lost else position
+            if lost:
+                self._losses.append(Lost(topic, position))
+                self._wake.set()
+            if start < head:
+                self._mark(topic)
+        return positions
+
+    async def _call_open(self, topics: Mapping[str, Position | None]) -> list[tuple[str, list[Any]]]:
+        """Return the topics with the results of ``OPEN``."""
+        items = list(topics.items())
+        results: list[tuple[str, list[Any]]] = []
         for index in range(0, len(items), OPEN_TOPICS):
             part = items[index : index + OPEN_TOPICS]
             commands = [self._command(OPEN, topic, since, *self._notify(topic)) for topic, since in part]
-            results = await self._client.call(commands)
-            for (topic, since), (epoch, head, start, lost) in zip(part, results, strict=True):
-                position = self._positions[topic] = Position(epoch.decode(), start)
-                positions[topic] = since if lost else position
-                if lost:
-                    self._losses.append(Lost(topic, position))
-                    self._wake.set()
-                if start < head:
-                    self._mark(topic)
-        return positions
+            results += zip((topic for topic, _ in part), await self._client.call(commands), strict=True)
+        return results
 
     async def unsubscribe(self, topics: Collection[str]) -> None:
         """Unsubscribe from topics."""
@@ -229,15 +253,9 @@ class Streams:
         """Keep the topics in use from expiring, and look for messages whose notification was lost."""
         while True:
             await trio.sleep(CHECK_INTERVAL)
-            topics = list(self._positions)
-            for index in range(0, len(topics), OPEN_TOPICS):
-                part = [topic for topic in topics[index : index + OPEN_TOPICS] if topic in self._positions]
-                commands = [
-                    self._command(OPEN, topic, self._positions[topic], *self._notify(topic)) for topic in part
-                ]
-                for topic, (_, head, start, lost) in zip(part, await self._client.call(commands), strict=True):
-                    if lost or start < head:
-                        self._mark(topic)
+            for topic, (_, head, start, lost) in await self._call_open(self._positions):
+                if lost or start < head:
+                    self._mark(topic)
 
 
 def _parse(topic: str, result: list[Any]) -> tuple[list[BackendEvent], Position, bool]:
