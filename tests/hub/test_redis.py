@@ -998,6 +998,36 @@ async def test_tls(tmp_path: Path) -> None:
         ({"url": "redis://"}, ValueError, "host"),
         ({"url": "redis://localhost:port"}, ValueError, "port"),
         ({"url": "unix://"}, ValueError, "path"),
+        ({"url": "redis://[::1"}, ValueError, "the host in url must be"),
+        ({"url": "redis://:12#3@localhost"}, ValueError, "a # in a password must be %23"),
+        ({"url": "redis://localhost/abc"}, ValueError, "the database in url must be a number, not 'abc'"),
+        ({"url": "redis://localhost/-1"}, ValueError, "the database in url must be a number, not '-1'"),
+        ({"url": "redis://localhost/1/2"}, ValueError, "the database in url must be a number, not '1/2'"),
+        ({"url": "redis://localhost/٣"}, ValueError, "the database in url must be a number, not '٣'"),
+        ({"url": "redis://localhost?foo=bar"}, ValueError, "must not have parameters, not 'foo'"),
+        ({"url": "redis://localhost/0?noreply=true"}, ValueError, "'noreply'"),
+        ({"url": "redis://localhost/0?db=1"}, ValueError, "'db'"),
+        ({"url": "redis://localhost?ssl_cert_reqs=none"}, ValueError, "'ssl_cert_reqs'"),
+        ({"url": "rediss://localhost?stream_timeout=abc"}, ValueError, "only have the parameters ssl_ca_certs, .*'str"),
+        ({"url": "rediss://localhost?ssl_cert_reqs=no"}, ValueError, "none or optional or required, not 'no'"),
+        ({"url": "rediss://localhost?ssl_check_hostname=1"}, ValueError, "must be true or false, not '1'"),
+        ({"url": "rediss://localhost?ssl_ca_certs="}, ValueError, "ssl_ca_certs of url must be a path, not ''"),
+        ({"url": "rediss://localhost?ssl_keyfile=a&ssl_keyfile=b"}, ValueError, "must not be repeated"),
+        ({"url": "rediss://localhost?ssl_keyfile=a"}, ValueError, "both or none"),
+        (
+            {"url": "rediss://localhost?ssl_cert_reqs=none&ssl_check_hostname=true"},
+            ValueError,
+            "ssl_cert_reqs of url must not be 'none'",
+        ),
+        ({"url": "unix:///redis?db=x"}, ValueError, "must be a number, not 'x'"),
+        ({"url": "unix:///redis?password=x"}, ValueError, "'password'"),
+        ({"url": "redis://localhost/1", "cluster": True}, ValueError, "a cluster has only database 0, not '1'"),
+        ({"url": "redis://localhost", "ssl_context": ssl.create_default_context()}, ValueError, "ssl_context.*rediss"),
+        (
+            {"url": "rediss://localhost?ssl_check_hostname=true", "ssl_context": ssl.create_default_context()},
+            ValueError,
+            "url must have no parameters with ssl_context",
+        ),
         ({"prefix": b"x"}, TypeError, "prefix"),
         ({"history": 0}, ValueError, "history must be between 1 and 1000000000, not 0"),
         ({"history": 2**63}, ValueError, "history must be between 1 and 1000000000, not 9223372036854775808"),
@@ -1015,6 +1045,27 @@ async def test_tls(tmp_path: Path) -> None:
 def test_invalid_arguments(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         RedisBackend(**{"url": "redis://localhost", **arguments})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost/",
+        "redis://user:p%23w@[::1]:6380/15",
+        "rediss://localhost?ssl_ca_certs=/a&ssl_certfile=/b&ssl_keyfile=/c&ssl_cert_reqs=none&ssl_check_hostname=false",
+        "unix:///run/redis.sock?db=3",
+    ],
+)
+def test_urls(url: str) -> None:
+    check_url(url)
+
+
+@needs_redis
+async def test_a_database_that_does_not_exist(server: RedisServer) -> None:
+    with trio.fail_after(HANGS), pytest.raises(BaseExceptionGroup) as caught:
+        await Hub(backend=RedisBackend(f"redis://127.0.0.1:{server.port}/99")).run()
+    assert "DB index is out of range" in repr(caught.value)
 
 
 def test_passwords_are_not_shown() -> None:

@@ -101,6 +101,7 @@ __all__ = [
     "InvalidURI",
     "InvalidUpgrade",
     "MessageTooBig",
+    "MessagesRefused",
     "NegotiationError",
     "NotConnected",
     "OpenTimeout",

@@ -42,8 +42,8 @@ class RedisBackend(Backend):
     having members after 8 seconds.
 
     Args:
-        url: ``redis://HOST:PORT/DATABASE``, with TLS ``rediss://``, or ``unix:///PATH``. User name and password are
-            part of the URL: ``redis://USER:PASSWORD@HOST``, percent-encoded.
+        url: ``redis://HOST:PORT/DATABASE``, with TLS ``rediss://``, or ``unix:///PATH?db=DATABASE``. User name and
+            password are part of the URL: ``redis://USER:PASSWORD@HOST``, percent-encoded.
         prefix: What the names of all keys and channels begin with. Applications that share a database need different
             ones; with ``streams=False``, those that share a server, because channels belong to no database.
         streams: Whether to store messages.
@@ -90,6 +90,10 @@ class RedisBackend(Backend):
         check_int("history", history, 1, MAX_HISTORY)
         check_max_age(max_age)
         check_instance("ssl_context", ssl_context, (ssl.SSLContext, type(None)), "an ssl.SSLContext or None")
+        if ssl_context is not None and urlsplit(url).scheme != "rediss":
+            raise ValueError("ssl_context must be None unless url begins with rediss://")
+        if ssl_context is not None and urlsplit(url).query:
+            raise ValueError("url must have no parameters with ssl_context, which takes their place")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
             raise TypeError(f"timeout must be a number, not {timeout!r}")
         if not 0 < timeout < 60:

@@ -44,6 +44,16 @@ _PERMANENT_TEXTS = ("DB index is out of range", "The user executing the script c
 _TEMPORARY = re.compile(r"\b(ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|OOM|READONLY|TRYAGAIN)\b")
 
 
+#: The parameters of a URL with TLS, each with the values that it may have, or () if it is the path of a file.
+_TLS_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "ssl_ca_certs": (),
+    "ssl_certfile": (),
+    "ssl_keyfile": (),
+    "ssl_cert_reqs": ("none", "optional", "required"),
+    "ssl_check_hostname": ("true", "false"),
+}
+
+
 def import_coredis() -> Any:
     """Import coredis.
 
@@ -60,7 +70,7 @@ def import_coredis() -> Any:
 
 
 def check_url(url: object) -> None:
-    """Check a URL of Redis. The errors do not show it, because it may have a password.
+    """Check a URL of Redis. The errors show only parts of it, because it may have a password.
 
     Raises:
         TypeError: If it is not a str.
@@ -68,18 +78,60 @@ def check_url(url: object) -> None:
     """
     if not isinstance(url, str):
         raise TypeError(f"url must be a str, not {type(url).__name__}")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("the host in url must be a name or an address, with IPv6 addresses in brackets") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError(f"url must begin with redis://, rediss:// or unix://, not with {parts.scheme!r}")
+    if "#" in url:
+        raise ValueError("url must not have a fragment: a # in a password must be %23")
     if parts.scheme == "unix":
         if not parts.path:
             raise ValueError("url must have a path after unix://")
-    elif not parts.hostname:
-        raise ValueError(f"url must have a host after {parts.scheme}://")
+    else:
+        if not parts.hostname:
+            raise ValueError(f"url must have a host after {parts.scheme}://")
+        if parts.path not in ("", "/"):
+            _check_database(parts.path.removeprefix("/"))
     try:
         _ = parts.port
     except ValueError:
         raise ValueError("the port in url must be between 0 and 65535") from None
+    _check_parameters(parts.scheme, parts.query)
+
+
+def _check_database(value: str) -> None:
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise ValueError(f"the database in url must be a number, not {value!r}")
+
+
+def _check_parameters(scheme: str, query: str) -> None:
+    """Check the parameters of a URL.
+
+    Raises:
+        ValueError: If one is unknown, or its value is none that it may have.
+    """
+    allowed = {"redis": (), "rediss": tuple(_TLS_PARAMETERS), "unix": ("db",)}[scheme]
+    parameters = parse_qs(query, keep_blank_values=True)
+    for name, values in parameters.items():
+        if name not in allowed:
+            # The value may be a secret.
+            expected = f"only have the parameters {', '.join(allowed)}" if allowed else "not have parameters"
+            raise ValueError(f"a url with {scheme}:// must {expected}, not {name!r}")
+        if len(values) > 1:
+            raise ValueError(f"the parameter {name} of url must not be repeated")
+        (value,) = values
+        if name == "db":
+            _check_database(value)
+        elif (choices := _TLS_PARAMETERS[name]) and value not in choices:
+            raise ValueError(f"the parameter {name} of url must be {' or '.join(choices)}, not {value!r}")
+        elif not value:
+            raise ValueError(f"the parameter {name} of url must be a path, not {value!r}")
+    if ("ssl_certfile" in parameters) != ("ssl_keyfile" in parameters):
+        raise ValueError("url must have both or none of the parameters ssl_certfile and ssl_keyfile")
+    if parameters.get("ssl_check_hostname") == ["true"] and parameters.get("ssl_cert_reqs") == ["none"]:
+        raise ValueError("the parameter ssl_cert_reqs of url must not be 'none' with ssl_check_hostname=true")
 
 
 @contextmanager
@@ -132,8 +184,9 @@ def _find_temporary(exc: BaseException) -> BaseException | None:
     permanent = tuple(getattr(coredis.exceptions, name) for name in _PERMANENT)
     errors = list(leaves(exc))
     causes = [error.__cause__ for error in errors]
-    if any(isinstance(error, (*permanent, ssl.SSLCertVerificationError)) for error in (*errors, *causes)):
-        return None
+    for error in (*errors, *causes):
+        if isinstance(error, (*permanent, ssl.SSLCertVerificationError)) or str(error).startswith(_PERMANENT_TEXTS):
+            return None
     # The pool of coredis raises an internal error if a node of a cluster cannot be reached.
     if all(isinstance(error, temporary) or type(error).__module__.startswith("coredis.") for error in errors):
         return errors[0]
@@ -197,11 +250,7 @@ class RedisClient:
         coredis = import_coredis()
         options: dict[str, Any] = {"connect_timeout": timeout, "decode_responses": False}
         parts = urlsplit(url)
-        if (
-            ssl_context is None
-            and parts.scheme == "rediss"
-            and not any(n.startswith("ssl_") for n in parse_qs(parts.query))
-        ):
+        if ssl_context is None and parts.scheme == "rediss" and not parts.query:
             # That of coredis does not check the name of the host.
             ssl_context = ssl.create_default_context()
         if ssl_context is not None:
