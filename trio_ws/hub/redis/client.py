@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["Command", "RedisClient", "check_url", "import_coredis", "within"]
+__all__ = ["Command", "RedisClient", "check_url", "import_coredis", "is_refusal", "within"]
 
 #: Names of the errors that somebody has to repair, by the names of their classes in coredis.
 _PERMANENT = (
