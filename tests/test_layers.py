@@ -84,6 +84,7 @@ TABLE = {
     "http2": [
         ["http2.floods", "http2.frames", "http2.headers", "http2.negotiation"],
         ["http2.protocol"],
+        ["http2.output"],
         ["http2.stream"],
         ["http2.adapter", "http2.connection"],
         ["http2.__init__"],

@@ -9,6 +9,7 @@ it. They require h2: ``pip install trio-ws[http2]``.
 :mod:`~trio_ws.http2.frames`            frames that are read and written without h2
 :mod:`~trio_ws.http2.headers`           requests and responses as lists of headers
 :mod:`~trio_ws.http2.protocol`          HTTP/2 without I/O: h2, with a guard in front of it
+:mod:`~trio_ws.http2.output`            writing; streams that have much to send take turns
 :mod:`~trio_ws.http2.stream`            a stream of HTTP/2 as a Trio stream
 :mod:`~trio_ws.http2.adapter`           the same stream as the connection of a WebSocket wants it
 :mod:`~trio_ws.http2.connection`        the connection: one reader task, one writer task, many streams

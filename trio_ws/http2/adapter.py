@@ -108,7 +108,7 @@ class HTTP2StreamAdapter(StreamAdapter):
 
     def can_write_now(self) -> bool:
         """Whether :meth:`write_now` may be called, provided that no other task is writing."""
-        return not self._unwritten and not self.poisoned and self._stream.carrier.count_room() > 0
+        return not self._unwritten and not self.poisoned and self._stream.carrier.output.count_room(self._stream) > 0
 
     def write_now(self, chunks: list[bytes]) -> bool:
         """Send as many bytes as there is room for. The next :meth:`write` begins with the rest. Never raises."""

@@ -11,9 +11,10 @@ The rules:
 1. **One reader task reads, always; it never waits for anybody else.** Data waits in its stream until somebody takes it;
    the window of the stream bounds it. Streams on which nobody reads do not hold up the others, because the window of
    the connection is as large as the windows of all streams together.
-2. **One writer task writes.** Streams add frames to the output, and never more than :data:`MAX_OUTPUT` bytes, so that
-   no stream waits for long behind another one. If nothing is half-written, a frame is written at once without the
-   writer task, as :func:`trio_ws.connection.writer.write_at_once` does.
+2. **One writer task writes.** Streams add frames to the output, and never more than
+   :data:`~trio_ws.http2.output.MAX_OUTPUT` bytes, so that no stream waits for long behind another one. Those that wait
+   for room take turns. If nothing is half-written, a frame is written at once without the writer task, as
+   :func:`trio_ws.connection.writer.write_at_once` does.
 3. **Answers to the peer are bounded.** A peer that makes this end answer, and does not read the answers, is dropped
    when there are :data:`MAX_BACKLOG` bytes of them.
 4. **A connection ends in one place**, at the end of :meth:`HTTP2Connection.run`. All its streams fail then.
@@ -38,6 +39,7 @@ from ..connection.core import GOODBYE_TIMEOUT, GRACE
 from ..connection.stream import RECEIVE_SIZE, StreamAdapter, StreamBroken
 from .floods import Flood
 from .frames import DataEvent, Event, GoAwayEvent
+from .output import Output
 from .protocol import HTTP2Protocol, ProtocolFailed
 from .stream import HTTP2Stream
 
@@ -45,9 +47,6 @@ __all__ = ["HTTP2Connection"]
 
 #: The window of each stream, in bytes: how much the peer may send before the application takes it.
 WINDOW = 256 * 1024
-
-#: Size of the output from which on streams wait, in bytes.
-MAX_OUTPUT = 128 * 1024
 
 #: Number of bytes to read at a time, at most.
 MAX_READ = 4 * RECEIVE_SIZE
@@ -71,6 +70,7 @@ class HTTP2Connection:
         transport: The stream.
         is_client: Whether this is the client.
         protocol: The protocol.
+        output: The output.
         max_streams: The number of streams that may be open.
         streams: The open streams, by their numbers.
         failure: The reason why the connection is lost; None before that.
@@ -103,6 +103,7 @@ class HTTP2Connection:
             max_header_list=max_head_size + 32 * max_headers,
             clock=trio.current_time,
         )
+        self.output: Output = Output(transport, self.protocol)
         self.streams: dict[int, HTTP2Stream] = {}
         self.failure: str | None = None
         self.error: StreamBroken | None = None
@@ -115,9 +116,7 @@ class HTTP2Connection:
         self._read_size = RECEIVE_SIZE
         self.settled: trio.Event = trio.Event()
         self.received_at: float = trio.current_time()
-        # The event that the writer task waits for, if it does.
-        self._wake_event: trio.Event | None = None
-        self._has_started = self._is_writing = self._is_finishing = self._lingers = False
+        self._is_finishing = self._lingers = False
         self._reader_scope = trio.CancelScope()
         self._writer_scope = trio.CancelScope()
         self._done = trio.Event()
@@ -126,13 +125,13 @@ class HTTP2Connection:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks of the connection in a nursery. They end when the connection does."""
-        self._has_started = True
+        self.output.has_writer = True
         nursery.start_soon(self.run)
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Read and write until the connection ends, and close the transport. Never raises."""
-        self._has_started = True
+        self.output.has_writer = True
         try:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
@@ -140,7 +139,7 @@ class HTTP2Connection:
                     await self._read_loop()
                     self._is_finishing = True
                     self._writer_scope.deadline = trio.current_time() + GOODBYE_TIMEOUT
-                    self.flush_later()
+                    self.output.flush_later()
                 if self._lingers or self.protocol.failed:
                     await self._linger()
         finally:
@@ -178,10 +177,10 @@ class HTTP2Connection:
                     break
                 # The rest stays in the buffer that all transports share, so it must be copied before others run.
                 self.protocol.keep_input()
-                self.flush()
+                self.output.flush()
                 await trio.lowlevel.cancel_shielded_checkpoint()
             if self.protocol.output_size:
-                self.flush()
+                self.output.flush()
         except StreamBroken as exc:
             self.fail(str(exc), exc)
         except Flood as exc:  # of streams that were refused here
@@ -193,34 +192,19 @@ class HTTP2Connection:
     async def _write_loop(self) -> None:
         with self._writer_scope:
             while not self.transport.poisoned:
-                if self.protocol.measure_output() or self.transport.has_unwritten:
+                if not self.output.is_empty:
                     await self._write()
                 elif self._is_finishing:
                     return
                 else:
-                    self._wake_event = trio.Event()
-                    await self._wake_event.wait()
+                    await self.output.wait()
 
     async def _write(self) -> None:
-        self._is_writing = True
         try:
-            await self.transport.write(self.protocol.take_output())
+            await self.output.write()
         except StreamBroken as exc:
             self.fail(str(exc), exc)
             self._reader_scope.cancel()
-        self._is_writing = False
-        self._wake_writers()
-
-    def flush_later(self) -> None:
-        """Wake the writer task, which also writes the frames that other streams add before it runs."""
-        if self._wake_event is not None:
-            self._wake_event.set()
-            self._wake_event = None
-
-    def _wake_writers(self) -> None:
-        """Wake the streams that wait for room in the output."""
-        for stream in self.streams.values():
-            stream.wake_writer()
 
     async def _linger(self) -> None:
         """Wait briefly until the peer has closed, too. Otherwise, a reset may overtake the last frames."""
@@ -232,22 +216,6 @@ class HTTP2Connection:
             except StreamBroken:
                 pass
 
-    # -- Output ----------------------------------------------------------------------------------------------------
-
-    def count_room(self) -> int:
-        """Return the number of bytes that a stream may add to the output."""
-        if self.transport.has_unwritten or self._is_writing:
-            return 0
-        return max(MAX_OUTPUT - self.protocol.output_size, 0)
-
-    def flush(self) -> None:
-        """Write the output without waiting, or let the writer task write it."""
-        if self._has_started and not self._is_writing and self.transport.can_write_now():
-            output = self.protocol.take_output()
-            if not output or self.transport.write_now(output):
-                return
-        self.flush_later()
-
     # -- Received events -------------------------------------------------------------------------------------------
 
     def _dispatch(self, event: Event) -> None:
@@ -258,10 +226,12 @@ class HTTP2Connection:
             self._receive_body(event, stream)
         elif isinstance(event, GoAwayEvent):
             self._receive_goaway(event)
-        elif isinstance(event, (h2.events.RemoteSettingsChanged, h2.events.WindowUpdated)) and stream is None:
-            if isinstance(event, h2.events.RemoteSettingsChanged):
-                self.settled.set()
-            self._wake_writers()
+        elif isinstance(event, h2.events.RemoteSettingsChanged):
+            self.settled.set()
+            for each in self.streams.values():
+                each.receive_window_update()  # the windows of all streams may have changed
+        elif isinstance(event, h2.events.WindowUpdated) and not event.stream_id:
+            self.output.wake_first()
         elif stream is None:
             pass  # it was closed here
         elif isinstance(event, DataEvent):
@@ -273,7 +243,7 @@ class HTTP2Connection:
         elif isinstance(event, h2.events.StreamReset):
             stream.receive_reset(event.error_code)
         elif isinstance(event, h2.events.WindowUpdated):
-            stream.wake_writer()
+            stream.receive_window_update()
 
     def _receive_request(self, event: h2.events.RequestReceived) -> None:
         stream_id = event.stream_id
@@ -352,7 +322,12 @@ class HTTP2Connection:
 
     def finish_if_left(self) -> None:
         """End a client's connection on which no stream is open, and none can be opened."""
-        if self.is_client and self._has_started and not self.streams and (self._is_leaving or self.peer_is_leaving):
+        if (
+            self.is_client
+            and self.output.has_writer
+            and not self.streams
+            and (self._is_leaving or self.peer_is_leaving)
+        ):
             self.finish()
 
     # -- The opening of a client, and the end ----------------------------------------------------------------------
@@ -362,7 +337,7 @@ class HTTP2Connection:
 
         If this is cancelled then, the connection must be closed.
         """
-        if self._has_started:
+        if self.output.has_writer:
             await event.wait()
             return
         while not event.is_set() and self.failure is None:
@@ -377,7 +352,7 @@ class HTTP2Connection:
             self._is_leaving = True
             if self.failure is None:
                 self.protocol.go_away()
-                self.flush()
+                self.output.flush()
             self._wake_acceptor()
 
     def fail(self, failure: str, error: StreamBroken | None = None) -> None:
@@ -408,7 +383,7 @@ class HTTP2Connection:
         """
         self.finish()
         with trio.CancelScope(shield=True):
-            if self._has_started:
+            if self.output.has_writer:
                 await self._done.wait()
                 return
             with trio.move_on_after(seconds):

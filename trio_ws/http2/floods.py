@@ -27,8 +27,16 @@ MAX_SETTINGS = 100
 #: PING frames. Each is answered.
 MAX_PINGS = 1_000
 
-#: Frames without any use: empty DATA frames, PRIORITY frames, and frames of unknown types.
+#: Frames without any use: empty DATA frames, PRIORITY frames, WINDOW_UPDATE frames for which nothing was sent, and
+#: frames of unknown types.
 MAX_USELESS = 1_000
+
+#: WINDOW_UPDATE frames that are expected for each frame of data, and as many again for each KiB of it: one for the
+#: stream and one for the connection. Further ones are of no use.
+UPDATES_PER_FRAME = 2
+
+#: The size of a frame of data, in bytes, below which none is expected if the peer's window has left no more room.
+MIN_FRAGMENT = 128
 
 #: CONTINUATION frames of one header block.
 MAX_CONTINUATIONS = 32
@@ -81,6 +89,7 @@ class FloodGuard:
         "_block_size",
         "_clock",
         "_continuations",
+        "_expected_updates",
         "_max_block_size",
         "_pings",
         "_resets",
@@ -91,7 +100,7 @@ class FloodGuard:
     def __init__(self, max_block_size: int, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._max_block_size = max_block_size
-        self._block_size = self._continuations = 0
+        self._block_size = self._continuations = self._expected_updates = 0
         # Created when they are needed: most connections need none.
         self._resets: _Rate | None = None
         self._settings: _Rate | None = None
@@ -121,6 +130,21 @@ class FloodGuard:
         if self._useless is None:
             self._useless = _Rate("frames without any use", MAX_USELESS)
         self._useless.count(self._clock())
+
+    def expect_window_updates(self, size: int) -> None:
+        """Record that data was sent, for which the peer gives room back; or, with 0, that a stream was opened.
+
+        Args:
+            size: The size of the data, in bytes.
+        """
+        self._expected_updates += UPDATES_PER_FRAME * (1 + size // 1024)
+
+    def count_window_update(self) -> None:
+        """Count a WINDOW_UPDATE frame, unless it is expected."""
+        if self._expected_updates:
+            self._expected_updates -= 1
+        else:
+            self.count_useless()
 
     def count_header_block(self, size: int, *, begins: bool) -> None:
         """Count a frame of a header block.

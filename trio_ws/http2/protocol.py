@@ -25,7 +25,7 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from h2.stream import H2Stream
 
-from .floods import Flood, FloodGuard
+from .floods import MIN_FRAGMENT, Flood, FloodGuard
 from .frames import (
     HEADER_SIZE,
     MAX_FRAME_SIZE,
@@ -230,6 +230,8 @@ class HTTP2Protocol:
             self.floods.count_ping()
         elif kind == FrameType.RST_STREAM and not self._is_client:
             self.floods.count_reset()
+        elif kind == FrameType.WINDOW_UPDATE:
+            self.floods.count_window_update()
         elif kind == FrameType.PRIORITY or kind > FrameType.CONTINUATION:
             self.floods.count_useless()
         self._receive_in_h2(frame, events)
@@ -245,6 +247,7 @@ class HTTP2Protocol:
             elif isinstance(event, (h2.events.RequestReceived, h2.events.ResponseReceived)):
                 # The next frames must find the tunnel if this opens one, or the stream reset if it is refused.
                 self._opens = True
+                self.floods.expect_window_updates(0)
             events.append(event)
 
     def _receive_goaway(self, frame: memoryview, stream_id: int, events: list[Event]) -> None:
@@ -354,6 +357,8 @@ class HTTP2Protocol:
                 chunks.insert(0, view[allowed:])
             self._put(frame_header(size, FrameType.DATA, 0, stream.stream_id), *frame)
             sent += size
+            if not chunks or size >= MIN_FRAGMENT:
+                self.floods.expect_window_updates(size)
         self.data_sent += sent
         stream.outbound_flow_control_window -= sent
         connection.outbound_flow_control_window -= sent

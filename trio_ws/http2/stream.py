@@ -19,6 +19,7 @@ from h2.stream import H2Stream
 
 from ..connection.stream import RECEIVE_SIZE, StreamAdapter
 from .frames import Chunk
+from .output import Output
 from .protocol import HTTP2Protocol, Tunnel
 
 __all__ = ["Carrier", "HTTP2Stream"]
@@ -31,25 +32,15 @@ class Carrier(Protocol):
         protocol: The protocol.
         is_client: Whether this is the client.
         transport: The stream that carries the connection.
+        output: The output of the connection.
         failure: The reason why the connection is lost; None before that.
     """
 
     protocol: HTTP2Protocol
     is_client: bool
     transport: StreamAdapter
+    output: Output
     failure: str | None
-
-    def count_room(self) -> int:
-        """Return the number of bytes that a stream may add to the output."""
-        ...
-
-    def flush(self) -> None:
-        """Write the output without waiting, or let the writer task write it."""
-        ...
-
-    def flush_later(self) -> None:
-        """Wake the writer task, which also writes the frames that other streams add before it runs."""
-        ...
 
     def discard(self, stream: HTTP2Stream) -> None:
         """Forget a stream that is closed."""
@@ -137,9 +128,15 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
             self.refused = refused
             self._wake_reader()
             self.wake_writer()
+            self.carrier.output.leave(self)
             self._wake(self.headers_received)
             if self.on_failure is not None:
                 self.on_failure()
+
+    def receive_window_update(self) -> None:
+        """Go on with sending if the window of this stream has held it up."""
+        if self not in self.carrier.output:
+            self.wake_writer()
 
     def _wake_reader(self) -> None:
         self._wake(self._readable)
@@ -190,7 +187,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         if self.tunnel is not None:
             self.carrier.protocol.take(self.tunnel, count)
             if self.carrier.protocol.output_size:
-                self.carrier.flush()
+                self.carrier.output.flush()
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -213,12 +210,22 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     # -- Writing ---------------------------------------------------------------------------------------------------
 
     async def wait_writable(self) -> None:
-        """Wait until :meth:`send_now` may send more, or raises. Only one task may wait at a time."""
-        if self.failure is not None or self.closed or (self.carrier.count_room() and self._count_window() > 0):
+        """Wait until :meth:`send_now` may send more, or raises. Call it next: other streams may wait for this one.
+
+        Only one task may wait at a time.
+        """
+        if self.failure is not None or self.closed or (self.carrier.output.count_room(self) and self._has_window()):
             await trio.lowlevel.checkpoint()
             return
+        if self._has_window():
+            self.carrier.output.join(self)
         self._writable = trio.Event()
-        await self._writable.wait()
+        try:
+            await self._writable.wait()
+        except BaseException:  # also when cancelled
+            self._writable = None
+            self.carrier.output.skip(self)
+            raise
 
     def send_now(self, chunks: list[Chunk]) -> int:
         """Send as many bytes as there is room for, and remove them from the list.
@@ -227,8 +234,10 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
             The number of bytes that were sent.
         """
         self.check_open()
-        sent = self.carrier.protocol.send_data(self._get_h2_stream(), chunks, self.carrier.count_room())
-        self.carrier.flush()
+        sent = self.carrier.protocol.send_data(self._get_h2_stream(), chunks, self.carrier.output.count_room(self))
+        self.carrier.output.flush()
+        if sent or not self._has_window():
+            self.carrier.output.leave(self)
         return sent
 
     def _get_h2_stream(self) -> H2Stream:
@@ -236,11 +245,9 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
             self._h2_stream = self.carrier.protocol.h2.streams[self.stream_id]
         return self._h2_stream
 
-    def _count_window(self) -> int:
-        """Return the number of bytes that the windows of the peer have room for."""
-        of_connection: int = self.carrier.protocol.h2.outbound_flow_control_window
-        of_stream: int = self._get_h2_stream().outbound_flow_control_window
-        return min(of_connection, of_stream)
+    def _has_window(self) -> bool:
+        """Whether the peer's window of the stream has room, be there room in the connection or not."""
+        return self._get_h2_stream().outbound_flow_control_window > 0
 
     def check_open(self) -> None:
         """Raise the exception for a stream on which nothing can be sent, if it is one."""
@@ -274,7 +281,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.check_open()
         self._sent_end = end
         self.carrier.protocol.h2.send_headers(self.stream_id, headers, end_stream=end)
-        self.carrier.flush_later()
+        self.carrier.output.flush_later()
 
     async def send_eof(self) -> None:
         """End this direction. It never waits."""
@@ -284,7 +291,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     def end_now(self) -> None:
         """End this direction. Idempotent; nothing happens if the stream is lost."""
         self._end()
-        self.carrier.flush()
+        self.carrier.output.flush()
 
     def _end(self) -> None:
         """Add END_STREAM to the output. It is not written yet, because what follows can go out with it."""
@@ -322,8 +329,9 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self._h2_stream = None
         self._wake_reader()
         self.wake_writer()
+        self.carrier.output.leave(self)
         self.carrier.discard(self)
-        self.carrier.flush_later()
+        self.carrier.output.flush_later()
 
     def _call_h2(self, function: Callable[..., object], *args: Any) -> None:
         try:
