@@ -26,9 +26,7 @@ from ..connection.websocket import connection_of
 from ..exceptions import ConnectionClosed
 from ..http2.negotiation import HTTP2Option, detect_http2
 from ..http11 import Request, Response
-from ..instruments.interface import HandshakeFailure, report_failure
 from ..misuse.usage import call_async
-from ..protocol import Role
 from ..settings import Settings
 from .forwarded.peer import identify_peer, show_address
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
@@ -37,7 +35,7 @@ from .limits import AddressSlot, Limits
 from .openings import OpeningTask, Stage
 from .origins import ANY
 from .policy import HandshakePolicy
-from .responder import RETRY_AFTER, logger, lost_error
+from .responder import RETRY_AFTER, logger, lost_error, report_opening_failure
 from .routing import Router
 from .server import Handler, Opening, Server, ServerState, ServerWebSocket
 
@@ -320,15 +318,9 @@ class Acceptor:
                         except StreamBroken as exc:
                             address = identify_peer(stream, self._policy.forwarding, header).address
                             logger.info("TLS handshake with %s failed: %s", address, exc)
-                            failure = HandshakeFailure(
-                                role=Role.SERVER,
-                                request=None,
-                                response=None,
-                                error=lost_error(exc),
-                                seconds=trio.current_time() - began_at,
-                                remote_address=address,
+                            report_opening_failure(
+                                self._settings, None, None, lost_error(exc), trio.current_time() - began_at, address
                             )
-                            report_failure(self._settings.instruments, failure)
                             return None
                     received = b""
                     if self._http2:

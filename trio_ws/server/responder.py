@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
@@ -39,7 +40,7 @@ from .limits import Limits
 from .policy import HandshakePolicy
 from .server import Opening, Server, ServerWebSocket
 
-__all__ = ["RETRY_AFTER", "Responder", "logger", "lost_error", "upgrade"]
+__all__ = ["RETRY_AFTER", "Responder", "logger", "lost_error", "report_opening_failure", "upgrade"]
 
 #: Seconds that a rejected client should wait before it tries again, sent in Retry-After.
 RETRY_AFTER = 5
@@ -169,15 +170,27 @@ class Responder:
             seconds: Seconds since the first byte of the request.
         """
         if request is None or is_upgrade(request):
-            failure = HandshakeFailure(
-                role=Role.SERVER,
-                request=request,
-                response=response,
-                error=error,
-                seconds=seconds,
-                remote_address=self.opening.remote_address,
-            )
-            report_failure(self._settings.instruments, failure)
+            report_opening_failure(self._settings, request, response, error, seconds, self.opening.remote_address)
+
+
+def report_opening_failure(
+    settings: Settings,
+    request: Request | None,
+    response: Response | None,
+    error: Exception | None,
+    seconds: float,
+    remote_address: Any,
+) -> None:
+    """Report to instruments that an opening handshake has failed at the server; see :class:`HandshakeFailure`."""
+    failure = HandshakeFailure(
+        role=Role.SERVER,
+        request=request,
+        response=response,
+        error=error,
+        seconds=seconds,
+        remote_address=remote_address,
+    )
+    report_failure(settings.instruments, failure)
 
 
 def lost_error(exc: StreamBroken) -> Exception:
