@@ -15,9 +15,10 @@ from functools import partial
 
 import attrs
 import trio
+from h2.errors import ErrorCodes
 
 from ..connection.stream import StreamAdapter
-from ..exceptions import ConnectFailed, TLSFailed
+from ..exceptions import ConnectFailed, InvalidHandshake, TLSFailed
 from ..http2.adapter import HTTP2StreamAdapter
 from ..http2.connection import HTTP2Connection
 from ..http2.headers import from_request, to_response
@@ -150,9 +151,13 @@ class HTTP2Opener:
             if not stream.headers:
                 reason = stream.failure or "the server closed the stream during the opening handshake"
                 raise ConnectFailed(uri.host_header, reason)
-            response = to_response(
-                stream.headers, max_head_size=self.settings.max_head_size, max_headers=self.settings.max_headers
-            )
+            try:
+                response = to_response(
+                    stream.headers, max_head_size=self.settings.max_head_size, max_headers=self.settings.max_headers
+                )
+            except InvalidHandshake:
+                stream.abort(ErrorCodes.PROTOCOL_ERROR)  # it is malformed (RFC 9113, section 8.1.1), or too large
+                raise
             if not accepts(request, response):
                 response = await self._receive_body(connection, stream, response)
             return adapter, response

@@ -8,6 +8,10 @@ it. They require h2: ``pip install trio-ws[http2]``.
 :mod:`~trio_ws.http2.floods`            limits on frames that cost more than they are worth
 :mod:`~trio_ws.http2.frames`            frames that are read and written without h2
 :mod:`~trio_ws.http2.headers`           requests and responses as lists of headers
+:mod:`~trio_ws.http2.blocks`            header blocks: frames become lists of headers
+:mod:`~trio_ws.http2.settings`          the settings of this end
+:mod:`~trio_ws.http2.tunnels`           the flow control of received WebSockets
+:mod:`~trio_ws.http2.messages`          the frames of a request or a response
 :mod:`~trio_ws.http2.protocol`          HTTP/2 without I/O: h2, with a guard in front of it
 :mod:`~trio_ws.http2.output`            writing; streams that have much to send take turns
 :mod:`~trio_ws.http2.stream`            a stream of HTTP/2 as a Trio stream

@@ -38,7 +38,7 @@ from h2.errors import ErrorCodes
 from ..connection.core import GOODBYE_TIMEOUT, GRACE
 from ..connection.stream import RECEIVE_SIZE, StreamAdapter, StreamBroken
 from .floods import Flood
-from .frames import DataEvent, Event, GoAwayEvent
+from .frames import DataEvent, Event, GoAwayEvent, StreamViolationEvent
 from .output import Output
 from .protocol import HTTP2Protocol, ProtocolFailed
 from .stream import HTTP2Stream
@@ -240,6 +240,10 @@ class HTTP2Connection:
             stream.receive_response(event.headers)
         elif isinstance(event, h2.events.StreamEnded):
             stream.end()
+        elif isinstance(event, StreamViolationEvent):
+            stream.fail(f"the peer has violated HTTP/2: {event.reason}")
+        elif isinstance(event, h2.events.StreamReset) and not event.remote_reset:
+            stream.fail(f"the peer has violated HTTP/2: {event.error_code!r}")
         elif isinstance(event, h2.events.StreamReset):
             stream.receive_reset(event.error_code)
         elif isinstance(event, h2.events.WindowUpdated):
@@ -249,7 +253,7 @@ class HTTP2Connection:
         stream_id = event.stream_id
         if len(self.streams) >= self.max_streams or self._is_leaving:
             self.protocol.floods.count_reset()
-            self.protocol.h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            self.protocol.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         stream = self.streams[stream_id] = HTTP2Stream(self, stream_id)
         stream.headers = event.headers

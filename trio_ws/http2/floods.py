@@ -1,7 +1,7 @@
 """Limits on frames that cost this end more than their sender: ``FloodGuard``.
 
 HTTP/2 has several frames that a peer can send without end, and that no flow control holds back. Each kind may occur a
-certain number of times within ten seconds; a header block may have a certain size and number of frames. Beyond that,
+certain number of times within ten seconds; a header block may have a certain number of frames and size. Beyond that,
 the connection ends with GOAWAY(ENHANCE_YOUR_CALM) (RFC 9113, section 10.5). All peers that the tests know of stay far
 below these limits.
 """
@@ -81,26 +81,21 @@ class FloodGuard:
     """Counts the frames of a peer. Every method raises :exc:`Flood` when a limit is reached.
 
     Args:
-        max_block_size: Maximum size of a compressed header block, in bytes.
         clock: A function that returns the current time in seconds.
     """
 
     __slots__ = (
-        "_block_size",
         "_clock",
-        "_continuations",
         "_expected_updates",
-        "_max_block_size",
         "_pings",
         "_resets",
         "_settings",
         "_useless",
     )
 
-    def __init__(self, max_block_size: int, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._max_block_size = max_block_size
-        self._block_size = self._continuations = self._expected_updates = 0
+        self._expected_updates = 0
         # Created when they are needed: most connections need none.
         self._resets: _Rate | None = None
         self._settings: _Rate | None = None
@@ -145,20 +140,3 @@ class FloodGuard:
             self._expected_updates -= 1
         else:
             self.count_useless()
-
-    def count_header_block(self, size: int, *, begins: bool) -> None:
-        """Count a frame of a header block.
-
-        Args:
-            size: The size of its payload, in bytes.
-            begins: Whether it is the first frame of the block, and not a CONTINUATION frame.
-        """
-        if begins:
-            self._block_size = self._continuations = 0
-        else:
-            self._continuations += 1
-        self._block_size += size
-        if self._continuations > MAX_CONTINUATIONS:
-            raise Flood(f"a header block has more than {MAX_CONTINUATIONS} CONTINUATION frames")
-        if self._block_size > self._max_block_size:
-            raise Flood(f"a header block has more than {self._max_block_size} bytes")

@@ -20,9 +20,13 @@ __all__ = [
     "Flag",
     "FrameType",
     "GoAwayEvent",
+    "StreamViolation",
+    "StreamViolationEvent",
     "Violation",
     "frame_header",
     "parse_header",
+    "take_frame",
+    "unpad",
 ]
 
 Chunk: TypeAlias = "bytes | memoryview"
@@ -61,6 +65,7 @@ class Flag(enum.IntFlag):
     END_STREAM = 0x1
     END_HEADERS = 0x4
     PADDED = 0x8
+    PRIORITY = 0x20
 
 
 @attrs.frozen
@@ -89,11 +94,24 @@ class GoAwayEvent:
     error_code: int
 
 
-Event: TypeAlias = "h2.events.Event | DataEvent | GoAwayEvent"
+@attrs.frozen
+class StreamViolationEvent:
+    """The peer has violated HTTP/2 on a stream, which was reset for it.
+
+    Attributes:
+        stream_id: The number of the stream.
+        reason: The violation, as text.
+    """
+
+    stream_id: int
+    reason: str
+
+
+Event: TypeAlias = "h2.events.Event | DataEvent | GoAwayEvent | StreamViolationEvent"
 
 
 class Violation(Exception):
-    """The peer has violated HTTP/2.
+    """The peer has violated HTTP/2. The connection ends (RFC 9113, section 5.4.1).
 
     Args:
         error_code: The error code for the GOAWAY frame.
@@ -102,6 +120,21 @@ class Violation(Exception):
 
     def __init__(self, error_code: ErrorCodes, reason: str) -> None:
         super().__init__(reason)
+        self.error_code: ErrorCodes = error_code
+
+
+class StreamViolation(Exception):
+    """The peer has violated HTTP/2 on one stream, which ends (RFC 9113, section 5.4.2).
+
+    Args:
+        stream_id: The number of the stream.
+        error_code: The error code for the RST_STREAM frame.
+        reason: The violation, as text.
+    """
+
+    def __init__(self, stream_id: int, error_code: ErrorCodes, reason: str) -> None:
+        super().__init__(reason)
+        self.stream_id: int = stream_id
         self.error_code: ErrorCodes = error_code
 
 
@@ -121,3 +154,38 @@ def parse_header(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """Return the size, the type, the flags and the stream of the frame that begins at a position."""
     high, low, kind, flags, stream_id = _HEADER.unpack_from(data, position)
     return high << 8 | low, kind, flags, stream_id & 0x7FFFFFFF
+
+
+def unpad(payload: memoryview, flags: int) -> memoryview:
+    """Return the payload of a DATA or HEADERS frame without its padding, if it is padded (RFC 9113, section 6.1).
+
+    Raises:
+        Violation: If the padding is not valid.
+    """
+    if not flags & Flag.PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise Violation(ErrorCodes.PROTOCOL_ERROR, "a frame has invalid padding")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def take_frame(chunks: list[Chunk], allowed: int) -> tuple[list[Chunk], int]:
+    """Remove the payload of one frame from a list of chunks.
+
+    Args:
+        chunks: The bytes, in order. There must be some.
+        allowed: Maximum size of the payload, in bytes.
+
+    Returns:
+        The payload, and its size in bytes.
+    """
+    frame = [chunks.pop(0)]
+    size = len(frame[0])
+    while chunks and size + len(chunks[0]) <= allowed:
+        frame.append(chunks.pop(0))
+        size += len(frame[-1])
+    if size > allowed:
+        view = memoryview(frame[0])
+        frame[0], size = view[:allowed], allowed
+        chunks.insert(0, view[allowed:])
+    return frame, size

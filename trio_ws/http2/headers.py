@@ -1,28 +1,45 @@
 """Requests and responses as lists of HTTP/2 headers, and back (RFC 9113, section 8).
 
 A request keeps the form that it has in HTTP/1.1 as far as possible: ``:authority`` becomes the Host header, so that
-whatever looks at the host works with both versions. Malformed requests are found here, not by h2, which would end the
-whole connection.
+whatever looks at the host works with both versions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 
 from ..datastructures import COMMON_NAMES, TOKEN, Headers
-from ..exceptions import HeadTooBig, InvalidMessage, TooManyHeaders
+from ..exceptions import HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 from ..http11 import Request, Response
 from ..http11.messages import BODILESS, SPACE, reason_phrase
 
-__all__ = ["HeaderList", "from_request", "from_response", "to_request", "to_response"]
+__all__ = [
+    "HeaderList",
+    "check_fields",
+    "expect_length",
+    "from_request",
+    "from_response",
+    "is_interim",
+    "to_request",
+    "to_response",
+]
 
-#: Headers as h2 returns them.
-HeaderList = Iterable[tuple[bytes, bytes]]
+#: Headers as they are received, with names before values.
+HeaderList = Sequence[tuple[bytes, bytes]]
 
 #: Headers about the connection, which must not occur in HTTP/2 (RFC 9113, section 8.2.2).
 _CONNECTION_HEADERS = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 
-_PSEUDO_HEADERS = frozenset({":method", ":scheme", ":authority", ":path", ":protocol"})
+#: The pseudo-headers of a request (RFC 9113, section 8.3.1; RFC 8441, section 4), and that of a response.
+_OF_REQUESTS = frozenset({":method", ":scheme", ":authority", ":path", ":protocol"})
+_OF_RESPONSES = frozenset({":status"})
+
+_STATUS = re.compile(r"[0-9]{3}")
+_INTERIM = re.compile(rb"1[0-9]{2}")
+
+#: A Content-Length header may list the same length several times (RFC 9110, section 8.6).
+_LENGTHS = re.compile(rb"[0-9]{1,18}([ \t]*,[ \t]*[0-9]{1,18})*")
 
 #: Sharing these strings saves memory: every connection keeps its headers.
 _SHARED = {name.lower().encode(): name.lower() for name in COMMON_NAMES}
@@ -40,23 +57,8 @@ def to_request(headers: HeaderList, *, max_head_size: int, max_headers: int) -> 
         InvalidMessage: If the request is malformed (RFC 9113, section 8.1.1), too large or has too many headers.
         InvalidHeader: If a header has a value that is not allowed.
     """
-    pseudo: dict[str, str] = {}
-    pairs: list[tuple[str, str]] = []
-    size = 0
-    for raw_name, raw_value in headers:
-        size += len(raw_name) + len(raw_value) + 4  # as if written in a line of HTTP/1.1
-        name, value = _decode(raw_name, raw_value)
-        if not name.startswith(":"):
-            _check_header(name, value)
-            pairs.append((name, value))
-        elif pairs or name in pseudo or name not in _PSEUDO_HEADERS:
-            raise InvalidMessage(f"{name[:100]!r} must be a known pseudo-header, occur only once, and come first")
-        else:
-            pseudo[name] = value
-    if size > max_head_size:
-        raise HeadTooBig(max_head_size)
-    if len(pairs) > max_headers:
-        raise TooManyHeaders(max_headers)
+    pseudo, pairs = _split(headers, _OF_REQUESTS, max_head_size, max_headers)
+    parse_length(headers)
     method = pseudo.get(":method", "")
     is_tunnel = method == "CONNECT" and ":protocol" not in pseudo
     required = {":method", ":authority"} if is_tunnel else {":method", ":scheme", ":path"}
@@ -67,11 +69,35 @@ def to_request(headers: HeaderList, *, max_head_size: int, max_headers: int) -> 
         raise InvalidMessage("the method must be CONNECT if there is a :protocol")
     return Request(
         pseudo[":authority"] if is_tunnel else pseudo[":path"],
-        _with_host(pairs, pseudo.get(":authority")),
+        _with_host(_join_cookies(pairs), pseudo.get(":authority")),
         method=method,
         http_version="2",
         protocol=pseudo.get(":protocol"),
     )
+
+
+def _split(
+    headers: HeaderList, known: frozenset[str], max_head_size: int, max_headers: int
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Return the pseudo-headers and the other headers of a message."""
+    pseudo: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
+    size = 0
+    for raw_name, raw_value in headers:
+        size += len(raw_name) + len(raw_value) + 4  # as if written in a line of HTTP/1.1
+        name, value = _decode(raw_name, raw_value)
+        if not name.startswith(":"):
+            _check_header(name, value)
+            pairs.append((name, value))
+        elif pairs or name in pseudo or name not in known:
+            raise InvalidMessage(f"{name[:100]!r} must be a known pseudo-header, occur only once, and come first")
+        else:
+            pseudo[name] = value
+    if size > max_head_size:
+        raise HeadTooBig(max_head_size)
+    if len(pairs) > max_headers:
+        raise TooManyHeaders(max_headers)
+    return pseudo, pairs
 
 
 def _decode(name: bytes, value: bytes) -> tuple[str, str]:
@@ -82,7 +108,62 @@ def _check_header(name: str, value: str) -> None:
     if not TOKEN.fullmatch(name) or name != name.lower():
         raise InvalidMessage(f"the name of a header must be a token in lower case, not {name[:100]!r}")
     if name in _CONNECTION_HEADERS or (name == "te" and value != "trailers"):
-        raise InvalidMessage(f"a request of HTTP/2 must not have this header: {name!r}")
+        raise InvalidMessage(f"a message of HTTP/2 must not have this header: {name!r}")
+    if value != value.strip(SPACE):
+        raise InvalidHeader(name, value, "there must be no space around the value")
+
+
+def check_fields(headers: HeaderList) -> None:
+    """Check headers none of which may be a pseudo-header, such as trailers.
+
+    Raises:
+        InvalidMessage: If a name is not valid.
+        InvalidHeader: If there is space around a value.
+    """
+    for name, value in headers:
+        _check_header(*_decode(name, value))
+
+
+def is_interim(headers: HeaderList) -> bool:
+    """Whether these are the headers of an interim response, which another one follows (RFC 9110, section 15.2)."""
+    return _INTERIM.fullmatch(dict(headers).get(b":status", b"")) is not None
+
+
+def parse_length(headers: HeaderList) -> int | None:
+    """Return the value of the Content-Length header; None if there is none.
+
+    Raises:
+        InvalidHeader: If it is not a number, or there are several.
+    """
+    values = [value for name, value in headers if name == b"content-length"]
+    if not values:
+        return None
+    text = b", ".join(values)
+    lengths = {int(each) for each in text.split(b",")} if _LENGTHS.fullmatch(text) else set()
+    if len(lengths) != 1:
+        raise InvalidHeader("Content-Length", text.decode("iso-8859-1"), "there must be one length, in decimal digits")
+    return lengths.pop()
+
+
+def expect_length(headers: HeaderList) -> int | None:
+    """Return the number of bytes of data that must follow these headers; None if they do not say it."""
+    found = dict(headers)
+    status = found.get(b":status", b"")
+    # These have a WebSocket or no data, whatever the header says (RFC 9110, sections 8.6 and 9.3.6).
+    if found.get(b":method") == b"CONNECT" or status.startswith(b"2") or status == b"304":
+        return None
+    try:
+        return parse_length(headers)
+    except InvalidHeader:
+        return None  # the message will be refused for it
+
+
+def _join_cookies(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return headers with one Cookie header, which HTTP/2 may split (RFC 9113, section 8.2.3)."""
+    cookies = [value for name, value in pairs if name == "cookie"]
+    if len(cookies) < 2:
+        return pairs
+    return [*(pair for pair in pairs if pair[0] != "cookie"), ("cookie", "; ".join(cookies))]
 
 
 def _with_host(pairs: list[tuple[str, str]], authority: str | None) -> Headers:
@@ -150,17 +231,14 @@ def to_response(headers: HeaderList, *, max_head_size: int, max_headers: int) ->
         max_headers: Maximum number of headers.
 
     Raises:
-        InvalidMessage: If the status is missing or malformed, or the response is too large or has too many headers.
+        InvalidMessage: If the response is malformed (RFC 9113, section 8.1.1), too large or has too many headers.
         InvalidHeader: If a header is not valid.
     """
-    pairs = [_decode(name, value) for name, value in headers]
-    if sum(len(name) + len(value) + 4 for name, value in pairs) > max_head_size:
-        raise HeadTooBig(max_head_size)
-    if len(pairs) - 1 > max_headers:
-        raise TooManyHeaders(max_headers)
-    statuses = [value for name, value in pairs if name == ":status"]
-    if len(statuses) != 1 or not (statuses[0].isascii() and statuses[0].isdigit() and len(statuses[0]) == 3):
-        raise InvalidMessage(f"there must be one :status with three digits, not {statuses[:2]!r}")
-    status = int(statuses[0])
-    others = [(name, value) for name, value in pairs if not name.startswith(":")]
-    return Response(status, reason_phrase(status), others)
+    pseudo, pairs = _split(headers, _OF_RESPONSES, max_head_size, max_headers)
+    text = pseudo.get(":status", "")
+    if not _STATUS.fullmatch(text):
+        raise InvalidMessage(f"there must be a :status with three digits, not {text[:100]!r}")
+    status = int(text)
+    if not 200 <= status < 300:  # the length of a WebSocket means nothing (RFC 9110, section 9.3.6)
+        parse_length(headers)
+    return Response(status, reason_phrase(status), pairs)

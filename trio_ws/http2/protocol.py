@@ -6,25 +6,26 @@ through :class:`HTTP2Protocol` first, which deals with some of them itself:
 * It counts the frames that a peer can flood the connection with; see :mod:`~trio_ws.http2.floods`.
 * GOAWAY never reaches h2. For h2, it is the end of the connection; but streams that are open stay open (RFC 9113,
   section 6.8). For the same reason, this end's GOAWAY is not sent with h2.
+* Headers are decoded here, and h2 gets a frame without any. It would end the connection if the Content-Length header of
+  one message is wrong; here, that ends the stream. The states of the streams are still those of h2.
+* PRIORITY frames have no effect, and unknown ones neither.
 * DATA frames of a *tunnel*, which is a stream that has become a WebSocket, do not reach h2, nor are they sent with it.
   A tunnel has no length that h2 would have to check, so what is left of its work is to add up sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
-import attrs
-import h2.config
-import h2.connection
 import h2.events
 import h2.exceptions
-import h2.settings
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.settings import SettingCodes
 from h2.stream import H2Stream
+from hpack import HeaderTuple
 
+from .blocks import BlockReader, HeaderBlock
 from .floods import MIN_FRAGMENT, Flood, FloodGuard
 from .frames import (
     HEADER_SIZE,
@@ -36,13 +37,21 @@ from .frames import (
     Flag,
     FrameType,
     GoAwayEvent,
+    StreamViolation,
+    StreamViolationEvent,
     Violation,
     frame_header,
     parse_header,
+    take_frame,
+    unpad,
 )
+from .headers import is_interim
+from .messages import MessageRules
 from .negotiation import PREFACE
+from .settings import create_h2
+from .tunnels import Tunnel, Tunnels
 
-__all__ = ["HTTP2Protocol", "ProtocolFailed", "Tunnel"]
+__all__ = ["HTTP2Protocol", "ProtocolFailed"]
 
 #: The size of the connection's window before any WINDOW_UPDATE (RFC 9113, section 6.9.2).
 _FIRST_WINDOW = 65_535
@@ -53,38 +62,6 @@ _STEP = 16
 
 class ProtocolFailed(Exception):
     """The peer has violated HTTP/2, or a limit. A GOAWAY frame for it waits to be written."""
-
-
-@attrs.define(eq=False)
-class Tunnel:
-    """The flow control of a stream whose DATA frames carry a WebSocket.
-
-    Attributes:
-        stream_id: The number of the stream.
-        window: The number of bytes that the peer may still send.
-        taken: Bytes that were taken since the last WINDOW_UPDATE.
-        ended: Whether the peer has ended its direction.
-    """
-
-    stream_id: int
-    window: int
-    taken: int = 0
-    ended: bool = False
-
-
-class _Settings(h2.settings.Settings):
-    """Settings with which h2 accepts streams beyond the limit, instead of ending the connection.
-
-    The caller refuses them (RFC 9113, section 5.1.2): a client that does not know the limit yet cannot keep to it.
-    """
-
-    @property
-    def max_concurrent_streams(self) -> int:
-        return 2**32
-
-    @max_concurrent_streams.setter
-    def max_concurrent_streams(self, value: int) -> None:
-        raise NotImplementedError
 
 
 class HTTP2Protocol:
@@ -112,43 +89,27 @@ class HTTP2Protocol:
     def __init__(
         self, *, is_client: bool, max_streams: int, window: int, max_header_list: int, clock: Callable[[], float]
     ) -> None:
-        # Malformed headers end a stream, not the connection; see trio_ws.http2.headers. Those of this end are valid.
-        config = h2.config.H2Configuration(
-            client_side=is_client, header_encoding=None, validate_inbound_headers=False, validate_outbound_headers=False
+        self.h2: H2Connection = create_h2(
+            is_client=is_client, max_streams=max_streams, window=window, max_header_list=max_header_list
         )
-        settings = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
-            SettingCodes.INITIAL_WINDOW_SIZE: window,
-            SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_SIZE,
-            SettingCodes.MAX_HEADER_LIST_SIZE: max_header_list,
-        }
-        if is_client:
-            settings[SettingCodes.ENABLE_PUSH] = 0
-        else:
-            settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
-        self.h2: h2.connection.H2Connection = h2.connection.H2Connection(config)
-        self.h2.local_settings = _Settings(client=is_client, initial_values=settings)
-        self.h2.max_inbound_frame_size = MAX_FRAME_SIZE
         self.h2.decoder.max_header_list_size = 2 * max_header_list
-        self.h2.initiate_connection()
-        self._window = window
-        self._connection_window = min(max_streams * window, MAX_WINDOW)
-        self.h2.increment_flow_control_window(self._connection_window - _FIRST_WINDOW)
-        # Bytes of tunnels that were taken since the last WINDOW_UPDATE for the connection.
-        self._taken = 0
-        self._tunnels: dict[int, Tunnel] = {}
+        connection_window = min(max_streams * window, MAX_WINDOW)
+        self.h2.increment_flow_control_window(connection_window - _FIRST_WINDOW)
+        self._tunnels = Tunnels(window, connection_window)
+        self._messages = MessageRules()
+        self._blocks = BlockReader(self.h2.decoder, 2 * max_header_list)
         self._is_client = is_client
-        self.floods: FloodGuard = FloodGuard(2 * max_header_list, clock)
+        self.floods: FloodGuard = FloodGuard(clock)
         self._output: list[Chunk] = []
         self.output_size: int = 0
         self.data_sent: int = 0
         self.may_connect: bool | None = None
         self.has_more: bool = False
-        # Received bytes that were not processed yet; the rest of the preface of a client; whether a header block has
-        # begun that CONTINUATION frames have to complete; whether the last frame has completed a request or a response.
+        # Received bytes that were not processed yet; the rest of the preface of a client; whether the last frame has
+        # completed the headers of a request or a response.
         self._input: Chunk = b""
         self._preface = b"" if is_client else PREFACE
-        self._in_block = self._opens = False
+        self._opens = False
         self.failed: bool = False
 
     # -- Receiving -------------------------------------------------------------------------------------------------
@@ -186,7 +147,10 @@ class HTTP2Protocol:
                 end = position + HEADER_SIZE + length
                 if end > len(view):
                     break
-                self._receive_frame(view[position:end], kind, flags, stream_id, events)
+                try:
+                    self._receive_frame(view[position:end], kind, flags, stream_id, events)
+                except StreamViolation as exc:
+                    self._end_stream(exc, events)
                 work += 1 + length // (16 * 1024)
                 position = end
                 if self._opens:
@@ -212,46 +176,103 @@ class HTTP2Protocol:
         return size
 
     def _receive_frame(self, frame: memoryview, kind: int, flags: int, stream_id: int, events: list[Event]) -> None:
-        if self._in_block != (kind == FrameType.CONTINUATION):
-            self._receive_in_h2(frame, events)  # a violation
-            return
+        payload = frame[HEADER_SIZE:]
+        if self._blocks.is_incomplete and kind != FrameType.CONTINUATION:
+            raise Violation(ErrorCodes.PROTOCOL_ERROR, "a header block is not complete")
         if kind == FrameType.DATA:
             self._receive_data(frame, flags, stream_id, events)
-            return
-        if kind == FrameType.GOAWAY:
-            self._receive_goaway(frame, stream_id, events)
-            return
-        if kind in (FrameType.HEADERS, FrameType.CONTINUATION, FrameType.PUSH_PROMISE):
-            self._in_block = not flags & Flag.END_HEADERS
-            self.floods.count_header_block(len(frame) - HEADER_SIZE, begins=(kind != FrameType.CONTINUATION))
-        elif kind == FrameType.SETTINGS and not flags & Flag.ACK:
-            self.floods.count_settings()
-        elif kind == FrameType.PING and not flags & Flag.ACK:
-            self.floods.count_ping()
-        elif kind == FrameType.RST_STREAM and not self._is_client:
-            self.floods.count_reset()
-        elif kind == FrameType.WINDOW_UPDATE:
-            self.floods.count_window_update()
+        elif kind in (FrameType.HEADERS, FrameType.CONTINUATION):
+            block = self._blocks.receive(payload, kind, flags, stream_id)
+            if block is not None:
+                self._receive_headers(block, events)
+        elif kind == FrameType.GOAWAY:
+            self._receive_goaway(payload, stream_id, events)
+        elif kind == FrameType.PUSH_PROMISE:
+            raise Violation(ErrorCodes.PROTOCOL_ERROR, "a PUSH_PROMISE frame is not allowed")
         elif kind == FrameType.PRIORITY or kind > FrameType.CONTINUATION:
             self.floods.count_useless()
-        self._receive_in_h2(frame, events)
+        else:
+            self._count(kind, flags)
+            if kind == FrameType.WINDOW_UPDATE and stream_id and payload in (bytes(4), b"\x80\0\0\0"):
+                raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "a WINDOW_UPDATE frame adds nothing")
+            self._receive_in_h2(frame, events)
 
-    def _receive_in_h2(self, frame: Chunk, events: list[Event]) -> None:
+    def _count(self, kind: int, flags: int) -> None:
+        """Count a frame that may be part of a flood."""
+        if kind == FrameType.WINDOW_UPDATE:
+            self.floods.count_window_update()
+        elif kind == FrameType.RST_STREAM:
+            if not self._is_client:
+                self.floods.count_reset()
+        elif flags & Flag.ACK:
+            pass
+        elif kind == FrameType.SETTINGS:
+            self.floods.count_settings()
+        elif kind == FrameType.PING:
+            self.floods.count_ping()
+
+    def _receive_in_h2(self, frame: Chunk, events: list[Event], headers: Sequence[HeaderTuple] = ()) -> None:
+        """Let h2 process a frame; if it is a HEADERS frame, then without its headers.
+
+        Raises:
+            StreamViolation: If the message of the stream is malformed.
+        """
         for event in self.h2.receive_data(frame):
+            events.append(event)
             if isinstance(event, h2.events.RemoteSettingsChanged):
                 # It must not be taken back (RFC 8441, section 3).
                 allowed = bool(self.h2.remote_settings.enable_connect_protocol)
                 self.may_connect = self.may_connect or allowed
-            elif isinstance(event, h2.events.StreamReset) and not event.remote_reset and not self._is_client:
-                self.floods.count_reset()  # the peer has made h2 reset it (CVE-2025-8671)
+            elif isinstance(event, h2.events.StreamReset):
+                self._messages.forget(event.stream_id)
+                if not event.remote_reset and not self._is_client:
+                    self.floods.count_reset()  # the peer has made h2 reset it (CVE-2025-8671)
             elif isinstance(event, (h2.events.RequestReceived, h2.events.ResponseReceived)):
+                event.headers = list(headers)
+                self._messages.begin(event.stream_id, headers)
+                self.floods.expect_window_updates(0)
                 # The next frames must find the tunnel if this opens one, or the stream reset if it is refused.
                 self._opens = True
-                self.floods.expect_window_updates(0)
-            events.append(event)
+            elif isinstance(event, h2.events.DataReceived):
+                self._messages.receive_data(event.stream_id, len(event.data))
+            elif isinstance(event, h2.events.StreamEnded):
+                self._messages.end(event.stream_id)
 
-    def _receive_goaway(self, frame: memoryview, stream_id: int, events: list[Event]) -> None:
-        payload = frame[HEADER_SIZE:]
+    def _receive_headers(self, block: HeaderBlock, events: list[Event]) -> None:
+        stream_id = block.stream_id
+        if self._tunnels.get(stream_id) is not None:
+            raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "a WebSocket must not have trailers")
+        self._messages.check_headers(block)
+        if (
+            self._is_client
+            and stream_id not in self._messages
+            and is_interim(block.headers)
+            and self._is_open(stream_id)
+        ):
+            self._messages.check_interim(block)
+            return
+        flags = Flag.END_HEADERS | (Flag.END_STREAM if block.ends else 0)
+        self._receive_in_h2(frame_header(0, FrameType.HEADERS, flags, stream_id), events, block.headers)
+
+    def _is_open(self, stream_id: int) -> bool:
+        stream = self.h2.streams.get(stream_id)
+        return stream is not None and stream.open
+
+    def _end_stream(self, violation: StreamViolation, events: list[Event]) -> None:
+        """Reset a stream on which the peer has violated HTTP/2."""
+        stream_id = violation.stream_id
+        if not self._is_client:
+            self.floods.count_reset()
+        self._messages.forget(stream_id)
+        try:
+            self.h2.reset_stream(stream_id, violation.error_code)
+        except h2.exceptions.StreamClosedError:
+            pass
+        except h2.exceptions.NoSuchStreamError as exc:
+            raise Violation(violation.error_code, str(violation)) from exc
+        events.append(StreamViolationEvent(stream_id, str(violation)))
+
+    def _receive_goaway(self, payload: memoryview, stream_id: int, events: list[Event]) -> None:
         if len(payload) < 8:
             raise Violation(ErrorCodes.FRAME_SIZE_ERROR, "a GOAWAY frame has less than 8 bytes")
         if stream_id:
@@ -265,13 +286,12 @@ class HTTP2Protocol:
             self.floods.count_useless()
         tunnel = self._tunnels.get(stream_id)
         if tunnel is None or tunnel.ended:
+            if self._is_client and stream_id not in self._messages and self._is_open(stream_id):
+                self._put_if_any(self._tunnels.take_from_connection(size))
+                raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "there is data before a response")
             self._receive_in_h2(frame, events)
             return
-        data = frame[HEADER_SIZE:]
-        if flags & Flag.PADDED:
-            if not data or data[0] >= size:
-                raise Violation(ErrorCodes.PROTOCOL_ERROR, "a DATA frame has invalid padding")
-            data = data[1 : size - data[0]]
+        data = unpad(frame[HEADER_SIZE:], flags)
         tunnel.window -= size
         if tunnel.window < 0:
             raise Violation(ErrorCodes.FLOW_CONTROL_ERROR, f"stream {stream_id} has received more than it may")
@@ -299,8 +319,8 @@ class HTTP2Protocol:
 
     def open_tunnel(self, stream_id: int) -> Tunnel:
         """Handle the DATA frames of a stream here, from now on."""
-        tunnel = self._tunnels[stream_id] = Tunnel(stream_id, self._window)
-        return tunnel
+        self._messages.forget(stream_id)
+        return self._tunnels.open(stream_id)
 
     def close_tunnel(self, tunnel: Tunnel, unread: int) -> None:
         """Forget a tunnel.
@@ -309,26 +329,15 @@ class HTTP2Protocol:
             tunnel: The tunnel.
             unread: The number of received bytes that were not taken.
         """
-        if self._tunnels.pop(tunnel.stream_id, None) is not None:
-            self._return_to_connection(unread)
+        self._put_if_any(self._tunnels.close(tunnel, unread))
 
     def take(self, tunnel: Tunnel, size: int) -> None:
         """Record that the application's side has taken bytes: the peer may send as many more."""
-        tunnel.taken += size
-        if tunnel.taken * 2 >= self._window and not tunnel.ended:
-            self._send_window_update(tunnel.stream_id, tunnel.taken)
-            tunnel.window += tunnel.taken
-            tunnel.taken = 0
-        self._return_to_connection(size)
+        self._put_if_any(self._tunnels.take(tunnel, size))
 
-    def _return_to_connection(self, size: int) -> None:
-        self._taken += size
-        if self._taken * 2 >= self._connection_window or self._taken >= 8 * self._window:
-            self._send_window_update(0, self._taken)
-            self._taken = 0
-
-    def _send_window_update(self, stream_id: int, size: int) -> None:
-        self._put(frame_header(4, FrameType.WINDOW_UPDATE, 0, stream_id) + size.to_bytes(4, "big"))
+    def _put_if_any(self, frames: bytes) -> None:
+        if frames:
+            self._put(frames)
 
     def send_data(self, stream: H2Stream, chunks: list[Chunk], room: int) -> int:
         """Send bytes through a tunnel, as far as the windows of the peer allow.
@@ -346,15 +355,7 @@ class HTTP2Protocol:
         sent = 0
         while chunks and sent < limit:
             allowed = min(limit - sent, connection.max_outbound_frame_size)
-            frame = [chunks.pop(0)]
-            size = len(frame[0])
-            while chunks and size + len(chunks[0]) <= allowed:
-                frame.append(chunks.pop(0))
-                size += len(frame[-1])
-            if size > allowed:
-                view = memoryview(frame[0])
-                frame[0], size = view[:allowed], allowed
-                chunks.insert(0, view[allowed:])
+            frame, size = take_frame(chunks, allowed)
             self._put(frame_header(size, FrameType.DATA, 0, stream.stream_id), *frame)
             sent += size
             if not chunks or size >= MIN_FRAGMENT:
@@ -365,6 +366,19 @@ class HTTP2Protocol:
         return sent
 
     # -- Sending ---------------------------------------------------------------------------------------------------
+
+    def reset_stream(self, stream_id: int, error_code: ErrorCodes) -> None:
+        """Reset a stream. Nothing happens if it is closed already.
+
+        Args:
+            stream_id: The number of the stream.
+            error_code: The reason.
+        """
+        self._messages.forget(stream_id)
+        try:
+            self.h2.reset_stream(stream_id, error_code)
+        except h2.exceptions.ProtocolError:
+            pass  # the connection is lost, or h2 has closed the stream for a violation of the peer
 
     def go_away(self, error_code: ErrorCodes = ErrorCodes.NO_ERROR, reason: bytes = b"") -> None:
         """Tell the peer that its further streams are not accepted. Those that it has opened may go on.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import h2.exceptions
 import trio
@@ -19,8 +19,10 @@ from h2.stream import H2Stream
 
 from ..connection.stream import RECEIVE_SIZE, StreamAdapter
 from .frames import Chunk
+from .headers import HeaderList
 from .output import Output
-from .protocol import HTTP2Protocol, Tunnel
+from .protocol import HTTP2Protocol
+from .tunnels import Tunnel
 
 __all__ = ["Carrier", "HTTP2Stream"]
 
@@ -74,7 +76,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     def __init__(self, carrier: Carrier, stream_id: int) -> None:
         self.carrier: Carrier = carrier
         self.stream_id: int = stream_id
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: HeaderList = []
         self.headers_received: trio.Event | None = None
         self.tunnel: Tunnel | None = None
         self.ended: bool = False
@@ -96,7 +98,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         """Treat all further data as that of a WebSocket."""
         self.tunnel = self.carrier.protocol.open_tunnel(self.stream_id)
 
-    def receive_response(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def receive_response(self, headers: HeaderList) -> None:
         """Store the headers of the response. A status of 2xx opens the tunnel."""
         if dict(headers).get(b":status", b"").startswith(b"2"):
             self.open_tunnel()
@@ -112,10 +114,12 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     def end(self) -> None:
         """Record that the peer has ended its direction."""
         self.ended = True
+        if self.tunnel is not None:
+            self.tunnel.ended = True
         self._wake_reader()
         self._wake(self.headers_received)
 
-    def receive_reset(self, error_code: ErrorCodes | int | None) -> None:
+    def receive_reset(self, error_code: ErrorCodes | int) -> None:
         """Record that the peer has reset the stream."""
         # After the end, a server resets a stream to say that it needs nothing more (RFC 9113, section 8.1).
         name = getattr(error_code, "name", error_code)
@@ -297,7 +301,10 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         """Add END_STREAM to the output. It is not written yet, because what follows can go out with it."""
         if not (self.closed or self._sent_end or self.failure is not None):
             self._sent_end = True
-            self._call_h2(self.carrier.protocol.h2.end_stream, self.stream_id)
+            try:
+                self.carrier.protocol.h2.end_stream(self.stream_id)
+            except h2.exceptions.ProtocolError:
+                pass  # the connection is lost, or h2 has closed the stream for a violation of the peer
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 
@@ -306,12 +313,17 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.close()
         await trio.lowlevel.checkpoint()
 
-    def close(self) -> None:
-        """Close the stream. Idempotent."""
+    def close(self, error_code: ErrorCodes | None = None) -> None:
+        """Close the stream. Idempotent.
+
+        Args:
+            error_code: The reason to tell the peer if it has not ended its direction; None for the usual one.
+        """
         if not self.closed:
             self._end()
             # A server has sent all of its response, whatever the client still has to send (RFC 9113, section 8.1).
-            self._close(ErrorCodes.CANCEL if self.carrier.is_client else ErrorCodes.NO_ERROR)
+            usual = ErrorCodes.CANCEL if self.carrier.is_client else ErrorCodes.NO_ERROR
+            self._close(usual if error_code is None else error_code)
 
     def abort(self, error_code: ErrorCodes = ErrorCodes.CANCEL) -> None:
         """Close the stream without sending what may still have to be sent. Idempotent."""
@@ -322,7 +334,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.closed = True
         protocol = self.carrier.protocol
         if self.failure is None and not (self._sent_end and self.ended):
-            self._call_h2(protocol.h2.reset_stream, self.stream_id, error_code)
+            protocol.reset_stream(self.stream_id, error_code)
         if self.tunnel is not None:
             protocol.close_tunnel(self.tunnel, self._unread)
         self._received.clear()
@@ -332,9 +344,3 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.carrier.output.leave(self)
         self.carrier.discard(self)
         self.carrier.output.flush_later()
-
-    def _call_h2(self, function: Callable[..., object], *args: Any) -> None:
-        try:
-            function(*args)
-        except h2.exceptions.ProtocolError:
-            pass  # the connection is lost, or h2 has closed the stream for a violation of the peer

@@ -19,9 +19,10 @@ from functools import partial
 
 import attrs
 import trio
+from h2.errors import ErrorCodes
 
 from ..connection.stream import StreamAdapter
-from ..exceptions import InvalidHandshake, InvalidMessage
+from ..exceptions import HeadTooBig, InvalidHandshake, InvalidMessage, TooManyHeaders
 from ..http2.adapter import HTTP2StreamAdapter
 from ..http2.connection import HTTP2Connection
 from ..http2.headers import from_response, to_request
@@ -258,6 +259,8 @@ class _RequestStream:
                 await self._send_safely(request, responder.fail(exc))
         except InvalidHandshake as exc:
             await self._send_safely(request, responder.refuse(exc, "2"))
+            if request is None and not isinstance(exc, (HeadTooBig, TooManyHeaders)):
+                self._stream.close(ErrorCodes.PROTOCOL_ERROR)  # it is malformed (RFC 9113, section 8.1.1)
         except Exception as exc:
             # An exception of an application function must not end the server.
             await self._send_safely(request, responder.fail(exc))

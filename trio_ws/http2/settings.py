@@ -1,0 +1,54 @@
+"""The connection of h2, with the settings that this end sends to its peer (RFC 9113, section 6.5.2)."""
+
+from __future__ import annotations
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+
+from .frames import MAX_FRAME_SIZE
+
+__all__ = ["create_h2"]
+
+
+class _Settings(Settings):
+    """Settings with which h2 accepts streams beyond the limit, instead of ending the connection.
+
+    The caller refuses them (RFC 9113, section 5.1.2): a client that does not know the limit yet cannot keep to it.
+    """
+
+    @property
+    def max_concurrent_streams(self) -> int:
+        return 2**32
+
+    @max_concurrent_streams.setter
+    def max_concurrent_streams(self, value: int) -> None:
+        raise NotImplementedError
+
+
+def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list: int) -> H2Connection:
+    """Create a connection of h2 whose preface and SETTINGS frame wait to be written.
+
+    Args:
+        is_client: Whether this is the client.
+        max_streams: The number of streams that the peer may have open.
+        window: The window of each stream, in bytes.
+        max_header_list: Maximum size of decoded headers, in bytes.
+    """
+    # h2 sees no headers of the peer, and those of this end are valid.
+    config = H2Configuration(client_side=is_client, validate_inbound_headers=False, validate_outbound_headers=False)
+    settings = {
+        SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
+        SettingCodes.INITIAL_WINDOW_SIZE: window,
+        SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_SIZE,
+        SettingCodes.MAX_HEADER_LIST_SIZE: max_header_list,
+    }
+    if is_client:
+        settings[SettingCodes.ENABLE_PUSH] = 0
+    else:
+        settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
+    connection = H2Connection(config)
+    connection.local_settings = _Settings(client=is_client, initial_values=settings)
+    connection.max_inbound_frame_size = MAX_FRAME_SIZE
+    connection.initiate_connection()
+    return connection
