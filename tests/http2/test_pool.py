@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +15,7 @@ import trio.testing
 import trio_ws
 from trio_ws import HTTP2Pool
 from trio_ws.client.dial import Dialer
+from trio_ws.client.pool import MAX_UNSUPPORTED
 from trio_ws.connection.stream import StreamAdapter
 from trio_ws.exceptions import ConnectFailed, OpenTimeout
 from trio_ws.uri import WebSocketURI
@@ -236,3 +239,73 @@ async def test_a_task_that_waits_for_another_one_does_not_dial_when_the_pool_is_
             await trio.testing.wait_all_tasks_blocked()
         go_on.set()
     assert dialed == 1
+
+
+async def test_a_pool_forgets_servers(autojump_clock: trio.testing.MockClock) -> None:
+    """A program may connect to any number of servers."""
+    connections: list[FakeConnection] = []
+
+    async def dial() -> FakeConnection:
+        await trio.lowlevel.checkpoint()
+        connections.append(FakeConnection([], []))
+        return connections[-1]
+
+    async def fail() -> FakeConnection:
+        raise OSError("not reachable")
+
+    async def wait() -> FakeConnection:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def find_none() -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with HTTP2Pool() as pool:
+        for key in range(10):
+            await pool.get(key, dial)
+            await pool.get(key, dial)
+        assert pool.connections == 20
+        assert len(pool._entries) == 10
+        for connection in connections:
+            connection.on_end()
+        assert not pool._entries
+        for key in range(10):
+            with pytest.raises(OSError, match="not reachable"):
+                await pool.get(key, fail)
+            with trio.move_on_after(1) as scope:
+                await pool.get(key, wait)
+            assert scope.cancelled_caught
+            assert not pool._entries
+        # It remembers some of those that do not speak HTTP/2, the last used ones.
+        for key in range(2 * MAX_UNSUPPORTED):
+            assert await pool.get(key, find_none) is None
+            assert await pool.get(0, fail) is None
+        assert not pool._entries
+        assert len(pool._unsupported) == MAX_UNSUPPORTED
+        assert await pool.get(2 * MAX_UNSUPPORTED - 1, fail) is None
+        with pytest.raises(OSError, match="not reachable"):
+            await pool.get(1, fail)
+
+
+async def test_a_closed_connection_of_a_pool_is_freed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        await end(peer, await accept(peer))
+
+    references: list[weakref.ref[object]] = []
+    async with raw_servers(monkeypatch, serve), HTTP2Pool() as pool:
+        gc.collect()
+        gc.disable()
+        try:
+            async with connect(pool=pool):
+                (entry,) = pool._entries.values()
+                references += [weakref.ref(connection) for connection in entry.connections]
+                del entry
+            await trio.testing.wait_all_tasks_blocked()
+            assert pool.connections == 0
+            await trio.sleep(1)  # the loop of Trio keeps the last task until the next one runs
+            assert [reference() for reference in references] == [None]
+        finally:
+            gc.enable()

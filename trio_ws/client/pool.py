@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -41,6 +42,9 @@ class Pooled(Protocol):
 
 P = TypeVar("P", bound=Pooled)
 
+#: The number of servers without HTTP/2 that a pool remembers. Each may keep a TLS context in memory.
+MAX_UNSUPPORTED = 100
+
 
 class HTTP2Pool(AsyncWithOnly):
     """A pool of HTTP/2 connections to servers, which the WebSockets that use it share.
@@ -64,7 +68,10 @@ class HTTP2Pool(AsyncWithOnly):
         self._manager = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
         self._was_entered = False
+        # The servers to which connections are open or being opened.
         self._entries: dict[Hashable, _Entry[Pooled]] = {}
+        # Servers that are known not to speak WebSocket over HTTP/2: an ordered set, with the last used ones at the end.
+        self._unsupported: dict[Hashable, None] = {}
 
     def _explain_use(self) -> str:
         return "an HTTP2Pool must be used as `async with HTTP2Pool() as pool:`"
@@ -113,23 +120,44 @@ class HTTP2Pool(AsyncWithOnly):
         """
         self._check_open()
         entry: _Entry[P] = self._entries.setdefault(key, _Entry())  # type: ignore[assignment]  # by the key
-        async with entry.lock:
-            connection = entry.find()
-            if connection is not None:
+        entry.users += 1
+        try:
+            async with entry.lock:
+                connection = entry.find()
+                if connection is not None:
+                    return connection
+                if key in self._unsupported:
+                    self._remember_unsupported(key)
+                    return None
+                self._check_open()
+                connection = await dial()
+                if connection is None:
+                    self._remember_unsupported(key)
+                    return None
+                if self._nursery is None:
+                    await connection.aclose(0)
+                    raise RuntimeError("the pool was closed")
+                entry.connections[connection] = None
+                connection.on_end = partial(self._drop_connection, key, entry, connection)
+                connection.start(self._nursery)
                 return connection
-            if entry.is_unsupported:
-                return None
-            self._check_open()
-            connection = await dial()
-            if connection is None:
-                entry.is_unsupported = True
-                return None
-            if self._nursery is None:
-                await connection.aclose(0)
-                raise RuntimeError("the pool was closed")
-            entry.add(connection)
-            connection.start(self._nursery)
-            return connection
+        finally:
+            entry.users -= 1
+            self._drop_if_unused(key, entry)
+
+    def _drop_connection(self, key: Hashable, entry: _Entry[P], connection: P) -> None:
+        entry.connections.pop(connection, None)
+        self._drop_if_unused(key, entry)
+
+    def _drop_if_unused(self, key: Hashable, entry: _Entry[P]) -> None:
+        if not entry.users and not entry.connections:
+            self._entries.pop(key, None)
+
+    def _remember_unsupported(self, key: Hashable) -> None:
+        self._unsupported.pop(key, None)
+        self._unsupported[key] = None
+        if len(self._unsupported) > MAX_UNSUPPORTED:
+            del self._unsupported[next(iter(self._unsupported))]
 
     def _check_open(self) -> None:
         if self._nursery is None:
@@ -144,17 +172,13 @@ class _Entry(Generic[P]):
     Attributes:
         connections: The connections, as an ordered set.
         lock: Held by the task that dials.
-        is_unsupported: Whether the server is known not to speak WebSocket over HTTP/2.
+        users: The number of tasks that dial or wait for the lock.
     """
 
     def __init__(self) -> None:
         self.connections: dict[P, None] = {}
         self.lock = trio.Lock()
-        self.is_unsupported = False
+        self.users = 0
 
     def find(self) -> P | None:
         return next((connection for connection in self.connections if connection.has_room), None)
-
-    def add(self, connection: P) -> None:
-        self.connections[connection] = None
-        connection.on_end = lambda: self.connections.pop(connection, None)

@@ -55,6 +55,10 @@ MAX_READ = 4 * RECEIVE_SIZE
 MAX_BACKLOG = 1024 * 1024
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class HTTP2Connection:
     """An HTTP/2 connection over a stream that this takes ownership of.
 
@@ -108,7 +112,7 @@ class HTTP2Connection:
         self.failure: str | None = None
         self.error: StreamBroken | None = None
         self.peer_is_leaving: bool = False
-        self.on_end: Callable[[], object] = lambda: None
+        self.on_end: Callable[[], object] = _do_nothing
         self._accepted: deque[HTTP2Stream] = deque()
         self._accept_event: trio.Event | None = None
         self._is_leaving = False
@@ -146,6 +150,7 @@ class HTTP2Connection:
             self.fail("the connection was closed")
             await self.transport.aclose(GOODBYE_TIMEOUT)
             self.on_end()
+            self.on_end = _do_nothing  # it may refer to this connection
             self._done.set()
 
     async def _read_loop(self) -> None:
