@@ -210,6 +210,107 @@ async def test_plain_requests(autojump_clock: trio.testing.MockClock) -> None:
         assert (await peer.open(21)).headers[":status"] == "200"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "status, body, headers, expected",
+    [
+        (204, None, {}, 204),
+        (204, b"", {}, 204),
+        (304, None, {"Content-Length": "5"}, 304),
+        (304, b"", {}, 304),
+        # They must not have a body (RFC 9110, sections 15.3.5 and 15.4.5): the application is at fault.
+        (204, b"x", {}, 500),
+        (304, b"12345", {"Content-Length": "5"}, 500),
+        (200, b"body", {}, 200),
+        (404, b"body", {}, 404),
+    ],
+)
+async def test_bodies_are_the_same_with_both_versions(
+    method: str, status: int, body: bytes | None, headers: Any, expected: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    def answer(opening: Opening, request: Request) -> Response:
+        return Response(status, "", headers, body)
+
+    async with serving(process_request=answer) as (listener, _):
+        stream = listener.connect()
+        await stream.send_all(f"{method} / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n".encode())
+        data = b""
+        while chunk := await stream.receive_some():
+            data += chunk
+        head, _, old = data.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d" % expected)
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.send(peer.headers(1, change(GET, _method=method), end=True))
+        response = await peer.receive_kind(HEADERS, 1)
+        new = b""
+        last = response
+        while not last.ends:
+            last = await peer.receive_kind(DATA, 1)
+            new += last.payload
+        assert response.headers[":status"] == str(expected)
+        assert new == old
+        assert bool(new) is (method == "GET" and expected not in (204, 304))
+        # All of it may come with the headers, if there is no body.
+        assert response.ends is not bool(new)
+        length = [line for line in head.decode().lower().split("\r\n") if line.startswith("content-length: ")]
+        assert [
+            f"content-length: {value}" for name, value in response.headers.items() if name == "content-length"
+        ] == length
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_errors_without_an_answer_of_the_application(method: str, autojump_clock: trio.testing.MockClock) -> None:
+    """The response to HEAD has no body (RFC 9110, section 9.3.2)."""
+
+    async def wait(opening: Opening, request: Request) -> None:
+        await trio.sleep_forever()
+
+    async with serving(process_request=wait) as (listener, _):
+        stream = listener.connect()
+        await stream.send_all(f"{method} / HTTP/1.1\r\nHost: example.org\r\n\r\n".encode())
+        data = b""
+        while chunk := await stream.receive_some():
+            data += chunk
+        assert data.startswith(b"HTTP/1.1 408")
+        assert b"Content-Length: 16" in data
+        assert data.endswith(b"Request Timeout\n" if method == "GET" else b"\r\n\r\n")
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.send(peer.headers(1, change(GET, _method=method), end=True))
+        response = await peer.receive_kind(HEADERS, 1)
+        assert response.headers[":status"] == "408"
+        assert response.headers["content-length"] == "16"
+        assert response.ends is (method == "HEAD")
+        if method == "GET":
+            assert (await peer.receive_kind(DATA, 1)).payload == b"Request Timeout\n"
+
+
+@pytest.mark.parametrize("window", [0, 100])
+async def test_a_part_of_a_response_is_not_taken_for_the_whole(
+    window: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def answer(opening: Opening, request: Request) -> Response:
+        if request.path == "/wait":
+            await trio.sleep_forever()
+        return opening.respond(200, b"x" * 1000)
+
+    async with serving(process_request=answer) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start(INITIAL_WINDOW_SIZE=window)
+        await peer.send(peer.headers(1, GET, end=True))
+        assert (await peer.receive_kind(RST_STREAM, 1)).code == CANCEL
+        # The timeout is answered, as far as the window allows.
+        await peer.send(peer.headers(3, change(GET, _path="/wait"), end=True))
+        response = await peer.receive_kind(HEADERS, 3)
+        assert response.headers[":status"] == "408"
+        if window:
+            await peer.receive(lambda each: each.stream == 3 and each.ends)
+        else:
+            assert (await peer.receive_kind(RST_STREAM, 3)).code == CANCEL
+        assert not [each for each in peer.frames if each.stream == 1 and each.kind == DATA and each.ends]
+
+
 async def test_a_2xx_of_the_application_opens_no_websocket(autojump_clock: trio.testing.MockClock) -> None:
     def healthy(opening: Opening, request: Request) -> Response | None:
         return opening.respond(200, "healthy")

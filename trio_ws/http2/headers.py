@@ -202,9 +202,12 @@ def from_response(response: Response, *, opens: bool = False) -> list[tuple[byte
             allows a body.
 
     Raises:
-        InvalidMessage: If the body does not have the length in the Content-Length header.
+        InvalidMessage: If there is a body although the status allows none, or it does not have the length in the
+            Content-Length header.
     """
     size = len(response.body or b"")
+    if size and response.status_code in BODILESS:
+        raise InvalidMessage(f"a {response.status_code} response must not have a body")
     lengths = response.headers.get_all("Content-Length")
     if response.body is not None and any(length.strip(SPACE) != str(size) for length in lengths):
         raise InvalidMessage(f"Content-Length must be the length of the body, {size}, not {', '.join(lengths)}")

@@ -216,7 +216,8 @@ class _HTTPConnection:
         )
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_TIMEOUT):
             with contextlib.suppress(StreamBroken):
-                await self._send(self._policy.add_headers(response).serialize())
+                is_head = self._request is not None and self._request.method == "HEAD"
+                await self._send(self._policy.add_headers(response).serialize(head=is_head))
         return response
 
     async def _send(self, data: bytes) -> None:

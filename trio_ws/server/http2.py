@@ -277,15 +277,18 @@ class _RequestStream:
             headers = from_response(response, opens=opens)
         except InvalidMessage as exc:
             raise ValueError(f"the application's response is not valid: {exc}") from exc
-        is_head = request is not None and request.method == "HEAD"
-        body = b"" if opens or is_head else response.body or b""
+        body = b"" if opens else self._get_body(response)
         if ws is not None:
             self._host.state.connections.add(ws)  # before the client can know that the connection is open
         try:
             self._has_answered = True
             self._stream.send_headers(headers, end=not (opens or body))
             if body:
-                await self._stream.send_all(body)
+                try:
+                    await self._stream.send_all(body)
+                except trio.Cancelled:
+                    self._stream.abort()  # the client must not take the part for the whole
+                    raise
                 self._stream.end_now()
             if not opens:
                 self.report_failure(response, self._responder.error)
@@ -297,6 +300,11 @@ class _RequestStream:
             if ws is not None:
                 self._host.state.connections.discard(ws)
             raise
+
+    def _get_body(self, response: Response) -> bytes:
+        """Return the body to send: the response to HEAD has none (RFC 9110, section 9.3.2)."""
+        is_head = self._request is not None and self._request.method == "HEAD"
+        return b"" if is_head else response.body or b""
 
     async def _send_safely(self, request: Request | None, response: Response) -> None:
         try:
@@ -321,9 +329,14 @@ class _RequestStream:
             response = self._host.policy.add_headers(self._make_error(status))
             error = None
             try:
-                self._stream.send_headers(from_response(response))
-                self._stream.send_now([response.body or b""])
-                self._stream.end_now()
+                body = self._get_body(response)
+                self._stream.send_headers(from_response(response), end=not body)
+                if body:
+                    chunks: list[bytes | memoryview] = [body]
+                    self._stream.send_now(chunks)
+                    if chunks:
+                        self._stream.abort()  # the client must not take the part for the whole
+                    self._stream.end_now()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 response, error = None, exc.with_traceback(None)
             self.report_failure(response, error)
