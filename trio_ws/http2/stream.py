@@ -218,10 +218,10 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
 
         Only one task may wait at a time.
         """
-        if self.failure is not None or self.closed or (self.carrier.output.count_room(self) and self._has_window()):
+        if self.failure is not None or self.closed or (self.carrier.output.count_room(self) and self.has_window):
             await trio.lowlevel.checkpoint()
             return
-        if self._has_window():
+        if self.has_window:
             self.carrier.output.join(self)
         self._writable = trio.Event()
         try:
@@ -240,7 +240,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.check_open()
         sent = self.carrier.protocol.send_data(self._get_h2_stream(), chunks, self.carrier.output.count_room(self))
         self.carrier.output.flush()
-        if sent or not self._has_window():
+        if sent or not self.has_window:
             self.carrier.output.leave(self)
         return sent
 
@@ -249,8 +249,11 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
             self._h2_stream = self.carrier.protocol.h2.streams[self.stream_id]
         return self._h2_stream
 
-    def _has_window(self) -> bool:
-        """Whether the peer's window of the stream has room, be there room in the connection or not."""
+    @property
+    def has_window(self) -> bool:
+        """Whether the peer's window of this stream has room, be there room in the connection or not."""
+        if self.closed or self.failure is not None:
+            return True
         return self._get_h2_stream().outbound_flow_control_window > 0
 
     def check_open(self) -> None:
