@@ -70,6 +70,7 @@ TABLE = {
             "connection.limits",
             "connection.run_local",
             "connection.sendable",
+            "connection.sockets",
             "connection.state",
         ],
         ["connection.tls_info"],

@@ -24,7 +24,7 @@ from trio_ws.exceptions import (
     ConnectFailed,
     ConnectionClosed,
 )
-from trio_ws.server.accept import ACCEPT_DELAY
+from trio_ws.server.listeners import ACCEPT_DELAY
 
 from .clients import (
     MASK,

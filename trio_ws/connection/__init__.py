@@ -6,6 +6,7 @@
 :mod:`~trio_ws.connection.limits`        message rate, idle time and lifetime
 :mod:`~trio_ws.connection.run_local`     values that exist once per run of Trio
 :mod:`~trio_ws.connection.sendable`      conversion of the argument of ``send()``
+:mod:`~trio_ws.connection.sockets`       what the system knows of a socket
 :mod:`~trio_ws.connection.state`         the state of a connection, as a table
 :mod:`~trio_ws.connection.tls_info`      ``TLSInfo``: the parameters of a TLS connection
 :mod:`~trio_ws.connection.checkpoints`   the checkpoint at the start of every public call

@@ -17,20 +17,16 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import select
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
 from .run_local import RunLocal
+from .sockets import count_undelivered, has_unread
 
 if TYPE_CHECKING:
     from .tls_info import TLSInfo
-
-if sys.platform == "linux":
-    import fcntl
 
 __all__ = [
     "BATCH",
@@ -63,9 +59,6 @@ _Chunk: TypeAlias = bytes | memoryview
 #: The buffer that all sockets of a run of Trio are read into. They can share it because received bytes are processed
 #: before the next read. Allocating memory for each large read would cost more than the read.
 _receive_buffer = RunLocal(lambda: memoryview(bytearray(MAX_RECEIVE_SIZE)))
-
-#: Requests for the number of bytes not acknowledged by the peer, and of those not even sent (``linux/sockios.h``).
-_SIOCOUTQ, _SIOCOUTQNSD = 0x5411, 0x894B
 
 
 class StreamBroken(Exception):
@@ -332,16 +325,8 @@ class StreamAdapter:
         these numbers of the system, all bytes that the stream has accepted count as delivered. TLS adds its overhead.
         """
         unwritten = sum(map(len, self._unwritten))
-        if sys.platform != "linux" or self._transport_socket is None:
-            return unwritten, unwritten
-        counts = []
-        for request in (_SIOCOUTQ, _SIOCOUTQNSD):
-            try:
-                count = fcntl.ioctl(self._transport_socket.fileno(), request, bytes(4))
-                counts.append(unwritten + int.from_bytes(count, sys.byteorder))
-            except (OSError, ValueError):  # the socket does not support the request, or is closed
-                counts.append(counts[0] if counts else unwritten)
-        return counts[0], counts[1]
+        undelivered, unsent = count_undelivered(self._transport_socket)
+        return unwritten + undelivered, unwritten + unsent
 
     def count_delivered_ahead(self) -> int:
         """Return a number that grows while bytes of others are delivered for which those of this stream must wait."""
@@ -349,11 +334,7 @@ class StreamAdapter:
 
     def has_unread(self) -> bool:
         """Whether unread bytes or the end of the stream have arrived. False if the system cannot tell."""
-        if self._transport_socket is None or self._transport_socket.fileno() < 0 or not hasattr(select, "poll"):
-            return False
-        poll = select.poll()
-        poll.register(self._transport_socket.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return has_unread(self._transport_socket)
 
     # -- Closing ---------------------------------------------------------------------------------------------------
 

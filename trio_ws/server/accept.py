@@ -1,4 +1,4 @@
-"""The accept loop of a server, and the life of each connection from its first byte to its end.
+"""Accepting connections, and the life of each from its first byte to its end.
 
 Each connection is one task: TLS and the opening handshake within ``open_timeout``, then the handler, inside a
 :class:`~trio_ws.connection.session.Session`. Errors of a peer or of a handler end that connection only; they are logged
@@ -7,7 +7,6 @@ to ``trio_ws.server``.
 
 from __future__ import annotations
 
-import errno
 import math
 import ssl as ssl_module
 import sys
@@ -28,10 +27,11 @@ from ..http2.negotiation import HTTP2Option, detect_http2
 from ..http11 import Request, Response
 from ..misuse.usage import call_async
 from ..settings import Settings
-from .forwarded.peer import identify_peer, show_address
+from .forwarded.peer import Peer, identify_peer, show_address
 from .forwarded.proxy_protocol import InvalidProxyHeader, ProxyHeader, read_proxy_header
 from .handshake import open_connection
 from .limits import AddressSlot, Limits
+from .listeners import accept_from
 from .openings import OpeningTask, Stage
 from .origins import ANY
 from .policy import HandshakePolicy
@@ -44,32 +44,25 @@ if sys.version_info < (3, 11):
 
 __all__ = ["Acceptor", "is_connection_closed"]
 
-#: Errors of ``accept()`` that mean the system is out of resources, and the seconds to wait before trying again.
-_OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-ACCEPT_DELAY = 0.1
-
-#: Seconds between two log lines about that.
-LOG_INTERVAL = 1.0
-
-#: Errors of ``accept()`` that only concern the connection that was to be accepted. Its client has left already, or the
-#: network or a firewall has dropped it (see accept(2) of Linux).
-_DROPPED = frozenset(
-    getattr(errno, name)
-    for name in ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET")
-    if hasattr(errno, name)
-)
-
 #: Connections over a limit that may be answered with 503 at the same time. Any more are closed without an answer.
 MAX_REJECTIONS = 100
 
 
-@attrs.frozen
-class _HTTP2Transport:
-    """A stream on which the client speaks HTTP/2, the PROXY header that it began with, and the bytes read from it."""
+@attrs.define(eq=False)
+class _Accepted:
+    """A connection that was accepted, and what came before its first request.
+
+    Attributes:
+        stream: The stream; once the TLS handshake is done, the one inside of TLS.
+        header: The PROXY header that the connection began with, if any.
+        received: Bytes that were read ahead: the beginning of the first request.
+        is_http2: Whether the client speaks HTTP/2.
+    """
 
     stream: StreamAdapter
-    header: ProxyHeader | None
-    received: bytes
+    header: ProxyHeader | None = None
+    received: bytes = b""
+    is_http2: bool = False
 
 
 class Acceptor:
@@ -109,8 +102,6 @@ class Acceptor:
         self._rejecting_policy = attrs.evolve(
             policy, process_request=_unavailable, process_response=None, origins=ANY, hosts=None
         )
-        # When the next failure to accept may be logged.
-        self._next_overload_log = -math.inf
         self._state = ServerState()
         self.server: Server = Server(
             [_socket_address(listener) for listener in listeners], settings.close_timeout, self._state
@@ -131,33 +122,10 @@ class Acceptor:
             with self._state.accepting:
                 async with trio.open_nursery() as accepting:
                     for listener in self._listeners:
-                        accepting.start_soon(self._accept, listener, nursery)
+                        accepting.start_soon(accept_from, listener, self.serve_connection, nursery)
                     task_status.started(self.server)
         finally:
             self._state.listeners_closed.set()
-
-    async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], nursery: trio.Nursery) -> None:
-        """Accept connections until cancelled, then close the listener.
-
-        :func:`trio.serve_listeners` would also close each stream again when its task ends, in a cancelled scope. That
-        costs as much time as the whole opening handshake, and our streams are closed already.
-        """
-        async with listener:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as exc:
-                    if exc.errno in _DROPPED:
-                        await trio.lowlevel.checkpoint()
-                        continue
-                    if exc.errno not in _OVERLOADED:
-                        raise
-                    if trio.current_time() >= self._next_overload_log:
-                        self._next_overload_log = trio.current_time() + LOG_INTERVAL
-                        logger.error("cannot accept connections, trying every %g seconds: %s", ACCEPT_DELAY, exc)
-                    await trio.sleep(ACCEPT_DELAY)
-                else:
-                    nursery.start_soon(self.serve_connection, stream)
 
     async def serve_connection(self, stream: trio.abc.Stream) -> None:
         """Serve a connection from its first byte to its end, and close the stream. Never raises an ``Exception``."""
@@ -171,11 +139,12 @@ class Acceptor:
             return
         self._state.count += 1
         try:
-            opened = await self._open_in_time(adapter, slot)
-            if isinstance(opened, _HTTP2Transport):
-                await self._serve_http2(opened, slot)
-            elif opened is not None:
-                await self._handle(opened)
+            accepted = _Accepted(adapter)
+            ws = await self._open_in_time(accepted, slot)
+            if accepted.is_http2:
+                await self._serve_http2(accepted, slot)
+            elif ws is not None:
+                await self._handle(ws)
         finally:
             self._state.count -= 1
             slot.release()
@@ -202,7 +171,7 @@ class Acceptor:
             if rest is not None:
                 raise rest from None
 
-    async def _serve_http2(self, transport: _HTTP2Transport, slot: AddressSlot) -> None:
+    async def _serve_http2(self, accepted: _Accepted, slot: AddressSlot) -> None:
         """Serve the streams of an HTTP/2 connection."""
         from .http2 import Host, serve_http2  # requires h2
 
@@ -216,8 +185,10 @@ class Acceptor:
             admit=self._admit,
             handle=self._handle,
         )
-        peer = identify_peer(transport.stream, self._policy.forwarding, transport.header)
-        await serve_http2(transport.stream, transport.received, host, peer, slot)
+        await serve_http2(accepted.stream, accepted.received, host, self._identify(accepted), slot)
+
+    def _identify(self, accepted: _Accepted) -> Peer:
+        return identify_peer(accepted.stream, self._policy.forwarding, accepted.header)
 
     def _find_reached_limit(self) -> str | None:
         """Return the server-wide limit that is reached, as text for the log; None if there is room, or can be made."""
@@ -276,89 +247,99 @@ class Acceptor:
             logger.info("connection from %s closed: %s", show_address(address), exc)
             return None
 
-    async def _open_in_time(self, stream: StreamAdapter, slot: AddressSlot) -> ServerWebSocket | _HTTP2Transport | None:
+    async def _open_in_time(self, accepted: _Accepted, slot: AddressSlot) -> ServerWebSocket | None:
         """Do the TLS and opening handshakes within ``open_timeout``. On failure, close the stream and return None.
 
-        With HTTP/2, only the TLS handshake is done, and the stream is returned.
+        With HTTP/2, only the TLS handshake is done, and None is returned.
         """
-        ws: ServerWebSocket | _HTTP2Transport | None = None
-        registered = header = None
+        ws: ServerWebSocket | None = None
+        registered: ServerWebSocket | None = None
         openings = self._state.openings
         seconds = math.inf if self._settings.open_timeout is None else self._settings.open_timeout
-        began_at = trio.current_time()
-        scope = trio.CancelScope(deadline=began_at + seconds)
+        scope = trio.CancelScope(deadline=trio.current_time() + seconds)
         task = OpeningTask(scope)
+
+        def restart_timeout() -> None:
+            scope.deadline = trio.current_time() + seconds
+
+        def get_cancelled_status() -> int:
+            is_late = trio.current_time() >= scope.deadline
+            return 408 if is_late and self._state.close is None and task.dismissed is None else 503
+
+        def register(ws: ServerWebSocket) -> None:
+            nonlocal registered
+            registered = ws
+            self._state.connections.add(ws)
+
         try:
             with scope:
-
-                def restart_timeout() -> None:
-                    scope.deadline = trio.current_time() + seconds
-
-                def get_cancelled_status() -> int:
-                    is_late = trio.current_time() >= scope.deadline
-                    return 408 if is_late and self._state.close is None and task.dismissed is None else 503
-
-                def register(ws: ServerWebSocket) -> None:
-                    nonlocal registered
-                    registered = ws
-                    self._state.connections.add(ws)
-
                 openings.add(task)
                 try:
-                    if self._policy.forwarding.proxy_protocol:
-                        header = await self._read_header(stream)
-                        if header is None or not await self._acquire_slot_for_header(stream, header, slot):
-                            return None
-                    if self._ssl is not None:
-                        try:
-                            stream = await start_tls(stream, self._ssl, server_side=True)
-                        except StreamSilent as exc:
-                            logger.debug("connection lost before the TLS handshake: %s", exc)
-                            return None
-                        except StreamBroken as exc:
-                            address = identify_peer(stream, self._policy.forwarding, header).address
-                            logger.info("TLS handshake with %s failed: %s", address, exc)
-                            report_opening_failure(
-                                self._settings, None, None, lost_error(exc), trio.current_time() - began_at, address
-                            )
-                            return None
-                    received = b""
-                    if self._http2:
-                        try:
-                            is_http2, received = await detect_http2(stream, self._http2)
-                        except StreamBroken as exc:
-                            logger.debug("connection lost before the first request: %s", exc)
-                            return None
-                        if is_http2:
-                            ws = _HTTP2Transport(stream, header, received)
-                            return ws
-                    ws = await open_connection(
-                        stream,
-                        self._settings,
-                        self._policy,
-                        server=self.server if self._listeners else None,
-                        header=header,
-                        admit=partial(self._admit, slot),
-                        may_persist=lambda: not self._state.draining,
-                        on_response=restart_timeout,
-                        on_stage=partial(openings.advance, task),
-                        get_cancelled_status=get_cancelled_status,
-                        on_open=register,
-                        limits=self._limits,
-                        received=received,
-                    )
+                    if await self._prepare(accepted, slot):
+                        ws = await open_connection(
+                            accepted.stream,
+                            self._settings,
+                            self._policy,
+                            server=self.server if self._listeners else None,
+                            header=accepted.header,
+                            admit=partial(self._admit, slot),
+                            may_persist=lambda: not self._state.draining,
+                            on_response=restart_timeout,
+                            on_stage=partial(openings.advance, task),
+                            get_cancelled_status=get_cancelled_status,
+                            on_open=register,
+                            limits=self._limits,
+                            received=accepted.received,
+                        )
                 finally:
                     if task.dismissed is None:
                         openings.discard(task)
             if scope.cancelled_caught and self._state.close is None:
-                self._log_unfinished(task, show_address(identify_peer(stream, self._policy.forwarding, header).address))
+                self._log_unfinished(task, show_address(self._identify(accepted).address))
         finally:
-            if ws is None:
+            if ws is None and not accepted.is_http2:
                 if registered is not None:
                     self._state.connections.discard(registered)
-                await stream.aclose(0)
+                await accepted.stream.aclose(0)
             openings.discard(task)
         return ws
+
+    async def _prepare(self, accepted: _Accepted, slot: AddressSlot) -> bool:
+        """Read the PROXY header, do the TLS handshake, and find out the version of HTTP, as far as the options ask.
+
+        Returns:
+            Whether the opening handshake over HTTP/1.1 follows. Otherwise, the client speaks HTTP/2, or the connection
+            must be closed, and the reason was logged.
+        """
+        if self._policy.forwarding.proxy_protocol:
+            accepted.header = await self._read_header(accepted.stream)
+            if accepted.header is None or not await self._acquire_slot_for_header(accepted, slot):
+                return False
+        if self._ssl is not None and not await self._start_tls(accepted, self._ssl):
+            return False
+        if self._http2:
+            try:
+                accepted.is_http2, accepted.received = await detect_http2(accepted.stream, self._http2)
+            except StreamBroken as exc:
+                logger.debug("connection lost before the first request: %s", exc)
+                return False
+        return not accepted.is_http2
+
+    async def _start_tls(self, accepted: _Accepted, context: ssl_module.SSLContext) -> bool:
+        """Do the TLS handshake. Return False, and log and report the reason, if it fails."""
+        began_at = trio.current_time()
+        try:
+            accepted.stream = await start_tls(accepted.stream, context, server_side=True)
+        except StreamSilent as exc:
+            logger.debug("connection lost before the TLS handshake: %s", exc)
+            return False
+        except StreamBroken as exc:
+            address = self._identify(accepted).address
+            logger.info("TLS handshake with %s failed: %s", address, exc)
+            seconds = trio.current_time() - began_at
+            report_opening_failure(self._settings, None, None, lost_error(exc), seconds, address)
+            return False
+        return True
 
     def _log_unfinished(self, task: OpeningTask, address: str) -> None:
         """Log that an opening handshake has timed out or was dismissed. Clients that have begun none are not logged."""
@@ -369,12 +350,12 @@ class Acceptor:
         elif task.stage is not Stage.SILENT or self._policy.forwarding.proxy_protocol:
             logger.info("opening handshake with %s timed out after %g seconds", address, self._settings.open_timeout)
 
-    async def _acquire_slot_for_header(self, stream: StreamAdapter, header: ProxyHeader, slot: AddressSlot) -> bool:
+    async def _acquire_slot_for_header(self, accepted: _Accepted, slot: AddressSlot) -> bool:
         """Acquire a slot for the client that a PROXY header names. On failure, reject the connection; return False."""
-        peer = identify_peer(stream, self._policy.forwarding, header)
+        peer = self._identify(accepted)
         reason = None if peer.is_trusted_proxy else slot.acquire(peer.address)
         if reason is not None:
-            await self._reject(stream, reason, header)
+            await self._reject(accepted.stream, reason, accepted.header)
         return reason is None
 
     def _admit(self, slot: AddressSlot, opening: Opening) -> Response | None:

@@ -1,18 +1,21 @@
-"""Listeners for TCP ports, Unix sockets, and sockets passed by systemd."""
+"""Listeners for TCP ports, Unix sockets, and sockets passed by systemd; and accepting from any listener."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
+import math
 import os
 import socket
 import stat
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import trio
 
-__all__ = ["is_abstract", "open_systemd_listeners", "open_tcp_listeners", "open_unix_listener"]
+__all__ = ["accept_from", "is_abstract", "open_systemd_listeners", "open_tcp_listeners", "open_unix_listener"]
 
 _Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -20,6 +23,60 @@ _Path: TypeAlias = "str | os.PathLike[str]"
 _FIRST_FD = 3
 
 _BACKLOG = 0xFFFF
+
+#: Errors of ``accept()`` that mean the system is out of resources, and the seconds to wait before trying again.
+_OVERLOADED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_DELAY = 0.1
+
+#: Seconds between two log lines about that.
+LOG_INTERVAL = 1.0
+
+#: Errors of ``accept()`` that only concern the connection that was to be accepted. Its client has left already, or the
+#: network or a firewall has dropped it (see accept(2) of Linux).
+_DROPPED = frozenset(
+    getattr(errno, name)
+    for name in ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET")
+    if hasattr(errno, name)
+)
+
+logger: logging.Logger = logging.getLogger("trio_ws.server")
+
+
+async def accept_from(
+    listener: trio.abc.Listener[trio.abc.Stream],
+    serve_connection: Callable[[trio.abc.Stream], Awaitable[object]],
+    nursery: trio.Nursery,
+) -> None:
+    """Accept connections until cancelled, then close the listener.
+
+    :func:`trio.serve_listeners` would also close each stream again when its task ends, in a cancelled scope. That costs
+    as much time as the whole opening handshake, and our streams are closed already.
+
+    Args:
+        listener: The listener.
+        serve_connection: An async function that is called for each connection, in a task of its own.
+        nursery: The nursery for these tasks.
+
+    Raises:
+        OSError: If the listener fails.
+    """
+    next_log = -math.inf
+    async with listener:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as exc:
+                if exc.errno in _DROPPED:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                if exc.errno not in _OVERLOADED:
+                    raise
+                if trio.current_time() >= next_log:
+                    next_log = trio.current_time() + LOG_INTERVAL
+                    logger.error("cannot accept connections, trying every %g seconds: %s", ACCEPT_DELAY, exc)
+                await trio.sleep(ACCEPT_DELAY)
+            else:
+                nursery.start_soon(serve_connection, stream)
 
 
 async def open_tcp_listeners(
