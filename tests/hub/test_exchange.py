@@ -492,6 +492,27 @@ async def test_a_message_that_ends_the_session_is_given_up(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_large_message_survives_an_outage(autojump_clock: MockClock) -> None:
+    """Only attempts to publish it count, not those to connect."""
+    engine = Engine()
+    backend = ClosesConnection(engine)
+    hub = Hub(backend=backend)
+    message = bytes(300_001)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        hub.topic("news").publish(message)
+        with trio.fail_after(1):
+            while ("failed",) not in backend.calls:
+                await trio.sleep(0.001)
+        engine.fail()
+        await trio.sleep(100)
+        backend.limit = 300_001
+        engine.recover()
+        await trio.sleep(10)
+        assert backend.published == [message]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_small_message_waits_for_an_engine_that_fails_again_and_again(autojump_clock: MockClock) -> None:
     """Size cannot be the reason: such a message goes out when the engine works again."""
     backend = ClosesConnection()

@@ -606,6 +606,7 @@ async def test_a_topic_whose_name_something_else_uses(server: RedisServer) -> No
         ("ERR Error running script (call to f_0): @user_script:5: -READONLY You can't write", False),
         ("OOM command not allowed when used memory > 'maxmemory'. script: 0, on @user_script:5.", False),
         ("MISCONF Redis is configured to save RDB snapshots script: 0, on @user_script:5.", False),
+        ("ERR Script attempted to access a non local key in a cluster node script: 0, on @user_script:5.", False),
         ("ERR The user executing the script can't run this command script: 0, on @user_script:5.", False),
         ("LOADING Redis is loading the dataset in memory", False),
         ("CLUSTERDOWN The cluster is down", False),

@@ -170,6 +170,7 @@ class Exchange:
                     self._end_session()
                     error = self._get_reason(exc, connected=connected_at is not None)
                     if self._publishing:
+                        self._publishing = False
                         self._give_up(self.outgoing.count_failure(), error.reason)
                 lived = None if connected_at is None else trio.current_time() - connected_at
                 if retries.schedule(error, lived) is None:

@@ -41,7 +41,9 @@ _PERMANENT = (
 _PERMANENT_TEXTS = ("DB index is out of range", "The user executing the script can't")
 
 #: Errors of commands in a script that do not concern the message, by the beginnings of their texts.
-_TEMPORARY = re.compile(r"\b(ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|OOM|READONLY|TRYAGAIN)\b")
+_TEMPORARY = re.compile(
+    r"\b(ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|OOM|READONLY|TRYAGAIN|non local key)\b"
+)
 
 
 #: The parameters of a URL with TLS, each with the values that it may have, or () if it is the path of a file.
