@@ -131,7 +131,7 @@ TABLE = {
     "hub": [
         ["hub.backend", "hub.broadcast"],
         ["hub.members", "hub.memory", "hub.outgoing"],
-        ["hub.redis.scripts"],
+        ["hub.redis.scripts", "hub.redis.url"],
         ["hub.redis.client"],
         ["hub.redis.listener", "hub.redis.presence"],
         ["hub.redis.streams"],

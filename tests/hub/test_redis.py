@@ -25,8 +25,9 @@ from trio_ws import BackendUnavailable, Hub, Instrument, ObservedHub, Position, 
 from trio_ws.frames import Close, Frame, Opcode
 from trio_ws.hub import outgoing
 from trio_ws.hub.redis import listener, presence, pubsub, scripts, streams
-from trio_ws.hub.redis.client import Command, RedisClient, check_url, is_refusal
+from trio_ws.hub.redis.client import Command, RedisClient, is_refusal
 from trio_ws.hub.redis.scripts import Names, slot_of
+from trio_ws.hub.redis.url import check_url
 from trio_ws.testing import BACKEND_CHECKS, BackendCheck
 
 from ..support import HANGS, Peer, opened, text

@@ -243,7 +243,8 @@ class Exchange:
             await self.backend.publish(batch)
         except MessagesRefused as exc:
             self._publishing = False
-            self._give_up(exc.numbers, exc.reason)
+            if not self._give_up(exc.numbers, exc.reason):
+                raise  # None of them is in the batch: publishing it again would not end.
             return
         # No checkpoint in between: the batch is either acknowledged and removed, or published again.
         self._publishing = False
@@ -251,12 +252,18 @@ class Exchange:
         self._observe("hub_published", len(batch), seconds)
         self._observe("hub_backlog_changed", len(self.outgoing), self.outgoing.size)
 
-    def _give_up(self, numbers: Collection[int], reason: str) -> None:
-        """Give up messages of the batch that was published last, which the engine will never accept."""
-        if numbers:
-            for publication in self.outgoing.give_up(numbers):
-                self._on_given_up(publication, reason)
+    def _give_up(self, numbers: Collection[int], reason: str) -> bool:
+        """Give up messages of the batch that was published last, which the engine will never accept.
+
+        Returns:
+            Whether the batch has changed.
+        """
+        given_up = self.outgoing.give_up(numbers) if numbers else []
+        for publication in given_up:
+            self._on_given_up(publication, reason)
+        if given_up:
             self._observe("hub_backlog_changed", len(self.outgoing), self.outgoing.size)
+        return bool(given_up)
 
     async def _pass_on_changes(self) -> None:
         """Tell the back end about the topics that have changed."""

@@ -141,8 +141,8 @@ class Hub:
         queued; see :meth:`Topic.publish`.
 
         A message that the engine will never accept, such as one that is too large for it, is given up: this is logged,
-        instruments get ``hub_lost``, and ``when_lost`` applies in the other processes. So is one of more than 256 KiB
-        during whose publishing the connection has failed three times in sequence.
+        instruments get ``hub_lost``, and ``when_lost`` applies in the other processes. The same happens to a message of
+        more than 256 KiB if the connection fails three times in a row while it is sent.
 
         If this is cancelled and run again, it goes on where it was: members get what they have missed in between, and
         the queued messages are sent, in order, none twice.

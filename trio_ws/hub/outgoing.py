@@ -34,8 +34,8 @@ MAX_BACKLOG = 2**20
 BATCH_MESSAGES = 500
 BATCH_BYTES = 2**18
 
-#: How many sessions in sequence may end while a message is published that is larger than a batch, and therefore alone.
-#: Some engines close the connection instead of refusing a message that is too large.
+#: A message that is larger than a batch, and therefore alone in one, is given up if so many sessions in a row end while
+#: it is published. Some engines close the connection instead of refusing a message that is too large.
 MAX_FAILURES = 3
 
 #: Memory of a queued item without its topic and message, in bytes: the publication and its number, the item, and the
@@ -72,7 +72,7 @@ class Outgoing:
         self._marked: set[str] = set()
         # The number of items at the front that are being published.
         self._in_flight = 0
-        # How often in sequence publishing them has failed.
+        # How many times in a row publishing them has failed.
         self._failures = 0
         # Woken when items have been removed.
         self._removed = trio.Event()

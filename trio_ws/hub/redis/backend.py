@@ -10,11 +10,12 @@ from ...exceptions import BackendUnavailable
 from ...misuse.values import check_instance, check_int
 from ..backend import Backend, BackendEvent, History, Position, Publication
 from ..memory import check_max_age
-from .client import RedisClient, check_url, import_coredis
+from .client import RedisClient, import_coredis
 from .presence import Presence
 from .pubsub import PubSub
 from .scripts import Names
 from .streams import Streams, StreamSettings
+from .url import check_url
 
 __all__ = ["RedisBackend"]
 

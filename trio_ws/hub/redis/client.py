@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import trio
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["Command", "RedisClient", "check_url", "import_coredis", "is_refusal", "within"]
+__all__ = ["Command", "RedisClient", "import_coredis", "is_refusal", "within"]
 
 #: Names of the errors that somebody has to repair, by the names of their classes in coredis.
 _PERMANENT = (
@@ -46,16 +46,6 @@ _TEMPORARY = re.compile(
 )
 
 
-#: The parameters of a URL with TLS, each with the values that it may have, or () if it is the path of a file.
-_TLS_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "ssl_ca_certs": (),
-    "ssl_certfile": (),
-    "ssl_keyfile": (),
-    "ssl_cert_reqs": ("none", "optional", "required"),
-    "ssl_check_hostname": ("true", "false"),
-}
-
-
 def import_coredis() -> Any:
     """Import coredis.
 
@@ -69,71 +59,6 @@ def import_coredis() -> Any:
     except ImportError as exc:
         raise ImportError("RedisBackend requires coredis: pip install trio-ws[redis]") from exc
     return coredis
-
-
-def check_url(url: object) -> None:
-    """Check a URL of Redis. The errors show only parts of it, because it may have a password.
-
-    Raises:
-        TypeError: If it is not a str.
-        ValueError: If it is no URL of Redis.
-    """
-    if not isinstance(url, str):
-        raise TypeError(f"url must be a str, not {type(url).__name__}")
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError("the host in url must be a name or an address, with IPv6 addresses in brackets") from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError(f"url must begin with redis://, rediss:// or unix://, not with {parts.scheme!r}")
-    if "#" in url:
-        raise ValueError("url must not have a fragment: a # in a password must be %23")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("url must have a path after unix://")
-    else:
-        if not parts.hostname:
-            raise ValueError(f"url must have a host after {parts.scheme}://")
-        if parts.path not in ("", "/"):
-            _check_database(parts.path.removeprefix("/"))
-    try:
-        _ = parts.port
-    except ValueError:
-        raise ValueError("the port in url must be between 0 and 65535") from None
-    _check_parameters(parts.scheme, parts.query)
-
-
-def _check_database(value: str) -> None:
-    if not re.fullmatch("[0-9]{1,9}", value):
-        raise ValueError(f"the database in url must be a number, not {value!r}")
-
-
-def _check_parameters(scheme: str, query: str) -> None:
-    """Check the parameters of a URL.
-
-    Raises:
-        ValueError: If one is unknown, or its value is none that it may have.
-    """
-    allowed = {"redis": (), "rediss": tuple(_TLS_PARAMETERS), "unix": ("db",)}[scheme]
-    parameters = parse_qs(query, keep_blank_values=True)
-    for name, values in parameters.items():
-        if name not in allowed:
-            # The value may be a secret.
-            expected = f"only have the parameters {', '.join(allowed)}" if allowed else "not have parameters"
-            raise ValueError(f"a url with {scheme}:// must {expected}, not {name!r}")
-        if len(values) > 1:
-            raise ValueError(f"the parameter {name} of url must not be repeated")
-        (value,) = values
-        if name == "db":
-            _check_database(value)
-        elif (choices := _TLS_PARAMETERS[name]) and value not in choices:
-            raise ValueError(f"the parameter {name} of url must be {' or '.join(choices)}, not {value!r}")
-        elif not value:
-            raise ValueError(f"the parameter {name} of url must be a path, not {value!r}")
-    if ("ssl_certfile" in parameters) != ("ssl_keyfile" in parameters):
-        raise ValueError("url must have both or none of the parameters ssl_certfile and ssl_keyfile")
-    if parameters.get("ssl_check_hostname") == ["true"] and parameters.get("ssl_cert_reqs") == ["none"]:
-        raise ValueError("the parameter ssl_cert_reqs of url must not be 'none' with ssl_check_hostname=true")
 
 
 @contextmanager
