@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -637,6 +637,40 @@ async def test_more_topics_than_markers(server: RedisServer, streams: bool, monk
             with trio.fail_after(HANGS):
                 assert await peer.receive() == LOST
         nursery.cancel_scope.cancel()
+
+
+@needs_redis
+async def test_a_notification_that_overtakes_the_position(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message is published when the position is on its way. It must not wait for the next one."""
+    here, there = RedisBackend(server.url), RedisBackend(server.url)
+    async with here, there:
+        messages = here._connected
+        assert isinstance(messages, streams.Streams)
+        call, on_notification = messages._client.call, messages._listener._on_message
+        notified = trio.Event()
+
+        def notify(channel: bytes, content: bytes) -> None:
+            on_notification(channel, content)
+            notified.set()
+
+        async def call_slowly(commands: Sequence[Command]) -> list[Any]:
+            results = await call(commands)
+            await there.publish([trio_ws.Publication("news", "a", there.id, 1)])
+            with trio.fail_after(HANGS):
+                await notified.wait()
+            return results
+
+        messages._listener._on_message = notify
+        monkeypatch.setattr(messages._client, "call", call_slowly)
+        position = (await here.subscribe({"news": None}))["news"]
+        monkeypatch.undo()
+        assert position is not None
+        assert position.offset == 0
+        assert list(messages._dirty) == ["news"]
+        event = await receive_one(here)
+        assert isinstance(event, trio_ws.Received)
+        assert event.message == "a"
+        assert not messages._early
 
 
 @needs_redis

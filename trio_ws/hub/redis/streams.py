@@ -96,8 +96,10 @@ class Streams:
         # The subscribed topics by their channels, and the positions from which to receive them.
         self._topics: dict[bytes, str] = {}
         self._positions: dict[str, Position] = {}
-        # Topics that may have something to receive, an ordered set; and losses to receive.
+        # Topics that may have something to receive, an ordered set; those that had a notification before their position
+        # was known; and losses to receive.
         self._dirty: dict[str, None] = {}
+        self._early: set[str] = set()
         self._losses: list[Lost] = []
         self._wake = trio.Event()
 
@@ -120,8 +122,11 @@ class Streams:
             del self._published[next(iter(self._published))]
 
     def _on_notification(self, channel: bytes, content: bytes) -> None:
-        if (topic := self._topics.get(channel)) is not None:
+        topic = self._topics.get(channel)
+        if topic in self._positions:
             self._mark(topic)
+        elif topic is not None:
+            self._early.add(topic)
 
     def _mark(self, topic: str) -> None:
         if topic in self._positions:
@@ -217,7 +222,9 @@ class Streams:
             if lost:
                 self._losses.append(Lost(topic, position))
                 self._wake.set()
-            if start < head:
+            # A notification may have overtaken the result.
+            if start < head or topic in self._early:
+                self._early.discard(topic)
                 self._mark(topic)
         return positions
 
@@ -238,6 +245,7 @@ class Streams:
             self._topics.pop(channel, None)
             self._positions.pop(topic, None)
             self._dirty.pop(topic, None)
+            self._early.discard(topic)
         await self._listener.unsubscribe(channels)
 
     async def history(self, topic: str, since: Position, max_bytes: int) -> History:
