@@ -27,7 +27,7 @@ from trio_ws.hub import outgoing
 from trio_ws.hub.redis import listener, presence, pubsub, scripts, streams
 from trio_ws.hub.redis.client import Command, RedisClient, is_refusal
 from trio_ws.hub.redis.scripts import Names, slot_of
-from trio_ws.hub.redis.url import check_url
+from trio_ws.hub.redis.url import check_url, make_ssl_context
 from trio_ws.testing import BACKEND_CHECKS, BackendCheck
 
 from ..support import HANGS, Peer, opened, text
@@ -980,6 +980,22 @@ async def test_a_user_must_be_allowed_to_see_the_server(server: RedisServer) -> 
     assert "must be allowed the command INFO" in repr(caught.value)
 
 
+def test_tls_configuration_of_urls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
+    file = tmp_path / "cert.pem"
+    context = make_ssl_context(
+        f"rediss://host?ssl_ca_certs={tmp_path / 'ca.pem'}&ssl_certfile={file}&ssl_keyfile={file}"
+    )
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert len(context.get_ca_certs()) == 1
+    context = make_ssl_context(f"rediss://host?ssl_ca_certs={tmp_path}&ssl_cert_reqs=optional")
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_OPTIONAL)
+    with pytest.raises(OSError):
+        make_ssl_context(f"rediss://host?ssl_ca_certs={tmp_path / 'missing.pem'}")
+
+
 @needs_redis
 async def test_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
@@ -1001,15 +1017,18 @@ async def test_tls(tmp_path: Path) -> None:
     for backend in backends:
         async with backend:
             assert await backend.count_members("news") == 0
-    # By default, the authority must be one that the system trusts; and the name is checked. With parameters, it is only
-    # checked if one of them says so.
-    parameters = f"?ssl_ca_certs={tmp_path / 'ca.pem'}&ssl_cert_reqs=required"
-    async with RedisBackend(f"rediss://127.0.0.1:{tls}{parameters}"):
-        pass
+    # By default, the authority must be one that the system trusts; and the name is checked.
+    parameters = f"?ssl_ca_certs={tmp_path / 'ca.pem'}"
+    for unchecked in (f"{parameters}&ssl_check_hostname=false", "?ssl_cert_reqs=none"):
+        async with RedisBackend(f"rediss://127.0.0.1:{tls}{unchecked}"):
+            pass
     wrong: list[tuple[str, str, ssl.SSLContext | None]] = [
         ("localhost", "", None),
         ("127.0.0.1", "", context),
+        ("127.0.0.1", parameters, None),
         ("127.0.0.1", f"{parameters}&ssl_check_hostname=true", None),
+        ("127.0.0.1", f"{parameters}&ssl_cert_reqs=optional", None),
+        ("localhost", "?ssl_check_hostname=false", None),
     ]
     for host, query, tls_context in wrong:
         with trio.fail_after(HANGS), pytest.raises(BaseExceptionGroup) as caught:

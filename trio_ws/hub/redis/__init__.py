@@ -2,7 +2,7 @@
 
 ======================================  ================================================
 :mod:`~trio_ws.hub.redis.scripts`       names of keys, and the Lua scripts
-:mod:`~trio_ws.hub.redis.url`           the checks of URLs
+:mod:`~trio_ws.hub.redis.url`           URLs: checks, TLS configuration
 :mod:`~trio_ws.hub.redis.client`        the client: errors, timeouts, pipelines
 :mod:`~trio_ws.hub.redis.listener`      connections that listen to channels
 :mod:`~trio_ws.hub.redis.presence`      the numbers of members of all processes

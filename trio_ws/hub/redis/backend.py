@@ -54,9 +54,9 @@ class RedisBackend(Backend):
         sharded: Whether to use sharded publish and subscribe, which is always used in a cluster.
         cluster: Whether the URL is that of a node in a cluster. It must answer at first; then, any node will do.
         ssl_context: The TLS configuration for ``rediss://``; None for the usual one, which checks the certificate and
-            the name of the host, or for that of the parameters ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``,
-            ``ssl_cert_reqs`` and ``ssl_check_hostname`` in the URL. With any of these, the name of the host is only
-            checked if ``ssl_check_hostname=true`` is one of them.
+            the name of the host, unless parameters of the URL say otherwise: ``ssl_ca_certs``, ``ssl_certfile`` and
+            ``ssl_keyfile`` are paths, ``ssl_cert_reqs`` is ``none``, ``optional`` or ``required``, and
+            ``ssl_check_hostname`` is ``true`` or ``false``.
         timeout: Maximum time for an answer, in seconds.
 
     Raises:

@@ -17,6 +17,7 @@ from ...client.backoff import leaves
 from ...exceptions import BackendUnavailable, MessagesRefused
 from ..backend import Publication
 from .scripts import SCRIPTS, Script, slot_of
+from .url import make_ssl_context
 
 if TYPE_CHECKING:
     import coredis
@@ -176,10 +177,8 @@ class RedisClient:
     ) -> None:
         coredis = import_coredis()
         options: dict[str, Any] = {"connect_timeout": timeout, "decode_responses": False}
-        parts = urlsplit(url)
-        if ssl_context is None and parts.scheme == "rediss" and not parts.query:
-            # That of coredis does not check the name of the host.
-            ssl_context = ssl.create_default_context()
+        if ssl_context is None and urlsplit(url).scheme == "rediss":
+            ssl_context = make_ssl_context(url)
         if ssl_context is not None:
             options["ssl_context"] = ssl_context
         self.timeout: float = timeout

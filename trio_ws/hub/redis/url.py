@@ -1,15 +1,18 @@
-"""URLs of Redis: their checks.
+"""URLs of Redis: their checks, and their TLS configuration.
 
 coredis ignores parameters that it does not know, and databases that are no numbers. So a mistake in a URL would remain
-unnoticed, and messages would go to another database.
+unnoticed, and messages would go to another database. And the TLS configuration of coredis does not check the name of
+the host.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["check_url"]
+__all__ = ["check_url", "make_ssl_context"]
 
 #: The parameters of a URL with TLS, each with the values that it may have, or () if it is the path of a file.
 _TLS_PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -84,3 +87,23 @@ def _check_parameters(scheme: str, query: str) -> None:
         raise ValueError("url must have both or none of the parameters ssl_certfile and ssl_keyfile")
     if parameters.get("ssl_check_hostname") == ["true"] and parameters.get("ssl_cert_reqs") == ["none"]:
         raise ValueError("the parameter ssl_cert_reqs of url must not be 'none' with ssl_check_hostname=true")
+
+
+def make_ssl_context(url: str) -> ssl.SSLContext:
+    """Return the TLS configuration of a URL. By default, the certificate and the name of the host are checked.
+
+    Raises:
+        OSError: If a file cannot be read, or has no certificate or key.
+    """
+    parameters = {name: value for name, (value,) in parse_qs(urlsplit(url).query).items()}
+    authorities = parameters.get("ssl_ca_certs")
+    if authorities is not None and os.path.isdir(authorities):
+        context = ssl.create_default_context(capath=authorities)
+    else:
+        context = ssl.create_default_context(cafile=authorities)
+    if "ssl_certfile" in parameters:
+        context.load_cert_chain(parameters["ssl_certfile"], parameters["ssl_keyfile"])
+    requirement = parameters.get("ssl_cert_reqs", "required")
+    context.check_hostname = requirement != "none" and parameters.get("ssl_check_hostname") != "false"
+    context.verify_mode = ssl.VerifyMode[f"CERT_{requirement.upper()}"]
+    return context
