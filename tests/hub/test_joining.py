@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws import ConnectionClosed, History, Hub, MemoryBackend, MemoryStore, Position, Publication, Topic
-from trio_ws.hub import joining
+from trio_ws.hub import joining, members
 from trio_ws.hub.backend import BackendEvent
 from trio_ws.protocol import Role
 
@@ -391,6 +391,18 @@ async def test_nothing_comes_twice_if_the_engine_restarts_while_the_hub_is_behin
                 for peer in (ann_peer, bob_peer):
                     assert await receive_texts(peer, 8) == [str(number) for number in range(8)]
         nursery.cancel_scope.cancel()
+
+
+def test_the_publishers_that_are_remembered_are_bounded() -> None:
+    numbers = members.Numbers()
+    for publisher in range(members.MAX_PUBLISHERS + 1):
+        assert numbers.record(str(publisher), 5)
+        assert not numbers.record(str(publisher), 4)
+    # The one that has published least recently was forgotten.
+    assert not numbers.record("1", 5)
+    assert numbers.record("0", 5)
+    numbers.clear()
+    assert numbers.record("1", 5)
 
 
 async def test_a_slow_peer_gets_a_long_history_bit_by_bit(nursery: trio.Nursery) -> None:

@@ -674,6 +674,22 @@ async def test_a_notification_that_overtakes_the_position(server: RedisServer, m
 
 
 @needs_redis
+async def test_a_message_whose_notification_is_lost(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All topics are checked regularly."""
+    monkeypatch.setattr(streams, "CHECK_INTERVAL", 0.05)
+    here, there = RedisBackend(server.url), RedisBackend(server.url)
+    async with here, there:
+        await here.subscribe({"news": None, "other": None})
+        messages = here._connected
+        assert isinstance(messages, streams.Streams)
+        monkeypatch.setattr(messages._listener, "_on_message", lambda channel, content: None)
+        await there.publish([trio_ws.Publication("news", "a", there.id, 1)])
+        event = await receive_one(here)
+        assert isinstance(event, trio_ws.Received)
+        assert event.message == "a"
+
+
+@needs_redis
 async def test_nothing_is_done_by_redis(server: RedisServer) -> None:
     """Calls in a cancelled scope do nothing, and are cancelled."""
     backend, other = RedisBackend(server.url), RedisBackend(server.url)

@@ -11,7 +11,7 @@ from ..connection.sendable import Sendable
 from ..connection.websocket import WebSocket
 from .backend import Position
 
-__all__ = ["Delivery", "Joiner", "TopicState"]
+__all__ = ["Delivery", "Joiner", "Numbers", "TopicState"]
 
 #: Memory of a held message without its content, in bytes.
 HELD_OVERHEAD = 200
