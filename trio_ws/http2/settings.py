@@ -11,6 +11,13 @@ from .frames import MAX_FRAME_SIZE
 __all__ = ["create_h2"]
 
 
+class _Connection(H2Connection):
+    """A connection that remembers how its last streams were closed, so that late frames are no violation."""
+
+    #: By default, h2 remembers 65,536, which takes 10 MB.
+    MAX_CLOSED_STREAMS = 1_000
+
+
 class _Settings(Settings):
     """Settings with which h2 accepts streams beyond the limit, instead of ending the connection.
 
@@ -47,7 +54,7 @@ def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list
         settings[SettingCodes.ENABLE_PUSH] = 0
     else:
         settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
-    connection = H2Connection(config)
+    connection = _Connection(config)
     connection.local_settings = _Settings(client=is_client, initial_values=settings)
     connection.max_inbound_frame_size = MAX_FRAME_SIZE
     connection.initiate_connection()
