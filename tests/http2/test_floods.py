@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
+import hpack
 import pytest
 import trio
 
-from trio_ws import Limits, Opening, Request
+from trio_ws import Limits, Opening, Request, ServerWebSocket
 from trio_ws.http2.connection import MAX_BACKLOG
 from trio_ws.http2.floods import (
     MAX_CONTINUATIONS,
@@ -20,6 +22,7 @@ from trio_ws.http2.floods import (
     Flood,
     FloodGuard,
 )
+from trio_ws.http2.protocol import HTTP2Protocol
 
 from ..server.clients import MemoryListener
 from .peers import (
@@ -28,11 +31,14 @@ from .peers import (
     CONTINUATION,
     DATA,
     END_HEADERS,
+    END_STREAM,
     ENHANCE_YOUR_CALM,
     GET,
     GOAWAY,
     HEADERS,
+    PADDED,
     PING,
+    PREFACE,
     PRIORITY,
     PROTOCOL_ERROR,
     RST_STREAM,
@@ -185,8 +191,10 @@ async def test_a_settings_flood(autojump_clock: trio.testing.MockClock) -> None:
         frame(PRIORITY, 0, 1, bytes(4) + b"\x10"),
         frame(0xF0, 0, 1, b"unknown"),
         frame(DATA, 0, 1),
+        frame(PING, 1, 0, bytes(8)),
+        frame(SETTINGS, 1),
     ],
-    ids=["priority", "unknown", "empty data"],
+    ids=["priority", "unknown", "empty data", "answers to no pings", "acknowledged settings"],
 )
 async def test_floods_of_useless_frames(useless: bytes, autojump_clock: trio.testing.MockClock) -> None:
     async with raw_client() as peer:
@@ -293,3 +301,52 @@ def test_the_guard_forgets_after_the_period() -> None:
     with pytest.raises(Flood) as caught:
         guard.count_settings()
     assert str(caught.value) == "100 SETTINGS frames within 10 seconds"
+
+
+@pytest.mark.parametrize(
+    "violation", [frame(PING, 0, 0, b"x"), frame(DATA, PADDED, 1, b"\x09"), frame(PING, 0, 0, bytes(8)) * MAX_PINGS]
+)
+async def test_what_came_before_a_violation_is_received(
+    violation: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    messages: list[str | bytes] = []
+
+    async def handler(ws: ServerWebSocket) -> None:
+        async for message in ws:
+            messages.append(message)
+
+    async with raw_client(handler) as peer:
+        await peer.open()
+        await expect_end(peer, frame(DATA, 0, 1, masked(b"first")) + frame(DATA, 0, 1, masked(b"last")) + violation)
+        await trio.testing.wait_all_tasks_blocked()
+        assert messages == ["first", "last"]
+
+
+async def expect_end(peer: RawPeer, data: bytes) -> None:
+    """Send bytes, and expect that the connection ends with GOAWAY."""
+    await peer.send(data)
+    frames = await peer.receive_all()
+    assert len([each for each in frames if each.kind == GOAWAY]) == 1
+
+
+def test_memory_does_not_grow_with_the_number_of_streams() -> None:
+    protocol = HTTP2Protocol(is_client=False, max_streams=10, window=2**17, max_header_list=1000, clock=lambda: 0.0)
+    encoder = hpack.Encoder()
+    protocol.feed(PREFACE + settings())
+    protocol.step()
+
+    def serve(streams: range) -> None:
+        for stream in streams:
+            protocol.feed(frame(HEADERS, END_HEADERS | END_STREAM, stream, encoder.encode(GET)))
+            protocol.step()
+            protocol.h2.send_headers(stream, [(b":status", b"200")], end_stream=True)
+            protocol.take_output()
+
+    serve(range(1, 3_000, 2))
+    tracemalloc.start()
+    try:
+        serve(range(3_001, 6_000, 2))
+        grown = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert grown < 150_000, grown

@@ -189,7 +189,7 @@ class HTTP2Connection:
         except StreamBroken as exc:
             self.fail(str(exc), exc)
         except Flood as exc:  # of streams that were refused here
-            self.fail(f"HTTP/2: {self.protocol.fail(ErrorCodes.ENHANCE_YOUR_CALM, exc)}")
+            self.fail(f"HTTP/2: {self.protocol.fail(exc)}")
         except Exception as exc:  # a violation; or h2 has failed with what the peer has sent
             self.fail(f"HTTP/2: {exc if isinstance(exc, ProtocolFailed) else repr(exc)}")
 

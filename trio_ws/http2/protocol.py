@@ -111,6 +111,8 @@ class HTTP2Protocol:
         self._preface = b"" if is_client else PREFACE
         self._opens = False
         self.failed: bool = False
+        # The exception that the next step raises.
+        self._failure: ProtocolFailed | None = None
 
     # -- Receiving -------------------------------------------------------------------------------------------------
 
@@ -131,6 +133,11 @@ class HTTP2Protocol:
         Raises:
             ProtocolFailed: If the connection must end.
         """
+        if self._failure is not None:
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # its traceback refers to this object
         events: list[Event] = []
         work = 0
         view = memoryview(self._input)
@@ -155,13 +162,9 @@ class HTTP2Protocol:
                 position = end
                 if self._opens:
                     break
-        except Flood as exc:
-            raise self.fail(ErrorCodes.ENHANCE_YOUR_CALM, exc) from exc
-        except Violation as exc:
-            raise self.fail(exc.error_code, exc) from exc
-        except h2.exceptions.ProtocolError as exc:
-            self.failed = True  # h2 has made the GOAWAY frame
-            raise ProtocolFailed(str(exc) or type(exc).__name__) from exc
+        except (Flood, Violation, h2.exceptions.ProtocolError) as exc:
+            self._failure, self.has_more = self.fail(exc), True  # what came before takes effect first
+            return events
         # The memory of the view belongs to the caller. What stays until it is used again must be copied.
         self.has_more, self._opens = work >= _STEP or (self._opens and position < len(view)), False
         self._input = view[position:] if self.has_more else bytes(view[position:])
@@ -205,7 +208,7 @@ class HTTP2Protocol:
             if not self._is_client:
                 self.floods.count_reset()
         elif flags & Flag.ACK:
-            pass
+            self.floods.count_useless()
         elif kind == FrameType.SETTINGS:
             self.floods.count_settings()
         elif kind == FrameType.PING:
@@ -304,16 +307,13 @@ class HTTP2Protocol:
             # h2 sees an empty frame.
             self._receive_in_h2(frame_header(0, FrameType.DATA, Flag.END_STREAM, stream_id), events)
 
-    def fail(self, error_code: ErrorCodes, exc: Exception) -> ProtocolFailed:
-        """End the connection with a GOAWAY frame. Return the exception to raise.
-
-        Args:
-            error_code: The reason.
-            exc: The violation.
-        """
-        self.go_away(error_code, str(exc).encode())
+    def fail(self, exc: Flood | Violation | h2.exceptions.ProtocolError) -> ProtocolFailed:
+        """End the connection with a GOAWAY frame. Return the exception to raise."""
+        if not isinstance(exc, h2.exceptions.ProtocolError):  # for which h2 has made the frame
+            code = exc.error_code if isinstance(exc, Violation) else ErrorCodes.ENHANCE_YOUR_CALM
+            self.go_away(code, str(exc).encode())
         self.failed = True
-        return ProtocolFailed(str(exc))
+        return ProtocolFailed(str(exc) or type(exc).__name__)
 
     # -- Tunnels ---------------------------------------------------------------------------------------------------
 
