@@ -252,6 +252,13 @@ async def test_violations_that_end_the_connection(
         assert len(goaway.payload) < 200
 
 
+async def test_a_violation_on_a_stream_that_does_not_exist(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.send(frame(WINDOW_UPDATE, 0, 1, bytes(4)))
+        (goaway,) = (each for each in await peer.receive_all() if each.kind == GOAWAY)
+        assert goaway.code == PROTOCOL_ERROR
+
+
 async def test_the_window_of_the_connection_survives_malformed_requests(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -271,7 +271,7 @@ class HTTP2Protocol:
             self.h2.reset_stream(stream_id, violation.error_code)
         except h2.exceptions.StreamClosedError:
             pass
-        except h2.exceptions.NoSuchStreamError as exc:
+        except h2.exceptions.ProtocolError as exc:  # there was no such stream
             raise Violation(violation.error_code, str(violation)) from exc
         events.append(StreamViolationEvent(stream_id, str(violation)))
 
@@ -309,11 +309,14 @@ class HTTP2Protocol:
 
     def fail(self, exc: Flood | Violation | h2.exceptions.ProtocolError) -> ProtocolFailed:
         """End the connection with a GOAWAY frame. Return the exception to raise."""
+        reason = str(exc)
+        if isinstance(exc, h2.exceptions.NoSuchStreamError):  # whose text is the number
+            reason = f"there is no stream {reason}"
         if not isinstance(exc, h2.exceptions.ProtocolError):  # for which h2 has made the frame
             code = exc.error_code if isinstance(exc, Violation) else ErrorCodes.ENHANCE_YOUR_CALM
-            self.go_away(code, str(exc).encode())
+            self.go_away(code, reason.encode())
         self.failed = True
-        return ProtocolFailed(str(exc) or type(exc).__name__)
+        return ProtocolFailed(reason)
 
     # -- Tunnels ---------------------------------------------------------------------------------------------------
 
