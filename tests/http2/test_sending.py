@@ -200,6 +200,35 @@ async def test_a_sender_that_is_cancelled_gives_its_turn_away(autojump_clock: tr
         await connection.aclose(0)
 
 
+async def test_a_sender_whose_stream_is_ended_holds_up_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    transport = StreamAdapter(near)
+    connection = HTTP2Connection(transport, is_client=True, max_streams=10, max_head_size=1000, max_headers=10)
+    peer = RawPeer(far, is_client=False)
+    streams: list[HTTP2Stream] = []
+
+    async def send(stream: HTTP2Stream, error: type[Exception] | None) -> None:
+        if error is None:
+            await stream.send_all(bytes(1000))
+        else:
+            with pytest.raises(error):
+                await stream.send_all(bytes(FIRST_WINDOW + 1000))
+
+    async with trio.open_nursery() as nursery:
+        connection.start(nursery)
+        await peer.start(INITIAL_WINDOW_SIZE=2**30)
+        for error in (trio.ClosedResourceError, None):
+            streams.append(connection.open_stream([(b":method", b"CONNECT"), (b":protocol", b"websocket")]))
+            streams[-1].open_tunnel()
+            nursery.start_soon(send, streams[-1], error)
+            await trio.testing.wait_all_tasks_blocked()
+        await receive_sizes(peer, FIRST_WINDOW)
+        streams[0].end_now()
+        assert (await peer.receive_kind(DATA, 1)).ends
+        assert await take_turn(peer) == 3
+        await connection.aclose(0)
+
+
 async def test_a_flood_of_window_updates(autojump_clock: trio.testing.MockClock) -> None:
     """Nothing was sent for which they could give room back."""
     async with raw_client() as peer:

@@ -304,6 +304,8 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         """Add END_STREAM to the output. It is not written yet, because what follows can go out with it."""
         if not (self.closed or self._sent_end or self.failure is not None):
             self._sent_end = True
+            self.carrier.output.leave(self)
+            self.wake_writer()
             try:
                 self.carrier.protocol.h2.end_stream(self.stream_id)
             except h2.exceptions.ProtocolError:
