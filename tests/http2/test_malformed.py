@@ -142,6 +142,7 @@ TRAILERS: dict[str, tuple[Pairs, bool]] = {
     "pseudo-header": ([(":path", "/")], True),
     "second headers": (POST, True),
     "upper case": ([("X", "y")], True),
+    "line break": ([("x", "a\nb")], True),
     "connection": ([("connection", "close")], True),
 }
 

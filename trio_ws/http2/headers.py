@@ -118,10 +118,12 @@ def check_fields(headers: HeaderList) -> None:
 
     Raises:
         InvalidMessage: If a name is not valid.
-        InvalidHeader: If there is space around a value.
+        InvalidHeader: If a value is not valid.
     """
-    for name, value in headers:
-        _check_header(*_decode(name, value))
+    pairs = [_decode(name, value) for name, value in headers]
+    for name, value in pairs:
+        _check_header(name, value)
+    Headers(pairs)
 
 
 def is_interim(headers: HeaderList) -> bool:

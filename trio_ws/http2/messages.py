@@ -37,7 +37,7 @@ class MessageRules:
         return stream_id in self._rest
 
     def check_headers(self, block: HeaderBlock) -> None:
-        """Check where headers occur, and trailers."""
+        """Check headers. If they are not the first ones of a message, they must be its trailers."""
         if block.stream_id in self._rest:
             if not block.ends:
                 raise _malformed(block.stream_id, "trailers must be the end of a message")
@@ -58,7 +58,7 @@ class MessageRules:
         self._rest[stream_id] = expect_length(headers)
 
     def receive_data(self, stream_id: int, size: int) -> None:
-        """Count data."""
+        """Count the bytes of a DATA frame."""
         rest = self._rest.get(stream_id)
         if rest is not None:
             self._rest[stream_id] = rest = rest - size

@@ -96,7 +96,7 @@ class Output:
     # -- Streams that send -----------------------------------------------------------------------------------------
 
     def count_room(self, stream: Sender) -> int:
-        """Return the number of bytes that a stream may send now, as far as the connection has room and others wait."""
+        """Return the number of bytes that a stream may send now; 0 if others come first, or the connection is full."""
         if self._transport.has_unwritten or self._is_writing or self._find_first() not in (stream, None):
             return 0
         window: int = self._protocol.h2.outbound_flow_control_window
@@ -106,7 +106,7 @@ class Output:
         """Let a stream wait behind those that wait already; or let it come back to its place."""
         self._queue[stream] = True
 
-    def __contains__(self, stream: Sender) -> bool:
+    def is_queued(self, stream: Sender) -> bool:
         """Whether a stream is in the queue."""
         return stream in self._queue
 

@@ -139,7 +139,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
 
     def receive_window_update(self) -> None:
         """Go on with sending if the window of this stream has held it up."""
-        if self not in self.carrier.output:
+        if not self.carrier.output.is_queued(self):
             self.wake_writer()
 
     def _wake_reader(self) -> None:
