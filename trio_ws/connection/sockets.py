@@ -1,4 +1,4 @@
-"""What the operating system knows of a socket: bytes on their way to the peer, and bytes that were not read yet."""
+"""Counts of the operating system for a socket: bytes on their way to the peer, and bytes that were not read yet."""
 
 from __future__ import annotations
 
