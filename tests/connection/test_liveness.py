@@ -23,7 +23,7 @@ from trio_ws.exceptions import ConnectionClosedError
 from trio_ws.frames import Opcode
 from trio_ws.protocol import Role
 
-from ..support import Peer, Streams, memory_pair, opened, ping, pipe_pair, pong, sockets, text
+from ..support import Peer, Streams, close, memory_pair, opened, ping, pipe_pair, pong, sockets, text
 
 settle = wait_all_tasks_blocked
 
@@ -357,3 +357,28 @@ async def test_held_up_during_a_write_that_goes_on(kind: str, mock_clock: MockCl
         await take(peer, STEP)
         await settle()
         assert ws.state is trio_ws.State.OPEN
+
+
+# -- Closing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sockets"])
+async def test_the_keepalive_does_not_interrupt_the_last_writes(kind: str, autojump_clock: MockClock) -> None:
+    """Closing begins before the next ping, which would be due while the last message is written."""
+    message = bytes(8 * LARGE)
+    async with talk(kind, ping_interval=3) as (ws, peer):
+        await trio.sleep(2)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def send_and_close() -> None:
+                await ws.send(message)
+                await ws.aclose()
+
+            await trio.sleep(2)
+            frame = await peer.receive()
+            assert frame is not None
+            assert frame.data == message
+            assert await peer.receive() == close(1000)
+            await peer.send(close(1000))
+        assert ws.close_code == 1000

@@ -238,9 +238,8 @@ class Keepalive:
 
     def disarm(self) -> None:
         """Do not check any more: the closing handshake has its own deadline."""
-        self._check_at = math.inf
-        if self._piece_began_at is not None:
-            self.writer_scope.deadline = math.inf
+        # A deadline that is left would interrupt the last writes.
+        self._check_at = self.writer_scope.deadline = math.inf
 
     def stop(self) -> None:
         """Make the writer task end now."""

@@ -134,11 +134,14 @@ def _record_written(connection: Connection) -> None:
 
 
 async def _write_close(connection: Connection) -> None:
-    """Write the Close frame, if there is one and it was not sent yet."""
+    """Write the Close frame, if there is one, or the rest of it."""
     close = connection.outbox.close
+    chunks: list[bytes] = []
     if close is not None and connection.protocol.closing.can_send:
         await trio.lowlevel.checkpoint_if_cancelled()  # for the same reason as in _write_queued()
-        await connection.stream.write(connection.encoder.encode_close(close))
+        chunks = connection.encoder.encode_close(close)
+    if chunks or connection.stream.has_unwritten:
+        await connection.stream.write(chunks)
         connection.observer.report()
 
 
