@@ -58,6 +58,33 @@ CLOSE_1000 = b"\x88\x82" + MASK + b"\x03\xe8"
 # -- Scripted clients ------------------------------------------------------------------------------------------------
 
 
+async def test_other_tasks_run_between_pipelined_requests(nursery: trio.Nursery) -> None:
+    """Reading and writing need not wait here: the requests are all there, and the answers fit into the socket."""
+    turns, seen = 0, []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    def answer(opening: trio_ws.Opening, _request: trio_ws.Request) -> trio_ws.Response:
+        seen.append(turns)
+        return opening.respond(404, "")
+
+    server = await start_tcp(nursery, never, process_request=answer)
+    nursery.start_soon(count_turns)
+    client = await trio.open_tcp_stream("127.0.0.1", server.port)
+    await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+    received = b""
+    while received.count(b"HTTP/1.1 404") < 20:
+        received += await client.receive_some()
+    await client.aclose()
+    # In each turn, the order of the tasks is random.
+    assert len(set(seen)) >= 10
+    nursery.cancel_scope.cancel()
+
+
 async def in_one_write(stream: Stream, data: bytes) -> None:
     await stream.send_all(data)
 

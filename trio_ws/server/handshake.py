@@ -132,6 +132,9 @@ class _HTTPConnection:
             StreamBroken: If the connection is lost.
         """
         request = None
+        if self._received:
+            # Neither reading nor writing must wait, and a client can send many requests at once.
+            await trio.lowlevel.checkpoint()
         try:
             request = await self._read()
             if request is None:
