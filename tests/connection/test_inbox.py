@@ -128,6 +128,20 @@ async def test_a_receiver_that_is_cancelled_too_late_has_the_message(nursery: tr
     assert tasks[1].result == "b"
 
 
+async def test_a_batch_that_arrives_when_all_is_dropped(nursery: trio.Nursery) -> None:
+    feed = Feed()
+    inbox = feed.inbox
+    task = Task(nursery, inbox.get)
+    await settle()
+    feed(text("a"), text("b"))
+    inbox.drop()  # before the task that has got the batch runs
+    await settle()
+    assert task.done
+    assert task.result is None
+    assert inbox.get_nowait() is None
+    assert await inbox.get() is None
+
+
 async def test_a_lock_that_arrives_too_late_is_passed_on(nursery: trio.Nursery) -> None:
     feed = Feed()
     tasks = []

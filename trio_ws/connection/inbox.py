@@ -147,8 +147,11 @@ class Inbox:
             if self._batch or self._take_batch_nowait():
                 return self._pop()
             self._begin_waiting()
-            self._open_batch(*await self._receive_channel.receive())
-            return None if self._dropped else self._pop()
+            batch = await self._receive_channel.receive()
+            if self._dropped:  # after the channel had handed the batch to this task
+                return None
+            self._open_batch(*batch)
+            return self._pop()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
         finally:
