@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from trio_ws.connection import encoder as encoding
-from trio_ws.connection.encoder import THREAD_SIZE, CompressorCache, Encoder
+from trio_ws.connection.encoder import THREAD_SIZE, CompressorCache, Encoder, EncodingFailed
 from trio_ws.connection.limits import ConnectionLimits
 from trio_ws.frames import Close, Opcode
 from trio_ws.instruments.null import NullObserver
@@ -113,6 +113,24 @@ async def test_a_thread_encodes_the_same() -> None:
         parse_frames(b"".join(data), masked=False)[0]
         == parse_frames(b"".join(make().encode([frame(b"a" * 1000), frame(b"b")])), masked=False)[0]
     )
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+async def test_an_extension_fails_in_a_thread(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """A RuntimeError of the extension does not mean that there is no thread: the message is encoded only once."""
+    calls = 0
+
+    def fail(_protocol: Protocol, _frames: object) -> list[bytes]:
+        nonlocal calls
+        calls += 1
+        raise error("the extension has failed")
+
+    encoder = make()
+    monkeypatch.setattr(Protocol, "encode_all", fail)
+    with pytest.raises(EncodingFailed) as caught:
+        await encoder.encode_in_thread([frame(b"a")])
+    assert type(caught.value.__cause__) is error
+    assert (calls, encoder.interrupted) == (1, True)
 
 
 async def test_cancelled_while_a_thread_encodes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,15 +122,22 @@ class Encoder:
             EncodingFailed: If an extension fails.
         """
         self.interrupted = True
-        encode = self._protocol.encode_all
         try:
-            chunks = await trio.to_thread.run_sync(encode, frames, abandon_on_cancel=True, limiter=_limiter.get())
+            encoded = await trio.to_thread.run_sync(
+                self._try_to_encode, frames, abandon_on_cancel=True, limiter=_limiter.get()
+            )
         except RuntimeError:  # no thread could be started
             return self.encode(frames)
-        except Exception as exc:
-            raise EncodingFailed from exc
-        self.record_sent(frames, chunks)
-        return chunks
+        if isinstance(encoded, Exception):
+            raise EncodingFailed from encoded
+        self.record_sent(frames, encoded)
+        return encoded
+
+    def _try_to_encode(self, frames: list[OutgoingFrame]) -> list[bytes] | Exception:
+        try:
+            return self._protocol.encode_all(frames)
+        except Exception as exc:  # it may be a RuntimeError, too
+            return exc
 
     def encode_close(self, close: Close) -> list[bytes]:
         """Return the encoded Close frame, as chunks of bytes."""
