@@ -15,6 +15,7 @@ import trio
 import trio_ws
 from trio_ws.cli import main, output
 
+from ..support import HANGS
 from .commands import HOST, Command, in_thread, process, serving
 
 
@@ -291,6 +292,29 @@ def test_reconnect(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     assert (status, out, received) == (0, "welcome back\n", ["line 0", "line 1"])
     assert [line.split()[0] for line in err.splitlines()] == ["connected", "connection"] * 2
     assert "1012" in err
+
+
+def test_standard_input_is_not_sent_in_pieces() -> None:
+    """A file is one message. What was read of standard input cannot be read again for the next connection."""
+    received: list[int] = []
+
+    async def lose_the_first(ws: trio_ws.WebSocket) -> None:
+        received.append(0)
+        async with ws.receive_stream() as parts:
+            async for part in parts:
+                received[-1] += len(part)
+                if len(received) == 1:
+                    ws.abort()
+                    break
+
+    with (
+        serving(lose_the_first) as port,
+        process("connect", "--reconnect", "--file", "-", f"ws://{HOST}:{port}") as client,
+    ):
+        _, err = it.communicate("x" * 5_000_000, timeout=HANGS)
+    assert it.returncode == 1
+    assert "cannot be read twice" in err
+    assert len(received) == 1
 
 
 def test_reconnect_gives_up(command: Command) -> None:

@@ -30,7 +30,7 @@ from ..exceptions import ConnectionClosed, ConnectionClosedError
 from .commands import Action, CloseConnection, Parser, Ping, Send, SendFile, ShowNote
 from .credentials import basic_credentials
 from .failure import Failure
-from .files import send_file
+from .files import can_be_read_again, send_file
 from .interactive import can_edit, editing
 from .lines import StdinLines, TypedLines
 from .output import Binary, JsonOutput, Output, ShowFrames, TextOutput
@@ -147,6 +147,8 @@ class Client:
         if self._signal is not None:
             print("interrupted", file=sys.stderr)
             return 128 + self._signal
+        if self._options.reconnect and self._has_lost_input():
+            raise Failure("cannot send the rest of the input again: what was read of it cannot be read twice")
         if isinstance(self._outcome, ConnectionClosedError):
             return 1
         if self._options.max_messages is not None and self._received < self._options.max_messages:
@@ -168,7 +170,7 @@ class Client:
 
     def _is_retryable(self, error: Exception) -> bool:
         """Return whether to connect again, and report the error if so."""
-        if self._finishing or not is_retryable(error):
+        if self._finishing or self._has_lost_input() or not is_retryable(error):
             return False
         if self._outcome is not None:
             self._output.closed(self._outcome)
@@ -176,6 +178,10 @@ class Client:
             self._output.retrying(error)
         self._outcome = None
         return True
+
+    def _has_lost_input(self) -> bool:
+        """Whether sending an input was begun and not completed that cannot be read again."""
+        return isinstance(self._pending, SendFile) and not can_be_read_again(self._pending.path)
 
     # -- One connection --------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from .commands import SendFile
 from .failure import Failure, one_line
 from .style import ProgressBar
 
-__all__ = ["send_file"]
+__all__ = ["can_be_read_again", "send_file"]
 
 #: Bytes to read and send at once. A file that is not larger is sent as a single frame.
 CHUNK = 2**18
@@ -38,6 +38,11 @@ async def send_file(ws: WebSocket, action: SendFile) -> None:
         await _send_from(ws, action, descriptor)
     finally:
         os.close(descriptor)
+
+
+def can_be_read_again(path: str) -> bool:
+    """Whether a file can be sent again after a part of it was read. Standard input, which is ``-``, cannot."""
+    return path != "-" and os.path.isfile(path)
 
 
 def _open(path: str) -> int:
