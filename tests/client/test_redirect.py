@@ -298,6 +298,8 @@ async def test_credentials_and_cookies_stay_within_their_origin() -> None:
         assert (path, headers["Host"]) == ("/ws", other.authority)
         assert not {"Authorization", "Cookie", "Proxy-Authorization"} & headers.keys()
         assert headers["X-Mine"] == "mine"
+        _, headers = await seen_by(one, "/away", headers={"Host": "one.example"})
+        assert headers["Host"] == other.authority
 
 
 async def test_headers_with_credentials_stay_within_their_origin() -> None:

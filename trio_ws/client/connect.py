@@ -40,8 +40,8 @@ def connect(uri: str, **options: Unpack[ConnectOptions]) -> Connecting:
     block is cancelled, with 1011 if it raises an exception. Exceptions from the block propagate unchanged.
 
     Redirects are followed, except from ``wss`` to ``ws``. A request to another origin (scheme, host and port) omits the
-    user information, ``credentials``, the Authorization, Cookie and Proxy-Authorization headers from ``headers``, and
-    the cookies from a mapping. ``ws.request`` is the last request.
+    user information, ``credentials``, the Authorization, Cookie, Host and Proxy-Authorization headers from ``headers``,
+    and the cookies from a mapping. ``ws.request`` is the last request.
 
     Cancelling it while it connects is safe: nothing is left open.
 

@@ -26,8 +26,8 @@ __all__ = ["RequestBuilder"]
 #: The User-Agent header.
 USER_AGENT = software(__version__)
 
-# Headers that must not be sent to another origin.
-_CREDENTIALS = ("Authorization", "Cookie", "Proxy-Authorization")
+# Headers that must not be sent to another origin: credentials, and the name of the first server.
+_FOR_FIRST_ORIGIN = ("Authorization", "Cookie", "Host", "Proxy-Authorization")
 
 
 def _copy(headers: HeadersLike) -> Headers:
@@ -69,7 +69,7 @@ class RequestBuilder:
         """
         headers = Headers(self.headers)
         if not first_origin:
-            _remove(headers, _CREDENTIALS)
+            _remove(headers, _FOR_FIRST_ORIGIN)
         credential_headers = Headers(credentials)
         _remove(headers, credential_headers)
         headers.update(credential_headers)
