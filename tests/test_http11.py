@@ -479,7 +479,7 @@ def test_parse_request_with_an_unusual_method() -> None:
     assert parse_request(b"!#$ / HTTP/1.1\r\nHost: a\r\n\r\n").method == "!#$"
 
 
-@pytest.mark.parametrize("first", [b"\x16", b"\0", b"\r", b"\n", b" "], ids=repr)
+@pytest.mark.parametrize("first", [b"\x16", b"\0", b"\rG", b"\n", b" "], ids=repr)
 @pytest.mark.parametrize("parser_type", [RequestParser, ResponseParser])
 def test_data_that_is_not_http_is_rejected_at_once(
     parser_type: type[RequestParser | ResponseParser], first: bytes
@@ -506,6 +506,24 @@ def test_parse_request_with_bare_newlines() -> None:
     assert parser.unused == b"rest"
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_an_empty_line_before_a_request_is_ignored(size: int) -> None:
+    # RFC 9112, section 2.2.
+    parser, data = RequestParser(), b"\r\n" + REQUEST
+    *earlier, last = [parser.feed(data[at : at + size]) for at in range(0, len(data), size)]
+    assert set(map(type, earlier)) <= {type(None)}
+    assert last == parse_request(REQUEST)
+    assert parser.unused == b""
+
+
+def test_a_request_that_ends_within_an_empty_line() -> None:
+    for data in (b"\r", b"\r\n"):
+        parser = RequestParser()
+        assert parser.feed(data) is None
+        with pytest.raises(InvalidMessage, match="before the end of the request"):
+            parser.feed(b"")
+
+
 def test_parse_request_with_folded_lines() -> None:
     # RFC 9112, section 5.2: reject it, or replace each fold by a space.
     request = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n  b\r\n\tc\r\n\r\n")
@@ -514,6 +532,8 @@ def test_parse_request_with_folded_lines() -> None:
 
 BAD_REQUESTS = {
     "no request line": b"\r\n\r\n",
+    "two empty lines": b"\r\n\r\n" + REQUEST,
+    "CR at the start": b"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n",
     "no request line, LF": b"\n\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "NUL": b"\x00",

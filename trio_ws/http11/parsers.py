@@ -151,7 +151,7 @@ class RequestParser(_Parser):
             seen = f": {quote(bytes(self._buffer))}" if self._buffer else ""
             raise InvalidMessage(f"the connection was closed before the end of the request{seen}")
         self._buffer += data
-        if not self._pass_head_to_h11():
+        if not self._skip_empty_line() or not self._pass_head_to_h11():
             return None
         event = self._next_event()
         try:
@@ -163,6 +163,18 @@ class RequestParser(_Parser):
             )
         except InvalidHeader:
             raise InvalidMessage(explain_head(self._last_head)) from None
+
+    def _skip_empty_line(self) -> bool:
+        """Remove an empty line before the request (RFC 9112, section 2.2). Return False if more bytes must tell.
+
+        Two of them are not removed, because the PROXY protocol begins with two. :func:`check_request_line` knows it.
+        """
+        start = bytes(self._buffer[:3])
+        if start in (b"\r", b"\r\n"):
+            return False
+        if start.startswith(b"\r\n") and start != b"\r\n\r":
+            del self._buffer[:2]
+        return True
 
     def _check_start_line(self, data: bytes, end: int) -> None:
         check_request_line(data, end)
