@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any, get_type_hints
+from typing import Any
 
 import attrs
 import pytest
@@ -45,7 +45,7 @@ def test_defaults() -> None:
 
 def test_options_are_the_settings() -> None:
     # Settings and Options have the same names.
-    assert list(get_type_hints(Options)) == [field.name for field in attrs.fields(Settings)] == list(DEFAULTS)
+    assert list(Options.__annotations__) == [field.name for field in attrs.fields(Settings)] == list(DEFAULTS)
     assert Options.__total__ is False
 
 

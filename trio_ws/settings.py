@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 
 from .exceptions.shown import show_fields
 from .http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
-from .misuse.values import to_tuple
+from .misuse.values import number, to_tuple
 from .protocol.deflate import Deflate
 from .protocol.handshake import check_subprotocols
 
 if TYPE_CHECKING:
-    from attrs import Attribute
-
     from .instruments.interface import Instrument
 
 __all__ = ["Options", "Settings", "pick"]
 
 KIB = 1024
 MIB = 1024 * KIB
-
-
-def _number(
-    *, minimum: float, none: bool, finite: bool = False, whole: bool = False
-) -> Callable[[Any, Attribute[Any], Any], None]:
-    def check(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
-        if value is None and none:
-            return
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            kind = "an int" if whole else "a number"
-            raise TypeError(f"{attribute.name} must be {kind}{' or None' if none else ''}, not {value!r}")
-        if not value >= minimum or (finite and math.isinf(value)):
-            bounds = f"at least {minimum}{' and finite' if finite else ''}"
-            raise ValueError(f"{attribute.name} must be {bounds}, not {value!r}")
-
-    return check
 
 
 def _to_deflate(value: Any) -> Deflate | None:
@@ -70,17 +51,17 @@ class Settings:
         ValueError: If a value is out of range.
     """
 
-    open_timeout: float | None = attrs.field(default=10, validator=_number(minimum=0, none=True))
-    close_timeout: float = attrs.field(default=10, validator=_number(minimum=0, none=False, finite=True))
-    ping_interval: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
-    ping_timeout: float | None = attrs.field(default=20, validator=_number(minimum=0.001, none=True))
-    write_timeout: float | None = attrs.field(default=60, validator=_number(minimum=0.001, none=True))
-    max_message_size: int | None = attrs.field(default=MIB, validator=_number(minimum=0, none=True, whole=True))
-    max_fragments: int | None = attrs.field(default=16 * KIB, validator=_number(minimum=1, none=True, whole=True))
-    max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, validator=_number(minimum=1, none=False, whole=True))
-    max_headers: int = attrs.field(default=MAX_HEADERS, validator=_number(minimum=1, none=False, whole=True))
-    receive_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
-    send_buffer: int = attrs.field(default=64 * KIB, validator=_number(minimum=0, none=False, whole=True))
+    open_timeout: float | None = attrs.field(default=10, validator=number(minimum=0, none=True))
+    close_timeout: float = attrs.field(default=10, validator=number(minimum=0, none=False, finite=True))
+    ping_interval: float | None = attrs.field(default=20, validator=number(minimum=0.001, none=True))
+    ping_timeout: float | None = attrs.field(default=20, validator=number(minimum=0.001, none=True))
+    write_timeout: float | None = attrs.field(default=60, validator=number(minimum=0.001, none=True))
+    max_message_size: int | None = attrs.field(default=MIB, validator=number(minimum=0, none=True, whole=True))
+    max_fragments: int | None = attrs.field(default=16 * KIB, validator=number(minimum=1, none=True, whole=True))
+    max_head_size: int = attrs.field(default=MAX_HEAD_SIZE, validator=number(minimum=1, none=False, whole=True))
+    max_headers: int = attrs.field(default=MAX_HEADERS, validator=number(minimum=1, none=False, whole=True))
+    receive_buffer: int = attrs.field(default=64 * KIB, validator=number(minimum=0, none=False, whole=True))
+    send_buffer: int = attrs.field(default=64 * KIB, validator=number(minimum=0, none=False, whole=True))
     compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
     instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=_to_instruments, hash=False)

@@ -959,3 +959,11 @@ async def test_the_default_context_is_created_once_and_in_a_thread(monkeypatch: 
     # Other certificates are another context.
     monkeypatch.setenv("SSL_CERT_FILE", "other.pem")
     assert await tls.load_default_context() is not contexts[0]
+
+
+async def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX", raising=False)
+    exc = await expect_failure(trio_ws.connect_unix("socket"))
+    assert isinstance(exc, ConnectFailed)
+    assert "no Unix sockets" in exc.reason
+    assert not trio_ws.is_retryable(exc)

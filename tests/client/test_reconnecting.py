@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from sys import getsizeof
 from typing import Any
 
 import attrs
@@ -159,7 +160,7 @@ async def test_the_backlog_is_received_before_new_messages(nursery: trio.Nursery
 
 
 async def test_the_backlog_is_bounded(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    host = Host(nursery, *(say(text(str(n) * 400), binary(b"x" * 50)) for n in range(6)), stay, receive_buffer=1000)
+    host = Host(nursery, *(say(text(str(n) * 400), binary(b"x" * 50)) for n in range(6)), stay, receive_buffer=1100)
     async with trio_ws.open_reconnecting(host) as feed:
         async for state in feed.states():
             if state.attempts == 7 and state.phase is ReconnectPhase.OPEN:
@@ -169,7 +170,21 @@ async def test_the_backlog_is_bounded(nursery: trio.Nursery, autojump_clock: Moc
             while True:
                 received.append(await feed.receive())
     assert received[-4:] == ["4" * 400, b"x" * 50, "5" * 400, b"x" * 50]
-    assert sum(map(len, received)) <= 1000
+    assert sum(map(getsizeof, received)) <= 1100
+
+
+async def test_empty_messages_of_many_connections_are_bounded(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    host = Host(nursery, *(say(*[text("")] * 20) for _ in range(6)), stay, receive_buffer=1500)
+    async with trio_ws.open_reconnecting(host) as feed:
+        async for state in feed.states():
+            if state.attempts == 7 and state.phase is ReconnectPhase.OPEN:
+                break
+        received = 0
+        with trio.move_on_after(1):
+            while True:
+                assert await feed.receive() == ""
+                received += 1
+    assert 0 < received * getsizeof("") <= 1500
 
 
 async def test_backpressure_reaches_the_server(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -159,6 +159,7 @@ async def needs_a_code(ws: trio_ws.WebSocket, code: int) -> None:
         needs_a_code,
         functools.partial(with_a_code, code=4000),
         lambda ws: with_a_code(ws),
+        lambda ws: with_a_code(ws) if ws else None,
         trio_ws.route({"/": with_a_code}),
         trio_ws.route({"/": needs_a_code}),
     ],

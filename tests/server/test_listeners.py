@@ -299,3 +299,9 @@ async def test_a_process_started_as_systemd_does_it(listening: socket.socket) ->
         await process.wait()
         if process.stdout is not None:
             await process.stdout.aclose()
+
+
+async def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX", raising=False)
+    with pytest.raises(OSError, match="no Unix sockets"):
+        await trio_ws.serve(echo, path="socket")

@@ -13,6 +13,7 @@ like after a first failure instead of reconnecting at once, because other client
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import sys
@@ -34,7 +35,7 @@ from ..exceptions import (
 from ..exceptions.shown import show_fields
 from ..frames import CloseCode
 from ..http11 import Response
-from ..settings import _number
+from ..misuse.values import number
 from .explain import find_tls_error
 
 if sys.version_info < (3, 11):
@@ -138,7 +139,7 @@ def _is_permanent(cause: BaseException | None) -> bool:
         return getattr(tls_error, "reason", None) not in TEMPORARY_TLS_ERRORS
     while cause is not None:
         # A PermissionError comes from the system or a SOCKS proxy; a ValueError is an InvalidMessage, for example.
-        if isinstance(cause, (PermissionError, ValueError)):
+        if isinstance(cause, (PermissionError, ValueError)) or getattr(cause, "errno", None) == errno.EOPNOTSUPP:
             return True
         cause = cause.__cause__
     return False
@@ -180,15 +181,15 @@ class Backoff:
         ValueError: If a value is out of range.
     """
 
-    initial: float = attrs.field(default=1.0, validator=_number(minimum=0, none=False, finite=True))
-    factor: float = attrs.field(default=2.0, validator=_number(minimum=1, none=False, finite=True))
+    initial: float = attrs.field(default=1.0, validator=number(minimum=0, none=False, finite=True))
+    factor: float = attrs.field(default=2.0, validator=number(minimum=1, none=False, finite=True))
     maximum: float = attrs.field(
-        default=60.0, validator=[_number(minimum=0, none=False, finite=True), _check_at_least_initial]
+        default=60.0, validator=[number(minimum=0, none=False, finite=True), _check_at_least_initial]
     )
-    reset_after: float = attrs.field(default=60.0, validator=_number(minimum=0, none=False))
-    max_attempts: int | None = attrs.field(default=None, validator=_number(minimum=1, none=True, whole=True))
-    max_elapsed: float | None = attrs.field(default=None, validator=_number(minimum=0, none=True))
-    max_retry_after: float = attrs.field(default=300.0, validator=_number(minimum=0, none=False, finite=True))
+    reset_after: float = attrs.field(default=60.0, validator=number(minimum=0, none=False))
+    max_attempts: int | None = attrs.field(default=None, validator=number(minimum=1, none=True, whole=True))
+    max_elapsed: float | None = attrs.field(default=None, validator=number(minimum=0, none=True))
+    max_retry_after: float = attrs.field(default=300.0, validator=number(minimum=0, none=False, finite=True))
     random: Callable[[], float] = attrs.field(default=random.random, validator=_check_callable, repr=False)
 
     __repr__ = show_fields

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 import ssl as ssl_module
 from collections.abc import Hashable, Sequence
 from typing import Literal
@@ -14,7 +16,7 @@ from ..connection.stream import StreamAdapter, StreamBroken
 from ..exceptions import ConnectFailed, TLSFailed
 from ..http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 from ..misuse import values
-from ..settings import _number
+from ..misuse.values import number
 from ..uri import ParseError, WebSocketURI, parse_host
 from .explain import explain, explain_addresses
 from .proxy.environment import find_proxy
@@ -84,7 +86,7 @@ class Dialer:
     server_hostname: str | None = attrs.field(default=None, kw_only=True, validator=values.optional_text)
     host: str | None = attrs.field(default=None, kw_only=True, converter=_to_host)
     port: int | None = attrs.field(default=None, kw_only=True, validator=_check_port)
-    happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True, validator=_number(minimum=0, none=False))
+    happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True, validator=number(minimum=0, none=False))
     local_address: str | None = attrs.field(default=None, kw_only=True, validator=_check_local_address)
     proxy: Proxy | Literal["auto"] | None = attrs.field(default="auto", kw_only=True, converter=to_proxy)
     proxy_ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True, validator=values.tls_context)
@@ -165,6 +167,8 @@ class Dialer:
         stream: trio.abc.Stream
         try:
             if self.path is not None:
+                if not hasattr(socket, "AF_UNIX"):
+                    raise OSError(errno.EOPNOTSUPP, "this system has no Unix sockets")
                 stream = await trio.open_unix_socket(self.path)
             else:
                 stream = await self._open_tcp_stream(uri.host, uri.port)

@@ -83,8 +83,10 @@ def _only_returns_none(function: Any) -> bool:
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         return False
     for before, instruction in pairwise(dis.get_instructions(function)):
-        if instruction.opname == "RETURN_VALUE" and not (before.opname == "LOAD_CONST" and before.argval is None):
-            return False
+        if instruction.opname == "RETURN_VALUE":
+            returns_constant = before.opname == "LOAD_CONST" and not instruction.is_jump_target
+            if not returns_constant or before.argval is not None:
+                return False
         if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
             return False
     return True

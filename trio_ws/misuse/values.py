@@ -6,6 +6,7 @@ show only the type.
 
 from __future__ import annotations
 
+import math
 import ssl as ssl_module
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +21,7 @@ __all__ = [
     "check_path",
     "check_stream",
     "flag",
+    "number",
     "optional_credentials",
     "optional_function",
     "optional_text",
@@ -123,6 +125,29 @@ text: Validator = _instance_of(str, "a str")
 optional_text: Validator = _instance_of((str, type(None)), "a str or None")
 flag: Validator = _instance_of(bool, "a bool")
 tls_context: Validator = _instance_of((ssl_module.SSLContext, type(None)), "an ssl.SSLContext or None")
+
+
+def number(*, minimum: float, none: bool, finite: bool = False, whole: bool = False) -> Validator:
+    """Return a validator for numbers.
+
+    Args:
+        minimum: The smallest allowed number.
+        none: Whether None is allowed.
+        finite: Whether infinity is not allowed.
+        whole: Whether only ints are allowed.
+    """
+
+    def check(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is None and none:
+            return
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            kind = "an int" if whole else "a number"
+            raise TypeError(f"{attribute.name} must be {kind}{' or None' if none else ''}, not {value!r}")
+        if not value >= minimum or (finite and math.isinf(value)):
+            bounds = f"at least {minimum}{' and finite' if finite else ''}"
+            raise ValueError(f"{attribute.name} must be {bounds}, not {value!r}")
+
+    return check
 
 
 def optional_function(_instance: Any, attribute: Attribute[Any], value: Any) -> None:

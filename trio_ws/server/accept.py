@@ -335,7 +335,7 @@ class Acceptor:
             return False
         except StreamBroken as exc:
             address = self._identify(accepted).address
-            logger.info("TLS handshake with %s failed: %s", address, exc)
+            logger.info("TLS handshake with %s failed: %s", show_address(address), exc)
             seconds = trio.current_time() - began_at
             report_opening_failure(self._settings, None, None, lost_error(exc), seconds, address)
             return False

@@ -143,6 +143,8 @@ async def open_unix_listener(
         OSError: If listening fails.
     """
     name = os.fsdecode(path)
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EOPNOTSUPP, "path must be None on this system: it has no Unix sockets")
     if is_abstract(name) and sys.platform != "linux":
         raise OSError(errno.EOPNOTSUPP, "path must be the path of a file: this system has no abstract Unix sockets")
     sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)

@@ -6,7 +6,7 @@ The defaults are in the classes that use them: :class:`~trio_ws.settings.Setting
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..datastructures import HeadersLike
 from ..protocol.extensions import ServerExtension
@@ -58,7 +58,7 @@ class ServeOptions(Options, total=False):
     process_response: ProcessResponse | None
     select_subprotocol: SelectSubprotocol | None
     origins: Origins
-    hosts: Sequence[str] | None
+    hosts: Collection[str] | None
     headers: HeadersLike
     server_header: str | None
     extensions: Sequence[ServerExtension]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -43,7 +43,7 @@ def _to_tuple(functions: ProcessRequest | Sequence[ProcessRequest] | None) -> tu
     return validated
 
 
-def _to_hosts(hosts: Sequence[str] | None) -> frozenset[str] | None:
+def _to_hosts(hosts: Collection[str] | None) -> frozenset[str] | None:
     if hosts is None:
         return None
     names = to_tuple("hosts", hosts, "a sequence of names or None")

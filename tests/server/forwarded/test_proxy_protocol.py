@@ -354,6 +354,19 @@ async def test_the_proxy_protocol_and_tls(header: bytes, contexts: tuple[ssl.SSL
             assert await ws.receive() == "('192.0.2.1', 56324) 127.0.0.1 True"
 
 
+async def test_no_lines_of_a_client_in_the_log(contexts: tuple[ssl.SSLContext, ssl.SSLContext], caplog: Logs) -> None:
+    """The address is a path, which a client of the proxy's Unix socket can choose."""
+    caplog.set_level(logging.INFO)
+    path = b"/x\nuser root logged in"
+    async with serving(proxy_protocol=True, ssl=contexts[1]) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await stream.send_all(v2(path.ljust(108, b"\0") + bytes(108), family=0x31) + b"GET / HTTP/1.1\r\n\r\n")
+        assert await is_closed(stream) or await is_closed(stream)
+        await stream.aclose()
+    (record,) = [each for each in caplog.records if "TLS handshake" in each.message]
+    assert "\n" not in record.message
+
+
 @pytest.mark.parametrize("header", HEADERS)
 async def test_over_any_stream(header: bytes, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     client, context = contexts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from sys import getsizeof
 from types import TracebackType
 
 import trio
@@ -16,7 +17,6 @@ from ...exceptions import ConnectionClosedLocally, ConnectionClosedOK, OpenTimeo
 from ...misuse.usage import call_async
 from ...protocol import Message
 from ..backoff import Retries
-from ..connecting import Connecting
 from ..connector import Connector
 from .state import ReconnectPhase, ReconnectState
 
@@ -98,10 +98,9 @@ class Supervisor:
 
     async def _run_connection(self) -> bool:
         """Open a connection and wait until it ends. Return whether to connect again."""
-        connecting = await self._connector.dial()
-        async with connecting as ws:
+        async with await self._connector.dial() as ws:
             self.attempt_ws = ws
-            await self._call_on_connect(ws, connecting)
+            await self._call_on_connect(ws)
             if self.closing:
                 return False
             connection = connection_of(ws)
@@ -119,24 +118,24 @@ class Supervisor:
             connection.cancel_tasks()
         return retry
 
-    async def _call_on_connect(self, ws: WebSocket, connecting: Connecting) -> None:
+    async def _call_on_connect(self, ws: WebSocket) -> None:
         if self._on_connect is None or self.closing:
             return
-        timeout = connecting._settings.open_timeout
+        timeout = connection_of(ws).settings.open_timeout
         with trio.move_on_after(math.inf if timeout is None else timeout) as scope:
             await call_async("on_connect", self._on_connect, ws)
         if scope.cancelled_caught:
             assert timeout is not None
-            raise OpenTimeout(connecting._uri.host_header, timeout)
+            raise OpenTimeout(ws.request.headers["Host"], timeout)
 
     def _save_backlog(self, ws: WebSocket) -> None:
         """Save the unreceived messages of a connection that has ended."""
         self.ws = None
         messages = connection_of(ws).inbox.drain()
         # Each inbox is bounded, but the messages of many connections may pile up. Drop the oldest ones.
-        excess = sum(map(len, messages)) + sum(map(len, self.backlog)) - connection_of(ws).settings.receive_buffer
-        while self.backlog and excess > 0:
-            excess -= len(self.backlog.popleft())
+        size = sum(map(getsizeof, messages)) + sum(map(getsizeof, self.backlog))
+        while self.backlog and size > connection_of(ws).settings.receive_buffer:
+            size -= getsizeof(self.backlog.popleft())
         self.backlog.extend(messages)
 
     def _schedule_retry(self, exc: BaseException, lived: float | None = None) -> bool:
