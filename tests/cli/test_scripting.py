@@ -311,8 +311,8 @@ def test_standard_input_is_not_sent_in_pieces() -> None:
         serving(lose_the_first) as port,
         process("connect", "--reconnect", "--file", "-", f"ws://{HOST}:{port}") as client,
     ):
-        _, err = it.communicate("x" * 5_000_000, timeout=HANGS)
-    assert it.returncode == 1
+        _, err = client.communicate("x" * 5_000_000, timeout=HANGS)
+    assert client.returncode == 1
     assert "cannot be read twice" in err
     assert len(received) == 1
 
