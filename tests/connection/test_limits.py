@@ -10,48 +10,49 @@ from trio.testing import MockClock
 
 from trio_ws.connection.limits import NO_LIMITS, ConnectionLimits, RateLimiter
 from trio_ws.exceptions import TooManyMessages
+from trio_ws.protocol import LastPart, Message
 
 # -- Rate ------------------------------------------------------------------------------------------------------------
 
 
 async def test_so_many_at_once(mock_clock: MockClock) -> None:
     limiter = RateLimiter(5)
-    assert [limiter.take(1) for _ in range(6)] == [True] * 5 + [False]
+    assert [limiter.take(1) for _ in range(7)] == [0] * 5 + [1, 2]
 
 
 async def test_many_count_as_many(mock_clock: MockClock) -> None:
     limiter = RateLimiter(5)
-    assert limiter.take(4)
-    assert not limiter.take(2)
-    assert not RateLimiter(5).take(6)
-    assert RateLimiter(5).take(5)
+    assert limiter.take(4) == 0
+    assert limiter.take(2) == 1
+    assert RateLimiter(5).take(8) == 3
+    assert RateLimiter(5).take(5) == 0
 
 
 async def test_so_many_per_second(mock_clock: MockClock) -> None:
     limiter = RateLimiter(10)
-    assert limiter.take(10)
+    assert limiter.take(10) == 0
     for _ in range(100):
         mock_clock.jump(0.5)
-        assert limiter.take(5)
-    assert not limiter.take(1)
+        assert limiter.take(5) == 0
+    assert limiter.take(1) == 1
 
 
 async def test_the_burst_is_bounded(mock_clock: MockClock) -> None:
     limiter = RateLimiter(10)
     mock_clock.jump(1000)
-    assert limiter.take(10)
-    assert not limiter.take(1)
+    assert limiter.take(10) == 0
+    assert limiter.take(1) == 1
 
 
 @pytest.mark.parametrize("limit", [0.25, 1])
 async def test_one_message_is_always_allowed_after_a_while(limit: float, mock_clock: MockClock) -> None:
     limiter = RateLimiter(limit)
     for _ in range(5):
-        assert limiter.take(1)
+        assert limiter.take(1) == 0
         mock_clock.jump(1 / limit)
-    assert limiter.take(1)
+    assert limiter.take(1) == 0
     mock_clock.jump(0.5 / limit)
-    assert not limiter.take(1)
+    assert limiter.take(1) == 1
 
 
 # -- All limits ------------------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ async def test_without_limits(mock_clock: MockClock) -> None:
     for limits in (NO_LIMITS, ConnectionLimits(None, None, None)):
         limits.record_sent()
         limits.record_received()
-        assert limits.check_frames(10**9) is None
+        assert limits.check_frames(10**9, []) is None
         assert limits.deadline() == math.inf
         mock_clock.jump(10**6)
         assert limits.expiry_reason() is None
@@ -69,13 +70,24 @@ async def test_without_limits(mock_clock: MockClock) -> None:
 
 async def test_rate(mock_clock: MockClock) -> None:
     limits = ConnectionLimits(2, None, None)
-    assert limits.check_frames(2) is None
+    assert limits.check_frames(2, ["a", "b"]) is None
     mock_clock.jump(0.5)
-    assert limits.check_frames(1) is None
-    violation = limits.check_frames(1)
+    assert limits.check_frames(1, ["a"]) is None
+    violation = limits.check_frames(1, [])
     assert isinstance(violation, TooManyMessages)
     assert violation.limit == 2
     assert violation.code == 1008
+
+
+async def test_messages_beyond_the_rate_are_removed(mock_clock: MockClock) -> None:
+    items: list[Message | LastPart] = ["a", "b", "c", "d"]
+    assert ConnectionLimits(3, None, None).check_frames(4, items) is not None
+    assert items == ["a", "b", "c"]
+    # Fragments and control frames count, too.
+    assert ConnectionLimits(3, None, None).check_frames(5, items) is not None
+    assert items == ["a"]
+    assert ConnectionLimits(3, None, None).check_frames(100, items) is not None
+    assert items == []
 
 
 async def test_lifetime(mock_clock: MockClock) -> None:

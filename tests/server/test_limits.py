@@ -410,14 +410,30 @@ async def test_floods_of_frames(opcode: int, fin: int, payload: bytes) -> None:
 
 async def test_rate(autojump_clock: MockClock) -> None:
     rate = RateLimiter(10)
-    assert rate.take(10)
-    assert not rate.take(1)
+    assert rate.take(10) == 0
+    assert rate.take(1) == 1
     await trio.sleep(0.5)
-    assert rate.take(4)
-    assert not rate.take(1)
+    assert rate.take(4) == 0
+    assert rate.take(1) == 1
     await trio.sleep(100)
-    assert rate.take(10)
-    assert not rate.take(1)
+    assert rate.take(10) == 0
+    assert rate.take(1) == 1
+
+
+async def test_no_more_messages_than_the_rate_are_received() -> None:
+    """All of them come in one read."""
+    ours, theirs = memory_pair()
+    limits = Limits(messages_per_second=3).for_connection()
+    connection = Connection(Role.SERVER, StreamAdapter(theirs), Settings(), limits=limits)
+    received: list[object] = []
+    async with Session(WebSocket(connection, Request("/", {}), Response(101, "", {}), None)) as ws:
+        await ours.send_all(b"\x81\x81\0\0\0\0x" * 100)
+        await ours.aclose()
+        with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+            while True:
+                received.append(await ws.receive())
+    assert received == ["x"] * 3
+    assert isinstance(caught.value.__cause__, trio_ws.TooManyMessages)
 
 
 async def test_idle(autojump_clock: MockClock) -> None:

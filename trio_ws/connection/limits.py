@@ -7,6 +7,7 @@ import math
 import trio
 
 from ..exceptions import TooManyMessages
+from ..protocol import LastPart, Message
 
 __all__ = ["NO_LIMITS", "ConnectionLimits", "NoLimits", "RateLimiter"]
 
@@ -23,12 +24,12 @@ class RateLimiter:
         self._tokens = max(limit, 1.0)
         self._updated_at = trio.current_time()
 
-    def take(self, count: int) -> bool:
-        """Count frames. Return whether they are within the limit."""
+    def take(self, count: int) -> int:
+        """Count frames. Return how many of them are beyond the limit."""
         now = trio.current_time()
         self._tokens = min(max(self.limit, 1.0), self._tokens + (now - self._updated_at) * self.limit) - count
         self._updated_at = now
-        return self._tokens >= 0
+        return max(0, math.ceil(-self._tokens))
 
 
 class NoLimits:
@@ -37,8 +38,13 @@ class NoLimits:
     def record_received(self) -> None:
         """Record that a message was received."""
 
-    def check_frames(self, count: int) -> TooManyMessages | None:
-        """Count received frames. Return the violation if there are too many."""
+    def check_frames(self, count: int, items: list[Message | LastPart]) -> TooManyMessages | None:
+        """Count received frames. If there are too many, remove messages, and return the violation.
+
+        Args:
+            count: The number of frames.
+            items: The messages among them, in order.
+        """
         return None
 
     def record_sent(self) -> None:
@@ -77,10 +83,12 @@ class ConnectionLimits(NoLimits):
         """Record that a message was received."""
         self._active_at = trio.current_time()
 
-    def check_frames(self, count: int) -> TooManyMessages | None:
-        """Count received frames. Return the violation if there are too many."""
-        if self._rate is None or self._rate.take(count):
+    def check_frames(self, count: int, items: list[Message | LastPart]) -> TooManyMessages | None:
+        """Count received frames. If there are too many, remove messages, and return the violation."""
+        excess = 0 if self._rate is None else self._rate.take(count)
+        if self._rate is None or not excess:
             return None
+        del items[max(len(items) - excess, 0) :]
         return TooManyMessages(self._rate.limit)
 
     def record_sent(self) -> None:

@@ -142,7 +142,7 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
             frames -= connection.keepalive.receive_pong(event[1])  # the limit is for unsolicited frames
         else:
             ending = protocol.closing.rcvd
-    ending = ending or connection.limits.check_frames(frames)
+    ending = connection.limits.check_frames(frames, items) or ending
     if items:
         connection.limits.record_received()
         connection.observer.record_messages(items)
