@@ -464,6 +464,14 @@ async def test_every_final_response_has_a_date(monkeypatch: pytest.MonkeyPatch) 
         assert "Date" not in ws.response.headers
 
 
+@pytest.mark.parametrize(
+    "value, error", [("a\n", ValueError), ("\u263a", ValueError), (b"a", TypeError), (1, TypeError)]
+)
+async def test_invalid_server_header(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="server_header must be"):
+        await trio_ws.serve(echo, 0, server_header=value)
+
+
 async def test_no_server_header() -> None:
     async with connected(server_header=None) as ws:
         assert "Server" not in ws.response.headers

@@ -234,3 +234,39 @@ async def test_each_connection_has_its_own_state() -> None:
         async with served(handler) as client, trio_ws.connect_over(client.stream, URI) as ws:
             await ws.wait_closed()
     assert seen == [{"n": 0}, {"n": 1}]
+
+
+# -- Functions of the application that are wrong ---------------------------------------------------------------------
+
+
+async def raise_status(*_: object) -> Response:
+    """Be a client of another server, which refuses."""
+    raise trio_ws.InvalidStatus(Response(403, "Forbidden", {"Set-Cookie": "SECRET"}, b"SECRET"))
+
+
+def respond_wrongly(opening: Opening, *_: object) -> Response:
+    return opening.respond(401, "", {"X-Note": "a\nb"})
+
+
+@pytest.mark.parametrize("option", ["process_request", "process_response"])
+@pytest.mark.parametrize("function", [raise_status, respond_wrongly])
+async def test_an_invalid_handshake_of_the_application_is_not_the_clients_fault(
+    option: str, function: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(**{option: function}) as client:
+        status, headers, body = await client.ask(get("/", *UPGRADE))
+    assert status == 500
+    assert "SECRET" not in f"{headers}{body!r}"
+    assert option in caplog.text
+    assert caplog.records[-1].exc_info is not None
+
+
+@pytest.mark.parametrize("option", ["process_request", "process_response"])
+@pytest.mark.parametrize("wrong", ["no", (401, "x"), True])
+async def test_a_function_that_returns_no_response(
+    option: str, wrong: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {option: lambda *_: wrong}
+    async with served(**options) as client:
+        assert (await client.ask(get("/", *UPGRADE)))[0] == 500
+    assert f"{option} must return a Response or None, not {wrong!r}" in caplog.text

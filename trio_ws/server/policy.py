@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
 from ..datastructures import Headers
-from ..exceptions import HostNotServed, InvalidHeader
+from ..exceptions import HostNotServed, InvalidHandshake, InvalidHeader
 from ..http11 import Request, Response
 from ..http11.messages import software
 from ..misuse.values import optional_function, optional_text, to_tuple
@@ -25,7 +25,6 @@ from .target import has_port, strip_port, to_origin_form
 
 __all__ = ["HandshakePolicy"]
 
-T = TypeVar("T")
 
 #: The default Server header.
 SERVER = software(__version__)
@@ -53,6 +52,15 @@ def _to_hosts(hosts: Collection[str] | None) -> frozenset[str] | None:
     return frozenset(name.lower() for name in names)
 
 
+def _check_server_header(instance: HandshakePolicy, attribute: attrs.Attribute[str], value: str | None) -> None:
+    optional_text(instance, attribute, value)
+    if value is not None:
+        try:
+            Headers({"Server": value})
+        except InvalidHeader as exc:
+            raise ValueError(f"server_header must be the value of a header, not {value!r}") from exc
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HandshakePolicy:
     """The handshake options of a server, validated. :class:`ServeOptions` describes them."""
@@ -63,7 +71,7 @@ class HandshakePolicy:
     origins: Origins = attrs.field(default=SAME_HOST, converter=validate_origins)
     hosts: frozenset[str] | None = attrs.field(default=None, converter=_to_hosts)
     headers: Headers = attrs.field(factory=Headers, converter=check_headers)
-    server_header: str | None = attrs.field(default=SERVER, validator=optional_text)
+    server_header: str | None = attrs.field(default=SERVER, validator=_check_server_header)
     extensions: tuple[ServerExtension, ...] = attrs.field(default=(), converter=check_server_extensions)
     forwarding: Forwarding = attrs.field(factory=Forwarding)
 
@@ -115,7 +123,7 @@ class HandshakePolicy:
     async def call_process_request(self, opening: Opening, request: Request) -> Response | None:
         """Call the ``process_request`` functions. Return the first response, or None. Exceptions propagate."""
         for function in self.process_request:
-            response = await _call(function, opening, request)
+            response = await _call("process_request", function, opening, request)
             if response is not None:
                 if response.status_code < 200:
                     raise ValueError(
@@ -128,7 +136,7 @@ class HandshakePolicy:
         """Call ``process_response``. Return its response, or the given one if there is none. Exceptions propagate."""
         if self.process_response is None:
             return response
-        changed = await _call(self.process_response, opening, request, response)
+        changed = await _call("process_response", self.process_response, opening, request, response)
         if changed is None:
             return response
         if accepts(request, changed):
@@ -156,9 +164,25 @@ class HandshakePolicy:
         return attrs.evolve(response, headers=headers)
 
 
-async def _call(function: Callable[..., T | Awaitable[T]], *args: Any) -> T:
-    result = function(*args)
-    return await result if inspect.isawaitable(result) else result
+async def _call(
+    name: str, function: Callable[..., Response | Awaitable[Response | None] | None], *args: Any
+) -> Response | None:
+    """Call a function of the application, async or not, that returns a response or None.
+
+    Raises:
+        RuntimeError: If it raises an :exc:`InvalidHandshake`, for example because it is a client itself. Without this,
+            the fault would be that of our client, who would also see its text.
+        TypeError: If it returns something else.
+        Exception: If it raises another exception.
+    """
+    try:
+        result = function(*args)
+        response = await result if inspect.isawaitable(result) else result
+    except InvalidHandshake as exc:
+        raise RuntimeError(f"{name} has raised {type(exc).__name__}") from exc
+    if not (response is None or isinstance(response, Response)):
+        raise TypeError(f"{name} must return a Response or None, not {response!r}")
+    return response
 
 
 def _keeps_handshake(response: Response, changed: Response) -> bool:
