@@ -16,7 +16,7 @@ from .protocol.handshake import check_subprotocols
 if TYPE_CHECKING:
     from .instruments.interface import Instrument
 
-__all__ = ["Options", "Settings", "pick"]
+__all__ = ["Options", "Settings", "pick", "to_instruments"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -30,7 +30,12 @@ def _to_deflate(value: Any) -> Deflate | None:
     raise TypeError(f"compression must be 'deflate', a Deflate or None, not {value!r}")
 
 
-def _to_instruments(value: Any) -> tuple[Instrument, ...]:
+def to_instruments(value: Any) -> tuple[Instrument, ...]:
+    """Convert the ``instruments`` option.
+
+    Raises:
+        TypeError: If it is not a sequence of instruments.
+    """
     instruments: tuple[Instrument, ...] = to_tuple("instruments", value, "a sequence of Instruments", ordered=True)
     if not instruments:
         return ()
@@ -64,7 +69,7 @@ class Settings:
     send_buffer: int = attrs.field(default=64 * KIB, validator=number(minimum=0, none=False, whole=True))
     compression: Deflate | None = attrs.field(factory=Deflate, converter=_to_deflate)
     subprotocols: tuple[str, ...] = attrs.field(default=(), converter=check_subprotocols)
-    instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=_to_instruments, hash=False)
+    instruments: tuple[Instrument, ...] = attrs.field(default=(), converter=to_instruments, hash=False)
 
     __repr__ = show_fields
 

@@ -149,6 +149,10 @@ async def test_the_function_fails_to_connect(nursery: trio.Nursery, autojump_clo
     assert turns.last_error is error
 
 
+async def is_retryable_async(_exc: Exception) -> bool:
+    return True
+
+
 @pytest.mark.parametrize("open_it", [trio_ws.attempts, trio_ws.open_reconnecting])
 @pytest.mark.parametrize(
     "target, options, error",
@@ -161,6 +165,7 @@ async def test_the_function_fails_to_connect(nursery: trio.Nursery, autojump_clo
         (URI, {"headers": {"X": "a\r\nb"}}, ValueError),
         (URI, {"backoff": 1.0}, TypeError),
         (URI, {"is_retryable": True}, TypeError),
+        (URI, {"is_retryable": is_retryable_async}, TypeError),
         (lambda: trio_ws.connect(URI), {"open_timeout": 1}, TypeError),
     ],
 )

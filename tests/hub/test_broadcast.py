@@ -113,6 +113,27 @@ async def test_text_and_binary() -> None:
         ]
 
 
+async def test_in_another_thread() -> None:
+    """It would wake tasks there, which breaks the run of Trio."""
+    async with opened() as (ws, peer):
+        topic = trio_ws.Hub().topic("t")
+        with topic.subscribe(ws):
+            for call in (partial(broadcast, [ws], "a"), partial(topic.publish, "a"), ws.abort):
+                with pytest.raises(RuntimeError, match="must be called in the thread in which Trio runs"):
+                    await trio.to_thread.run_sync(call)
+                await ws.send("b")
+                assert await peer.receive() == text("b")
+            await trio.to_thread.run_sync(partial(trio.from_thread.run_sync, broadcast, [ws], "c"))
+            assert await peer.receive() == text("c")
+
+
+async def test_what_is_no_connection() -> None:
+    topic = trio_ws.Hub().topic("t")
+    for call in (partial(broadcast, [1], "a"), partial(topic.subscribe, 1), partial(topic.join, 1)):  # type: ignore[list-item, arg-type]  # wrong on purpose
+        with pytest.raises(TypeError, match="must be a WebSocket, not 1"):
+            call()
+
+
 async def test_invalid_messages() -> None:
     async with opened() as (ws, peer):
         with pytest.raises(TypeError, match="a message must be str or bytes, not int"):
@@ -464,7 +485,7 @@ async def test_large_messages_are_compressed_in_threads(
             assert await ws.receive() == message
         await stack.aclose()
         nursery.cancel_scope.cancel()
-    assert threads.count("encode_all") == 3
+    assert threads.count("_try_to_encode") == 3
 
 
 # -- A server --------------------------------------------------------------------------------------------------------

@@ -506,6 +506,7 @@ async def needs_a_room(ws: trio_ws.WebSocket, room: str) -> None: ...
         ([("/", tell)], TypeError),
         ({b"/": tell}, TypeError),
         ({"/": None}, TypeError),
+        ({"/": trio_ws.route({"/": tell})}, TypeError),
         ({"/<x>": "handler"}, TypeError),
         ({"": tell}, ValueError),
         ({"news": tell}, ValueError),

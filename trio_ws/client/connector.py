@@ -86,3 +86,5 @@ def check_retrying(backoff: Any, is_retryable: Any) -> None:
         raise TypeError(f"backoff must be a Backoff, not {backoff!r}")
     if not callable(is_retryable):
         raise TypeError(f"is_retryable must be callable, not {is_retryable!r}")
+    if inspect.iscoroutinefunction(is_retryable):
+        raise TypeError(f"is_retryable must be a function that is not async, not {is_retryable!r}")

@@ -14,7 +14,7 @@ import trio
 from ..exceptions import ConnectionClosedOK, InvalidData
 from ..frames import CloseCode
 from ..http11 import Request, Response
-from ..misuse.usage import check_in_trio, outside_of_trio
+from ..misuse.usage import check_in_thread_of_trio, check_in_trio, outside_of_trio
 from ..protocol import Message, Role
 from ..protocol.codec import FIN
 from ..protocol.connection import LARGE
@@ -392,8 +392,13 @@ class WebSocket(trio.abc.Channel[Message]):
 
         Queued messages are lost. Calls that are waiting raise :exc:`ConnectionClosedError`. Messages that arrived
         before can still be received. On a closed connection, this does nothing.
+
+        Raises:
+            RuntimeError: If Trio does not run in this thread.
         """
-        self._connection.abort()
+        if self.state is not State.CLOSED:
+            check_in_thread_of_trio("WebSocket.abort()")
+            self._connection.abort()
 
 
 def connection_of(ws: WebSocket) -> Connection:

@@ -10,6 +10,8 @@ from ..connection.lag import PostLimits
 from ..connection.posting import post, post_newest
 from ..connection.sendable import Sendable, prepare
 from ..connection.websocket import WebSocket, connection_of
+from ..misuse.usage import check_in_thread_of_trio
+from ..misuse.values import check_instance
 from ..protocol.codec import FIN
 from ..protocol.extensions import EncodingCache
 from ..protocol.hot import pack
@@ -80,10 +82,13 @@ def broadcast(
         The connections whose peers were too slow, whatever ``when_full`` is.
 
     Raises:
-        TypeError: If the message is neither ``str`` nor bytes-like, or a limit is not a number.
+        RuntimeError: If Trio does not run in this thread. In another one, use :func:`trio.from_thread.run_sync`.
+        TypeError: If a connection is not a :class:`WebSocket`, the message is neither ``str`` nor bytes-like, or a
+            limit is not a number.
         ValueError: If the message is sent as text and is not valid Unicode, ``when_full`` is not one of the three, or a
             limit is out of range.
     """
+    check_in_thread_of_trio("broadcast()")
     check_when_full(when_full)
     limits = check_limits(max_backlog, max_lag, when_full == "drop")
     opcode, data = prepare(message, text)
@@ -91,6 +96,7 @@ def broadcast(
     packed = pack([frame])
     slow = []
     for ws in connections:
+        check_instance("each of connections", ws, WebSocket, "a WebSocket")
         connection = connection_of(ws)
         if post(connection, frame, packed, limits) or not connection.state.can_send:
             continue

@@ -14,9 +14,10 @@ from ..client.backoff import Backoff
 from ..connection.sendable import Sendable
 from ..connection.websocket import WebSocket
 from ..instruments.interface import Instrument
+from ..misuse.usage import check_in_thread_of_trio
 from ..misuse.values import check_instance
 from ..protocol import Message
-from ..settings import _to_instruments
+from ..settings import to_instruments
 from .backend import Backend, Position, to_position
 from .broadcast import DEFAULT_MAX_BACKLOG, DEFAULT_MAX_LAG, WhenFull, check_limits, check_when_full
 from .core import HubCore, HubSettings, WhenLost, check_when_lost
@@ -105,7 +106,7 @@ class Hub:
             when_lost=when_lost,
             envelope=envelope,
             backoff=backoff,
-            instruments=_to_instruments(instruments),
+            instruments=to_instruments(instruments),
         )
         self._core = HubCore(settings, backend, self)
 
@@ -239,7 +240,11 @@ class Topic:
 
         Args:
             ws: The connection.
+
+        Raises:
+            TypeError: If it is not a :class:`WebSocket`.
         """
+        check_instance("ws", ws, WebSocket, "a WebSocket")
         return _subscribe(self, ws)
 
     def join(
@@ -269,9 +274,10 @@ class Topic:
                 pair of a str and an int will do, such as a list from JSON. None if the client is new.
 
         Raises:
-            TypeError: If ``since`` is neither such a pair nor None.
+            TypeError: If ``ws`` is not a :class:`WebSocket`, or ``since`` is neither such a pair nor None.
             ValueError: If the offset is negative.
         """
+        check_instance("ws", ws, WebSocket, "a WebSocket")
         return Joining(self.hub._core, self.name, ws, None if since is None else to_position("since", since))
 
     def publish(
@@ -302,9 +308,11 @@ class Topic:
             it is not known yet.
 
         Raises:
+            RuntimeError: If Trio does not run in this thread. In another one, use :func:`trio.from_thread.run_sync`.
             TypeError: If the message is neither ``str`` nor bytes-like.
             ValueError: If the message is sent as text and is not valid Unicode.
         """
+        check_in_thread_of_trio("Topic.publish()")
         return self.hub._core.publish(self.name, message, text, compress, exclude)
 
 

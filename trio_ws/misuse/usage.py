@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
-__all__ = ["AsyncWithOnly", "call_async", "check_async_function", "check_in_trio", "outside_of_trio"]
+__all__ = [
+    "AsyncWithOnly",
+    "call_async",
+    "check_async_function",
+    "check_in_thread_of_trio",
+    "check_in_trio",
+    "outside_of_trio",
+]
 
 
 class AsyncWithOnly:
@@ -126,6 +133,23 @@ def check_in_trio(call: str) -> None:
         trio.lowlevel.current_task()
     except RuntimeError:
         raise outside_of_trio(call) from None
+
+
+def check_in_thread_of_trio(call: str) -> None:
+    """Check that Trio runs in this thread, for functions that are not async and wake tasks.
+
+    Args:
+        call: The call that is checked, such as ``"broadcast()"``, for the error message.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    try:
+        trio.current_time()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{call} must be called in the thread in which Trio runs; in another one, use trio.from_thread.run_sync()"
+        ) from None
 
 
 def outside_of_trio(call: str) -> RuntimeError:

@@ -207,6 +207,8 @@ def _check_path(path: object) -> str:
 
 def _check_handler(path: str, handler: Any, arguments: Iterable[str]) -> None:
     """Raise TypeError if calling the handler with these keyword arguments would fail for every connection."""
+    if isinstance(handler, Router):
+        raise TypeError(f"the handler for {path!r} must not be a router: put its paths into this one")
     check_async_function(f"the handler for {path!r}", handler, arguments)
 
 
