@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +17,10 @@ import trio
 import trio.testing
 import trustme
 from hypothesis import HealthCheck, settings
+
+from trio_ws.client import explain
+from trio_ws.connection import core, reader, writer
+from trio_ws.server import handshake, server
 
 from .cancellation import PROPERTY, Scheduling
 from .support import HANGS
@@ -91,6 +97,31 @@ def pytest_collection_finish() -> None:
     # take it longer than most tests.
     gc.collect()
     gc.freeze()
+
+
+#: Limits of the library that are shorter than a busy machine may stop a process, with the modules that have them.
+SHORT_LIMITS = [
+    *((module, "GOODBYE_TIMEOUT") for module in (core, reader, writer, handshake, server)),
+    (explain, "LOOKUP_TIMEOUT"),
+]
+if find_spec("h2") is not None:
+    from trio_ws.http2 import connection
+
+    SHORT_LIMITS.append((connection, "GOODBYE_TIMEOUT"))
+
+
+@pytest.fixture
+def short_limits() -> None:
+    """Keep `SHORT_LIMITS` in a test in real time, whose peer does not read what is written last."""
+
+
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be cut short in tests in real time. Tests of these limits use virtual time."""
+    others = {"autojump_clock", "mock_clock", "scheduling", "short_limits"}
+    if not others & {*request.fixturenames} and inspect.iscoroutinefunction(request.function):
+        for module, name in SHORT_LIMITS:
+            monkeypatch.setattr(module, name, HANGS)
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio.testing
+
+from trio_ws.connection import core
 
 from . import conftest
+from .support import HANGS
 
 
 def skipped(reason: str) -> pytest.TestReport:
@@ -33,3 +37,12 @@ def test_elsewhere_tests_may_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None
 def test_places_that_are_left_out_exist() -> None:
     for name in conftest.HARNESSES | conftest.SLOW:
         assert list(Path(__file__).parent.rglob(name)), name
+
+
+async def test_nothing_is_cut_short_in_real_time() -> None:
+    for module, name in conftest.SHORT_LIMITS:
+        assert getattr(module, name) == HANGS
+
+
+async def test_limits_are_in_virtual_time(autojump_clock: trio.testing.MockClock) -> None:
+    assert core.GOODBYE_TIMEOUT == 0.1

@@ -534,7 +534,7 @@ async def test_cancelled_while_it_reads(nursery: trio.Nursery, autojump_clock: M
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("observed", [False, True])
-async def test_too_many_fragments(compressed: bool, observed: bool) -> None:
+async def test_too_many_fragments(compressed: bool, observed: bool, autojump_clock: trio.testing.MockClock) -> None:
     extensions = [PerMessageDeflate(Deflate(), send_bits=15, receive_bits=15)] if compressed else []
     instruments = [LogFrames(logging.CRITICAL)] if observed else []
     async with opened(extensions=extensions, instruments=instruments) as (ws, peer):

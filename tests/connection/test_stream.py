@@ -297,6 +297,19 @@ async def test_what_the_system_does_not_take_goes_first(nursery: trio.Nursery) -
     await theirs.aclose()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell how many bytes are undelivered")
+async def test_undelivered_are_the_bytes_of_the_stream_and_those_of_the_system() -> None:
+    transport, theirs = socket_transports()
+    size = 3_000_000
+    assert not transport.write_now([bytes(size)])
+    unwritten = size - transport.bytes_written
+    undelivered, unsent = transport.count_undelivered()
+    assert undelivered > unwritten > 0
+    assert unwritten <= unsent <= undelivered
+    await transport.aclose(1)
+    await theirs.aclose()
+
+
 @unix_only
 async def test_what_cannot_be_written_comes_out_of_the_next_send() -> None:
     transport, theirs = socket_transports()

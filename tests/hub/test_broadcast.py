@@ -491,6 +491,7 @@ async def test_large_messages_are_compressed_in_threads(
 # -- A server --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("short_limits")
 async def test_one_client_that_does_not_read_among_many(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "trio_ws.server")
     ended: dict[str, BaseException] = {}

@@ -478,6 +478,7 @@ async def test_a_hub_with_limits(autojump_clock: MockClock) -> None:
                 assert 4 <= (await dropped(two))[0] <= 4.1
 
 
+@pytest.mark.usefixtures("short_limits")
 async def test_real_time() -> None:
     # A client that does not read, and a server with nothing else to do.
     ended = trio.Event()

@@ -93,6 +93,18 @@ def test_integers(name: str, minimum: int, maximum: int | None) -> None:
             settings_with(name, wrong)
 
 
+def test_the_defaults() -> None:
+    assert Deflate() == Deflate(
+        level=4,
+        mem_level=5,
+        server_max_window_bits=None,
+        client_max_window_bits=None,
+        server_no_context_takeover=False,
+        client_no_context_takeover=False,
+        min_size=64,
+    )
+
+
 @pytest.mark.parametrize("name", ["server_no_context_takeover", "client_no_context_takeover"])
 def test_flags(name: str) -> None:
     for value in (True, False):
