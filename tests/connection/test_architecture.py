@@ -16,6 +16,7 @@ import trustme
 import trio_ws
 import trio_ws.testing
 from trio_ws.connection import writer
+from trio_ws.connection.encoder import Encoder
 from trio_ws.connection.stream import StreamAdapter
 from trio_ws.protocol import Protocol
 
@@ -44,12 +45,14 @@ class Probe:
             self._watch(monkeypatch, StreamAdapter, name, self.readers)
         for name in ("encode_all", "encode_close"):
             self._watch(monkeypatch, Protocol, name, self.encoders)
+        # A thread encodes large messages for the task that waits for it.
+        self._watch(monkeypatch, Encoder, "encode_in_thread", self.encoders)
 
     def _watch(self, monkeypatch: pytest.MonkeyPatch, cls: type, name: str, tasks: list[str]) -> None:
         method: Callable[..., Any] = getattr(cls, name)
 
         def watched(this: object, *args: Any) -> Any:
-            if self.is_open:
+            if self.is_open and trio.lowlevel.in_trio_task():
                 tasks.append(current_task())
             return method(this, *args)
 
