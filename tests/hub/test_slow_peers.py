@@ -461,7 +461,7 @@ async def test_nothing_is_left_of_the_timer(autojump_clock: MockClock) -> None:
         ({"max_lag": "1"}, TypeError, "max_lag must be a number or None, not '1'"),
     ],
 )
-def test_invalid_limits(limits: dict[str, Any], error: type[Exception], message: str) -> None:
+async def test_invalid_limits(limits: dict[str, Any], error: type[Exception], message: str) -> None:
     for call in (partial(broadcast, [], "a", **limits), partial(Hub, **limits)):
         with pytest.raises(error) as raised:
             call()
