@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import trio
 
+from ..ports import free_port
 from ..support import HANGS
 
 #: The program, from the Debian package redis-server; None if it is not installed.
 REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
-
-
-def find_port(maximum: int = 65_535) -> int:
-    """Return a port that is free right now."""
-    while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = int(sock.getsockname()[1])
-        # Each node of a cluster also listens on the port that is higher by 10,000.
-        if port <= maximum:
-            return port
 
 
 class RedisServer:
@@ -38,7 +27,7 @@ class RedisServer:
     def __init__(self, folder: Path, *options: str, port: int | None = None, keeps: bool = True) -> None:
         assert REDIS_SERVER is not None
         folder.mkdir(exist_ok=True, parents=True)
-        self.port = find_port() if port is None else port
+        self.port = free_port() if port is None else port
         self.url = f"redis://127.0.0.1:{self.port}/0"
         persistence = ["--appendonly", "yes", "--appendfsync", "always"] if keeps else ["--appendonly", "no"]
         self._command = [REDIS_SERVER, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]

@@ -17,8 +17,9 @@ import trio
 
 import trio_ws
 
+from ..ports import free_port
 from ..support import HANGS
-from .redis_server import REDIS_SERVER, RedisServer, find_port
+from .redis_server import REDIS_SERVER, RedisServer
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "docs" / "examples"
 
@@ -76,7 +77,7 @@ async def talk(connect_to: Callable[[str], Awaitable[trio_ws.WebSocket]], count:
 
 
 async def test_two_servers(server: RedisServer) -> None:
-    ports = [find_port(), find_port()]
+    ports = [free_port(), free_port()]
     command = [sys.executable, str(EXAMPLES / "chat_server.py"), "--redis", server.url, "--port"]
     async with (
         running(*command, str(ports[0])),
@@ -94,7 +95,7 @@ async def test_two_servers(server: RedisServer) -> None:
 
 
 async def test_all_cores(server: RedisServer) -> None:
-    port = find_port()
+    port = free_port()
     command = [sys.executable, str(EXAMPLES / "all_cores.py"), server.url, "--port", str(port), "--host", "127.0.0.1"]
     async with running(*command), trio.open_nursery() as nursery:
         await talk(lambda path: connect(nursery, f"ws://127.0.0.1:{port}{path}"), 8)
@@ -114,7 +115,7 @@ async def test_compose(server: RedisServer, tmp_path: Path) -> None:
             assert (EXAMPLES / source).exists() if source.startswith("./") else source in compose["volumes"]
         assert set(service.get("depends_on", [])) <= set(services)
     assert services["redis"]["command"] == ["redis-server", "--appendonly", "yes"]
-    ports = {"chat-1": find_port(), "chat-2": find_port(), "nginx": find_port()}
+    ports = {"chat-1": free_port(), "chat-2": free_port(), "nginx": free_port()}
     configuration = (EXAMPLES / "chat-nginx.conf").read_text(encoding="utf-8")
     for name in ("chat-1", "chat-2"):
         assert f"server {name}:8765;" in configuration

@@ -30,8 +30,9 @@ from trio_ws.hub.redis.scripts import Names, slot_of
 from trio_ws.hub.redis.url import check_url, make_ssl_context
 from trio_ws.testing import BACKEND_CHECKS, BackendCheck
 
+from ..ports import free_port
 from ..support import HANGS, Peer, opened, text
-from .redis_server import REDIS_SERVER, RedisServer, find_port
+from .redis_server import REDIS_SERVER, RedisServer
 from .test_backends import RedisHarness
 
 if sys.version_info < (3, 11):
@@ -1018,7 +1019,7 @@ async def test_tls(tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     certificate = authority.issue_cert("localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
-    tls = find_port()
+    tls = free_port()
     server = RedisServer(
         tmp_path / "redis",
         *("--tls-port", str(tls), "--tls-cert-file", str(tmp_path / "cert.pem"), "--tls-auth-clients", "no"),
@@ -1182,7 +1183,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def make_nodes(folder: Path) -> list[RedisServer]:
     options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
-    return [RedisServer(folder / str(number), *options, port=find_port(55_535)) for number in range(3)]
+    # Each node also listens on the port that is higher by 10,000.
+    return [RedisServer(folder / str(number), *options, port=free_port(22_000)) for number in range(3)]
 
 
 async def start_cluster(nodes: list[RedisServer], owners: list[RedisServer]) -> None:
