@@ -475,36 +475,50 @@ async def test_an_abandoned_loop_leaves_nothing(nursery: trio.Nursery, autojump_
     await host.check_closed()
 
 
-async def test_unentered_attempts_are_checkpoints(nursery: trio.Nursery) -> None:
+async def test_each_attempt_must_be_entered(nursery: trio.Nursery) -> None:
+    """Otherwise, the loop would spin: the wait is between two connections."""
     host = Host(nursery, stay)
     turns = 0
-    with trio.CancelScope() as scope:
-        nursery.start_soon(settle_and_cancel_soon, scope)
+    with pytest.raises(RuntimeError, match="must connect: `async with attempt as ws:`"):
         async for _ in trio_ws.attempts(host):
             turns += 1
-            assert turns < 1000
-    assert scope.cancelled_caught
+    assert turns == 1
     assert host.times == []
 
 
-async def settle_and_cancel_soon(scope: trio.CancelScope) -> None:
-    for _ in range(10):
-        await trio.lowlevel.checkpoint()
-    scope.cancel()
+async def test_the_first_iteration_is_a_checkpoint(nursery: trio.Nursery) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async for _ in trio_ws.attempts(Host(nursery, stay)):
+            pytest.fail("it was not cancelled")
+    assert scope.cancelled_caught
+
+
+async def test_waiting_for_the_end_ends_the_loop(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    host = Host(nursery, say_and_close(1001))
+    async for attempt in trio_ws.attempts(host):
+        async with attempt as ws:
+            await ws.wait_closed()
+            assert ws.close_code == 1001
+    assert host.times == [0]
 
 
 async def test_an_attempt_is_entered_once_within_its_iteration(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    turns = trio_ws.attempts(Host(nursery, stay))
+    turns = trio_ws.attempts(Host(nursery, say_and_close(1001), stay))
     stale = await turns.__anext__()
+    async with stale as ws:
+        async for _ in ws:
+            pass
     attempt = await turns.__anext__()
-    for wrong in (stale, Attempt(turns)):
+    never_entered = Attempt(turns)
+    for wrong in (stale, never_entered):
         with pytest.raises(RuntimeError, match="within its iteration"):
             async with wrong:
                 pass
-        with pytest.raises(RuntimeError, match="not entered"):
-            await wrong.__aexit__(None, None, None)
+    with pytest.raises(RuntimeError, match="not entered"):
+        await never_entered.__aexit__(None, None, None)
     async with attempt as ws:
         with pytest.raises(RuntimeError, match="within its iteration"):
             async with attempt:

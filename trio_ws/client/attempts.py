@@ -9,6 +9,8 @@ Rules 1 to 4 are in :mod:`trio_ws.client.connector`. These rules hold for the lo
    retry; the next iteration follows. The same holds for an exception group that contains only such exceptions. All
    other exceptions, and cancellation, propagate unchanged. If the application catches one inside the loop, the next
    iteration follows too.
+   An iteration that never enters its ``async with`` is an error: the wait is between two connections, so the loop would
+   spin.
 7. **The loop ends when the block completes**, unless the block has been told that the connection ended, by the end of
    an ``async for`` or by an exception that it caught: then the predicate decides, as in rule 6. If the
    connection is lost after the last call in the block, the loop ends all the same, so the outcome does not depend on
@@ -55,7 +57,8 @@ def attempts(
 
     The ``async with`` connects. If connecting fails and ``is_retryable`` allows it, it waits and tries again, so the
     block always has a connection. The connection is closed at the end of the block, as with :func:`connect`. Nothing is
-    open between two iterations, so it is safe to leave the loop anywhere and in any way.
+    open between two iterations, so it is safe to leave the loop anywhere and in any way. An iteration that goes on to
+    the next one without the ``async with`` raises :exc:`RuntimeError`.
 
     If the block raises the exception that reports the end of its connection, and ``is_retryable`` allows a retry, the
     exception is suppressed, and the next iteration begins after a delay. The same holds for an exception group that
@@ -65,6 +68,7 @@ def attempts(
     If the block completes, the loop ends, unless the block has been told that the connection ended: by the end of an
     ``async for``, or by an exception that it caught. Then ``is_retryable`` decides whether the loop continues. By
     default, it continues if the server closed with 1001, and ends if the server closed with 1000.
+    :meth:`WebSocket.wait_closed` and attributes such as :attr:`WebSocket.close_code` do not count: the loop ends.
 
     Args:
         uri: The URI. Or a function, async or not, that is called for each attempt and returns the result of
@@ -121,10 +125,13 @@ class Attempts:
 
         Raises:
             Exception: If a limit of the backoff is reached: the exception with which the last connection ended.
-            RuntimeError: If the block of the previous attempt has not been left.
+            RuntimeError: If the block of the previous attempt has not been entered, or has not been left.
         """
-        if self.current is not None and self.current.is_active:
-            raise RuntimeError("the block of the previous attempt must be left first")
+        if self.current is not None:
+            if self.current.is_active:
+                raise RuntimeError("the block of the previous attempt must be left first")
+            if not self.current.was_entered:
+                raise RuntimeError("each iteration of attempts() must connect: `async with attempt as ws:`")
         check_in_trio("attempts()")
         await trio.lowlevel.checkpoint()
         if self._error is not None:
@@ -196,11 +203,12 @@ class Attempt(AsyncWithOnly):
 
     Attributes:
         is_active: Whether the block has been entered and not left.
+        was_entered: Whether the block has been entered, or connecting was tried.
     """
 
     def __init__(self, owner: Attempts) -> None:
         self._owner = owner
-        self._used = False
+        self.was_entered: bool = False
         self.is_active: bool = False
         self._connecting: Connecting | None = None
         self._ws: WebSocket | None = None
@@ -210,9 +218,9 @@ class Attempt(AsyncWithOnly):
         return "an attempt must be used as `async with attempt as ws:`"
 
     async def __aenter__(self) -> WebSocket:
-        if self._used or self._owner.current is not self:
+        if self.was_entered or self._owner.current is not self:
             raise RuntimeError("an attempt must be entered only once, and within its iteration of the loop")
-        self._used = self.is_active = True
+        self.was_entered = self.is_active = True
         try:
             self._connecting, self._ws = await self._owner.connect()
         except BaseException:  # The block is not entered, also if this is cancelled.
