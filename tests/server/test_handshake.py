@@ -520,6 +520,7 @@ async def test_origins(origins: Any, origin: str | None, allowed: bool) -> None:
         exc = await refusal(origins=origins, client={"origin": origin})
         assert exc.status_code == 403
         assert b"Origin" in exc.body
+        assert (b"it is required" in exc.body) is (origin is None)
 
 
 async def test_pages_of_other_hosts_are_refused_by_default() -> None:

@@ -95,7 +95,7 @@ def check_origin(request: Request, origins: Origins, *, host: str | None = None,
     else:
         allowed = any(_matches(origin, each) for each in origins)
     if not allowed:
-        raise InvalidOrigin("Origin", origin, "this origin is not allowed")
+        raise InvalidOrigin("Origin", origin, "it is required" if origin is None else "this origin is not allowed")
 
 
 def _parse(origin: str) -> tuple[str, str, int | None] | None:
