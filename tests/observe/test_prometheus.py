@@ -154,6 +154,32 @@ async def test_with_basic_auth() -> None:
         assert (await trio.to_thread.run_sync(fetch, url, headers))[0] == 200
 
 
+async def test_a_password_for_the_metrics_only() -> None:
+    metrics = PrometheusInstrument(CollectorRegistry())
+    check_password = trio_ws.basic_auth({"ann": "secret"})
+
+    async def protect(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Response | None:
+        return await check_password(opening, request) if opening.path == "/metrics" else None
+
+    async with serving(metrics, process_request=[protect, metrics.serve_at()]) as port:
+        url = f"http://127.0.0.1:{port}/metrics"
+        for same in (url, f"{url}?query", f"http://127.0.0.1:{port}/%6detrics"):
+            assert (await trio.to_thread.run_sync(fetch, same))[0] == 401
+        headers = {"Authorization": "Basic YW5uOnNlY3JldA=="}
+        assert (await trio.to_thread.run_sync(fetch, url, headers))[0] == 200
+        async with trio_ws.connect(f"ws://127.0.0.1:{port}/") as ws:
+            assert await ws.ping() >= 0
+
+
+def test_paths_that_no_request_has() -> None:
+    metrics = PrometheusInstrument(CollectorRegistry())
+    for path in ("metrics", "", "http://localhost/metrics", "/metrics?a", "/metrics#a"):
+        with pytest.raises(ValueError, match="path must"):
+            metrics.serve_at(path)
+    with pytest.raises(TypeError, match="path must be a str"):
+        metrics.serve_at(None)  # type: ignore[arg-type]  # wrong on purpose
+
+
 def value(metrics: PrometheusInstrument, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 

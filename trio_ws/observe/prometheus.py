@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from ..exceptions import BackendUnavailable
 from ..frames import Opcode
 from ..instruments.interface import ConnectionSummary, HandshakeFailure, Instrument, ObservedHub, ObservedWebSocket
+from ..misuse.values import check_instance
 from ..protocol import Role
 from .codes import code_label
 
@@ -157,12 +158,30 @@ class PrometheusInstrument(Instrument):
     def serve_at(self, path: str = "/metrics") -> ProcessRequest:
         """Return a ``process_request`` function that serves the metrics of the registry at a path.
 
-        Anyone who can reach the server can read them. To restrict access, put a :func:`basic_auth` before it:
-        ``process_request=[basic_auth(...), metrics.serve_at("/metrics")]``.
+        Anyone who can reach the server can read them. To restrict access, call a :func:`basic_auth` before it, for this
+        path only::
+
+            check_password = trio_ws.basic_auth({"prometheus": "secret"})
+
+            async def protect_metrics(opening, request):
+                return await check_password(opening, request) if opening.path == "/metrics" else None
+
+            process_request = [protect_metrics, metrics.serve_at("/metrics")]
+
+        A :func:`basic_auth` in the sequence itself would require the password of WebSocket clients, too.
 
         Args:
-            path: The path.
+            path: The path, which must begin with a slash. It is compared with that of the request without its query.
+
+        Raises:
+            TypeError: If the path is not a str.
+            ValueError: If the path does not begin with a slash, or has a query or a fragment.
         """
+        check_instance("path", path, str, "a str")
+        if not path.startswith("/"):
+            raise ValueError(f"path must begin with a slash, not {path!r}")
+        if "?" in path or "#" in path:
+            raise ValueError(f"path must not have a query or a fragment: {path!r}")
 
         def answer(opening: Opening, request: Request) -> Response | None:
             if request.path.partition("?")[0] != path:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ..http11 import Request, Response
 from ..misuse.values import check_instance
-from .server import Opening, ProcessRequest
+from .server import Opening
 
 __all__ = ["CheckCredentials", "basic_auth"]
 
@@ -21,15 +21,18 @@ CheckCredentials: TypeAlias = Callable[[str, str], "bool | Awaitable[bool]"]
 _REALM = re.compile(r"[\x20-\x7e]*")
 
 
-def basic_auth(credentials: Mapping[str, str] | CheckCredentials, *, realm: str = "") -> ProcessRequest:
+def basic_auth(
+    credentials: Mapping[str, str] | CheckCredentials, *, realm: str = ""
+) -> Callable[[Opening, Request], Awaitable[Response | None]]:
     """Return a ``process_request`` function that requires a user name and a password (RFC 7617).
 
     ::
 
         await trio_ws.serve(handler, 8765, process_request=trio_ws.basic_auth({"me": "secret"}))
 
-    Clients without valid credentials get 401. For the others, ``ws.opening.username`` is the user name. Passwords are
-    sent in the clear: use TLS.
+    Clients without valid credentials get 401, whatever they request. For the others, ``ws.opening.username`` is the
+    user name. To protect only some paths, call the returned async function in a ``process_request`` of your own.
+    Passwords are sent in the clear: use TLS.
 
     Args:
         credentials: A mapping of user names to passwords, which are compared in constant time; or a function, possibly
