@@ -24,12 +24,13 @@ class ServeOptions(Options, total=False):
     Attributes:
         process_request: A function, possibly async, or a sequence of them. Each is called with an :class:`Opening` and
             the :class:`Request`, for every HTTP request. It returns a :class:`Response` to answer the request (see
-            :meth:`Opening.respond`), or None to continue the handshake. The first response of a sequence is sent.
-            Default: none.
+            :meth:`Opening.respond`), or None to continue the handshake. The first response of a sequence is sent. The
+            time that they take counts towards ``open_timeout``. Default: none.
         process_response: A function, possibly async, that is called with an :class:`Opening`, the :class:`Request` and
-            the :class:`Response`, for every request for a WebSocket, whether it was accepted or refused, unless its
-            target, ``hosts`` or ``origins`` was the reason. It returns another response, or None to keep this one.
-            Default: none.
+            the :class:`Response`, for every request for a WebSocket, whether it was accepted or refused. It is not
+            called if the request is refused before ``process_request``, because of its syntax, its target, ``hosts`` or
+            ``origins``; nor for 408 after ``open_timeout``, 500 after a function of the application has raised, or 503
+            of a server that is full or stopping. It returns another response, or None to keep this one. Default: none.
         select_subprotocol: A function that is called with an :class:`Opening` and the subprotocols that the client
             offers, most preferred first. It returns one of them, or None for no subprotocol; ``subprotocols`` is not
             used then. Default: choose the first of ``subprotocols`` that the client offers.
