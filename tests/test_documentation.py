@@ -831,8 +831,20 @@ def test_every_example_is_tested() -> None:
 
 
 def commands(block: Block) -> list[tuple[str, str]]:
-    """Return the commands in a ``console`` block, with their output."""
-    return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE)
+    """Return the commands in a ``console`` block, with their output. A backslash continues a line."""
+    text = re.sub(r"\\\n *", "", block.text)
+    return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)
+
+
+async def do_tls_handshake(certificate: str, key: str, name: str) -> None:
+    """Use a self-signed certificate at both ends."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    client_end, server_end = trio.testing.memory_stream_pair()
+    trusting = ssl.create_default_context(cafile=certificate)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.SSLStream(server_end, context, server_side=True).do_handshake)
+        await trio.SSLStream(client_end, trusting, server_hostname=name).do_handshake()
 
 
 class Console:
@@ -854,6 +866,9 @@ class Console:
             if words[0] == "pip":
                 assert words[1] == "install"
                 continue
+            if words[0] == "openssl":
+                self.create_certificate(words)
+                continue
             python, dash, module, *arguments = words
             assert (python, dash) == ("python", "-m")
             if module == "trio_ws":
@@ -865,6 +880,16 @@ class Console:
                 assert re.search(rf"^def {arguments[1]}\(", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
             else:
                 assert (module, *arguments) in [("pip", "install", "."), ("pip", "install", "nox")]
+
+    def create_certificate(self, command: list[str]) -> None:
+        """Run the command, and use its certificate under each of its names."""
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        certificate, key = (command[command.index(option) + 1] for option in ("-out", "-keyout"))
+        names = [name.partition(":")[2] for name in command[-1].partition("=")[2].split(",")]
+        assert names
+        for name in names:
+            trio_run(do_tls_handshake, certificate, key, name)
 
     def run_command(self, arguments: list[str], stdin: str, shown: str) -> None:
         if arguments[0] == "serve":

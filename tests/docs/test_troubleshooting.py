@@ -165,6 +165,18 @@ async def unknown_authority() -> str:
     return message
 
 
+@provokes("TLS: … alert handshake failure", sockets=True)
+async def no_certificate() -> str:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with logged() as lines:
+        async with trio.open_nursery() as nursery:
+            server = await serve(nursery, ssl=context)
+            message = await message_of(trio_ws.connect(f"wss://127.0.0.1:{server.port}/"))
+            await server.aclose()
+    assert "no shared cipher" in lines[0]  # as the page says
+    return message
+
+
 @provokes("the server does not speak TLS on this port", sockets=True)
 async def no_tls() -> str:
     async with trio.open_nursery() as nursery:
@@ -425,8 +437,10 @@ async def speaks_no_tls() -> str:
     with logged() as lines:
         async with trio.open_nursery() as nursery:
             server = await serve(nursery, ssl=context)
-            await message_of(trio_ws.connect(f"ws://127.0.0.1:{server.port}/"))
+            message = await message_of(trio_ws.connect(f"ws://127.0.0.1:{server.port}/"))
             await server.aclose()
+    assert "the server closed the connection during the opening handshake" in message
+    assert "http request" in lines[0]  # as the page says
     return lines[0]
 
 
