@@ -75,6 +75,32 @@ async def test_reuse_port_without_a_port() -> None:
         await trio_ws.serve(echo, path="app.sock", reuse_port=True)
 
 
+async def test_errors_name_the_host_and_the_port(nursery: trio.Nursery) -> None:
+    server: trio_ws.Server = await nursery.start(partial(trio_ws.serve, echo, 0, host="127.0.0.1"))
+    for reuse_port in (False, True) if hasattr(socket, "SO_REUSEPORT") else (False,):
+        serve = partial(trio_ws.serve, echo, reuse_port=reuse_port)
+        with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{server.port}: \w") as taken:
+            await serve(server.port, host="127.0.0.1")
+        assert taken.value.errno == errno.EADDRINUSE
+        with pytest.raises(socket.gaierror, match=r"cannot listen on no-such-host\.invalid:80: \w") as unknown:
+            await serve(80, host="no-such-host.invalid")
+        assert unknown.value.errno in (socket.EAI_NONAME, socket.EAI_AGAIN)
+        with pytest.raises(ValueError, match=r"host must be a host name or an address, not 'two\.\.dots'"):
+            await serve(80, host="two..dots")
+
+
+async def test_errors_name_all_kinds_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(port: int, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", fail)
+    for host, address in [(None, "port 80"), ("example.org", "example.org:80"), ("::1", "[::1]:80")]:
+        with pytest.raises(PermissionError) as caught:
+            await trio_ws.serve(echo, 80, host=host)
+        assert caught.value.errno == errno.EACCES
+        assert caught.value.strerror == f"cannot listen on {address}: Permission denied"
+
+
 # -- Unix sockets ----------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +123,7 @@ class TestUnix:
         await nursery.start(partial(trio_ws.serve, echo, path=path))
         with pytest.raises(OSError) as caught:
             await trio_ws.serve(echo, path=path)
-        assert caught.value.errno == errno.EADDRINUSE
+        assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, str(path))
         async with trio_ws.connect_unix(path) as ws:
             await ws.send("hello")
             assert await ws.receive() == "hello"
@@ -128,9 +154,22 @@ class TestUnix:
             path.write_text("mine")
         else:
             path.mkdir()
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="a file that is not a socket") as caught:
             await trio_ws.serve(echo, path=path)
+        assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, str(path))
         assert path.exists()
+
+    async def test_a_path_that_cannot_be_used(self, tmp_path: Path) -> None:
+        for path, number in [
+            (tmp_path / "missing" / "app.sock", errno.ENOENT),
+            (tmp_path / ("x" * 200), errno.ENAMETOOLONG),
+        ]:
+            with pytest.raises(OSError) as caught:
+                await trio_ws.serve(echo, path=path)
+            assert (caught.value.errno, caught.value.filename) == (number, str(path))
+        for empty in ("", b""):
+            with pytest.raises(ValueError, match="path must not be empty"):
+                await trio_ws.serve(echo, path=empty)  # type: ignore[arg-type]  # bytes work, too
 
     @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
     async def test_the_permissions_of_the_file(self, umask: int, tmp_path: Path, nursery: trio.Nursery) -> None:

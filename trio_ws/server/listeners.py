@@ -92,12 +92,25 @@ async def open_tcp_listeners(
         reuse_port: Whether other processes may listen on the same port (``SO_REUSEPORT``).
 
     Raises:
-        OSError: If listening fails, or if the system does not support ``reuse_port``.
+        OSError: If listening fails, or if the system does not support ``reuse_port``. It has the type and the errno of
+            the system's error, and names the host and the port.
+        ValueError: If ``host`` cannot be a host name.
     """
-    if not reuse_port:
-        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
-    if not hasattr(socket, "SO_REUSEPORT"):
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise OSError(errno.EOPNOTSUPP, "reuse_port must be False on this system: it has no SO_REUSEPORT")
+    try:
+        if reuse_port:
+            return await _open_shared_tcp_listeners(port, host, backlog)
+        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    except OSError as exc:
+        message = f"cannot listen on {_show_address(host, port)}: {exc.strerror or exc}"
+        raise type(exc)(exc.errno, message) from exc
+    except UnicodeError as exc:
+        raise ValueError(f"host must be a host name or an address, not {host!r}") from exc
+
+
+async def _open_shared_tcp_listeners(port: int, host: str | None, backlog: int | None) -> list[trio.SocketListener]:
+    """Return listeners like :func:`trio.open_tcp_listeners`, but with ``SO_REUSEPORT``."""
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[trio.SocketListener] = []
     try:
@@ -121,6 +134,12 @@ async def open_tcp_listeners(
     return listeners
 
 
+def _show_address(host: str | None, port: int) -> str:
+    if host is None:
+        return f"port {port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_abstract(path: _Path) -> bool:
     """Whether a path is the name of an abstract Unix socket, which has no file."""
     return os.fsdecode(path).startswith("\0")
@@ -140,7 +159,7 @@ async def open_unix_listener(
             a socket refuses connections until it listens.
 
     Raises:
-        OSError: If listening fails.
+        OSError: If listening fails. Its ``filename`` is the path.
     """
     name = os.fsdecode(path)
     if not hasattr(socket, "AF_UNIX"):
@@ -155,7 +174,11 @@ async def open_unix_listener(
         try:
             await sock.bind(name)
         except OSError as exc:
-            if exc.errno != errno.EADDRINUSE or is_abstract(name) or not _is_stale(name):
+            if exc.errno != errno.EADDRINUSE or is_abstract(name):
+                raise
+            if not _is_socket(name):
+                raise OSError(exc.errno, "the path is taken by a file that is not a socket", name) from exc
+            if not _is_stale(name):
                 raise
             os.unlink(name)
             await sock.bind(name)
@@ -163,17 +186,29 @@ async def open_unix_listener(
             os.chmod(name, mode)  # the umask may have removed some
         sock.listen(_BACKLOG if backlog is None else min(backlog, _BACKLOG))
         file_stat = None if is_abstract(name) else os.stat(name)
+    except OSError as exc:
+        sock.close()
+        if exc.filename is not None:
+            raise
+        # Only the error for a path that is too long, which is Python's own, has no errno.
+        raise type(exc)(exc.errno or errno.ENAMETOOLONG, exc.strerror or str(exc), name) from exc
     except BaseException:  # also when cancelled: leave no socket open
         sock.close()
         raise
     return trio.SocketListener(sock), file_stat
 
 
-def _is_stale(path: str) -> bool:
-    """Whether a file is a socket on which no process listens."""
+def _is_socket(path: str) -> bool:
+    """Whether a path leads to a socket. True also if there is no file any more, or it cannot be examined."""
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True
+
+
+def _is_stale(path: str) -> bool:
+    """Whether a socket's file has no process that listens on it."""
+    try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)  # a listening socket accepts at once, or its backlog is full
             sock.connect(path)

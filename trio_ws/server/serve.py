@@ -88,11 +88,12 @@ async def serve(
         **options: See :class:`ServeOptions`.
 
     Raises:
-        OSError: If listening fails.
+        OSError: If listening fails. It has the type and the errno of the system's error. It names the host and the
+            port, or its ``filename`` is the path.
         TypeError: If not exactly one of ``port``, ``path`` and ``listeners`` is given, if another argument has no
             meaning together with it, or if an option is unknown or of the wrong type.
-        ValueError: If an option is out of range, or ``ssl`` is not a server-side context; if ``http2`` is True without
-            TLS, or ``"prior-knowledge"`` with it.
+        ValueError: If an option is out of range, ``host`` cannot be a host name, ``path`` is empty, or ``ssl`` is not a
+            server-side context; if ``http2`` is True without TLS, or ``"prior-knowledge"`` with it.
         ImportError: If ``http2`` is given and h2 is not installed.
     """
     check_in_trio("serve()")
@@ -178,6 +179,8 @@ def _check_address(port: object, host: object, path: object) -> None:
         check_instance("host", host, (str, type(None)), "a str or None")
     if path is not None:
         check_path("path", path)
+        if path in ("", b""):
+            raise ValueError("path must not be empty")
 
 
 def _check_listeners(
