@@ -271,6 +271,14 @@ async def test_bytes_are_sent_unchanged(role: Role) -> None:
 
 
 @each_role
+async def test_only_frames_and_bytes_can_be_sent(role: Role) -> None:
+    ours, _ = pipe_pair(logged=True)
+    with pytest.raises(TypeError, match="each of frames must be a Frame or bytes, not 'x'"):
+        await ScriptedPeer(ours, role).send(ping(), "x")  # type: ignore[arg-type]  # this is the point
+    assert log_of(ours) == b""
+
+
+@each_role
 @pytest.mark.parametrize("frame", [binary(bytes(200), fin=False), ping(b"abc"), text("a")])
 async def test_the_end_within_a_frame(role: Role, frame: Frame) -> None:
     key = KEY if role is Role.SERVER else None

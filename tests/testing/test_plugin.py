@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,22 @@ async def test_a_handler_that_is_cancelled(autojump_clock: trio.testing.MockCloc
         assert pair.client.close_code == 1001
 
 
+async def test_a_pair_with_a_handler_that_is_not_async(ws_pair: WebSocketPair) -> None:
+    def handler(ws: trio_ws.ServerWebSocket) -> None: ...
+
+    with pytest.raises(TypeError, match="handler must be an async function"):
+        await ws_pair.serve(handler)  # type: ignore[arg-type]  # this is the point
+    assert ws_pair.server.state is trio_ws.State.OPEN
+    with pytest.raises(TypeError, match=r"handler must be an async function, but .* returned None"):
+        await ws_pair.serve(partial(handler))  # type: ignore[arg-type]  # this is the point
+
+
+async def test_a_pair_with_a_router(ws_pair: WebSocketPair) -> None:
+    with pytest.raises(TypeError, match=r"handler must not be a router.*serve_over\(\) or the fixture ws_server"):
+        await ws_pair.serve(trio_ws.route({"/": echo}))
+    assert ws_pair.server.state is trio_ws.State.OPEN
+
+
 # -- Servers ---------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +182,20 @@ async def test_ws_server_with_a_handler_that_is_not_async(ws_server: StartServer
 
     with pytest.raises(TypeError, match="handler must be an async function"):
         await ws_server(handler)  # type: ignore[arg-type]  # this is the point
+
+
+async def test_ws_server_with_parameters_of_serve(ws_server: StartServer, tmp_path: Path) -> None:
+    for option, value in [
+        ("host", "localhost"),
+        ("port", 0),
+        ("path", tmp_path / "app.sock"),
+        ("limits", trio_ws.Limits()),
+        ("ssl", None),
+    ]:
+        with pytest.raises(TypeError, match=rf"only the options in trio_ws\.ServeOptions, not '{option}'"):
+            await ws_server(echo, **{option: value})  # type: ignore[arg-type]  # this is the point
+    with pytest.raises(TypeError, match="no option 'max_mesage_size'; did you mean 'max_message_size'"):
+        await ws_server(echo, max_mesage_size=1)  # type: ignore[call-arg]  # this is the point
 
 
 async def test_ws_server_with_a_client_that_leaves(ws_server: StartServer) -> None:

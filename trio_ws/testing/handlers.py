@@ -6,6 +6,7 @@ import sys
 
 from ..connection.session import close_after
 from ..connection.websocket import connection_of
+from ..misuse.usage import call_async
 from ..server.accept import is_connection_closed
 from ..server.server import Handler, ServerWebSocket
 
@@ -18,7 +19,7 @@ __all__ = ["find_failure", "run_handler"]
 async def run_handler(handler: Handler, ws: ServerWebSocket) -> None:
     """Call a handler and close the connection. Raise the exceptions that :func:`trio_ws.serve` logs as failures."""
     try:
-        await handler(ws)
+        await call_async("handler", handler, ws)
     except BaseException as exc:
         failure = find_failure(exc, ws)
         await close_after(ws, exc)

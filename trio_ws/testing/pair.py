@@ -15,11 +15,12 @@ from ..connection.stream import StreamAdapter
 from ..connection.websocket import WebSocket, connection_of
 from ..exceptions import ConnectFailed
 from ..misuse.names import check_names
-from ..misuse.usage import AsyncWithOnly, check_in_trio
+from ..misuse.usage import AsyncWithOnly, check_async_function, check_in_trio
 from ..misuse.values import check_stream, to_tuple
 from ..server.handshake import open_connection
 from ..server.policy import HandshakePolicy
 from ..server.responder import upgrade
+from ..server.routing import Router
 from ..server.server import Handler, ServerWebSocket
 from ..settings import Options, Settings
 from .handlers import run_handler
@@ -57,11 +58,19 @@ class WebSocketPair(NamedTuple):
         exceptions; this raises them, so that the test fails.
 
         Args:
-            handler: The handler, an async function.
+            handler: The handler, an async function. A router from :func:`~trio_ws.route` is not possible, since it
+                chooses the handler in the opening handshake, which is over.
 
         Raises:
             Exception: The exceptions of the handler.
+            TypeError: If the handler is a router, or not an async function.
         """
+        check_async_function("handler", handler)
+        if isinstance(handler, Router):
+            raise TypeError(
+                "handler must not be a router, which chooses a handler in the opening handshake: use"
+                " trio_ws.serve_over() or the fixture ws_server"
+            )
         await run_handler(handler, self.server)
 
 

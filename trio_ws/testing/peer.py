@@ -10,6 +10,7 @@ import trio
 from ..exceptions import ProtocolError
 from ..frames import Frame, Opcode
 from ..http11 import Request, RequestParser, Response, ResponseParser
+from ..misuse.values import check_instance
 from ..protocol import Role
 from ..protocol.codec import FIN, RSV1, RSV2, RSV3, FrameDecoder, serialize
 from ..protocol.handshake import accept, build_request, check_response
@@ -89,7 +90,13 @@ class ScriptedPeer:
 
         Args:
             *frames: The frames. A client masks them, always with the same key. ``bytes`` are sent unchanged.
+
+        Raises:
+            TypeError: If one of the frames is neither a Frame nor bytes. Nothing is sent then.
+            trio.BrokenResourceError: If the connection is lost.
         """
+        for each in frames:
+            check_instance("each of frames", each, (Frame, bytes), "a Frame or bytes")
         key = KEY if self.role is Role.CLIENT else None
         await self.stream.send_all(
             b"".join(each if isinstance(each, bytes) else serialize(each, key) for each in frames)

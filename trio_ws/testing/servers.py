@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from ..misuse.usage import check_async_function
+from ..misuse.names import check_names
+from ..misuse.usage import call_async, check_async_function
 from ..server.options import ServeOptions
 from ..server.routing import Router
 from ..server.serve import serve
@@ -61,13 +63,15 @@ class StartServer:
             raise_exceptions: Whether the exceptions of the handler are raised in the nursery too, so that the test
                 fails. If False, they are only logged, as always. A :exc:`~trio_ws.ConnectionClosed` of a connection
                 that is over is never raised.
-            **options: See :class:`~trio_ws.ServeOptions`.
+            **options: See :class:`~trio_ws.ServeOptions`. The other parameters of :func:`~trio_ws.serve`, such as
+                ``host``, ``ssl`` and ``limits``, are not among them.
 
         Raises:
             TypeError: If the handler is not an async function, or an option is unknown or of the wrong type.
             ValueError: If an option is out of range.
         """
         check_async_function("handler", handler)
+        _check_options(options)
         if raise_exceptions:
             if isinstance(handler, Router):
                 given = options.get("process_request") or ()
@@ -80,7 +84,7 @@ class StartServer:
     def _report_failures(self, handler: Handler) -> Handler:
         async def handle(ws: ServerWebSocket) -> None:
             try:
-                await handler(ws)
+                await call_async("handler", handler, ws)
             except BaseException as exc:
                 failure = find_failure(exc, ws)
                 if failure is not None:
@@ -88,6 +92,17 @@ class StartServer:
                 raise
 
         return handle
+
+
+def _check_options(options: ServeOptions) -> None:
+    """Check that all options are known. The parameters that only ``serve`` has would contradict the URI."""
+    for option in options:
+        if option in inspect.signature(serve).parameters:
+            raise TypeError(
+                f"StartServer takes only the options in trio_ws.ServeOptions, not {option!r}: for that, use"
+                f" nursery.start(partial(trio_ws.serve, handler, ..., {option}=...))"
+            )
+    check_names(StartServer, options, ServeOptions)
 
 
 async def _raise(exc: Exception) -> None:
