@@ -182,6 +182,12 @@ async def test_wrong_arguments_of_a_channel(options: dict[str, Any]) -> None:
         trio_ws.open_reconnecting(URI, **options)
 
 
+async def test_options_besides_a_function() -> None:
+    for function in (trio_ws.attempts, trio_ws.open_reconnecting):
+        with pytest.raises(TypeError, match=rf"in the function, not to {function.__name__}\(\)$"):
+            function(lambda: trio_ws.connect(URI), open_timeout=1)
+
+
 async def test_a_function_that_returns_no_connection() -> None:
     turns = trio_ws.attempts(lambda: URI, is_retryable=lambda exc: False)  # type: ignore[arg-type,return-value]  # wrong on purpose
     with pytest.raises(TypeError, match="must return the result of connect"):

@@ -53,7 +53,8 @@ class Connector:
             self._first = connect(target, **options)
         elif options:
             raise TypeError(
-                f"{', '.join(options)}: options must be passed to connect() in the function, not to {function}()"
+                f"{', '.join(options)}: options must be passed to connect() in the function,"
+                f" not to {function.__name__}()"
             )
 
     async def dial(self) -> Connecting:
