@@ -203,12 +203,17 @@ def test_a_server_that_does_not_echo(command: Command) -> None:
     async def leave(ws: trio_ws.WebSocket) -> None:
         await ws.receive()
 
+    async def answer_too_much(ws: trio_ws.WebSocket) -> None:
+        await ws.send("x" * 33)
+        await ws.wait_closed()
+
     async def ignore(ws: trio_ws.WebSocket) -> None:
         await ws.wait_closed()
 
     for handler, seconds, expected in (
         (shout, HANGS, "send each message back"),
-        (leave, HANGS, "1000"),
+        (leave, HANGS, "a connection was closed: received 1000"),
+        (answer_too_much, HANGS, "a connection was closed: sent 1009"),
         (ignore, 0.1, "no message of 32 bytes"),
     ):
         with serving(handler) as port:

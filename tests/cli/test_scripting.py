@@ -247,6 +247,22 @@ def test_max_size(command: Command) -> None:
     assert "1009" in result.err
 
 
+def test_the_cause_of_a_lost_connection(capsys: pytest.CaptureFixture[str]) -> None:
+    told = trio_ws.ConnectionClosedError(None, trio_ws.Close(1009, "too large"))
+    untold = trio_ws.ConnectionClosedError(None, trio_ws.Close(1000, ""))
+    for error in (told, untold):
+        error.__cause__ = ValueError("too\nlarge")
+        output.TextOutput().closed(error)
+        output.JsonOutput().closed(error)
+    out, err = capsys.readouterr()
+    expected = [
+        "sent 1009 (message too big) too large, then the connection was lost",
+        "sent 1000 (normal closure), then the connection was lost: too large",
+    ]
+    assert err.splitlines() == [f"connection closed: {text}" for text in expected]
+    assert [json.loads(line)["description"] for line in out.splitlines()] == expected
+
+
 def test_unix(command: Command, tmp_path: Path) -> None:
     if not hasattr(trio, "open_unix_socket") or os.name == "nt":
         pytest.skip("there are no Unix sockets here")

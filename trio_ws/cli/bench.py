@@ -135,7 +135,7 @@ async def _round_trips(ws: WebSocket, message: str | bytes, window: int, histogr
             await ws.send(message)
             await ws.receive()
     except ConnectionClosed as exc:
-        raise Failure(f"the server has closed a connection: {one_line(exc)}") from exc
+        raise Failure(f"a connection was closed: {one_line(exc)}") from exc
 
 
 def _connect(options: argparse.Namespace, size: int) -> Connecting:

@@ -136,7 +136,7 @@ class TextOutput(Output):
         """Print how a connection was closed."""
         overwrite = "" if self._prompt is None else "\r"
         color = "red" if isinstance(error, ConnectionClosedError) else "dim"
-        self._print_line(sys.stderr, f"connection closed: {one_line(error)}", color, overwrite)
+        self._print_line(sys.stderr, f"connection closed: {_describe_end(error)}", color, overwrite)
 
     def note(self, text: str) -> None:
         """Print a hint."""
@@ -189,10 +189,18 @@ class JsonOutput(Output):
     def closed(self, error: ConnectionClosed) -> None:
         """Print how a connection was closed."""
         clean = not isinstance(error, ConnectionClosedError)
-        self._print("close", code=error.code, reason=error.reason, clean=clean, description=one_line(error))
+        self._print("close", code=error.code, reason=error.reason, clean=clean, description=_describe_end(error))
 
     def _print(self, kind: str, **fields: Any) -> None:
         print(json.dumps({"time": timestamp(), "type": kind, **fields}), flush=True)
+
+
+def _describe_end(error: ConnectionClosed) -> str:
+    """Return how a connection was closed, with the error behind that unless a close reason has told it."""
+    text, cause = one_line(error), error.__cause__
+    if cause is None or one_line(cause) in text:
+        return text
+    return f"{text}: {one_line(cause)}"
 
 
 #: Headers whose values are not shown.
