@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import trio_ws
-from trio_ws.cli import main, output
+from trio_ws.cli import connect, main, output
 
 from ..support import HANGS
 from .commands import HOST, Command, in_thread, process, serving
@@ -72,8 +72,35 @@ def test_close_code(command: Command) -> None:
         codes.append(ws.close_code)
 
     with serving(note) as port:
-        assert command("connect", "--close-code", "4000", f"ws://{HOST}:{port}").status in (0, 1)
+        assert command("connect", "--close-code", "4000", f"ws://{HOST}:{port}").status == 0
     assert codes == [4000]
+
+
+def test_a_close_code_that_the_server_has_chosen(command: Command) -> None:
+    async def close(ws: trio_ws.WebSocket) -> None:
+        await ws.aclose(4000)
+
+    with serving(close) as port:
+        assert command("connect", "--no-stdin", "--close-code", "4000", f"ws://{HOST}:{port}").status == 1
+
+
+def test_the_exit_status_of_a_connection() -> None:
+    # The Close frames that were sent and received, the order, the cause, and the exit status with --close-code 4000.
+    ours, other = trio_ws.Close(4000, "bye"), trio_ws.Close(4001, "")
+    for sent, rcvd, rcvd_then_sent, cause, status in [
+        (ours, trio_ws.Close(4000, ""), False, None, 0),
+        (ours, ours, False, trio_ws.ProtocolError("the last message was incomplete"), 1),
+        (ours, ours, True, None, 1),
+        (ours, other, False, None, 1),
+        (other, other, False, None, 1),
+        (ours, None, None, None, 1),
+        (None, None, None, None, 1),
+    ]:
+        arguments = ["connect", "--no-stdin", "--close-code", "4000", "ws://example.org"]
+        client = connect.Client(main._parser().parse_args(arguments), output.Output(), connect._Actions([]))
+        client._outcome = trio_ws.ConnectionClosedError(rcvd, sent, rcvd_then_sent)
+        client._outcome.__cause__ = cause
+        assert client.report() == status
 
 
 def test_base64(command: Command) -> None:

@@ -149,11 +149,18 @@ class Client:
             return 128 + self._signal
         if self._options.reconnect and self._has_lost_input():
             raise Failure("cannot send the rest of the input again: what was read of it cannot be read twice")
-        if isinstance(self._outcome, ConnectionClosedError):
+        if isinstance(self._outcome, ConnectionClosedError) and not self._was_closed_with(self._options.close_code):
             return 1
         if self._options.max_messages is not None and self._received < self._options.max_messages:
             return TOO_FEW_MESSAGES
         return 0
+
+    def _was_closed_with(self, code: int) -> bool:
+        """Whether this end closed the connection with a code, and the server answered with the same one."""
+        end = self._outcome
+        if end is None or end.sent is None or end.rcvd is None or end.rcvd_then_sent or end.__cause__ is not None:
+            return False
+        return end.sent.code == end.rcvd.code == code
 
     async def watch_signals(self, signals: AsyncIterator[int]) -> None:
         """Close the connection at the first signal. Do not wait for that at the second one."""
