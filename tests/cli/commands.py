@@ -95,7 +95,16 @@ class Result:
     @property
     def is_failure(self) -> bool:
         """Whether the command failed properly: with a one-line error, no other output, and status 1."""
-        return self.status == 1 and self.out == "" and re.fullmatch(r"error: .+\n", self.err) is not None
+        return self.status == 1 and self._is_one_error
+
+    @property
+    def is_wrong_usage(self) -> bool:
+        """Whether the command refused its arguments properly: with a one-line error, no other output, and status 2."""
+        return self.status == 2 and self._is_one_error
+
+    @property
+    def _is_one_error(self) -> bool:
+        return self.out == "" and re.fullmatch(r"error: .+\n", self.err) is not None
 
 
 class Command:

@@ -223,9 +223,9 @@ def test_a_server_that_does_not_echo(command: Command) -> None:
 
 
 def test_wrong_arguments(command: Command, tmp_path: Path) -> None:
-    assert command("bench", "http://example.org").is_failure
-    assert command("bench", "--processes", "11", "ws://example.org").is_failure
-    assert command("bench", "--plot", str(tmp_path / "missing" / "x.png"), "ws://example.org").is_failure
+    assert command("bench", "http://example.org").is_wrong_usage
+    assert command("bench", "--processes", "11", "ws://example.org").is_wrong_usage
+    assert command("bench", "--plot", str(tmp_path / "missing" / "x.png"), "ws://example.org").is_wrong_usage
 
 
 def test_plot_without_matplotlib(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_connect_to_a_closed_port(command: Command) -> None:
 )
 def test_connect_with_invalid_arguments(args: list[str], command: Command) -> None:
     result = command("connect", *args)
-    assert result.is_failure, result
+    assert result.is_wrong_usage, result
 
 
 @pytest.mark.parametrize(
@@ -425,6 +425,6 @@ def test_the_password_in_a_uri_is_not_printed(command: Command) -> None:
     assert result.err.startswith(f"connected to ws://me:***@{HOST}:{port}/?a@b\n")
     for uri in ("http://me:hunter2@example.org", "ws://me:hunt/er2@example.org", "ws://me:hunter2@ex ample.org"):
         result = command("connect", uri)
-        assert result.is_failure, result
+        assert result.is_wrong_usage, result
         assert "hunt" not in result.err
         assert "er2" not in result.err

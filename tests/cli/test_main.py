@@ -59,6 +59,7 @@ def test_unexpected_exceptions_are_raised() -> None:
 
 def test_errors_take_one_line() -> None:
     assert failure.one_line(OSError(98, "Address already in use")) == "Address already in use"
+    assert failure.one_line(OSError(2, "No such file", "/x")) == "No such file: '/x'"
     assert failure.one_line(ValueError("two\nlines")) == "two lines"
     assert failure.one_line(ValueError()) == "ValueError"
 

@@ -162,7 +162,7 @@ def test_wrong_files(command: Command, tmp_path: Path) -> None:
             assert result.err.splitlines()[-1].endswith("is not UTF-8; use --binary to send it as a binary message")
     for path in (tmp_path, tmp_path / "missing"):
         result = command("connect", "--file", str(path), "ws://example.org")
-        assert result.is_failure, result
+        assert result.is_wrong_usage, result
         assert str(path) in result.err
 
 
@@ -251,15 +251,15 @@ def test_the_request(command: Command) -> None:
 
 def test_a_password_needs_a_terminal(command: Command) -> None:
     result = command("connect", "--auth", "me", "ws://example.org")
-    assert result.is_failure, result
+    assert result.is_wrong_usage, result
 
 
 def test_proxy(command: Command) -> None:
     result = command("connect", "--proxy", "http://127.0.0.1:1", "ws://example.org")
     assert result.is_failure, result
     assert "127.0.0.1:1" in result.err
-    assert command("connect", "--proxy", "nonsense", "ws://example.org").is_failure
-    assert command("connect", "--proxy", "http://p", "--unix", "/x").is_failure
+    assert command("connect", "--proxy", "nonsense", "ws://example.org").is_wrong_usage
+    assert command("connect", "--proxy", "http://p", "--unix", "/x").is_wrong_usage
 
 
 def test_max_size(command: Command) -> None:

@@ -81,7 +81,8 @@ async def serve_command(
     server = Server(Output())
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", server.output)
-        nursery.start_soon(partial(server.run, "--port", "0", "--host", host, *args))
+        address = () if "--unix" in args else ("--port", "0", "--host", host)
+        nursery.start_soon(partial(server.run, *address, *args))
         listening = await server.output.wait_for(r"^listening on (?:wss?://.*:(\d+)/|ws\+unix:.*) \(")
         server.port = int(listening[1] or 0)
         try:
@@ -207,26 +208,26 @@ def test_serve_on_a_port_in_use(command: Command) -> None:
 
 def test_serve_on_an_invalid_host(command: Command) -> None:
     result = command("serve", "--host", "two..dots", "--port", "0")
-    assert result.is_failure, result
+    assert result.is_wrong_usage, result
     assert "two..dots" in result.err
 
 
 def test_serve_with_a_missing_certificate(command: Command, tmp_path: Path) -> None:
     result = command("serve", "--port", "0", "--tls-cert", str(tmp_path / "missing.pem"))
-    assert result.is_failure, result
+    assert result.is_wrong_usage, result
     assert "missing.pem" in result.err
 
 
 def test_serve_with_an_invalid_certificate(command: Command, tmp_path: Path) -> None:
     (tmp_path / "some.pem").write_text("This is no certificate.")
     result = command("serve", "--port", "0", "--tls-cert", str(tmp_path / "some.pem"))
-    assert result.is_failure, result
+    assert result.is_wrong_usage, result
     assert "some.pem" in result.err
 
 
 def test_serve_with_a_key_without_certificate(command: Command, certificates: Certificates) -> None:
     result = command("serve", "--port", "0", "--tls-key", certificates.key)
-    assert result.is_failure, result
+    assert result.is_wrong_usage, result
 
 
 @needs_signals

@@ -145,5 +145,10 @@ async def test_serve_unix(tmp_path: Path, nursery: trio.Nursery, monkeypatch: py
 
 
 def test_serve_unix_in_a_missing_folder(command: Command, tmp_path: Path) -> None:
-    result = command("serve", "--unix", str(tmp_path / "missing" / "socket"))
+    path = str(tmp_path / "missing" / "socket")
+    result = command("serve", "--unix", path)
     assert result.is_failure, result
+    assert path in result.err
+    for more in (["--port", "5"], ["--port", "8765"], ["--host", HOST]):
+        result = command("serve", "--unix", path, *more)
+        assert result.is_wrong_usage, result

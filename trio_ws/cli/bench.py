@@ -26,7 +26,7 @@ from ..client.connect import connect
 from ..client.connecting import Connecting
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed
-from .failure import Failure, one_line
+from .failure import Failure, WrongUsage, one_line
 from .histogram import Histogram, format_seconds
 from .plot import check_plot, plot
 from .style import StatusLine, bar, format_size, paint
@@ -72,7 +72,7 @@ async def run(options: argparse.Namespace) -> int:
     if options.plot is not None:
         check_plot(options.plot)
     if options.processes > options.connections:
-        raise Failure("--processes must not exceed --connections")
+        raise WrongUsage("--processes must not exceed --connections")
     _connect(options, 0)  # Raise for wrong arguments now.
     runs = []
     for size in options.size:
@@ -153,7 +153,7 @@ def _connect(options: argparse.Namespace, size: int) -> Connecting:
     try:
         return connect(options.uri, **arguments)
     except ValueError as exc:
-        raise Failure(str(exc)) from exc
+        raise WrongUsage(str(exc)) from exc
 
 
 # -- Reporting -------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed, ConnectionClosedError
 from .commands import Action, CloseConnection, Parser, Ping, Send, SendFile, ShowNote
 from .credentials import basic_credentials
-from .failure import Failure
+from .failure import Failure, WrongUsage
 from .files import can_be_read_again, send_file
 from .interactive import can_edit, editing
 from .lines import StdinLines, TypedLines
@@ -82,7 +82,7 @@ def _input(options: argparse.Namespace, parser: Parser) -> AsyncIterable[Action]
     if options.file is not None:
         # Otherwise the server would learn of the mistake, too.
         if options.file != "-" and (os.path.isdir(options.file) or not os.access(options.file, os.R_OK)):
-            raise Failure(f"cannot read {options.file}: it must be a file that exists and is readable")
+            raise WrongUsage(f"cannot read {options.file}: it must be a file that exists and is readable")
         return _Actions([SendFile(options.file, options.binary)])
     return _Actions([]) if options.no_stdin else StdinLines(parser)
 
@@ -269,7 +269,7 @@ def _connection_factory(options: argparse.Namespace, output: Output) -> functool
     """Return a function that returns a new connection.
 
     Raises:
-        Failure: If the arguments are not valid.
+        WrongUsage: If the arguments are not valid.
     """
     arguments: dict[str, Any] = {
         "headers": options.header,
@@ -289,7 +289,7 @@ def _connection_factory(options: argparse.Namespace, output: Output) -> functool
         arguments["ssl"].verify_mode = ssl.CERT_NONE
     if options.unix is not None:
         if options.proxy is not None:
-            raise Failure("--proxy must not be used together with --unix")
+            raise WrongUsage("--proxy must not be used together with --unix")
         make = functools.partial(connect_unix, options.unix, options.uri, **arguments)
     else:
         if options.proxy is not None:
@@ -298,5 +298,5 @@ def _connection_factory(options: argparse.Namespace, output: Output) -> functool
     try:
         make()
     except ValueError as exc:
-        raise Failure(str(exc)) from exc
+        raise WrongUsage(str(exc)) from exc
     return make

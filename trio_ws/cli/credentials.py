@@ -7,7 +7,7 @@ import getpass
 import sys
 
 from ..client.options import Credentials
-from .failure import Failure
+from .failure import WrongUsage
 from .style import is_terminal
 
 __all__ = ["basic_credentials"]
@@ -22,15 +22,15 @@ def basic_credentials(text: str) -> Credentials:
         text: ``USER:PASSWORD``, or ``USER`` to ask for the password on the terminal.
 
     Raises:
-        Failure: If there is no password, and no terminal to ask for it.
+        WrongUsage: If there is no password, and no terminal to ask for it.
     """
     user, colon, password = text.partition(":")
     if not colon:
         if not is_terminal(sys.stdin):
-            raise Failure("--auth must be USER:PASSWORD: there is no terminal to ask for the password")
+            raise WrongUsage("--auth must be USER:PASSWORD: there is no terminal to ask for the password")
         try:
             password = getpass.getpass(f"Password of {user}: ")
         except EOFError as exc:
-            raise Failure("--auth needs a password") from exc
+            raise WrongUsage("--auth needs a password") from exc
     headers = {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
     return lambda _uri: headers

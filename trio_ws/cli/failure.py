@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from ..exceptions.shown import escape
 
-__all__ = ["Failure", "one_line"]
+__all__ = ["Failure", "WrongUsage", "one_line"]
 
 
 class Failure(Exception):
     """An error to show to the user in one line, before exiting with status 1."""
+
+
+class WrongUsage(Failure):
+    """Arguments that must not be used, or not together. The exit status is 2, as it is for those that argparse rejects.
+
+    Raise this before anything is done: no file is sent, and no connection is opened or accepted.
+    """
 
 
 def one_line(exc: BaseException) -> str:
@@ -16,5 +23,7 @@ def one_line(exc: BaseException) -> str:
 
     Control characters are escaped, because the message may contain text of a peer.
     """
-    text = exc.strerror if isinstance(exc, OSError) and exc.strerror and not exc.filename else str(exc)
+    text = str(exc)
+    if isinstance(exc, OSError) and exc.strerror:
+        text = exc.strerror if exc.filename is None else f"{exc.strerror}: {exc.filename!r}"
     return escape(" ".join(text.split())) or type(exc).__name__

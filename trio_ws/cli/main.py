@@ -1,6 +1,7 @@
 """The command line: ``trio-ws COMMAND``, or ``python -m trio_ws COMMAND``.
 
 An error prints one line on standard error and sets exit status 1; wrong usage sets exit status 2, and Ctrl-C sets 130.
+``serve`` closes its connections at the first Ctrl-C and exits with 0.
 ``connect`` prints received messages on standard output and everything else on standard error.
 """
 
@@ -19,7 +20,7 @@ from ..exceptions import WebSocketException
 from ..version import __version__
 from . import bench, connect, demo, serve
 from .arguments import close_code, count, header, port, seconds, size, sizes
-from .failure import Failure, one_line
+from .failure import Failure, WrongUsage, one_line
 
 __all__ = ["main"]
 
@@ -54,7 +55,7 @@ def _report(exc: BaseException) -> int:
     if not all(isinstance(each, (Failure, WebSocketException, OSError)) for each in exceptions):
         raise exc
     print(f"error: {one_line(exceptions[0])}", file=sys.stderr)
-    return 1
+    return 2 if isinstance(exceptions[0], WrongUsage) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="trio-ws" if is_script else "python -m trio_ws",
         description="WebSocket from the shell.",
         epilog="Exit status: 0 success, 1 failure (one line on standard error says why), 2 wrong arguments, 3 fewer"
-        " messages than --max-messages, 130 interrupted, 143 terminated.",
+        " messages than --max-messages, 130 interrupted, 143 terminated. A server that is stopped exits with 0.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"trio_ws {__version__}")
@@ -88,8 +89,8 @@ def _add_serve(add_parser: _Commands) -> None:
         description="Run a server that sends each message back, or, with --broadcast, to all other clients.",
         allow_abbrev=False,
     )
-    command.add_argument("--host", default="localhost", help="name or address to listen on (default: %(default)s)")
-    command.add_argument("--port", type=port, default=8765, help="port, 0 for any free one (default: %(default)s)")
+    command.add_argument("--host", help=f"name or address to listen on (default: {serve.HOST})")
+    command.add_argument("--port", type=port, help=f"port, 0 for any free one (default: {serve.PORT})")
     command.add_argument("--unix", metavar="PATH", help="listen on a Unix socket instead")
     command.add_argument("--cert", "--tls-cert", metavar="FILE", help="certificate chain, PEM; serve wss://")
     command.add_argument(
@@ -112,9 +113,9 @@ def _add_connect(add_parser: _Commands) -> None:
         description="Connect to a server. Send each line of standard input as a text message, and print each received"
         " message. At the end of the input, close the connection after printing the last messages. On a terminal,"
         " /help lists the commands.",
-        epilog="Exit status: 0 if the connection was closed normally, by either end, or --max-messages were received; 1"
-        " on failure, including a connection that was closed abnormally; 2 for wrong arguments; 3 if fewer than"
-        " --max-messages were received; 130 after Ctrl-C; 143 after SIGTERM.",
+        epilog="Exit status: 0 if the connection was closed normally, by either end, or with --close-code, or"
+        " --max-messages were received; 1 on failure, including a connection that was closed abnormally; 2 for wrong"
+        " arguments; 3 if fewer than --max-messages were received; 130 after Ctrl-C; 143 after SIGTERM.",
         allow_abbrev=False,
     )
     command.add_argument(

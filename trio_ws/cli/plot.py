@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from .failure import Failure, one_line
+from .failure import Failure, WrongUsage, one_line
 from .histogram import Histogram
 from .style import format_size
 
@@ -16,14 +16,15 @@ def check_plot(path: str) -> None:
     """Check that a plot can be drawn, which is better known before the measurement.
 
     Raises:
-        Failure: If matplotlib is not installed, or the folder of the file does not exist.
+        Failure: If matplotlib is not installed.
+        WrongUsage: If the folder of the file does not exist.
     """
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise WrongUsage(f"cannot write {path}: its folder does not exist")
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as exc:
         raise Failure("--plot needs matplotlib: pip install matplotlib") from exc
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise Failure(f"cannot write {path}: its folder does not exist")
 
 
 def plot(path: str, runs: Sequence[tuple[int, Histogram]]) -> None:

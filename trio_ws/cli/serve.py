@@ -17,12 +17,17 @@ from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosedError
 from ..hub.broadcast import broadcast
 from ..observe.prometheus import PrometheusInstrument
+from ..server.listeners import open_tcp_listeners
 from ..server.serve import serve
 from ..server.server import Handler, ProcessRequest, Server
-from .failure import Failure, one_line
+from .failure import Failure, WrongUsage, one_line
 from .static import serve_folder
 
-__all__ = ["run"]
+__all__ = ["HOST", "PORT", "run"]
+
+#: The host and the port without ``--host`` and ``--port``.
+HOST = "localhost"
+PORT = 8765
 
 logger: logging.Logger = logging.getLogger("trio_ws.cli")
 
@@ -30,10 +35,13 @@ logger: logging.Logger = logging.getLogger("trio_ws.cli")
 async def run(options: argparse.Namespace) -> int:
     """Run the command and return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    if options.unix is not None and (options.host is not None or options.port is not None):
+        raise WrongUsage("--unix must not be used together with --host and --port")
     context = _server_context(options.cert, options.key)
     arguments = _serve_options(options)
+    host = HOST if options.host is None else options.host
     if options.unix is None:
-        arguments["listeners"] = await _listen(options.port, options.host)
+        arguments["listeners"] = await _listen(PORT if options.port is None else options.port, host)
     else:
         arguments["path"] = options.unix
     handler = _make_handler(chat=options.broadcast)
@@ -43,8 +51,7 @@ async def run(options: argparse.Namespace) -> int:
             server = await nursery.start(partial(serve, handler, ssl=context, **arguments))
             scheme = "ws" if context is None else "wss"
             if options.unix is None:
-                host = f"[{options.host}]" if ":" in options.host else options.host
-                uri = f"{scheme}://{host}:{server.port}/"
+                uri = f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}/"
             else:
                 uri = f"{scheme}+unix:{options.unix}"
             print(f"listening on {uri} (Ctrl-C stops)", flush=True)
@@ -54,9 +61,9 @@ async def run(options: argparse.Namespace) -> int:
 
 async def _listen(port: int, host: str) -> list[trio.SocketListener]:
     try:
-        return await trio.open_tcp_listeners(port, host=host)
-    except (OSError, UnicodeError) as exc:  # UnicodeError: the host name is invalid.
-        raise Failure(f"cannot listen on {host}:{port}: {one_line(exc)}") from exc
+        return await open_tcp_listeners(port, host=host, backlog=None, reuse_port=False)
+    except ValueError as exc:
+        raise WrongUsage(f"--{exc}") from exc
 
 
 def _serve_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,13 +94,13 @@ def _make_metrics() -> PrometheusInstrument:
 def _server_context(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
-            raise Failure("--key must be used together with --cert")
+            raise WrongUsage("--key must be used together with --cert")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key)
     except OSError as exc:  # SSLError is an OSError too.
-        raise Failure(f"cannot use the certificate {certificate!r}: {one_line(exc)}") from exc
+        raise WrongUsage(f"cannot use the certificate {certificate!r}: {one_line(exc)}") from exc
     return context
 
 

@@ -13,7 +13,7 @@ import trio
 
 from ..http11 import Request, Response
 from ..server.server import Opening, ProcessRequest
-from .failure import Failure
+from .failure import WrongUsage
 
 __all__ = ["MAX_SIZE", "serve_folder"]
 
@@ -28,11 +28,11 @@ def serve_folder(folder: str) -> ProcessRequest:
         folder: The folder. A path that ends with a slash stands for ``index.html``.
 
     Raises:
-        Failure: If it is not a folder.
+        WrongUsage: If it is not a folder.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise Failure(f"{folder} must be a folder that exists")
+        raise WrongUsage(f"--static must be a folder that exists, not {folder!r}")
     root = root.resolve()
 
     async def answer(opening: Opening, request: Request) -> Response | None:
