@@ -717,6 +717,7 @@ async def test_closing_between_two_connections(nursery: trio.Nursery, autojump_c
         with pytest.raises(ConnectionClosedLocally) as caught:
             await feed.receive()
         assert (caught.value.rcvd, caught.value.sent) == (None, None)
+        assert str(caught.value) == "the channel was closed"
         assert str(feed.state) == "closed"
 
 

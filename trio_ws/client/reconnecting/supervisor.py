@@ -169,7 +169,7 @@ class Supervisor:
         """End the channel because the user has closed it. Replaces an earlier outcome."""
         ws = self.attempt_ws
         self.backlog.clear()
-        self._set_outcome(ConnectionClosedLocally(None, None) if ws is None else connection_of(ws).state.error(), True)
+        self._set_outcome(_ChannelClosed(None, None) if ws is None else connection_of(ws).state.error(), True)
         if self.state.phase is not ReconnectPhase.CLOSED:
             self._set_state(ReconnectPhase.CLOSED)
 
@@ -182,3 +182,10 @@ class Supervisor:
     def _set_state(self, phase: ReconnectPhase, error: BaseException | None = None, delay: float | None = None) -> None:
         self.state = ReconnectState(phase, self._retries.attempts, error, delay)
         self.state_changed.unpark_all()
+
+
+class _ChannelClosed(ConnectionClosedLocally):
+    """The user has closed a channel that had no connection at that moment."""
+
+    def __str__(self) -> str:
+        return "the channel was closed"
