@@ -906,6 +906,11 @@ async def test_credentials_that_fail(autojump_clock: trio.testing.MockClock) -> 
     with pytest.raises(trio_ws.InvalidHeader):
         async with connect_over(URI, credentials=lambda _: {"Upgrade": "x"}):
             pytest.fail("the connection was opened")
+    for returned in (None, "Bearer secret", ["secret"]):
+        with pytest.raises(TypeError, match="credentials must return valid headers: headers must be") as caught:
+            async with connect_over(URI, credentials=lambda _: returned):  # noqa: B023
+                pytest.fail("the connection was opened")
+        assert "secret" not in str(caught.value)
 
 
 async def test_origin(autojump_clock: trio.testing.MockClock) -> None:

@@ -90,11 +90,20 @@ class RequestBuilder:
         )
 
     async def fetch_credentials(self, uri: WebSocketURI) -> HeadersLike:
-        """Return the headers from the ``credentials`` function. Its exceptions propagate."""
+        """Return the headers from the ``credentials`` function. Its exceptions propagate.
+
+        Raises:
+            InvalidHeader: If a header is not valid.
+            TypeError: If it returns no headers.
+        """
         if self.credentials is None:
             return ()
-        headers = self.credentials(uri)
-        return await headers if inspect.isawaitable(headers) else headers
+        returned = self.credentials(uri)
+        headers = await returned if inspect.isawaitable(returned) else returned
+        try:
+            return Headers(headers)
+        except TypeError as exc:
+            raise TypeError(f"credentials must return valid headers: {exc}") from None
 
     def offered_extensions(self) -> list[ClientExtension]:
         """Return the extensions to offer to the server."""
