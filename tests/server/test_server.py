@@ -312,6 +312,8 @@ async def test_invalid_grace(grace: float, nursery: trio.Nursery) -> None:
     server = await start_tcp(nursery)
     with pytest.raises(ValueError, match="grace"):
         await server.aclose(grace=grace)
+    with pytest.raises(TypeError, match="grace must be a number or None, not '3'"):
+        await server.aclose(grace="3")  # type: ignore[arg-type]  # wrong on purpose
     assert await answers(server)
 
 

@@ -325,8 +325,10 @@ class Server:
                 half a second.
 
         Raises:
+            TypeError: If an argument has the wrong type.
             ValueError: If the code must not be sent, the reason is too long, or ``grace`` is negative.
         """
+        check_instance("grace", grace, (int, float, type(None)), "a number or None")
         if grace is not None and not grace >= 0:
             raise ValueError(f"grace must be at least 0 seconds, not {grace!r}")
         self._state.begin_closing(make_close(code, reason))
