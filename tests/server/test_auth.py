@@ -123,6 +123,11 @@ def test_invalid_realm(realm: str) -> None:
         basic_auth(PASSWORDS, realm=realm)
 
 
+def test_a_user_name_that_cannot_be_sent() -> None:
+    with pytest.raises(ValueError, match="must not contain a colon: 'ann:b'"):
+        basic_auth({"ann": "secret", "ann:b": "secret"})
+
+
 @pytest.mark.parametrize("credentials", [None, "ann:secret", [("ann", "secret")]])
 def test_invalid_credentials_argument(credentials: Any) -> None:
     with pytest.raises(TypeError, match="a mapping or a function"):

@@ -41,7 +41,8 @@ def basic_auth(
 
     Raises:
         TypeError: If ``credentials`` is neither a mapping nor a function.
-        ValueError: If ``realm`` contains anything but printable ASCII characters.
+        ValueError: If ``realm`` contains anything but printable ASCII characters, or if a user name contains a
+            colon, which ends the name in the header.
     """
     check_instance("realm", realm, str, "a str")
     if not _REALM.fullmatch(realm):
@@ -74,6 +75,8 @@ class _Passwords:
             if not isinstance(username, str) or not isinstance(password, str):
                 kinds = f"{type(username).__name__} to {type(password).__name__}"
                 raise TypeError(f"credentials must map user names to passwords, str to str, not {kinds}")
+            if ":" in username:
+                raise ValueError(f"a user name in credentials must not contain a colon: {username!r}")
         self._passwords = {username: password.encode() for username, password in passwords.items()}
 
     def check(self, username: str, password: str) -> bool:
