@@ -700,6 +700,13 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     return [(each.name, each.levelname, each.getMessage()) for each in caplog.records]
 
 
+def test_a_level_must_be_an_int() -> None:
+    for log in (trio_ws.LogConnections, trio_ws.LogFrames):
+        with pytest.raises(TypeError, match="level must be an int, not 'INFO'"):
+            log("INFO")  # type: ignore[arg-type]  # wrong on purpose
+        assert log(logging.WARNING).level == logging.WARNING
+
+
 async def test_log_of_connections(caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock) -> None:
     caplog.set_level(logging.INFO)
     ours, theirs = memory_pair()

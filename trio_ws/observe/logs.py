@@ -9,11 +9,13 @@ import attrs
 
 from ..exceptions.shown import show_fields
 from ..instruments.interface import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
+from ..misuse.values import number
 from ..protocol import Role
 
 __all__ = ["LogConnections", "LogFrames"]
 
 _LOGGERS = {role: logging.getLogger(f"trio_ws.{role.value}") for role in Role}
+_LEVEL = number(minimum=0, none=False, whole=True)
 
 
 class _Log(Instrument):
@@ -41,9 +43,13 @@ class LogConnections(_Log):
     Args:
         level: The level of the lines. Connections that are opened while neither logger is enabled for this level are
             not logged at all.
+
+    Raises:
+        TypeError: If the level is not an int.
+        ValueError: If the level is negative.
     """
 
-    level: int = logging.INFO
+    level: int = attrs.field(default=logging.INFO, validator=_LEVEL)
 
     __repr__ = show_fields
 
@@ -84,9 +90,13 @@ class LogFrames(_Log):
     Args:
         level: The level of the lines. Connections that are opened while neither logger is enabled for this level are
             not logged at all.
+
+    Raises:
+        TypeError: If the level is not an int.
+        ValueError: If the level is negative.
     """
 
-    level: int = logging.DEBUG
+    level: int = attrs.field(default=logging.DEBUG, validator=_LEVEL)
 
     __repr__ = show_fields
 
