@@ -171,6 +171,14 @@ async def test_a_password_for_the_metrics_only() -> None:
             assert await ws.ping() >= 0
 
 
+def test_a_registry_has_one_instrument() -> None:
+    registry = CollectorRegistry()
+    first = PrometheusInstrument(registry)
+    with pytest.raises(ValueError, match="registry must have only one PrometheusInstrument"):
+        PrometheusInstrument(registry)
+    assert value(first, "trio_ws_open_connections", role="server") == 0
+
+
 def test_paths_that_no_request_has() -> None:
     metrics = PrometheusInstrument(CollectorRegistry())
     for path in ("metrics", "", "http://localhost/metrics", "/metrics?a", "/metrics#a"):

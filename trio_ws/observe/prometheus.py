@@ -80,7 +80,15 @@ class PrometheusInstrument(Instrument):
         registry = client.REGISTRY if registry is None else registry
         self.registry: CollectorRegistry = registry
         self._codes = frozenset(codes)
-        self._open = client.Gauge("trio_ws_open_connections", "Open WebSocket connections", ["role"], registry=registry)
+        try:
+            self._open = client.Gauge(
+                "trio_ws_open_connections", "Open WebSocket connections", ["role"], registry=registry
+            )
+        except ValueError as exc:
+            raise ValueError(
+                "registry must have only one PrometheusInstrument: share it between all servers, clients and hubs, or "
+                "use another registry"
+            ) from exc
         self._connections = client.Counter(
             "trio_ws_connections", "WebSocket connections opened", ["role"], registry=registry
         )
