@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -553,10 +553,13 @@ async def test_invalid_host(host: str | None) -> None:
         (["example.org"], "www.example.org", False),
         (["[::1]"], "[::1]:80", True),
         (["[::1]"], "[::1]", True),
+        (["::1"], "[::1]:80", True),
+        (["münchen.de"], "xn--mnchen-3ya.de:8765", True),
+        ({"my_service"}, "my_service", True),
         ([], "example.org", False),
     ],
 )
-async def test_hosts(hosts: list[str] | None, host: str, served_: bool) -> None:
+async def test_hosts(hosts: Collection[str] | None, host: str, served_: bool) -> None:
     async with served(hosts=hosts) as client:
         status, _, _ = await client.ask(get("/", *UPGRADE, host=host))
         assert status == (101 if served_ else 421)
@@ -632,6 +635,12 @@ async def test_hosts_and_origins_are_compared_with_the_host_of_the_target() -> N
 async def test_options_of_the_wrong_type(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
         await trio_ws.serve(echo, 0, host="127.0.0.1", **options)
+
+
+@pytest.mark.parametrize("host", ["http://example.org", "example.org/", "*.example.org", "", "example.org:x", "a b"])
+async def test_hosts_that_no_request_can_have(host: str) -> None:
+    with pytest.raises(ValueError, match="each of hosts must be"):
+        await trio_ws.serve(echo, 0, host="127.0.0.1", hosts=[host])
 
 
 # -- Cancellation ----------------------------------------------------------------------------------------------------

@@ -141,6 +141,14 @@ def test_a_list_of_origins(origin: str, allowed: bool) -> None:
     assert is_allowed(request(origin, host="other.example"), origins) is allowed
 
 
+def test_an_origin_with_a_name_that_is_not_ascii() -> None:
+    assert is_allowed(request("https://xn--mnchen-3ya.de"), ["https://münchen.de"])
+    assert is_allowed(request("https://xn--mnchen-3ya.de:8443"), ["https://MÜNCHEN.de:8443"])
+    assert not is_allowed(request("https://xn--mnchen-3ya.de"), ["https://münchen.de:8443"])
+    with pytest.raises(ValueError, match="must have a valid host"):
+        validate_origins(["https://\N{SNOWMAN}.example"])
+
+
 def test_the_null_origin() -> None:
     assert is_allowed(request("null"), ["null"])
     assert not is_allowed(request("null"), [None])
@@ -152,7 +160,9 @@ def test_origins_of_the_wrong_type(origins: Any) -> None:
         validate_origins(origins)
 
 
-@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "https://", "", "*", "https://a b"])
+@pytest.mark.parametrize(
+    "origin", ["example.org", "https://example.org/", "https://", "", "*", "https://*.a.b", "https://a b"]
+)
 def test_invalid_origins(origin: str) -> None:
     with pytest.raises(ValueError, match=r"^each of origins must be like 'https://example\.org', not "):
         validate_origins([origin])

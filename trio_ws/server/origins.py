@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 from ..exceptions import InvalidOrigin
 from ..http11 import Request
 from ..misuse.values import to_tuple
+from ..uri import ParseError, parse_host
 
 __all__ = ["ANY", "SAME_HOST", "Origins", "check_origin", "is_valid_host", "validate_origins"]
 
@@ -59,16 +60,30 @@ def validate_origins(origins: Origins) -> Origins:
     """
     if isinstance(origins, _Rule):
         return origins
-    validated = to_tuple("origins", origins, "a sequence, SAME_HOST or ANY")
-    for origin in validated:
-        if origin is None or isinstance(origin, re.Pattern):
-            continue
-        if not isinstance(origin, str):
-            raise TypeError(f"each of origins must be a str, a regular expression or None, not {origin!r}")
-        if origin != "null" and not _ORIGIN.fullmatch(origin):
-            hint = "; use origins=trio_ws.ANY to accept every origin" if origin == "*" else ""
-            raise ValueError(f"each of origins must be like 'https://example.org', not {origin!r}{hint}")
-    return validated
+    return tuple(map(_validate, to_tuple("origins", origins, "a sequence, SAME_HOST or ANY")))
+
+
+def _validate(origin: object) -> str | re.Pattern[str] | None:
+    """Validate an origin. Return it as browsers send it, with a name in ASCII."""
+    if origin is None or isinstance(origin, re.Pattern):
+        return origin
+    if not isinstance(origin, str):
+        raise TypeError(f"each of origins must be a str, a regular expression or None, not {origin!r}")
+    if origin == "null":
+        return origin
+    match = _ORIGIN.fullmatch(origin)
+    if match is None or "*" in origin:
+        hint = ""
+        if "*" in origin:
+            every = origin == "*"
+            hint = "; use origins=trio_ws.ANY to accept every origin" if every else "; use a regular expression"
+        raise ValueError(f"each of origins must be like 'https://example.org', not {origin!r}{hint}")
+    if origin.isascii():
+        return origin
+    try:
+        return f"{match[1]}://{parse_host(match[2])}" + (f":{match[3]}" if match[3] else "")
+    except ParseError as exc:
+        raise ValueError(f"each of origins must have a valid host, not {origin!r}: {exc}") from exc
 
 
 def check_origin(request: Request, origins: Origins, *, host: str | None = None, any_port: bool = False) -> None:

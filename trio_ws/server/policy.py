@@ -16,6 +16,7 @@ from ..misuse.values import optional_function, optional_text, to_tuple
 from ..protocol.extensions import ServerExtension
 from ..protocol.handshake import accepts, check_headers, is_upgrade
 from ..protocol.supported import check_server_extensions
+from ..uri import ParseError, parse_host_and_port
 from ..version import __version__
 from .date import http_date
 from .forwarded.trust import Forwarding
@@ -45,11 +46,23 @@ def _to_tuple(functions: ProcessRequest | Sequence[ProcessRequest] | None) -> tu
 def _to_hosts(hosts: Collection[str] | None) -> frozenset[str] | None:
     if hosts is None:
         return None
-    names = to_tuple("hosts", hosts, "a sequence of names or None")
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"each of hosts must be a str, not {name!r}")
-    return frozenset(name.lower() for name in names)
+    return frozenset(map(_to_host, to_tuple("hosts", hosts, "a sequence of names or None")))
+
+
+def _to_host(text: object) -> str:
+    """Return one of ``hosts`` as clients send it: in ASCII and lower case, an IPv6 address in brackets."""
+    if not isinstance(text, str):
+        raise TypeError(f"each of hosts must be a str, not {text!r}")
+    is_bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
+    try:
+        host, port = parse_host_and_port(f"[{text}]" if is_bare_ipv6 else text, 0)
+    except ParseError as exc:
+        raise ValueError(
+            f"each of hosts must be like 'example.org' or 'example.org:8080', not {text!r}: {exc}"
+        ) from exc
+    if "*" in host:
+        raise ValueError(f"each of hosts must be a whole name, not {text!r}; process_request can check others")
+    return (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
 
 
 def _check_server_header(instance: HandshakePolicy, attribute: attrs.Attribute[str], value: str | None) -> None:
