@@ -1117,3 +1117,11 @@ def test_an_extension_must_use_a_reserved_bit() -> None:
     extension.rsv = FIN
     with pytest.raises(ValueError, match=r"^the rsv of an extension must be RSV1, RSV2 or RSV3, not 128$"):
         Protocol(Role.CLIENT, random=bytes, extensions=[extension])
+
+
+def test_received_frames_are_reported() -> None:
+    frames: list[str] = []
+    receiver = Protocol(Role.CLIENT, random=bytes, on_frame=lambda frame: frames.append(str(frame)))
+    receiver.receive(b"\x81\x05hello" + b"\x89\x00")
+    assert drain(receiver) == ["hello", Frame(PING, b"")]
+    assert frames == ["TEXT 'hello' [5 bytes]", "PING '' [0 bytes]"]
