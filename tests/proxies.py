@@ -287,6 +287,7 @@ async def pproxy(scheme: str, *, credentials: bool = False, certificate: Path | 
     fragment = f"#{USERNAME}:{PASSWORD}" if credentials else ""
     command = [
         sys.executable,
+        "-Wignore",  # its source code has invalid escape sequences
         "-c",
         PPROXY,
         f"{scheme}://127.0.0.1:0/{fragment}",
