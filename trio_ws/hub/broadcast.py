@@ -11,7 +11,6 @@ from ..connection.posting import post, post_newest
 from ..connection.sendable import Sendable, prepare
 from ..connection.websocket import WebSocket, connection_of
 from ..misuse.usage import check_in_thread_of_trio
-from ..misuse.values import check_instance
 from ..protocol.codec import FIN
 from ..protocol.extensions import EncodingCache
 from ..protocol.hot import pack
@@ -96,8 +95,10 @@ def broadcast(
     packed = pack([frame])
     slow = []
     for ws in connections:
-        check_instance("each of connections", ws, WebSocket, "a WebSocket")
-        connection = connection_of(ws)
+        try:  # isinstance() with an abstract class takes four times as long as this, for each connection
+            connection = connection_of(ws)
+        except AttributeError:
+            raise TypeError(f"each of connections must be a WebSocket, not {ws!r}") from None
         if post(connection, frame, packed, limits) or not connection.state.can_send:
             continue
         slow.append(ws)
