@@ -14,6 +14,7 @@ from trio_ws import Limits, Opening, Request, Response
 from trio_ws.exceptions import ConnectionClosed
 from trio_ws.http2.connection import WINDOW
 
+from ..server.clients import read_to_end
 from .peers import (
     CANCEL,
     CONNECT,
@@ -234,9 +235,7 @@ async def test_bodies_are_the_same_with_both_versions(
     async with serving(process_request=answer) as (listener, _):
         stream = listener.connect()
         await stream.send_all(f"{method} / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n".encode())
-        data = b""
-        while chunk := await stream.receive_some():
-            data += chunk
+        data = await read_to_end(stream)
         head, _, old = data.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d" % expected)
         peer = RawPeer(listener.connect())
@@ -269,9 +268,7 @@ async def test_errors_without_an_answer_of_the_application(method: str, autojump
     async with serving(process_request=wait) as (listener, _):
         stream = listener.connect()
         await stream.send_all(f"{method} / HTTP/1.1\r\nHost: example.org\r\n\r\n".encode())
-        data = b""
-        while chunk := await stream.receive_some():
-            data += chunk
+        data = await read_to_end(stream)
         assert data.startswith(b"HTTP/1.1 408")
         assert b"Content-Length: 16" in data
         assert data.endswith(b"Request Timeout\n" if method == "GET" else b"\r\n\r\n")
