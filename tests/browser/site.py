@@ -103,7 +103,7 @@ async def visit(browser: Browser, url: str) -> AsyncIterator[Page]:
         try:
             await page.open(url)
             yield page
-        except BaseException:  # also when a timeout cancels the test
+        except BaseException:  # a test that hangs is cancelled, and its screenshot matters most
             with trio.move_on_after(10, shield=True):
                 save(await take_screenshot(page))
             raise

@@ -908,7 +908,7 @@ async def test_credentials_that_fail(autojump_clock: trio.testing.MockClock) -> 
             pytest.fail("the connection was opened")
     for returned in (None, "Bearer secret", ["secret"]):
         with pytest.raises(TypeError, match="credentials must return valid headers: headers must be") as caught:
-            async with connect_over(URI, credentials=lambda _: returned):  # noqa: B023
+            async with connect_over(URI, credentials=lambda _: returned):  # noqa: B023  # it is called within this round
                 pytest.fail("the connection was opened")
         assert "secret" not in str(caught.value)
 

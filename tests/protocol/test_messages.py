@@ -785,7 +785,7 @@ class Careless(Reverse):
     """An extension that returns something else than bytes."""
 
     def decode(self, data: bytes, *, final: bool, limit: int | None) -> bytes:
-        return bytearray(data)  # type: ignore[return-value]
+        return bytearray(data)  # type: ignore[return-value]  # wrong on purpose
 
 
 @pytest.mark.parametrize("size", [5, 2000], ids=["in one step", "in several"])

@@ -119,7 +119,7 @@ class HTTP2Pool(AsyncWithOnly):
             Exception: If ``dial`` raises it.
         """
         self._check_open()
-        entry: _Entry[P] = self._entries.setdefault(key, _Entry())  # type: ignore[assignment]  # by the key
+        entry: _Entry[P] = self._entries.setdefault(key, _Entry())  # type: ignore[assignment]  # connections of one key have one type
         entry.users += 1
         try:
             async with entry.lock:

@@ -136,7 +136,7 @@ class Encoder:
     def _try_to_encode(self, frames: list[OutgoingFrame]) -> list[bytes] | Exception:
         try:
             return self._protocol.encode_all(frames)
-        except Exception as exc:  # it may be a RuntimeError, too
+        except Exception as exc:  # extensions of users may raise anything; the caller raises EncodingFailed
             return exc
 
     def encode_close(self, close: Close) -> list[bytes]:

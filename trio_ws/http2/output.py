@@ -103,7 +103,7 @@ class Output:
         return max(min(MAX_OUTPUT - self._protocol.output_size, window), 0)
 
     def join(self, stream: Sender) -> None:
-        """Let a stream wait behind those that wait already; or let it come back to its place."""
+        """Add a stream to the end of the queue. One that is in the queue keeps its place, and may send again."""
         self._queue[stream] = True
 
     def is_queued(self, stream: Sender) -> bool:
@@ -111,7 +111,7 @@ class Output:
         return stream in self._queue
 
     def skip(self, stream: Sender) -> None:
-        """Let others send until a stream comes back to the queue."""
+        """Pass over a stream, which keeps its place in the queue, until it calls :meth:`join` again."""
         if stream in self._queue:
             self._queue[stream] = False
             self.wake_first()

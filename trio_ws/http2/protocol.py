@@ -215,7 +215,7 @@ class HTTP2Protocol:
             self.floods.count_ping()
 
     def _receive_in_h2(self, frame: Chunk, events: list[Event], headers: Sequence[HeaderTuple] = ()) -> None:
-        """Let h2 process a frame; if it is a HEADERS frame, then without its headers.
+        """Pass a frame to h2, and add the resulting events. A HEADERS frame must be empty: its headers are an argument.
 
         Raises:
             StreamViolation: If the message of the stream is malformed.

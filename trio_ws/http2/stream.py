@@ -226,7 +226,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self._writable = trio.Event()
         try:
             await self._writable.wait()
-        except BaseException:  # also when cancelled
+        except BaseException:  # also when cancelled: others must not wait for a task that is gone
             self._writable = None
             self.carrier.output.skip(self)
             raise

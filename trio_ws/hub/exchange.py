@@ -86,7 +86,7 @@ class Exchange:
         # Wakes those who wait for topics to be subscribed.
         self._progress = trio.Event()
         self._running = False
-        # Whether a batch is being published.
+        # True while the back end publishes a batch: if the session ends then, that counts as a failure of the batch.
         self._publishing = False
         self._fetches = trio.CapacityLimiter(MAX_FETCHES)
         # The number of the current session, and the error of another task that shall end it.
@@ -276,7 +276,7 @@ class Exchange:
                 await self._subscribe(states)
                 await self._report(states)
                 await self._unsubscribe(states)
-            except BaseException:  # also when cancelled
+            except BaseException:  # also when cancelled: nobody knows which of the changes the engine has made
                 for state in states:
                     self._changed[state.name] = None  # for the next session
                 raise

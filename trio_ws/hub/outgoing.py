@@ -72,7 +72,7 @@ class Outgoing:
         self._marked: set[str] = set()
         # The number of items at the front that are being published.
         self._in_flight = 0
-        # How many times in a row publishing them has failed.
+        # The number of consecutive failures to publish these items.
         self._failures = 0
         # Woken when items have been removed.
         self._removed = trio.Event()

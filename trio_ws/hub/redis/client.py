@@ -278,7 +278,7 @@ class RedisClient:
             for request, messages in zip(self._send(commands), publications, strict=True):
                 try:
                     results.append(await self.wait(request))
-                except Exception as exc:
+                except Exception as exc:  # the class alone does not tell a refusal: Redis explains it in the text
                     if not is_refusal(exc):
                         raise
                     raise MessagesRefused([message.number for message in messages], str(exc)[:200]) from None

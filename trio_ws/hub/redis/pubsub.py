@@ -151,7 +151,7 @@ class PubSub:
             event, size = self._waiting.popleft()
             self._size -= size
             if isinstance(event, Lost) and (publishers := self._lost.get(event.topic)):
-                # What is lost from now on is another loss.
+                # This loss is reported now, so later ones of its publisher need an event of their own.
                 publishers.discard(event.publisher)
                 if not publishers:
                     del self._lost[event.topic]
