@@ -65,6 +65,9 @@ ALLOWED_SKIPS = re.compile(
     re.DOTALL,
 )
 
+# Trust no authority of this machine. Loading those into a context takes 50 ms, and many tests create one.
+os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
+
 # Background processes of a shell ignore Ctrl-C, and child processes would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,12 +94,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    # Let the cyclic collector ignore what exists now: Hundreds of tests run it, and a million objects of pytest would
-    # take it longer than most tests.
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # Let the cyclic collector ignore what exists when the tests are collected: tests run it a thousand times, and a
+    # million objects of pytest would take it longer than most tests. Until then, it would run in vain.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 #: Limits of the library that are shorter than a busy machine may stop a process, with the modules that have them.
@@ -164,6 +172,7 @@ async def nothing_left(watchdog: None) -> Callable[[], None]:
             pytest.skip("this system does not tell which file descriptors are open")
 
     before = count()
+    gc.freeze()  # see `pytest_collection`
 
     def check() -> None:
         assert count() == before

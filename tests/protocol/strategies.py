@@ -28,7 +28,8 @@ KEY = b"\x37\xfa\x21\x3d"
 
 def xor(data: bytes, key: bytes) -> bytes:
     """Mask as described in the RFC: octet i of the payload with octet i modulo 4 of the key."""
-    return bytes(octet ^ key[i % 4] for i, octet in enumerate(data))
+    keys = (key * (len(data) // 4 + 1))[: len(data)]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(keys, "big")).to_bytes(len(data), "big")
 
 
 def frame_to(

@@ -870,27 +870,26 @@ class Reader:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        # Section 3.1.1: the digits of all bits, from the least significant one of the first byte on.
+        self.bits = "".join(f"{byte:08b}"[::-1] for byte in data)
         self.position = 0
         self.output = bytearray()
         self.farthest = 0
 
     def number(self, width: int) -> int:
-        value = 0
-        for shift in range(width):
-            value |= (self.data[self.position >> 3] >> (self.position & 7) & 1) << shift
-            self.position += 1
-        return value
+        self.position += width
+        return int(self.bits[self.position - width : self.position][::-1] or "0", 2)
 
-    def symbol(self, codes: dict[tuple[int, int], int]) -> int:
-        code = length = 0
-        while True:
-            code = code << 1 | self.number(1)
-            length += 1
-            if (length, code) in codes:
-                return codes[length, code]
+    def symbol(self, codes: dict[str, int]) -> int:
+        for length in range(1, 16):
+            symbol = codes.get(self.bits[self.position : self.position + length])
+            if symbol is not None:
+                self.position += length
+                return symbol
+        raise AssertionError("there is no such code")
 
     @staticmethod
-    def codes(lengths: Sequence[int]) -> dict[tuple[int, int], int]:
+    def codes(lengths: Sequence[int]) -> dict[str, int]:
         """Section 3.2.2."""
         codes = {}
         code = 0
@@ -898,11 +897,11 @@ class Reader:
             code <<= 1
             for symbol, each in enumerate(lengths):
                 if each == length:
-                    codes[length, code] = symbol
+                    codes[f"{code:0{length}b}"] = symbol
                     code += 1
         return codes
 
-    def dynamic(self) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
+    def dynamic(self) -> tuple[dict[str, int], dict[str, int]]:
         """Section 3.2.7."""
         literals, distances, meta = self.number(5) + 257, self.number(5) + 1, self.number(4) + 4
         meta_lengths = [0] * 19
@@ -948,7 +947,7 @@ class Reader:
                 self.output.append(self.output[-distance])
 
     def decode(self) -> bytes:
-        while self.position < 8 * len(self.data):
+        while self.position < len(self.bits):
             self.block()
         return bytes(self.output)
 
@@ -1159,11 +1158,12 @@ def test_the_window_is_not_exceeded_after_a_rest(bits: int) -> None:
     for level in [1, 2, 4, 9]:
         sender = transform(Deflate(level=level, min_size=0), bits=bits)
         messages = [message for part in far_apart(bits) for message in (part[:1000], part[1000:])]
-        reader = Reader(b"")
+        wire = b""
         for message in messages:
             sender.rest()
             # For another decoder it is one stream, as without rest().
-            reader.data += compress(sender, message)[0] + TAIL
+            wire += compress(sender, message)[0] + TAIL
+        reader = Reader(wire)
         assert reader.decode() == b"".join(messages)
         assert reader.farthest <= 2**bits
         assert reader.farthest > 2 ** (bits - 2) if bits > 8 else reader.farthest <= 1
