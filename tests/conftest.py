@@ -41,6 +41,7 @@ pytest.register_assert_rewrite(
 
 # Limits of real time would fail on a busy machine. `too_slow` is one for making examples.
 settings.register_profile("trio_ws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", settings.get_profile("trio_ws"), max_examples=20)
 settings.load_profile("trio_ws")
 
 #: If this is set, every test that is skipped is an error, unless its reason is one of `ALLOWED_SKIPS`. CI sets it, so

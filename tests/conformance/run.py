@@ -161,8 +161,13 @@ def main() -> int:
         help="such as 7.*; all for all 517; compression for the default ones of compression",
     )
     parser.add_argument("--wstest", default="wstest", help="the command of autobahntestsuite 0.8.2")
+    parser.add_argument("--library", choices=["zlib", "zlib_ng"], help="default: zlib_ng if it is installed")
     parser.add_argument("--role", choices=["server", "client"], action="append", help="default: both")
     options = parser.parse_args()
+    if options.library == "zlib":
+        sys.modules["zlib_ng"] = None  # type: ignore[assignment]  # so that it cannot be imported
+    if options.library not in (None, load_back_end()):
+        parser.error(f"{options.library} is not installed")
     groups = {"all": ["*"], "compression": COMPRESSION}
     cases = [case for each in options.cases for case in groups.get(each, [each])]
 
