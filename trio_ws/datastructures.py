@@ -116,6 +116,10 @@ class Headers(MutableMapping[str, str]):
     _by_name: dict[str, list[str]]
 
     def __init__(self, /, *args: HeadersLike, **kwargs: str) -> None:
+        if len(args) == 1 and isinstance(args[0], Headers) and not kwargs:  # all of them are valid
+            self._pairs = args[0]._pairs.copy()
+            self._by_name = {name: values.copy() for name, values in args[0]._by_name.items()}
+            return
         self._pairs = []
         self._by_name = {}
         self.update(*args, **kwargs)

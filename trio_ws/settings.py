@@ -126,4 +126,5 @@ class Options(TypedDict, total=False):
 
 def pick(options: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
     """Return the options that are fields of an attrs class."""
-    return {field.name: options[field.name] for field in attrs.fields(cls) if field.name in options}
+    fields = attrs.fields_dict(cls)
+    return {name: value for name, value in options.items() if name in fields}

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import hpack
 import pytest
 import trio
 import trio.testing
@@ -305,6 +306,26 @@ async def test_the_request() -> None:
     assert request.headers["authorization"] == "Basic dXNlcjpwYXNz"
     assert request.headers["cookie"] == "k=v"
     assert not {"sec-websocket-key", "upgrade", "connection"} & set(request.headers)
+
+
+async def test_headers_with_secrets_are_not_compressed_with_others() -> None:
+    """So that nobody can guess them by the size of the headers (RFC 7541, section 7.1.3)."""
+    blocks: list[bytes] = []
+
+    async def answer(peer: RawPeer) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        blocks.append((await peer.receive_kind(HEADERS)).payload)
+
+    async with raw_server(answer) as uri:
+        for cookie in ("k=v", "k=" + 18 * "v"):
+            with pytest.raises(ConnectFailed):
+                async with trio_ws.connect(
+                    uri.replace("localhost", "user:pass@localhost"), http2="prior-knowledge", headers={"Cookie": cookie}
+                ):
+                    pass
+    for block, kept in zip(blocks, ({"authorization", "cookie"}, {"authorization"}), strict=True):
+        headers = hpack.Decoder().decode(block)
+        assert {str(header[0]) for header in headers if not header.indexable} == kept
 
 
 async def test_hooks_behave_the_same_with_both_versions() -> None:

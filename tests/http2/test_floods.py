@@ -9,6 +9,7 @@ from typing import Any
 import hpack
 import pytest
 import trio
+from h2.stream import H2Stream
 
 from trio_ws import Limits, Opening, Request, ServerWebSocket
 from trio_ws.http2.connection import MAX_BACKLOG
@@ -350,3 +351,25 @@ def test_memory_does_not_grow_with_the_number_of_streams() -> None:
     finally:
         tracemalloc.stop()
     assert grown < 150_000, grown
+    assert len(protocol.h2.streams) < 10
+
+
+def test_a_new_stream_does_not_look_at_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = HTTP2Protocol(is_client=False, max_streams=1_000, window=2**17, max_header_list=1000, clock=lambda: 0.0)
+    looks = 0
+
+    def is_open(stream: H2Stream) -> bool:
+        nonlocal looks
+        looks += 1
+        return True
+
+    monkeypatch.setattr(H2Stream, "open", property(is_open))
+    encoder = hpack.Encoder()
+    protocol.feed(PREFACE + settings())
+    protocol.step()
+    for stream in range(1, 2_000, 2):
+        protocol.feed(frame(HEADERS, END_HEADERS, stream, encoder.encode(CONNECT)))
+        protocol.step()
+        protocol.h2.send_headers(stream, [(b":status", b"200")])
+    assert len(protocol.h2.streams) == 1_000
+    assert looks < 5_000

@@ -147,7 +147,7 @@ async def test_a_connection_that_allows_no_stream_is_dropped(
 
     async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
         for attempts in (3, 6):
-            with pytest.raises(ConnectFailed, match="Max outbound streams is 0"):
+            with pytest.raises(ConnectFailed, match="the server allows 0 streams at a time"):
                 async with connect(pool=pool):
                     pass
             assert len(peers) == attempts

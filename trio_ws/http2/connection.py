@@ -308,11 +308,18 @@ class HTTP2Connection:
     @property
     def has_room(self) -> bool:
         """Whether a client may open another stream now."""
-        limit = min(self.max_streams, self.protocol.h2.remote_settings.max_concurrent_streams)
+        limit = min(self.max_streams, self._peer_limit)
         return self.failure is None and not (self.peer_is_leaving or self._is_leaving) and len(self.streams) < limit
+
+    @property
+    def _peer_limit(self) -> int:
+        limit: int = self.protocol.h2.remote_settings.max_concurrent_streams
+        return limit
 
     def open_stream(self, headers: list[tuple[bytes, bytes]]) -> HTTP2Stream:
         """Open a stream with a request. Raise :exc:`trio.BrokenResourceError` if that is not possible."""
+        if len(self.streams) >= self._peer_limit:
+            raise trio.BrokenResourceError(f"the server allows {self._peer_limit} streams at a time")
         try:
             stream_id = self.protocol.h2.get_next_available_stream_id()
             stream = HTTP2Stream(self, stream_id)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from hpack import NeverIndexedHeaderTuple
+
 from ..datastructures import COMMON_NAMES, TOKEN, Headers
 from ..exceptions import HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 from ..http11 import Request, Response
@@ -30,6 +32,16 @@ HeaderList = Sequence[tuple[bytes, bytes]]
 
 #: Headers about the connection, which must not occur in HTTP/2 (RFC 9113, section 8.2.2).
 _CONNECTION_HEADERS = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+
+#: Headers that are not sent. The host is in ``:authority``.
+_OMITTED = _CONNECTION_HEADERS | {"host"}
+
+#: Headers with credentials. They are sent in a form that compression leaves alone, so that nobody can guess them by
+#: the size of what it makes of them (RFC 7541, section 7.1.3).
+_CREDENTIALS = frozenset({"authorization", "proxy-authorization"})
+
+#: So is a Cookie header that is shorter than this, in characters. A longer one cannot be guessed.
+_LONG_COOKIE = 20
 
 #: The pseudo-headers of a request (RFC 9113, section 8.3.1; RFC 8441, section 4), and that of a response.
 _OF_REQUESTS = frozenset({":method", ":scheme", ":authority", ":path", ":protocol"})
@@ -220,11 +232,14 @@ def from_response(response: Response, *, opens: bool = False) -> list[tuple[byte
 
 
 def _encode(headers: Headers) -> list[tuple[bytes, bytes]]:
-    return [
-        (name.lower().encode(), value.strip(SPACE).encode("iso-8859-1"))
-        for name, value in headers.raw_items()
-        if name.lower() not in _CONNECTION_HEADERS and name.lower() != "host"
-    ]
+    encoded: list[tuple[bytes, bytes]] = []
+    for spelling, value in headers.raw_items():
+        name = spelling.lower()
+        if name not in _OMITTED:
+            pair = name.encode(), value.strip(SPACE).encode("iso-8859-1")
+            is_secret = name in _CREDENTIALS or (name == "cookie" and len(value) < _LONG_COOKIE)
+            encoded.append(NeverIndexedHeaderTuple(*pair) if is_secret else pair)
+    return encoded
 
 
 def to_response(headers: HeaderList, *, max_head_size: int, max_headers: int) -> Response:

@@ -12,10 +12,31 @@ __all__ = ["create_h2"]
 
 
 class _Connection(H2Connection):
-    """A connection that remembers how its last streams were closed, so that late frames are no violation."""
+    """A connection that remembers how its last streams were closed, so that late frames are no violation.
+
+    It does not count streams: :class:`~trio_ws.http2.connection.HTTP2Connection` keeps to both limits.
+    """
 
     #: By default, h2 remembers 65,536, which takes 10 MB.
     MAX_CLOSED_STREAMS = 1_000
+
+    #: The number of streams that there were when those that are closed were last removed from ``streams``.
+    _kept = 0
+
+    @property
+    def open_outbound_streams(self) -> int:
+        """0, for the reason above."""
+        # For each new stream, h2 looks at all streams to count those that are open, and removes the others meanwhile.
+        # That would take a connection with a thousand streams longer than all the rest.
+        if len(self.streams) > 2 * self._kept + 8:
+            _ = super().open_outbound_streams
+            self._kept = len(self.streams)
+        return 0
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """0, for the reason above."""
+        return self.open_outbound_streams
 
 
 class _Settings(Settings):
@@ -42,8 +63,13 @@ def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list
         window: The window of each stream, in bytes.
         max_header_list: Maximum size of decoded headers, in bytes.
     """
-    # h2 sees no headers of the peer, and those of this end are valid.
-    config = H2Configuration(client_side=is_client, validate_inbound_headers=False, validate_outbound_headers=False)
+    # h2 sees no headers of the peer, and those of this end are valid and in the form that is sent.
+    config = H2Configuration(
+        client_side=is_client,
+        validate_inbound_headers=False,
+        validate_outbound_headers=False,
+        normalize_outbound_headers=False,
+    )
     settings = {
         SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
         SettingCodes.INITIAL_WINDOW_SIZE: window,
