@@ -77,7 +77,7 @@ def check_modules(modules: dict[Path, Path], folder: Path) -> bool:
     """Check modules with their test files, and store the data in a folder. Return whether all are covered."""
     failed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        data = [folder / f"coverage.{number}" for number in range(len(modules))]
+        data = [folder / f".coverage.{number}" for number in range(len(modules))]
         problems = pool.map(check, modules, modules.values(), data)
         for (module, test_file), problem in zip(modules.items(), problems, strict=True):
             if problem is not None:
@@ -99,7 +99,7 @@ def check_all(test_files: Iterable[Path], folder: Path) -> bool:
     others = [f"--ignore={file}" for file in test_files]
     measure = ["--cov", "--cov-report=", "--cov-fail-under=0"]
     command = ["pytest", "--numprocesses=auto", "-m", "not harness", *OPTIONS, *measure, *others]
-    passed = run(*command, data=folder / "coverage.others", capture=False).returncode == 0
+    passed = run(*command, data=folder / ".coverage.others", capture=False).returncode == 0
     run("coverage", "combine", "--quiet", str(folder), capture=False)
     return run("coverage", "report", "--skip-covered", capture=False).returncode == 0 and passed
 
