@@ -194,7 +194,7 @@ def harnesses(session: nox.Session) -> None:
     run_pytest(session, "-m", "harness")
 
 
-# Tracing takes half as long with the newest Python as with those before.
+# The newest Python takes the least time to measure it.
 @nox.session(python=INTERPRETERS[-1])
 def coverage(session: nox.Session) -> None:
     """Run all tests but the harnesses. Check the coverage of the package, and of modules by their own tests."""
