@@ -86,13 +86,26 @@ SLOW = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, metavar="N", help="run at most N cases of each test function")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         place = set(item.path.relative_to(Path(__file__).parent).parts)
         if (place & HARNESSES and "testing" not in place) or "scheduling" in getattr(item, "fixturenames", ()):
             item.add_marker("harness")
         elif place & SLOW:
             item.add_marker("slow")
+    limit = config.getoption("--cases")
+    if limit is not None:
+        functions: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        # Those in between differ least from their neighbours.
+        kept = {item for cases in functions.values() for item in cases[:: -(-len(cases) // limit)]}
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.hookimpl(wrapper=True)
