@@ -122,8 +122,11 @@ class HTTP2Pool(AsyncWithOnly):
         entry: _Entry[P] = self._entries.setdefault(key, _Entry())  # type: ignore[assignment]  # connections of one key have one type
         entry.users += 1
         try:
+            connection = entry.find()
+            if connection is not None:
+                return connection
             async with entry.lock:
-                connection = entry.find()
+                connection = entry.find()  # another task may have opened one meanwhile
                 if connection is not None:
                     return connection
                 if key in self._unsupported:

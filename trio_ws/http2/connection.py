@@ -180,10 +180,11 @@ class HTTP2Connection:
                     return
                 if not self.protocol.has_more:
                     break
-                # The rest stays in the buffer that all transports share, so it must be copied before others run.
-                self.protocol.keep_input()
-                self.output.flush()
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                if self.protocol.needs_pause:
+                    # The rest stays in the buffer that all transports share, so it must be copied before others run.
+                    self.protocol.pause()
+                    self.output.flush()
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             if self.protocol.output_size:
                 self.output.flush()
         except StreamBroken as exc:

@@ -56,8 +56,8 @@ __all__ = ["HTTP2Protocol", "ProtocolFailed"]
 #: The size of the connection's window before any WINDOW_UPDATE (RFC 9113, section 6.9.2).
 _FIRST_WINDOW = 65_535
 
-#: Work for one step, in frames; a frame of 16 KiB counts twice. Between two steps, other tasks can run.
-_STEP = 16
+#: Work between two pauses, in frames; a request, a response and a frame of 16 KiB count twice.
+_MAX_WORK = 16
 
 
 class ProtocolFailed(Exception):
@@ -105,6 +105,7 @@ class HTTP2Protocol:
         self.data_sent: int = 0
         self.may_connect: bool | None = None
         self.has_more: bool = False
+        self._work = 0
         # Received bytes that were not processed yet; the rest of the preface of a client; whether the last frame has
         # completed the headers of a request or a response.
         self._input: Chunk = b""
@@ -120,10 +121,17 @@ class HTTP2Protocol:
         """Add received bytes. Their memory must not be used again before :meth:`step` has processed all of them."""
         self._input = b"".join((self._input, data)) if self._input else data
         self.has_more = True
+        self._work = 0
 
-    def keep_input(self) -> None:
-        """Copy what is left to process: the memory of the fed bytes will be used again."""
+    @property
+    def needs_pause(self) -> bool:
+        """Whether other tasks should run before the next step."""
+        return self._work >= _MAX_WORK
+
+    def pause(self) -> None:
+        """Copy what is left to process: the memory of the fed bytes will be used again by other tasks."""
         self._input = bytes(self._input)
+        self._work = 0
 
     def step(self) -> list[Event]:
         """Process some of the received frames, and return the events. If ``has_more`` is set then, call it again.
@@ -139,13 +147,12 @@ class HTTP2Protocol:
             finally:
                 self._failure = None  # its traceback refers to this object
         events: list[Event] = []
-        work = 0
         view = memoryview(self._input)
         position = 0
         try:
             if self._preface:
                 position = self._skip_preface(view)
-            while work < _STEP:
+            while not self.needs_pause:
                 if len(view) - position < HEADER_SIZE:
                     break
                 length, kind, flags, stream_id = parse_header(view, position)
@@ -158,7 +165,7 @@ class HTTP2Protocol:
                     self._receive_frame(view[position:end], kind, flags, stream_id, events)
                 except StreamViolation as exc:
                     self._end_stream(exc, events)
-                work += 1 + length // (16 * 1024)
+                self._work += 1 + length // (16 * 1024) + self._opens
                 position = end
                 if self._opens:
                     break
@@ -166,7 +173,7 @@ class HTTP2Protocol:
             self._failure, self.has_more = self.fail(exc), True  # what came before takes effect first
             return events
         # The memory of the view belongs to the caller. What stays until it is used again must be copied.
-        self.has_more, self._opens = work >= _STEP or (self._opens and position < len(view)), False
+        self.has_more, self._opens = self.needs_pause or (self._opens and position < len(view)), False
         self._input = view[position:] if self.has_more else bytes(view[position:])
         return events
 
