@@ -56,7 +56,7 @@ __all__ = ["HTTP2Protocol", "ProtocolFailed"]
 #: The size of the connection's window before any WINDOW_UPDATE (RFC 9113, section 6.9.2).
 _FIRST_WINDOW = 65_535
 
-#: Work between two pauses, in frames; a request, a response and a frame of 16 KiB count twice.
+#: Work between two pauses, in frames; a frame of 16 KiB counts twice.
 _MAX_WORK = 16
 
 
@@ -165,7 +165,7 @@ class HTTP2Protocol:
                     self._receive_frame(view[position:end], kind, flags, stream_id, events)
                 except StreamViolation as exc:
                     self._end_stream(exc, events)
-                self._work += 1 + length // (16 * 1024) + self._opens
+                self._work += 1 + length // (16 * 1024)
                 position = end
                 if self._opens:
                     break
