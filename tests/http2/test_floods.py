@@ -9,6 +9,7 @@ from typing import Any
 import hpack
 import pytest
 import trio
+from h2.events import RequestReceived
 from h2.stream import H2Stream
 
 from trio_ws import Limits, Opening, Request, ServerWebSocket
@@ -373,3 +374,18 @@ def test_a_new_stream_does_not_look_at_all_others(monkeypatch: pytest.MonkeyPatc
         protocol.h2.send_headers(stream, [(b":status", b"200")])
     assert len(protocol.h2.streams) == 1_000
     assert looks < 5_000
+
+
+def test_several_requests_are_processed_before_others_run() -> None:
+    """A task for each is not too much at once, and their responses are written together."""
+    protocol = HTTP2Protocol(is_client=False, max_streams=100, window=2**17, max_header_list=1000, clock=lambda: 0.0)
+    encoder = hpack.Encoder()
+    requests = [frame(HEADERS, END_HEADERS, stream, encoder.encode(CONNECT)) for stream in range(1, 101, 2)]
+    protocol.feed(PREFACE + settings() + b"".join(requests))
+    counts = [0]
+    while protocol.has_more:
+        counts[-1] += sum(isinstance(event, RequestReceived) for event in protocol.step())
+        if protocol.needs_pause:
+            protocol.pause()
+            counts.append(0)
+    assert counts == [15, 16, 16, 3]

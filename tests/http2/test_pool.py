@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -310,3 +311,27 @@ async def test_a_closed_connection_of_a_pool_is_freed(
             assert [reference() for reference in references] == [None]
         finally:
             gc.enable()
+
+
+async def test_a_connection_with_room_is_returned_at_once() -> None:
+    """Tasks that open WebSockets at the same time do not wait for each other, so that their requests go out at once."""
+
+    class Connection:
+        has_room = True
+        on_end: Any = None
+
+        def start(self, nursery: trio.Nursery) -> None:
+            pass
+
+        async def aclose(self, seconds: float) -> None:
+            self.on_end()
+
+    async def dial() -> Connection:
+        return Connection()
+
+    async with HTTP2Pool() as pool:
+        first = await pool.get("key", dial)
+        call = pool.get("key", dial)
+        with pytest.raises(StopIteration) as caught:
+            call.send(None)
+        assert caught.value.value is first

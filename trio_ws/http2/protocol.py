@@ -105,6 +105,7 @@ class HTTP2Protocol:
         self.data_sent: int = 0
         self.may_connect: bool | None = None
         self.has_more: bool = False
+        # The frames since the last pause.
         self._work = 0
         # Received bytes that were not processed yet; the rest of the preface of a client; whether the last frame has
         # completed the headers of a request or a response.
