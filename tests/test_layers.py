@@ -83,7 +83,8 @@ TABLE = {
         ["connection.__init__"],
     ],
     "http2": [
-        ["http2.floods", "http2.frames", "http2.headers", "http2.negotiation"],
+        ["http2.frames", "http2.headers", "http2.negotiation"],
+        ["http2.floods"],
         ["http2.blocks", "http2.settings", "http2.tunnels"],
         ["http2.messages"],
         ["http2.protocol"],

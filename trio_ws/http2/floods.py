@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import attrs
 
+from .frames import Flag, FrameType
+
 __all__ = ["Flood", "FloodGuard"]
 
 #: The time to which the limits below apply, in seconds.
@@ -101,6 +103,26 @@ class FloodGuard:
         self._settings: _Rate | None = None
         self._pings: _Rate | None = None
         self._useless: _Rate | None = None
+
+    def count_frame(self, kind: int, flags: int, *, is_client: bool) -> None:
+        """Count a frame of a kind that h2 processes by itself.
+
+        Args:
+            kind: The type of the frame.
+            flags: Its flags.
+            is_client: Whether this end is the client, whose streams the peer may reset.
+        """
+        if kind == FrameType.WINDOW_UPDATE:
+            self.count_window_update()
+        elif kind == FrameType.RST_STREAM:
+            if not is_client:
+                self.count_reset()
+        elif flags & Flag.ACK:
+            self.count_useless()
+        elif kind == FrameType.SETTINGS:
+            self.count_settings()
+        elif kind == FrameType.PING:
+            self.count_ping()
 
     def count_reset(self) -> None:
         """Count a stream that the peer has opened in vain."""

@@ -203,24 +203,10 @@ class HTTP2Protocol:
         elif kind == FrameType.PRIORITY or kind > FrameType.CONTINUATION:
             self.floods.count_useless()
         else:
-            self._count(kind, flags)
+            self.floods.count_frame(kind, flags, is_client=self._is_client)
             if kind == FrameType.WINDOW_UPDATE and stream_id and payload in (bytes(4), b"\x80\0\0\0"):
                 raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "a WINDOW_UPDATE frame adds nothing")
             self._receive_in_h2(frame, events)
-
-    def _count(self, kind: int, flags: int) -> None:
-        """Count a frame that may be part of a flood."""
-        if kind == FrameType.WINDOW_UPDATE:
-            self.floods.count_window_update()
-        elif kind == FrameType.RST_STREAM:
-            if not self._is_client:
-                self.floods.count_reset()
-        elif flags & Flag.ACK:
-            self.floods.count_useless()
-        elif kind == FrameType.SETTINGS:
-            self.floods.count_settings()
-        elif kind == FrameType.PING:
-            self.floods.count_ping()
 
     def _receive_in_h2(self, frame: Chunk, events: list[Event], headers: Sequence[HeaderTuple] = ()) -> None:
         """Pass a frame to h2, and add the resulting events. A HEADERS frame must be empty: its headers are an argument.
