@@ -12,7 +12,7 @@ import idna
 from .exceptions.addresses import InvalidURI
 from .exceptions.shown import show_fields
 
-__all__ = ["WebSocketURI", "is_unix", "parse_unix_uri", "parse_uri"]
+__all__ = ["WebSocketURI", "bracket_ipv6", "is_unix", "parse_unix_uri", "parse_uri"]
 
 DEFAULT_PORTS = {"ws": 80, "wss": 443}
 
@@ -76,9 +76,13 @@ class WebSocketURI:
     @property
     def host_header(self) -> str:
         """The Host header value: an IPv6 address in brackets without its zone; the port unless it is the default."""
-        host = self.host_without_zone
-        host = f"[{host}]" if ":" in host else host
+        host = bracket_ipv6(self.host_without_zone)
         return host if self.port == DEFAULT_PORTS["wss" if self.secure else "ws"] else f"{host}:{self.port}"
+
+
+def bracket_ipv6(host: str) -> str:
+    """Return a host as it is written before a port: an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
 
 
 def parse_uri(uri: str) -> WebSocketURI:

@@ -20,6 +20,7 @@ from ..observe.prometheus import PrometheusInstrument
 from ..server.listeners import open_tcp_listeners
 from ..server.serve import serve
 from ..server.server import Handler, ProcessRequest, Server
+from ..uri import bracket_ipv6
 from .failure import Failure, WrongUsage, one_line
 from .static import serve_folder
 
@@ -51,7 +52,7 @@ async def run(options: argparse.Namespace) -> int:
             server = await nursery.start(partial(serve, handler, ssl=context, **arguments))
             scheme = "ws" if context is None else "wss"
             if options.unix is None:
-                uri = f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}/"
+                uri = f"{scheme}://{bracket_ipv6(host)}:{server.port}/"
             else:
                 uri = f"{scheme}+unix:{options.unix}"
             print(f"listening on {uri} (Ctrl-C stops)", flush=True)

@@ -11,6 +11,7 @@ from ..exceptions.shown import show_fields
 from ..instruments.interface import ConnectionSummary, FrameInfo, Instrument, ObservedWebSocket
 from ..misuse.values import number
 from ..protocol import Role
+from ..uri import bracket_ipv6
 
 __all__ = ["LogConnections", "LogFrames"]
 
@@ -121,6 +122,6 @@ def _format_address(address: Any) -> str | None:
     """Return a socket address as ``host:port`` or the path of a Unix socket; None if there is no address."""
     if isinstance(address, tuple):
         host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"{bracket_ipv6(host)}:{port}"
     text = str(address or "")
     return (text if text.isprintable() else repr(text)) or None  # a client chooses the path of its Unix socket

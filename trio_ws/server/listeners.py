@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 import trio
 
+from ..uri import bracket_ipv6
+
 __all__ = ["accept_from", "is_abstract", "open_systemd_listeners", "open_tcp_listeners", "open_unix_listener"]
 
 _Path: TypeAlias = "str | os.PathLike[str]"
@@ -135,9 +137,7 @@ async def _open_shared_tcp_listeners(port: int, host: str | None, backlog: int |
 
 
 def _show_address(host: str | None, port: int) -> str:
-    if host is None:
-        return f"port {port}"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"port {port}" if host is None else f"{bracket_ipv6(host)}:{port}"
 
 
 def is_abstract(path: _Path) -> bool:

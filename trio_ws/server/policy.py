@@ -16,7 +16,7 @@ from ..misuse.values import optional_function, optional_text, to_tuple
 from ..protocol.extensions import ServerExtension
 from ..protocol.handshake import accepts, check_headers, is_upgrade
 from ..protocol.supported import check_server_extensions
-from ..uri import ParseError, parse_host_and_port
+from ..uri import ParseError, bracket_ipv6, parse_host_and_port
 from ..version import __version__
 from .date import http_date
 from .forwarded.trust import Forwarding
@@ -62,7 +62,7 @@ def _to_host(text: object) -> str:
         ) from exc
     if "*" in host:
         raise ValueError(f"each of hosts must be a whole name, not {text!r}; process_request can check others")
-    return (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    return bracket_ipv6(host) + (f":{port}" if port else "")
 
 
 def _check_server_header(instance: HandshakePolicy, attribute: attrs.Attribute[str], value: str | None) -> None:

@@ -10,7 +10,7 @@ import attrs
 from ...datastructures import Headers, HeadersLike
 from ...exceptions import InvalidHeader, InvalidProxy
 from ...exceptions.shown import show_fields
-from ...uri import ParseError, parse_host, parse_host_and_port, unquote_user_info
+from ...uri import ParseError, bracket_ipv6, parse_host, parse_host_and_port, unquote_user_info
 
 __all__ = ["Proxy", "authority", "parse_proxy", "to_proxy"]
 
@@ -235,4 +235,4 @@ def to_proxy(proxy: Proxy | str | None) -> Proxy | Literal["auto"] | None:
 
 def authority(host: str, port: int) -> str:
     """Return ``host:port`` for a URL, with an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{bracket_ipv6(host)}:{port}"
