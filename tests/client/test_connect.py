@@ -907,8 +907,9 @@ async def test_credentials_that_fail(autojump_clock: trio.testing.MockClock) -> 
         async with connect_over(URI, credentials=lambda _: {"Upgrade": "x"}):
             pytest.fail("the connection was opened")
     for returned in (None, "Bearer secret", ["secret"]):
+        credentials: Any = partial(lambda value, _uri: value, returned)
         with pytest.raises(TypeError, match="credentials must return valid headers: headers must be") as caught:
-            async with connect_over(URI, credentials=lambda _: returned):  # noqa: B023  # it is called within this round
+            async with connect_over(URI, credentials=credentials):
                 pytest.fail("the connection was opened")
         assert "secret" not in str(caught.value)
 

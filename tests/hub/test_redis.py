@@ -576,8 +576,8 @@ async def test_a_message_that_is_too_large_for_redis_is_given_up(
             here.topic("large").publish("ä" * 600_000)
             here.topic("small").publish("b")
             assert await collect(peer, 2) == ["a", "b"]
-            for each in losses:
-                await each.wait(lambda each=each: "large" in each.lost)  # type: ignore[misc]  # mypy infers no type from a default
+            await losses[0].wait(lambda: "large" in losses[0].lost)
+            await losses[1].wait(lambda: "large" in losses[1].lost)
     assert "message of 1200000 bytes to topic 'large' given up" in caplog.text
 
 

@@ -274,7 +274,7 @@ async def test_bytes_are_sent_unchanged(role: Role) -> None:
 async def test_only_frames_and_bytes_can_be_sent(role: Role) -> None:
     ours, _ = pipe_pair(logged=True)
     with pytest.raises(TypeError, match="each of frames must be a Frame or bytes, not 'x'"):
-        await ScriptedPeer(ours, role).send(ping(), "x")  # type: ignore[arg-type]  # this is the point
+        await ScriptedPeer(ours, role).send(ping(), "x")  # type: ignore[arg-type]  # wrong on purpose
     assert log_of(ours) == b""
 
 

@@ -149,10 +149,10 @@ async def test_a_pair_with_a_handler_that_is_not_async(ws_pair: WebSocketPair) -
     def handler(ws: trio_ws.ServerWebSocket) -> None: ...
 
     with pytest.raises(TypeError, match="handler must be an async function"):
-        await ws_pair.serve(handler)  # type: ignore[arg-type]  # this is the point
+        await ws_pair.serve(handler)  # type: ignore[arg-type]  # wrong on purpose
     assert ws_pair.server.state is trio_ws.State.OPEN
     with pytest.raises(TypeError, match=r"handler must be an async function, but .* returned None"):
-        await ws_pair.serve(partial(handler))  # type: ignore[arg-type]  # this is the point
+        await ws_pair.serve(partial(handler))  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def test_a_pair_with_a_router(ws_pair: WebSocketPair) -> None:
@@ -181,7 +181,7 @@ async def test_ws_server_with_a_handler_that_is_not_async(ws_server: StartServer
     def handler(ws: trio_ws.ServerWebSocket) -> None: ...
 
     with pytest.raises(TypeError, match="handler must be an async function"):
-        await ws_server(handler)  # type: ignore[arg-type]  # this is the point
+        await ws_server(handler)  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def test_ws_server_with_parameters_of_serve(ws_server: StartServer, tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ async def test_ws_server_with_parameters_of_serve(ws_server: StartServer, tmp_pa
         ("ssl", None),
     ]:
         with pytest.raises(TypeError, match=rf"only the options in trio_ws\.ServeOptions, not '{option}'"):
-            await ws_server(echo, **{option: value})  # type: ignore[arg-type]  # this is the point
+            await ws_server(echo, **{option: value})  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(TypeError, match="no option 'max_mesage_size'; did you mean 'max_message_size'"):
-        await ws_server(echo, max_mesage_size=1)  # type: ignore[call-arg]  # this is the point
+        await ws_server(echo, max_mesage_size=1)  # type: ignore[call-arg]  # wrong on purpose
 
 
 async def test_ws_server_with_a_client_that_leaves(ws_server: StartServer) -> None:
