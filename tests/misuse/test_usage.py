@@ -296,6 +296,7 @@ CALLS: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
     "connect_over()": lambda: enter(trio_ws.connect_over(stream(), URI)),
     "open_reconnecting()": lambda: enter(make_channel()),
     "attempts()": lambda: anext_of(trio_ws.attempts(URI)),
+    "HTTP2Pool()": lambda: enter(trio_ws.HTTP2Pool()),
     "memory_websocket_pair()": lambda: enter(memory_websocket_pair()),
     "serve()": lambda: trio_ws.serve(handler, 0),
     "serve_over()": lambda: trio_ws.serve_over(stream(), handler),

@@ -39,13 +39,21 @@ def _check_local_address(_instance: Dialer, _attribute: attrs.Attribute[str | No
 
 
 def _to_host(host: str | None) -> str | None:
+    return _parse_name("host", host)
+
+
+def _to_server_hostname(name: str | None) -> str | None:
+    return _parse_name("server_hostname", name)
+
+
+def _parse_name(option: str, host: str | None) -> str | None:
     if host is None:
         return None
-    values.check_instance("host", host, str, "a str or None")
+    values.check_instance(option, host, str, "a str or None")
     try:
         return parse_host(host)
     except ParseError as exc:
-        raise ValueError(f"host must be a name, or an IP address without brackets, not {host!r}") from exc
+        raise ValueError(f"{option} must be a name, or an IP address without brackets, not {host!r}") from exc
 
 
 def _check_port(_instance: Dialer, _attribute: attrs.Attribute[int | None], port: int | None) -> None:
@@ -83,7 +91,7 @@ class Dialer:
     path: str | None
     user_agent_for_proxy: str | None
     ssl: ssl_module.SSLContext | None = attrs.field(default=None, kw_only=True, validator=values.tls_context)
-    server_hostname: str | None = attrs.field(default=None, kw_only=True, validator=values.optional_text)
+    server_hostname: str | None = attrs.field(default=None, kw_only=True, converter=_to_server_hostname)
     host: str | None = attrs.field(default=None, kw_only=True, converter=_to_host)
     port: int | None = attrs.field(default=None, kw_only=True, validator=_check_port)
     happy_eyeballs_delay: float = attrs.field(default=0.25, kw_only=True, validator=number(minimum=0, none=False))
@@ -94,20 +102,19 @@ class Dialer:
     max_headers: int = attrs.field(default=MAX_HEADERS, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.ssl is not None and not self.first.secure:
-            raise ValueError(f"ssl must only be given for a wss:// URI, not for {without_credentials(self.first)}")
+        if self.ssl is not None:
+            if not self.first.secure:
+                raise ValueError(f"ssl must only be given for a wss:// URI, not for {without_credentials(self.first)}")
+            _check_client_context("ssl", self.ssl)
         if self.server_hostname is not None and not self.first.secure:
             shown = without_credentials(self.first)
             raise ValueError(f"server_hostname must only be given for a wss:// URI, not for {shown}")
         if self.proxy_ssl is not None:
             if self.proxy != "auto" and (self.proxy is None or self.proxy.scheme != "https"):
                 raise ValueError("proxy_ssl must only be given for an https:// proxy")
-            _check_context(self.proxy_ssl, "localhost", "proxy_ssl")
+            _check_client_context("proxy_ssl", self.proxy_ssl)
         if self.path is not None and isinstance(self.proxy, Proxy):
             raise ValueError(f"proxy must not be given for a Unix socket ({self.path!r})")
-        if self.first.secure:
-            context = self.ssl or ssl_module.SSLContext(ssl_module.PROTOCOL_TLS_CLIENT)
-            _check_context(context, self._certificate_name(self.first))
 
     async def dial(self, uri: WebSocketURI, alpn: Sequence[str] | None = None) -> StreamAdapter:
         """Open a stream to the server, and do the TLS handshake for a ``wss`` URI.
@@ -198,10 +205,10 @@ class Dialer:
 
     def _certificate_name(self, uri: WebSocketURI) -> str:
         """Return the name that the server's certificate must be valid for."""
+        name = uri.host_without_zone
         if self.server_hostname is not None and same_origin(uri, self.first):
-            return self.server_hostname
-        # Host names in certificates have no trailing dot.
-        return uri.host_without_zone.rstrip(".")
+            name = self.server_hostname
+        return name.rstrip(".")  # host names in certificates have no trailing dot
 
 
 def _address_family(host: str) -> int | None:
@@ -215,9 +222,6 @@ def _address_family(host: str) -> int | None:
     return None if address.scope_id else trio.socket.AF_INET6
 
 
-def _check_context(context: ssl_module.SSLContext, name: str, option: str = "ssl") -> None:
-    """Check that TLS can start with this context and server name, to raise before connecting rather than after."""
-    try:
-        context.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_hostname=name)
-    except ssl_module.SSLError as exc:
-        raise ValueError(f"{option} must be a context for clients, not for servers") from exc
+def _check_client_context(option: str, context: ssl_module.SSLContext) -> None:
+    if context.protocol == ssl_module.PROTOCOL_TLS_SERVER:
+        raise ValueError(f"{option} must be a context for clients, not for servers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -65,9 +66,9 @@ class HTTP2Pool(AsyncWithOnly):
     """
 
     def __init__(self) -> None:
-        self._manager = trio.open_nursery()
+        # The context manager of the nursery, from the beginning of the block on; and the nursery until its end.
+        self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
-        self._was_entered = False
         # The servers to which connections are open or being opened.
         self._entries: dict[Hashable, _Entry[Pooled]] = {}
         # Servers that are known not to speak WebSocket over HTTP/2: an ordered set, with the last used ones at the end.
@@ -85,17 +86,17 @@ class HTTP2Pool(AsyncWithOnly):
         return sum(len(entry.connections) for entry in self._entries.values())
 
     async def __aenter__(self) -> Self:
-        if self._was_entered:
+        if self._manager is not None:
             raise RuntimeError("a pool must be entered only once")
         check_in_trio("HTTP2Pool()")
-        self._was_entered = True
+        self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._nursery is None:
+        if self._manager is None or self._nursery is None:
             raise RuntimeError("the pool was not entered")
         nursery, self._nursery = self._nursery, None
         # From here on, nothing waits for a peer for long, so it need not be cancelled.
