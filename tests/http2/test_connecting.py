@@ -24,6 +24,7 @@ from trio_ws.client.dial import Dialer
 from trio_ws.connection.core import Connection
 from trio_ws.connection.websocket import connection_of
 from trio_ws.exceptions import ConnectFailed, ConnectionClosed, InvalidHandshake, OpenTimeout
+from trio_ws.http2.stream import HTTP2Stream
 from trio_ws.server.server import Server
 
 from ..support import HANGS
@@ -692,3 +693,16 @@ async def test_closed_connections_are_freed(pooled: bool) -> None:
             assert [reference() for reference in references] == [None, None]
         finally:
             gc.enable()
+
+
+async def test_an_open_stream_keeps_no_headers() -> None:
+    """The request and the response have them, so those of the stream would only take memory."""
+    async with tls_server() as (uri, server):
+        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+            (other,) = server.connections
+            for end in (ws, other):
+                stream = connection_of(end).stream.stream
+                assert isinstance(stream, HTTP2Stream)
+                assert not stream.headers
+            assert other.request.headers == ws.request.headers
+            assert ws.response.headers == other.response.headers

@@ -17,7 +17,7 @@ from ..connection.core import Connection
 from ..connection.session import Session
 from ..connection.stream import StreamAdapter, StreamBroken
 from ..connection.websocket import WebSocket
-from ..datastructures import HeadersLike
+from ..datastructures import Headers
 from ..exceptions import (
     ConnectFailed,
     InvalidHandshake,
@@ -74,7 +74,7 @@ class Connecting(AsyncWithOnly):
         self._builder = builder
         self._opener = opener
         # The headers from the credentials function, and whether the URI has the origin of the first one.
-        self._credentials: HeadersLike = ()
+        self._credentials: Headers | None = None
         self._first_origin = True
         self._settings = builder.settings
         self._max_redirects = max_redirects
@@ -188,7 +188,7 @@ class Connecting(AsyncWithOnly):
                 raise InvalidRedirect(redirect, reason)
 
     async def _rebuild_request(self, first_origin: bool) -> None:
-        self._credentials = await self._builder.fetch_credentials(self._uri) if first_origin else ()
+        self._credentials = await self._builder.fetch_credentials(self._uri) if first_origin else None
         self._first_origin = first_origin
         self.request = self._build_request("1.1" if self._opener is None else "2")
 

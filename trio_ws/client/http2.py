@@ -146,14 +146,15 @@ class HTTP2Opener:
                 adapter = HTTP2StreamAdapter(stream)
             assert stream.headers_received is not None
             await connection.wait_for(stream.headers_received)
-            if not stream.headers and stream.refused:
+            headers = stream.take_headers()
+            if not headers and stream.refused:
                 raise _Refused(stream.failure)
-            if not stream.headers:
+            if not headers:
                 reason = stream.failure or "the server closed the stream during the opening handshake"
                 raise ConnectFailed(uri.host_header, reason)
             try:
                 response = to_response(
-                    stream.headers, max_head_size=self.settings.max_head_size, max_headers=self.settings.max_headers
+                    headers, max_head_size=self.settings.max_head_size, max_headers=self.settings.max_headers
                 )
             except InvalidHandshake:
                 stream.abort(ErrorCodes.PROTOCOL_ERROR)  # it is malformed (RFC 9113, section 8.1.1), or too large

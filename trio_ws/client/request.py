@@ -57,22 +57,27 @@ class RequestBuilder:
     extensions: tuple[ClientExtension, ...] = attrs.field(default=(), converter=check_client_extensions)
 
     def build(
-        self, uri: WebSocketURI, *, first_origin: bool = True, credentials: HeadersLike = (), http_version: str = "1.1"
+        self,
+        uri: WebSocketURI,
+        *,
+        first_origin: bool = True,
+        credentials: Headers | None = None,
+        http_version: str = "1.1",
     ) -> Request:
         """Return the opening request for a URI.
 
         Args:
             uri: The URI to request.
             first_origin: Whether the URI has the same origin as the URI that the user gave. Others get no credentials.
-            credentials: The headers from :meth:`fetch_credentials`. They replace headers of the same name.
+            credentials: The headers from :meth:`fetch_credentials`, if any. They replace headers of the same name.
             http_version: The version of HTTP, ``"1.1"`` or ``"2"``.
         """
         headers = Headers(self.headers)
         if not first_origin:
             _remove(headers, _FOR_FIRST_ORIGIN)
-        credential_headers = Headers(credentials)
-        _remove(headers, credential_headers)
-        headers.update(credential_headers)
+        if credentials is not None:
+            _remove(headers, credentials)
+            headers.update(credentials)
         if self.origin is not None and "Origin" not in headers:
             headers["Origin"] = self.origin
         if self.cookies is not None and "Cookie" not in headers:
@@ -89,15 +94,15 @@ class RequestBuilder:
             http_version=http_version,
         )
 
-    async def fetch_credentials(self, uri: WebSocketURI) -> HeadersLike:
-        """Return the headers from the ``credentials`` function. Its exceptions propagate.
+    async def fetch_credentials(self, uri: WebSocketURI) -> Headers | None:
+        """Return the headers from the ``credentials`` function; None without one. Its exceptions propagate.
 
         Raises:
             InvalidHeader: If a header is not valid.
             TypeError: If it returns no headers.
         """
         if self.credentials is None:
-            return ()
+            return None
         returned = self.credentials(uri)
         headers = await returned if inspect.isawaitable(returned) else returned
         try:

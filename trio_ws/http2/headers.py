@@ -180,14 +180,14 @@ def _join_cookies(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [*(pair for pair in pairs if pair[0] != "cookie"), ("cookie", "; ".join(cookies))]
 
 
-def _with_host(pairs: list[tuple[str, str]], authority: str | None) -> Headers:
+def _with_host(pairs: list[tuple[str, str]], authority: str | None) -> list[tuple[str, str]]:
     """Return headers with a Host header that has the value of ``:authority``."""
     if authority is None:
-        return Headers(pairs)
+        return pairs
     hosts = [value.strip(SPACE) for name, value in pairs if name == "host"]
     if hosts and hosts != [authority]:
         raise InvalidMessage("the Host header must be the same as :authority")
-    return Headers([("Host", authority), *(pair for pair in pairs if pair[0] != "host")])
+    return [("Host", authority), *(pair for pair in pairs if pair[0] != "host")]
 
 
 def from_request(request: Request, scheme: str) -> list[tuple[bytes, bytes]]:

@@ -64,7 +64,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     Attributes:
         carrier: The connection.
         stream_id: The number of the stream.
-        headers: The headers of the request or the response, once they have arrived.
+        headers: The headers of the request or the response, from their arrival until they are taken.
         headers_received: Set when they have arrived, or the stream has ended without them.
         tunnel: The flow control, once the stream is a tunnel.
         ended: Whether the peer has ended its direction.
@@ -76,7 +76,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     def __init__(self, carrier: Carrier, stream_id: int) -> None:
         self.carrier: Carrier = carrier
         self.stream_id: int = stream_id
-        self.headers: HeaderList = []
+        self.headers: HeaderList = ()
         self.headers_received: trio.Event | None = None
         self.tunnel: Tunnel | None = None
         self.ended: bool = False
@@ -104,6 +104,11 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
             self.open_tunnel()
         self.headers = headers
         self._wake(self.headers_received)
+
+    def take_headers(self) -> HeaderList:
+        """Return the headers, and keep them no longer: they are in a request or a response then."""
+        headers, self.headers = self.headers, ()
+        return headers
 
     def receive_data(self, data: bytes) -> None:
         """Store received bytes."""

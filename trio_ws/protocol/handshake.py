@@ -136,25 +136,22 @@ def build_request(
         InvalidHeader: If one of ``headers`` is not valid, or belongs to the handshake itself.
     """
     extra_headers = check_headers(headers)
-    request_headers = Headers()
-    request_headers["Host"] = uri.host_header
+    own_headers = [("Host", uri.host_header)]
     if http_version == "1.1":
-        request_headers.update(upgrade_headers(random))
-    request_headers["Sec-WebSocket-Version"] = VERSION
+        own_headers += upgrade_headers(random)
+    own_headers.append(("Sec-WebSocket-Version", VERSION))
     if subprotocols:
-        request_headers["Sec-WebSocket-Protocol"] = build_list(subprotocols)
+        own_headers.append(("Sec-WebSocket-Protocol", build_list(subprotocols)))
     offers = [(extension.name, params) for extension in extensions for params in extension.offers()]
     if offers:
-        request_headers["Sec-WebSocket-Extensions"] = build_extensions(offers)
+        own_headers.append(("Sec-WebSocket-Extensions", build_extensions(offers)))
     if uri.user_info is not None:
         credentials = ":".join(uri.user_info).encode()
-        request_headers["Authorization"] = f"Basic {base64.b64encode(credentials).decode()}"
+        own_headers.append(("Authorization", f"Basic {base64.b64encode(credentials).decode()}"))
     if user_agent is not None:
-        request_headers["User-Agent"] = user_agent
-    for name in extra_headers:
-        if name in request_headers:
-            del request_headers[name]
-    request_headers.update(extra_headers)
+        own_headers.append(("User-Agent", user_agent))
+    request_headers = [header for header in own_headers if header[0] not in extra_headers]
+    request_headers += extra_headers.raw_items()
     if http_version == "2":
         return Request(uri.resource_name, request_headers, method="CONNECT", http_version="2", protocol="websocket")
     return Request(uri.resource_name, request_headers)

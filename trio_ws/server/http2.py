@@ -242,7 +242,7 @@ class _RequestStream:
         responder, settings = self._responder, self._host.settings
         try:
             self._request = request = to_request(
-                self._stream.headers, max_head_size=settings.max_head_size, max_headers=settings.max_headers
+                self._stream.take_headers(), max_head_size=settings.max_head_size, max_headers=settings.max_headers
             )
             if reached is not None:
                 address = show_address(responder.opening.remote_address)
