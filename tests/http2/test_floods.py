@@ -12,7 +12,8 @@ import trio
 from h2.events import RequestReceived
 from h2.stream import H2Stream
 
-from trio_ws import Limits, Opening, Request, ServerWebSocket
+from trio_ws import HTTP2Pool, Limits, Opening, Request, ServerWebSocket
+from trio_ws.exceptions import ConnectFailed
 from trio_ws.http2.connection import MAX_BACKLOG
 from trio_ws.http2.floods import (
     MAX_CONTINUATIONS,
@@ -53,6 +54,7 @@ from .peers import (
     serving,
     settings,
 )
+from .test_pool import connect, raw_servers
 
 
 async def expect_calm(peer: RawPeer, data: Iterable[bytes], code: int = ENHANCE_YOUR_CALM) -> None:
@@ -202,6 +204,21 @@ async def test_floods_of_useless_frames(useless: bytes, autojump_clock: trio.tes
     async with raw_client() as peer:
         await peer.open()
         await expect_calm(peer, (useless for _ in range(MAX_USELESS + 1)))
+
+
+async def test_a_flood_of_interim_responses(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        stream = (await peer.receive_kind(HEADERS)).stream
+        interim = peer.headers(stream, [(":status", "103")])
+        await expect_calm(peer, [interim] * MAX_USELESS)
+
+    async with raw_servers(monkeypatch, serve), HTTP2Pool() as pool:
+        with pytest.raises(ConnectFailed, match=f"{MAX_USELESS} frames without any use within 10 seconds"):
+            async with connect(pool=pool):
+                pass
 
 
 async def test_a_continuation_flood(autojump_clock: trio.testing.MockClock) -> None:

@@ -30,7 +30,7 @@ MAX_SETTINGS = 100
 MAX_PINGS = 1_000
 
 #: Frames without any use: empty DATA frames, PRIORITY frames, WINDOW_UPDATE frames for which nothing was sent, answers
-#: to PING and SETTINGS frames, and frames of unknown types.
+#: to PING and SETTINGS frames, interim responses, and frames of unknown types.
 MAX_USELESS = 1_000
 
 #: WINDOW_UPDATE frames that are expected for each frame of data, and as many again for each KiB of it: one for the

@@ -247,6 +247,7 @@ class HTTP2Protocol:
             and self._is_open(stream_id)
         ):
             self._messages.check_interim(block)
+            self.floods.count_useless()
             return
         flags = Flag.END_HEADERS | (Flag.END_STREAM if block.ends else 0)
         self._receive_in_h2(frame_header(0, FrameType.HEADERS, flags, stream_id), events, block.headers)
