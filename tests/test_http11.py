@@ -355,6 +355,13 @@ def test_serialize_response_that_is_chunked(body: bytes) -> None:
     assert parse_response(response.serialize()).body == body
 
 
+def test_serialize_response_whose_body_must_be_empty() -> None:
+    assert Response(205, "", []).serialize() == b"HTTP/1.1 205 \r\nContent-Length: 0\r\n\r\n"
+    assert parse_response(b"HTTP/1.1 205 \r\nContent-Length: 4\r\n\r\nbody").body == b"body"
+    with pytest.raises(InvalidMessage, match="a 205 response must not have a body"):
+        Response(205, "", [], b"body").serialize()
+
+
 @pytest.mark.parametrize("status_code", [100, 102, 204, 304])
 def test_serialize_response_that_has_no_body(status_code: int) -> None:
     data = Response(status_code, "", []).serialize()
@@ -1360,8 +1367,11 @@ def test_request_round_trip(path: str, pairs: list[tuple[str, str]]) -> None:
 @given(st.integers(100, 599), phrases, headers, st.none() | st.binary(max_size=20))
 @example(101, "Switching Protocols", [], None)
 @example(204, "No Content", [], None)
+@example(205, "Reset Content", [], b"body")
 def test_response_round_trip(status_code: int, phrase: str, pairs: list[tuple[str, str]], body: bytes | None) -> None:
     bodiless = status_code < 200 or status_code in (204, 304)
+    if status_code == 205:
+        body = b""
     response = Response(status_code, phrase, pairs, None if bodiless else body)
     parser = ResponseParser()
     parsed = parser.feed(response.serialize())

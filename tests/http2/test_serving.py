@@ -219,8 +219,10 @@ async def test_plain_requests(autojump_clock: trio.testing.MockClock) -> None:
         (204, b"", {}, 204),
         (304, None, {"Content-Length": "5"}, 304),
         (304, b"", {}, 304),
-        # They must not have a body (RFC 9110, sections 15.3.5 and 15.4.5): the application is at fault.
+        (205, b"", {}, 205),
+        # They must not have a body (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5): the application is at fault.
         (204, b"x", {}, 500),
+        (205, b"x", {}, 500),
         (304, b"12345", {"Content-Length": "5"}, 500),
         (200, b"body", {}, 200),
         (404, b"body", {}, 404),
@@ -249,7 +251,7 @@ async def test_bodies_are_the_same_with_both_versions(
             new += last.payload
         assert response.headers[":status"] == str(expected)
         assert new == old
-        assert bool(new) is (method == "GET" and expected not in (204, 304))
+        assert bool(new) is (method == "GET" and expected not in (204, 205, 304))
         # All of it may come with the headers, if there is no body.
         assert response.ends is not bool(new)
         length = [line for line in head.decode().lower().split("\r\n") if line.startswith("content-length: ")]

@@ -18,7 +18,7 @@ from .lines import explain_local_error
 if TYPE_CHECKING:
     from attrs import Attribute
 
-__all__ = ["BODILESS", "SPACE", "UPGRADE_REQUEST", "Request", "Response", "reason_phrase", "software"]
+__all__ = ["BODILESS", "EMPTY", "SPACE", "UPGRADE_REQUEST", "Request", "Response", "reason_phrase", "software"]
 
 #: The request that h11 must see before it reads or writes the response of an opening handshake.
 UPGRADE_REQUEST: h11.Request = h11.Request(
@@ -27,6 +27,9 @@ UPGRADE_REQUEST: h11.Request = h11.Request(
 
 #: Status codes, besides 1xx, whose responses have no body (RFC 9112, section 6.3).
 BODILESS: tuple[int, ...] = (204, 304)
+
+#: Those, and the one whose responses have a body, which must be empty (RFC 9110, section 15.3.6).
+EMPTY: tuple[int, ...] = (*BODILESS, 205)
 
 _HTTP_VERSION = re.compile(r"[0-9]\.[0-9]|2")
 _REASON_PHRASE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -179,6 +182,8 @@ class Response:
         connection.next_event()
         try:
             body = self.body or b""
+            if body and self.status_code in EMPTY:
+                raise InvalidMessage(f"a {self.status_code} response must not have a body")
             has_body = self.status_code not in BODILESS
             if has_body and "Content-Length" not in self.headers and "Transfer-Encoding" not in self.headers:
                 headers.append((b"Content-Length", b"%d" % len(body)))

@@ -14,7 +14,7 @@ from hpack import NeverIndexedHeaderTuple
 from ..datastructures import COMMON_NAMES, TOKEN, Headers
 from ..exceptions import HeadTooBig, InvalidHeader, InvalidMessage, TooManyHeaders
 from ..http11 import Request, Response
-from ..http11.messages import BODILESS, SPACE, reason_phrase
+from ..http11.messages import BODILESS, EMPTY, SPACE, reason_phrase
 
 __all__ = [
     "HeaderList",
@@ -220,7 +220,7 @@ def from_response(response: Response, *, opens: bool = False) -> list[tuple[byte
             Content-Length header.
     """
     size = len(response.body or b"")
-    if size and response.status_code in BODILESS:
+    if size and response.status_code in EMPTY:
         raise InvalidMessage(f"a {response.status_code} response must not have a body")
     lengths = response.headers.get_all("Content-Length")
     if response.body is not None and any(length.strip(SPACE) != str(size) for length in lengths):
