@@ -121,6 +121,12 @@ def find_sanitizers() -> list[str]:
     return libraries
 
 
+def skip(session: nox.Session, reason: str) -> None:
+    """Skip a session. It is an error in CI, which must not be without something unnoticed."""
+    stop = session.error if os.environ.get("TRIO_WS_NO_SKIPS") else session.skip
+    stop(reason)
+
+
 @contextmanager
 def installed_elsewhere(session: nox.Session, env: dict[str, str]) -> Iterator[Path]:
     """Build sdist and wheel, install the wheel, and change to a temporary folder with a copy of the tests.
@@ -270,7 +276,7 @@ def sanitize(session: nox.Session) -> None:
     """Run the tests that use compiled code, with AddressSanitizer and UndefinedBehaviorSanitizer. GCC only."""
     libraries = find_sanitizers()
     if not libraries:
-        session.skip("This needs GCC with AddressSanitizer and UndefinedBehaviorSanitizer.")
+        skip(session, "This needs GCC with AddressSanitizer and UndefinedBehaviorSanitizer.")
     session.install("build", *group("test"))
     # pyproject.toml adds -O3, so the tests run the same code that users get.
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
@@ -318,9 +324,8 @@ def conformance(session: nox.Session) -> None:
     """
     python = find_python27()
     if python is None:
-        # Contributors need not install an unsupported interpreter. CI has one, and must not skip the suite unnoticed.
-        stop = session.error if os.environ.get("TRIO_WS_NO_SKIPS") else session.skip
-        stop("The Autobahn test suite needs Python 2.7. Try `pyenv install 2.7.18`.")
+        # Contributors need not install an unsupported interpreter.
+        skip(session, "The Autobahn test suite needs Python 2.7. Try `pyenv install 2.7.18`.")
     # The last versions of virtualenv that support Python 2.7.
     session.install("virtualenv<20.22")
     suite = session.cache_dir.resolve() / "autobahn"
@@ -364,7 +369,7 @@ def browser(session: nox.Session) -> None:
     Screenshots of tests that fail are in artifacts/.
     """
     if shutil.which(os.environ.get("CHROMIUM", "chromium")) is None:
-        session.skip("This needs Chromium. On Debian, `apt install chromium`; or set CHROMIUM to the name of another.")
+        skip(session, "This needs Chromium. On Debian, `apt install chromium`; or set CHROMIUM to the name of another.")
     session.install("-e", ".", *group("test"))
     session.run("pytest", "tests/browser", *session.posargs)
 
@@ -377,8 +382,9 @@ def fuzz(session: nox.Session) -> None:
     that reach more code are kept in the cache of nox.
     """
     if sys.platform not in ("linux", "darwin"):
-        session.skip("There is no atheris for this system.")
+        skip(session, "There is no atheris for this system.")
     session.install("-e", ".", *group("fuzz"))
+    session.run("python", "-c", "import trio_ws.protocol.compiled")
     targets = sorted(path.stem.removeprefix("fuzz_") for path in Path("tests/fuzz").glob("fuzz_*.py"))
     chosen = [target for target in session.posargs if target in targets] or targets
     options = [option for option in session.posargs if option not in targets]
@@ -433,11 +439,12 @@ def sdist(session: nox.Session) -> None:
 def free_threading(session: nox.Session) -> None:
     """Check that the GIL stays off, and run tests without it. Skipped unless nox runs on a free-threaded Python."""
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
-        session.skip("Run nox with a free-threaded Python, such as python3.14t.")
+        skip(session, "Run nox with a free-threaded Python, such as python3.14t.")
     # Not the whole group: some of these packages have no wheels for a free-threaded Python, or turn the GIL on.
     session.install("-e", ".", "pytest", "pytest-trio", "hypothesis", "trustme", "websockets")
-    session.run("python", "-c", "import sys, trio_ws; assert not sys._is_gil_enabled()")
+    session.run("python", "-c", "import sys, trio_ws.protocol.compiled; assert not sys._is_gil_enabled()")
     tests = ["free_threading", "codec", "connection", "hot", "messages", "pure"]
+    # Another package may turn the GIL on, but not here.
     session.run("pytest", *(f"tests/protocol/test_{name}.py" for name in tests), env={"PYTHON_GIL": "0"})
 
 
@@ -445,7 +452,7 @@ def free_threading(session: nox.Session) -> None:
 def pyodide(session: nox.Session) -> None:
     """Run the tests of the protocol on CPython for WebAssembly, in Node: without threads, sockets and compiled code."""
     if shutil.which("npm") is None:
-        session.skip("This needs Node and npm.")
+        skip(session, "This needs Node and npm.")
     folder = session.cache_dir.resolve() / "pyodide"
     session.run_install("npm", "install", "--silent", "--prefix", str(folder), "pyodide@^314", external=True)
     # Packages in pure Python, for any version: that of Pyodide differs from that of nox.

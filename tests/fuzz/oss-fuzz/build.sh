@@ -2,7 +2,8 @@
 # OSS-Fuzz runs this in its container: one program, corpus and dictionary for each target go to $OUT.
 # The compiled module is built with the sanitizer in $CFLAGS.
 cd "$SRC/trio-ws"
-python3 -m pip install .
+# Editable, because the targets are packed with the package in this folder.
+python3 -m pip install --editable ".[http2]"
 for target in tests/fuzz/fuzz_*.py; do
     name=$(basename "$target" .py)
     compile_python_fuzzer "$target" --paths "$PWD" --hidden-import trio_ws.protocol.compiled
