@@ -85,7 +85,7 @@ TABLE = {
     "http2": [
         ["http2.frames", "http2.headers", "http2.negotiation"],
         ["http2.floods"],
-        ["http2.blocks", "http2.settings", "http2.tunnels"],
+        ["http2.blocks", "http2.input", "http2.settings", "http2.tunnels"],
         ["http2.messages"],
         ["http2.protocol"],
         ["http2.output"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import hpack
@@ -26,6 +27,7 @@ from trio_ws.http2.floods import (
     FloodGuard,
 )
 from trio_ws.http2.protocol import HTTP2Protocol
+from trio_ws.http2.stream import HTTP2Stream
 
 from ..server.clients import MemoryListener
 from .peers import (
@@ -96,6 +98,31 @@ async def test_slow_resets_are_no_flood(autojump_clock: trio.testing.MockClock) 
                 await trio.sleep(1.01 * PERIOD / MAX_RESETS)
         await peer.send(frame(DATA, 0, 1, masked(b"x")))
         await peer.receive(lambda each: each.kind == DATA and each.payload == b"\x81\x01x")
+
+
+async def test_a_stream_that_is_reset_several_times_counts_once(autojump_clock: trio.testing.MockClock) -> None:
+    """Some peers reset a stream again for each frame that they receive late."""
+    async with raw_client(limits=Limits(streams=10_000)) as peer:
+        for stream in range(1, 2 * 400, 2):
+            reset = frame(RST_STREAM, 0, stream, CANCEL.to_bytes(4, "big"))
+            await peer.send(peer.headers(stream, CONNECT) + 3 * reset)
+        assert (await peer.open(2 * MAX_RESETS + 1)).headers[":status"] == "200"
+
+
+async def test_resets_of_closed_streams(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open()
+        reset = frame(RST_STREAM, 0, 1, CANCEL.to_bytes(4, "big"))
+        await expect_calm(peer, [reset] * (MAX_USELESS + 1))
+
+
+async def test_headers_for_a_stream_that_was_reset(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open(1)
+        await peer.send(frame(WINDOW_UPDATE, 0, 1, bytes(4)))
+        await peer.receive_kind(RST_STREAM, 1)
+        await expect_calm(peer, (peer.headers(1, [("x", "y")], end=True) for _ in range(MAX_USELESS)))
+        assert len([each for each in peer.frames if each.kind == RST_STREAM]) == 1
 
 
 async def test_others_go_on_during_a_rapid_reset(autojump_clock: trio.testing.MockClock) -> None:
@@ -195,10 +222,11 @@ async def test_a_settings_flood(autojump_clock: trio.testing.MockClock) -> None:
         frame(PRIORITY, 0, 1, bytes(4) + b"\x10"),
         frame(0xF0, 0, 1, b"unknown"),
         frame(DATA, 0, 1),
+        frame(DATA, PADDED, 1, bytes([9, *bytes(9)])),
         frame(PING, 1, 0, bytes(8)),
         frame(SETTINGS, 1),
     ],
-    ids=["priority", "unknown", "empty data", "answers to no pings", "acknowledged settings"],
+    ids=["priority", "unknown", "empty data", "padding", "answers to no pings", "acknowledged settings"],
 )
 async def test_floods_of_useless_frames(useless: bytes, autojump_clock: trio.testing.MockClock) -> None:
     async with raw_client() as peer:
@@ -370,6 +398,36 @@ def test_memory_does_not_grow_with_the_number_of_streams() -> None:
         tracemalloc.stop()
     assert grown < 150_000, grown
     assert len(protocol.h2.streams) < 10
+
+
+def test_small_pieces_take_little_memory() -> None:
+    """The window counts bytes of data only."""
+    protocol = HTTP2Protocol(is_client=False, max_streams=1, window=2**17, max_header_list=1000, clock=lambda: 0.0)
+    protocol.feed(PREFACE + frame(SETTINGS))
+    protocol.step()
+    carrier: Any = SimpleNamespace(protocol=protocol, output=SimpleNamespace(flush=lambda: None))
+    stream = HTTP2Stream(carrier, 1)
+    tracemalloc.start()
+    for number in range(30_000):
+        stream.receive_data(bytes([number % 256, 0]))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 2 * 60_000
+    received = b""
+    while stream.count_unread():
+        received += stream.receive_now(7_000) or b""
+    assert received == b"".join(bytes([number % 256, 0]) for number in range(30_000))
+
+
+def test_the_table_of_compressed_headers_stays_small() -> None:
+    """The peer may allow any size, but searching takes time in proportion to it."""
+    protocol = HTTP2Protocol(is_client=False, max_streams=1, window=2**17, max_header_list=1000, clock=lambda: 0.0)
+    protocol.feed(PREFACE + frame(SETTINGS, payload=b"\0\1\x7f\xff\xff\xff"))
+    protocol.step()
+    assert protocol.h2.encoder.header_table_size == 4096
+    protocol.feed(frame(SETTINGS, payload=b"\0\1\0\0\0\x40"))
+    protocol.step()
+    assert protocol.h2.encoder.header_table_size == 64
 
 
 def test_a_new_stream_does_not_look_at_all_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,14 @@ from .peers import (
     DATA,
     END_HEADERS,
     END_STREAM,
+    FRAME_SIZE_ERROR,
     GET,
     GOAWAY,
     HEADERS,
     NO_ERROR,
     PADDED,
+    PING,
+    PREFACE,
     PRIORITY,
     PROTOCOL_ERROR,
     PUSH_PROMISE,
@@ -33,6 +36,7 @@ from .peers import (
     frame,
     masked,
     raw_client,
+    serving,
 )
 from .test_pool import accept, connect, raw_servers
 
@@ -213,7 +217,7 @@ async def test_priorities_have_no_effect(autojump_clock: trio.testing.MockClock)
     async with raw_client() as peer:
         await peer.open(1)
         itself = (3).to_bytes(4, "big") + b"\x10"
-        await peer.send(frame(PRIORITY, 0, 3, itself) + frame(PRIORITY, 0, 1, b"short"[:3]))
+        await peer.send(frame(PRIORITY, 0, 3, itself) + frame(PRIORITY, 0, 1, itself))
         block = peer.encode(CONNECT)
         flags = END_HEADERS | HAS_PRIORITY | PADDED
         await peer.send(frame(HEADERS, flags, 3, b"\x02" + itself + block + bytes(2)))
@@ -238,6 +242,9 @@ async def test_priorities_have_no_effect(autojump_clock: trio.testing.MockClock)
         (frame(WINDOW_UPDATE, 0, 0, bytes(4)), PROTOCOL_ERROR),
         (frame(WINDOW_UPDATE, 0, 77, bytes(4)), PROTOCOL_ERROR),
         (frame(WINDOW_UPDATE, 0, 1, bytes(3)), 6),
+        (frame(PRIORITY, 0, 0, bytes(5)), PROTOCOL_ERROR),
+        (frame(RST_STREAM, 0, 3, bytes(4)), PROTOCOL_ERROR),
+        (frame(RST_STREAM, 0, 2, bytes(4)), PROTOCOL_ERROR),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -251,6 +258,67 @@ async def test_violations_that_end_the_connection(
         (goaway,) = (each for each in frames if each.kind == GOAWAY)
         assert goaway.code == code
         assert len(goaway.payload) < 200
+
+
+@pytest.mark.parametrize("kind", [HEADERS, PING, 0xF0])
+async def test_the_first_frame_must_be_settings(kind: int, autojump_clock: trio.testing.MockClock) -> None:
+    """RFC 9113, section 3.4."""
+    async with serving() as (listener, _):
+        peer = RawPeer(listener.connect())
+        data = peer.headers(1, CONNECT) if kind == HEADERS else frame(kind, payload=bytes(8))
+        await peer.send(PREFACE + data)
+        assert [each.code for each in await peer.receive_all() if each.kind == GOAWAY] == [PROTOCOL_ERROR]
+
+
+async def test_a_priority_of_the_wrong_size(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open(1)
+        await peer.open(3)
+        await peer.send(frame(PRIORITY, 0, 3, bytes(4)))
+        assert (await peer.receive_kind(RST_STREAM, 3)).code == FRAME_SIZE_ERROR
+        await check_alive(peer)
+
+
+async def test_late_frames_of_a_stream_that_was_reset(autojump_clock: trio.testing.MockClock) -> None:
+    """They get no answers (RFC 9113, section 5.4.2), and give the window of the connection back."""
+    async with raw_client(limits=trio_ws.Limits(streams=4)) as peer:
+        await peer.open(1)
+        await peer.open(3)
+        await peer.send(frame(WINDOW_UPDATE, 0, 3, bytes(4)))
+        await peer.receive_kind(RST_STREAM, 3)
+        size, rounds = 16_000, 6 * WINDOW // 16_000
+        for _ in range(rounds):
+            await peer.send(frame(DATA, 0, 3, bytes(size)))
+        await peer.send(frame(WINDOW_UPDATE, 0, 3, b"\0\0\0\1") + peer.headers(3, [("x", "y")], end=True))
+        await peer.send(frame(RST_STREAM, 0, 3, bytes(4)))
+        await check_alive(peer)
+        assert len([each for each in peer.frames if each.kind == RST_STREAM]) == 1
+        updates = [each for each in peer.frames if each.kind == WINDOW_UPDATE and not each.stream]
+        assert sum(int.from_bytes(each.payload, "big") for each in updates[1:]) > rounds * size - WINDOW
+
+
+async def test_no_room_for_a_stream_that_was_reset(autojump_clock: trio.testing.MockClock) -> None:
+    """A WINDOW_UPDATE frame must not follow a reset (RFC 9113, section 5.1)."""
+    go_on = trio.Event()
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        await go_on.wait()
+        async for _ in ws:
+            pass
+
+    async with raw_client(handler, max_message_size=None) as peer:
+        await peer.open(1)
+        message = b"\x82\xfe" + (60_000).to_bytes(2, "big") + bytes(4) + bytes(60_000)
+        await peer.send(b"".join(frame(DATA, 0, 1, message) for _ in range(4)))
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.send(frame(RST_STREAM, 0, 1, bytes(4)))
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        assert (await peer.open(3)).headers[":status"] == "200"
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.send(frame(PING, 0, 0, bytes(8)))
+        await peer.receive_kind(PING)
+        assert not [each for each in peer.frames if each.kind == WINDOW_UPDATE and each.stream == 1]
 
 
 async def test_a_violation_on_a_stream_that_does_not_exist(autojump_clock: trio.testing.MockClock) -> None:

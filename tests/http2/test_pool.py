@@ -21,7 +21,7 @@ from trio_ws.connection.stream import StreamAdapter
 from trio_ws.exceptions import ConnectFailed, OpenTimeout
 from trio_ws.uri import WebSocketURI
 
-from .peers import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawPeer, frame
+from .peers import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawPeer, frame, settings
 
 connect = partial(trio_ws.connect, "ws://example.org/", http2="prior-knowledge", compression=None, ping_interval=None)
 
@@ -61,6 +61,28 @@ async def end(peer: RawPeer, stream: int) -> None:
     """Wait for the client's close frame, and answer it."""
     await peer.receive(lambda each: each.kind == DATA and each.stream == stream and each.payload[:1] == b"\x88")
     await peer.send(frame(DATA, END_STREAM, stream, b"\x88\x02\x03\xe8"))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_server_that_leaves_at_once(
+    pooled: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """GOAWAY comes with the settings, so no stream may be opened any more (RFC 9113, section 6.8)."""
+
+    async def serve(peer: RawPeer, number: int) -> None:
+        goaway = frame(GOAWAY, payload=bytes(8)) if number == 1 else b""
+        await peer.send(settings(ENABLE_CONNECT=1) + goaway)
+        if number > 1:
+            await end(peer, await accept(peer))
+        await peer.receive_all()
+
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        options: Any = {"pool": pool} if pooled else {}
+        async with connect(**options) as ws:
+            assert ws.http_version == "2"
+        assert trio.current_time() < 1
+    assert len(peers) == 2
+    assert not [each for each in peers[0].frames if each.kind == HEADERS]
 
 
 async def test_a_dead_connection_is_left(

@@ -8,26 +8,31 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import trio_ws
 from trio_ws import Limits, Opening, Request, Response
 from trio_ws.exceptions import ConnectionClosed
 from trio_ws.http2.connection import WINDOW
 
-from ..server.clients import read_to_end
+from ..server.clients import MemoryListener, read_to_end
+from ..support import pipe_pair
 from .peers import (
     CANCEL,
     CONNECT,
     DATA,
     ENABLE_CONNECT,
+    END_HEADERS,
     END_STREAM,
     GET,
     GOAWAY,
     HEADERS,
     NO_ERROR,
     PADDED,
+    PING,
     PREFACE,
     PROTOCOL_ERROR,
+    PUSH_PROMISE,
     REFUSED_STREAM,
     RST_STREAM,
     SETTINGS,
@@ -672,6 +677,151 @@ async def test_aclose(autojump_clock: trio.testing.MockClock) -> None:
             await peer.send(frame(DATA, END_STREAM, 1, close_frame(1001)))
             await peer.receive_all()
         assert trio.current_time() < 1
+
+
+@pytest.mark.parametrize("websocket", [False, True])
+async def test_drain_waits_for_a_slow_client(websocket: bool, autojump_clock: trio.testing.MockClock) -> None:
+    """What was sent before the end arrives, however slowly the client reads."""
+    ours, theirs = pipe_pair(1_000)
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        await ws.send(bytes(50_000))
+
+    async def answer(opening: Opening, request: Request) -> Response | None:
+        return None if websocket else Response(200, "OK", {}, bytes(50_000))
+
+    listener = MemoryListener(lambda _: theirs)
+    async with serving(handler, listener, process_request=answer) as (_, server), trio.open_nursery() as nursery:
+        listener.connect()
+        peer = RawPeer(ours)
+        await peer.start()
+        await peer.send(peer.headers(1, CONNECT if websocket else GET, end=not websocket))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(server.drain)
+        data = b""
+        while (received := await peer.next_frame()) is not None:
+            if received.kind == DATA:
+                data += received.payload
+                if websocket and data.endswith(b"\x88\x02\x03\xe8"):
+                    await peer.send(frame(DATA, 0, 1, close_frame()))
+            await trio.sleep(0.05)
+        assert data.count(0) >= 50_000
+        assert any(each.ends for each in peer.frames if each.kind == DATA)
+        assert peer.frames[-1].kind in (GOAWAY, RST_STREAM, DATA)
+
+
+async def test_drain_does_not_wait_for_a_client_that_does_not_read(autojump_clock: trio.testing.MockClock) -> None:
+    ours, theirs = pipe_pair(1_000)
+
+    async def answer(opening: Opening, request: Request) -> Response:
+        return Response(200, "OK", {}, bytes(50_000))
+
+    listener = MemoryListener(lambda _: theirs)
+    async with serving(echo, listener, process_request=answer, open_timeout=5) as (_, server):
+        listener.connect()
+        peer = RawPeer(ours)
+        await peer.start()
+        await peer.send(peer.headers(1, GET, end=True))
+        await trio.testing.wait_all_tasks_blocked()
+        began_at = trio.current_time()
+        assert await server.drain()
+        assert 5 <= trio.current_time() - began_at < 6
+
+
+async def test_the_limit_of_openings_holds_within_a_connection(autojump_clock: trio.testing.MockClock) -> None:
+    count = most = 0
+
+    async def answer(opening: Opening, request: Request) -> None:
+        nonlocal count, most
+        count += 1
+        most = max(most, count)
+        await trio.sleep(1)
+        count -= 1
+
+    async with serving(process_request=answer, limits=Limits(openings=2)) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.send(b"".join(peer.headers(stream, CONNECT) for stream in range(1, 21, 2)))
+        statuses = [(await peer.receive_kind(HEADERS)).headers[":status"] for _ in range(10)]
+        assert sorted(statuses) == ["200"] * 2 + ["503"] * 8
+        assert most == 2
+
+
+async def test_a_stream_that_has_ended_makes_room(autojump_clock: trio.testing.MockClock) -> None:
+    """A client knows at once that it has reset a stream, and may open another one (RFC 9113, section 5.1.2)."""
+    async with serving(limits=Limits(streams=1)) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.open(1)
+        await peer.send(frame(RST_STREAM, 0, 1, CANCEL.to_bytes(4, "big")) + peer.headers(3, CONNECT))
+        assert (await peer.receive_kind(HEADERS, 3)).headers[":status"] == "200"
+        await peer.send(peer.headers(5, CONNECT))
+        assert (await peer.receive_kind(RST_STREAM, 5)).code == REFUSED_STREAM
+
+
+async def test_streams_that_nobody_reads_do_not_hold_up_another_one(autojump_clock: trio.testing.MockClock) -> None:
+    """All but one have used their windows up; then the last one may still use its window again and again."""
+    received = 0
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        nonlocal received
+        if ws.request.path == "/stalled":
+            await trio.sleep_forever()
+        async for message in ws:
+            received += len(message)
+
+    async with serving(handler, limits=Limits(streams=4), ping_interval=None) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        windows = {0: 65_535}
+
+        def room(stream: int) -> int:
+            return min(windows[0], windows[stream])
+
+        async def send(stream: int, size: int) -> None:
+            await peer.send(frame(DATA, 0, stream, b"\x82\xfe" + (size - 8).to_bytes(2, "big") + bytes(size - 4)))
+            for key in (0, stream):
+                windows[key] -= size
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.send(frame(PING, 0, 0, bytes(8)))
+            await peer.receive_kind(PING)
+
+        def count_updates() -> None:
+            for each in peer.frames:
+                if each.kind == WINDOW_UPDATE:
+                    windows[each.stream] += int.from_bytes(each.payload, "big")
+            peer.frames.clear()
+
+        for stream in (1, 3, 5, 7):
+            path = "/" if stream == 7 else "/stalled"
+            windows[stream] = WINDOW
+            await peer.open(stream, change(CONNECT, _path=path))
+        for stream in (1, 3, 5):
+            for _ in range(WINDOW // 16_384):
+                await send(stream, 16_384)
+        sent = 0
+        while sent < 10 * WINDOW:
+            count_updates()
+            assert room(7) >= 16_384, windows
+            await send(7, 16_384)
+            sent += 16_384 - 8
+        assert received == sent
+
+
+async def test_a_second_goaway_names_no_later_stream(autojump_clock: trio.testing.MockClock) -> None:
+    """RFC 9113, section 6.8."""
+    async with serving() as (listener, server), trio.open_nursery() as nursery:
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.open(1)
+        nursery.start_soon(server.drain)
+        await peer.receive_kind(GOAWAY)
+        await peer.send(peer.headers(3, CONNECT))
+        await peer.receive_kind(RST_STREAM, 3)
+        await peer.send(frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4)))
+        await peer.receive_all()
+        last = [int.from_bytes(each.payload[:4], "big") for each in peer.frames if each.kind == GOAWAY]
+        assert last == [1, 1]
 
 
 async def test_drain(autojump_clock: trio.testing.MockClock) -> None:

@@ -9,6 +9,7 @@ it. They require h2: ``pip install trio-ws[http2]``.
 :mod:`~trio_ws.http2.headers`           requests and responses as lists of headers
 :mod:`~trio_ws.http2.floods`            limits on frames that cost more than they are worth
 :mod:`~trio_ws.http2.blocks`            header blocks: frames become lists of headers
+:mod:`~trio_ws.http2.input`             received bytes become frames
 :mod:`~trio_ws.http2.settings`          the settings of this end
 :mod:`~trio_ws.http2.tunnels`           the flow control of received WebSockets
 :mod:`~trio_ws.http2.messages`          the frames of a request or a response

@@ -11,12 +11,9 @@ from h2.errors import ErrorCodes
 from hpack import Decoder, HeaderTuple, HPACKError, OversizedHeaderListError
 
 from .floods import MAX_CONTINUATIONS, Flood
-from .frames import Flag, FrameType, Violation, unpad
+from .frames import PRIORITY_SIZE, Flag, FrameType, Violation, unpad
 
 __all__ = ["BlockReader", "HeaderBlock"]
-
-#: The size of the priority that a HEADERS frame can begin with, in bytes. It is ignored (RFC 9113, section 5.3.2).
-_PRIORITY_SIZE = 5
 
 
 @attrs.frozen
@@ -68,10 +65,10 @@ class BlockReader:
             if not stream_id:
                 raise Violation(ErrorCodes.PROTOCOL_ERROR, "a HEADERS frame is for no stream")
             payload = unpad(payload, flags)
-            if flags & Flag.PRIORITY:
-                if len(payload) < _PRIORITY_SIZE:
+            if flags & Flag.PRIORITY:  # it has no effect (RFC 9113, section 5.3.2)
+                if len(payload) < PRIORITY_SIZE:
                     raise Violation(ErrorCodes.FRAME_SIZE_ERROR, "a HEADERS frame is too short for its priority")
-                payload = payload[_PRIORITY_SIZE:]
+                payload = payload[PRIORITY_SIZE:]
             self._stream_id, self._continuations, self._data = stream_id, 0, b""
             self._ends = bool(flags & Flag.END_STREAM)
         elif stream_id != self._stream_id or not stream_id:

@@ -257,7 +257,9 @@ class HTTP2Connection:
 
     def _receive_request(self, event: h2.events.RequestReceived) -> None:
         stream_id = event.stream_id
-        if len(self.streams) >= self.max_streams or self._is_leaving:
+        # Streams that have ended do not count (RFC 9113, section 5.1.2), although their tasks may still have to notice.
+        is_full = len(self.streams) >= self.max_streams <= sum(not each.is_over for each in self.streams.values())
+        if is_full or self._is_leaving:
             self.protocol.floods.count_reset()
             self.protocol.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
@@ -273,8 +275,8 @@ class HTTP2Connection:
         if stream is not None and self.is_client:
             stream.receive_data(event.data)
         # A body that nobody reads stops at the end of the window.
-        if event.flow_controlled_length and (stream is None or stream.count_unread() < WINDOW):
-            self.protocol.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        if stream is None or stream.count_unread() < WINDOW:
+            self.protocol.take_body(event.stream_id, event.flow_controlled_length)
 
     def _receive_goaway(self, event: GoAwayEvent) -> None:
         self.peer_is_leaving = True
@@ -319,6 +321,8 @@ class HTTP2Connection:
 
     def open_stream(self, headers: list[tuple[bytes, bytes]]) -> HTTP2Stream:
         """Open a stream with a request. Raise :exc:`trio.BrokenResourceError` if that is not possible."""
+        if self.peer_is_leaving or self._is_leaving:
+            raise trio.BrokenResourceError("the connection is closed for new streams")
         if len(self.streams) >= self._peer_limit:
             raise trio.BrokenResourceError(f"the server allows {self._peer_limit} streams at a time")
         try:
@@ -379,6 +383,7 @@ class HTTP2Connection:
             self.error = None if error is None else error.with_traceback(None)
             self.settled.set()
             self._wake_acceptor()
+            self.output.end()
             for stream in list(self.streams.values()):
                 stream.fail(failure)
 

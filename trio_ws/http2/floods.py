@@ -29,8 +29,9 @@ MAX_SETTINGS = 100
 #: PING frames. Each is answered.
 MAX_PINGS = 1_000
 
-#: Frames without any use: empty DATA frames, PRIORITY frames, WINDOW_UPDATE frames for which nothing was sent, answers
-#: to PING and SETTINGS frames, interim responses, and frames of unknown types.
+#: Frames without any use: DATA frames without data, PRIORITY frames, WINDOW_UPDATE frames for which nothing was sent,
+#: answers to PING and SETTINGS frames, interim responses, RST_STREAM and HEADERS frames of closed streams, frames of
+#: unknown types.
 MAX_USELESS = 1_000
 
 #: WINDOW_UPDATE frames that are expected for each frame of data, and as many again for each KiB of it: one for the
@@ -104,19 +105,15 @@ class FloodGuard:
         self._pings: _Rate | None = None
         self._useless: _Rate | None = None
 
-    def count_frame(self, kind: int, flags: int, *, is_client: bool) -> None:
-        """Count a frame of a kind that h2 processes by itself.
+    def count_frame(self, kind: int, flags: int) -> None:
+        """Count a WINDOW_UPDATE, SETTINGS or PING frame.
 
         Args:
             kind: The type of the frame.
             flags: Its flags.
-            is_client: Whether this end is the client, whose streams the peer may reset.
         """
         if kind == FrameType.WINDOW_UPDATE:
             self.count_window_update()
-        elif kind == FrameType.RST_STREAM:
-            if not is_client:
-                self.count_reset()
         elif flags & Flag.ACK:
             self.count_useless()
         elif kind == FrameType.SETTINGS:

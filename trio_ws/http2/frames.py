@@ -14,6 +14,7 @@ __all__ = [
     "HEADER_SIZE",
     "MAX_FRAME_SIZE",
     "MAX_WINDOW",
+    "PRIORITY_SIZE",
     "Chunk",
     "DataEvent",
     "Event",
@@ -23,7 +24,9 @@ __all__ = [
     "StreamViolation",
     "StreamViolationEvent",
     "Violation",
+    "check_priority",
     "frame_header",
+    "parse_goaway",
     "parse_header",
     "take_frame",
     "unpad",
@@ -36,6 +39,9 @@ HEADER_SIZE: int = 9
 
 #: The largest frame that the peer may send, in bytes. Larger frames cost less, but hold up other streams for longer.
 MAX_FRAME_SIZE: int = 128 * 1024
+
+#: The size of a priority: the payload of a PRIORITY frame, and a part of some HEADERS frames, in bytes.
+PRIORITY_SIZE: int = 5
 
 #: The largest flow control window (RFC 9113, section 6.9.1).
 MAX_WINDOW: int = 2**31 - 1
@@ -157,6 +163,33 @@ def parse_header(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """Return the size, the type, the flags and the stream of the frame that begins at a position."""
     high, low, kind, flags, stream_id = _HEADER.unpack_from(data, position)
     return high << 8 | low, kind, flags, stream_id & 0x7FFFFFFF
+
+
+def parse_goaway(payload: memoryview, stream_id: int) -> GoAwayEvent:
+    """Return the content of a GOAWAY frame (RFC 9113, section 6.8).
+
+    Raises:
+        Violation: If the frame is not valid.
+    """
+    if len(payload) < 8:
+        raise Violation(ErrorCodes.FRAME_SIZE_ERROR, "a GOAWAY frame has less than 8 bytes")
+    if stream_id:
+        raise Violation(ErrorCodes.PROTOCOL_ERROR, "a GOAWAY frame is for a stream")
+    last = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
+    return GoAwayEvent(last, int.from_bytes(payload[4:8], "big"))
+
+
+def check_priority(payload: memoryview, stream_id: int) -> None:
+    """Check a PRIORITY frame (RFC 9113, section 6.3). What it says has no effect.
+
+    Raises:
+        Violation: If it is for no stream.
+        StreamViolation: If it has the wrong size.
+    """
+    if not stream_id:
+        raise Violation(ErrorCodes.PROTOCOL_ERROR, "a PRIORITY frame is for no stream")
+    if len(payload) != PRIORITY_SIZE:
+        raise StreamViolation(stream_id, ErrorCodes.FRAME_SIZE_ERROR, f"a PRIORITY frame has {len(payload)} bytes")
 
 
 def unpad(payload: memoryview, flags: int) -> memoryview:

@@ -41,7 +41,16 @@ class Output:
             but by :meth:`write`.
     """
 
-    __slots__ = ("_is_writing", "_protocol", "_queue", "_transport", "_wake_event", "has_writer")
+    __slots__ = (
+        "_has_ended",
+        "_is_writing",
+        "_protocol",
+        "_queue",
+        "_transport",
+        "_wake_event",
+        "_written_event",
+        "has_writer",
+    )
 
     def __init__(self, transport: StreamAdapter, protocol: HTTP2Protocol) -> None:
         self._transport = transport
@@ -49,6 +58,9 @@ class Output:
         self._is_writing = False
         # The event that the writer task waits for, if it does.
         self._wake_event: trio.Event | None = None
+        # The event that is set after the next write, if a task waits for it; whether there will be none.
+        self._written_event: trio.Event | None = None
+        self._has_ended = False
         # The streams that wait, in their order; and whether their tasks are there to send. One whose task was cancelled
         # keeps its place: keepalive cancels writing now and then.
         self._queue: dict[Sender, bool] = {}
@@ -73,6 +85,24 @@ class Output:
         finally:
             self._is_writing = False
             self.wake_first()
+            self._wake_waiting()
+
+    async def wait_written(self) -> None:
+        """Wait, in one task, until nothing waits to be written, or :meth:`end` is called. Safe to cancel."""
+        while not (self._has_ended or self.is_empty):
+            self.flush_later()
+            self._written_event = trio.Event()
+            await self._written_event.wait()
+
+    def end(self) -> None:
+        """Let nobody wait for what will not be written any more, because the connection is lost."""
+        self._has_ended = True
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
+        if self._written_event is not None:
+            self._written_event.set()
+            self._written_event = None
 
     def flush(self) -> None:
         """Write the output without waiting, or let the writer task write it."""

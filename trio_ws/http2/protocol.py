@@ -11,6 +11,8 @@ through :class:`HTTP2Protocol` first, which deals with some of them itself:
 * PRIORITY frames have no effect, and unknown ones neither.
 * DATA frames of a *tunnel*, which is a stream that has become a WebSocket, do not reach h2, nor are they sent with it.
   A tunnel has no length that h2 would have to check, so what is left of its work is to add up sizes.
+* Frames of a stream that was reset here, which the peer has sent before it knew, do not reach h2. It would answer each
+  with another RST_STREAM frame (RFC 9113, section 5.4.2).
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from typing import cast
 
 import h2.events
 import h2.exceptions
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 from hpack import HeaderTuple
@@ -29,32 +30,36 @@ from .blocks import BlockReader, HeaderBlock
 from .floods import MIN_FRAGMENT, Flood, FloodGuard
 from .frames import (
     HEADER_SIZE,
-    MAX_FRAME_SIZE,
     MAX_WINDOW,
     Chunk,
     DataEvent,
     Event,
     Flag,
     FrameType,
-    GoAwayEvent,
     StreamViolation,
     StreamViolationEvent,
     Violation,
+    check_priority,
     frame_header,
-    parse_header,
+    parse_goaway,
     take_frame,
     unpad,
 )
 from .headers import is_interim
+from .input import Input
 from .messages import MessageRules
 from .negotiation import PREFACE
-from .settings import create_h2
+from .settings import H2, MAX_CLOSED, create_h2
 from .tunnels import Tunnel, Tunnels
 
 __all__ = ["HTTP2Protocol", "ProtocolFailed"]
 
 #: The size of the connection's window before any WINDOW_UPDATE (RFC 9113, section 6.9.2).
 _FIRST_WINDOW = 65_535
+
+#: The largest table for the compression of headers, in bytes. Searching a larger one would take too long, however much
+#: memory the peer has for it (RFC 7541, section 4.2).
+_MAX_TABLE = 4_096
 
 #: Work between two pauses, in frames; a frame of 16 KiB counts twice.
 _MAX_WORK = 16
@@ -89,13 +94,14 @@ class HTTP2Protocol:
     def __init__(
         self, *, is_client: bool, max_streams: int, window: int, max_header_list: int, clock: Callable[[], float]
     ) -> None:
-        self.h2: H2Connection = create_h2(
+        self.h2: H2 = create_h2(
             is_client=is_client, max_streams=max_streams, window=window, max_header_list=max_header_list
         )
         self.h2.decoder.max_header_list_size = 2 * max_header_list
-        connection_window = min(max_streams * window, MAX_WINDOW)
+        # One more, for bytes that were taken and not given back yet.
+        connection_window = min((max_streams + 1) * window, MAX_WINDOW)
         self.h2.increment_flow_control_window(connection_window - _FIRST_WINDOW)
-        self._tunnels = Tunnels(window, connection_window)
+        self._tunnels = Tunnels(window)
         self._messages = MessageRules()
         self._blocks = BlockReader(self.h2.decoder, 2 * max_header_list)
         self._is_client = is_client
@@ -107,11 +113,14 @@ class HTTP2Protocol:
         self.has_more: bool = False
         # The frames since the last pause.
         self._work = 0
-        # Received bytes that were not processed yet; the rest of the preface of a client; whether the last frame has
-        # completed the headers of a request or a response.
-        self._input: Chunk = b""
-        self._preface = b"" if is_client else PREFACE
+        self._input = Input(b"" if is_client else PREFACE)
+        if not is_client:
+            self.h2.receive_data(PREFACE)  # a wrong one does not come so far
+        # Whether the last frame has completed the headers of a request or a response.
         self._opens = False
+        # The streams that were reset here, as an ordered set; whether a GOAWAY frame was sent, and the stream in it.
+        self._reset: dict[int, None] = {}
+        self._last: int | None = None
         self.failed: bool = False
         # The exception that the next step raises.
         self._failure: ProtocolFailed | None = None
@@ -120,7 +129,7 @@ class HTTP2Protocol:
 
     def feed(self, data: Chunk) -> None:
         """Add received bytes. Their memory must not be used again before :meth:`step` has processed all of them."""
-        self._input = b"".join((self._input, data)) if self._input else data
+        self._input.add(data)
         self.has_more = True
         self._work = 0
 
@@ -131,7 +140,7 @@ class HTTP2Protocol:
 
     def pause(self) -> None:
         """Copy what is left to process: the memory of the fed bytes will be used again by other tasks."""
-        self._input = bytes(self._input)
+        self._input.copy()
         self._work = 0
 
     def step(self) -> list[Event]:
@@ -148,48 +157,28 @@ class HTTP2Protocol:
             finally:
                 self._failure = None  # its traceback refers to this object
         events: list[Event] = []
-        view = memoryview(self._input)
-        position = 0
         try:
-            if self._preface:
-                position = self._skip_preface(view)
-            while not self.needs_pause:
-                if len(view) - position < HEADER_SIZE:
-                    break
-                length, kind, flags, stream_id = parse_header(view, position)
-                if length > MAX_FRAME_SIZE:
-                    raise Violation(ErrorCodes.FRAME_SIZE_ERROR, f"a frame has {length} bytes")
-                end = position + HEADER_SIZE + length
-                if end > len(view):
-                    break
+            while not (self.needs_pause or self._opens) and (received := self._input.take()) is not None:
+                frame, kind, flags, stream_id = received
                 try:
-                    self._receive_frame(view[position:end], kind, flags, stream_id, events)
+                    self._receive_frame(frame, kind, flags, stream_id, events)
                 except StreamViolation as exc:
                     self._end_stream(exc, events)
-                self._work += 1 + length // (16 * 1024)
-                position = end
-                if self._opens:
-                    break
+                self._work += 1 + len(frame) // (16 * 1024)
         except (Flood, Violation, h2.exceptions.ProtocolError) as exc:
             self._failure, self.has_more = self.fail(exc), True  # what came before takes effect first
             return events
-        # The memory of the view belongs to the caller. What stays until it is used again must be copied.
-        self.has_more, self._opens = self.needs_pause or (self._opens and position < len(view)), False
-        self._input = view[position:] if self.has_more else bytes(view[position:])
+        self.has_more, self._opens = self.needs_pause or (self._opens and not self._input.is_empty), False
+        if not self.has_more:
+            self._input.copy()  # the memory of the fed bytes belongs to the caller
         return events
-
-    def _skip_preface(self, view: memoryview) -> int:
-        size = min(len(self._preface), len(view))
-        if view[:size] != self._preface[:size]:
-            raise Violation(ErrorCodes.PROTOCOL_ERROR, "the connection preface of HTTP/2 is missing")
-        self.h2.receive_data(self._preface[:size])
-        self._preface = self._preface[size:]
-        return size
 
     def _receive_frame(self, frame: memoryview, kind: int, flags: int, stream_id: int, events: list[Event]) -> None:
         payload = frame[HEADER_SIZE:]
         if self._blocks.is_incomplete and kind != FrameType.CONTINUATION:
             raise Violation(ErrorCodes.PROTOCOL_ERROR, "a header block is not complete")
+        if self.may_connect is None and kind != FrameType.SETTINGS:
+            raise Violation(ErrorCodes.PROTOCOL_ERROR, "the first frame is not a SETTINGS frame")
         if kind == FrameType.DATA:
             self._receive_data(frame, flags, stream_id, events)
         elif kind in (FrameType.HEADERS, FrameType.CONTINUATION):
@@ -197,13 +186,18 @@ class HTTP2Protocol:
             if block is not None:
                 self._receive_headers(block, events)
         elif kind == FrameType.GOAWAY:
-            self._receive_goaway(payload, stream_id, events)
+            events.append(parse_goaway(payload, stream_id))
         elif kind == FrameType.PUSH_PROMISE:
             raise Violation(ErrorCodes.PROTOCOL_ERROR, "a PUSH_PROMISE frame is not allowed")
-        elif kind == FrameType.PRIORITY or kind > FrameType.CONTINUATION:
+        elif kind == FrameType.PRIORITY:
+            check_priority(payload, stream_id)
+            self.floods.count_useless()
+        elif kind == FrameType.RST_STREAM:
+            self._receive_reset(frame, stream_id, events)
+        elif kind > FrameType.CONTINUATION:
             self.floods.count_useless()
         else:
-            self.floods.count_frame(kind, flags, is_client=self._is_client)
+            self.floods.count_frame(kind, flags)
             if kind == FrameType.WINDOW_UPDATE and stream_id and payload in (bytes(4), b"\x80\0\0\0"):
                 raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "a WINDOW_UPDATE frame adds nothing")
             self._receive_in_h2(frame, events)
@@ -220,6 +214,8 @@ class HTTP2Protocol:
                 # It must not be taken back (RFC 8441, section 3).
                 allowed = bool(self.h2.remote_settings.enable_connect_protocol)
                 self.may_connect = self.may_connect or allowed
+                if self.h2.encoder.header_table_size > _MAX_TABLE:
+                    self.h2.encoder.header_table_size = _MAX_TABLE
             elif isinstance(event, h2.events.StreamReset):
                 self._messages.forget(event.stream_id)
                 if not event.remote_reset and not self._is_client:
@@ -231,30 +227,28 @@ class HTTP2Protocol:
                 # The next frames must find the tunnel if this opens one, or the stream reset if it is refused.
                 self._opens = True
             elif isinstance(event, h2.events.DataReceived):
+                if event.flow_controlled_length:
+                    # The window of the stream is enough to hold the peer up.
+                    self.h2.increment_flow_control_window(event.flow_controlled_length)
                 self._messages.receive_data(event.stream_id, len(event.data))
             elif isinstance(event, h2.events.StreamEnded):
                 self._messages.end(event.stream_id)
 
     def _receive_headers(self, block: HeaderBlock, events: list[Event]) -> None:
         stream_id = block.stream_id
+        if stream_id in self._reset:
+            self.floods.count_useless()
+            return
         if self._tunnels.get(stream_id) is not None:
             raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "a WebSocket must not have trailers")
         self._messages.check_headers(block)
-        if (
-            self._is_client
-            and stream_id not in self._messages
-            and is_interim(block.headers)
-            and self._is_open(stream_id)
-        ):
+        is_first = self._is_client and stream_id not in self._messages and self.h2.is_open(stream_id)
+        if is_first and is_interim(block.headers):
             self._messages.check_interim(block)
             self.floods.count_useless()
             return
         flags = Flag.END_HEADERS | (Flag.END_STREAM if block.ends else 0)
         self._receive_in_h2(frame_header(0, FrameType.HEADERS, flags, stream_id), events, block.headers)
-
-    def _is_open(self, stream_id: int) -> bool:
-        stream = self.h2.streams.get(stream_id)
-        return stream is not None and stream.open
 
     def _end_stream(self, violation: StreamViolation, events: list[Event]) -> None:
         """Reset a stream on which the peer has violated HTTP/2."""
@@ -263,33 +257,40 @@ class HTTP2Protocol:
             self.floods.count_reset()
         self._messages.forget(stream_id)
         try:
-            self.h2.reset_stream(stream_id, violation.error_code)
+            self._reset_in_h2(stream_id, violation.error_code)
         except h2.exceptions.StreamClosedError:
             pass
         except h2.exceptions.ProtocolError as exc:  # there was no such stream
             raise Violation(violation.error_code, str(violation)) from exc
         events.append(StreamViolationEvent(stream_id, str(violation)))
 
-    def _receive_goaway(self, payload: memoryview, stream_id: int, events: list[Event]) -> None:
-        if len(payload) < 8:
-            raise Violation(ErrorCodes.FRAME_SIZE_ERROR, "a GOAWAY frame has less than 8 bytes")
-        if stream_id:
-            raise Violation(ErrorCodes.PROTOCOL_ERROR, "a GOAWAY frame is for a stream")
-        last = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
-        events.append(GoAwayEvent(last, int.from_bytes(payload[4:8], "big")))
+    def _receive_reset(self, frame: memoryview, stream_id: int, events: list[Event]) -> None:
+        if self.h2.is_idle(stream_id):
+            raise Violation(ErrorCodes.PROTOCOL_ERROR, f"stream {stream_id} is reset, but was never opened")
+        if stream_id in self._reset:
+            del self._reset[stream_id]  # both ends have reset it at the same time, so nothing else will come
+        elif self.h2.is_open(stream_id):
+            if not self._is_client:
+                self.floods.count_reset()
+        else:
+            self.floods.count_useless()
+        self._receive_in_h2(frame, events)
 
     def _receive_data(self, frame: memoryview, flags: int, stream_id: int, events: list[Event]) -> None:
         size = len(frame) - HEADER_SIZE
-        if not size and not flags & Flag.END_STREAM:
+        data = unpad(frame[HEADER_SIZE:], flags)
+        if not data and not flags & Flag.END_STREAM:
             self.floods.count_useless()
+        if stream_id in self._reset:
+            self._put_if_any(self._tunnels.take_from_connection(size))
+            return
         tunnel = self._tunnels.get(stream_id)
         if tunnel is None or tunnel.ended:
-            if self._is_client and stream_id not in self._messages and self._is_open(stream_id):
+            if self._is_client and stream_id not in self._messages and self.h2.is_open(stream_id):
                 self._put_if_any(self._tunnels.take_from_connection(size))
                 raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "there is data before a response")
             self._receive_in_h2(frame, events)
             return
-        data = unpad(frame[HEADER_SIZE:], flags)
         tunnel.window -= size
         if tunnel.window < 0:
             raise Violation(ErrorCodes.FLOW_CONTROL_ERROR, f"stream {stream_id} has received more than it may")
@@ -321,12 +322,7 @@ class HTTP2Protocol:
         return self._tunnels.open(stream_id)
 
     def close_tunnel(self, tunnel: Tunnel, unread: int) -> None:
-        """Forget a tunnel.
-
-        Args:
-            tunnel: The tunnel.
-            unread: The number of received bytes that were not taken.
-        """
+        """Forget a tunnel; ``unread`` is the number of received bytes that were not taken."""
         self._put_if_any(self._tunnels.close(tunnel, unread))
 
     def take(self, tunnel: Tunnel, size: int) -> None:
@@ -366,17 +362,23 @@ class HTTP2Protocol:
     # -- Sending ---------------------------------------------------------------------------------------------------
 
     def reset_stream(self, stream_id: int, error_code: ErrorCodes) -> None:
-        """Reset a stream. Nothing happens if it is closed already.
-
-        Args:
-            stream_id: The number of the stream.
-            error_code: The reason.
-        """
+        """Reset a stream. Nothing happens if it is closed already."""
         self._messages.forget(stream_id)
         try:
-            self.h2.reset_stream(stream_id, error_code)
+            self._reset_in_h2(stream_id, error_code)
         except h2.exceptions.ProtocolError:
             pass  # the connection is lost, or h2 has closed the stream for a violation of the peer
+
+    def _reset_in_h2(self, stream_id: int, error_code: ErrorCodes) -> None:
+        self.h2.reset_stream(stream_id, error_code)
+        self._reset[stream_id] = None
+        if len(self._reset) > MAX_CLOSED:
+            del self._reset[next(iter(self._reset))]
+
+    def take_body(self, stream_id: int, size: int) -> None:
+        """Record that bytes of the body of a message were taken: the peer may send as many more on the stream."""
+        if size and self.h2.is_open(stream_id):
+            self.h2.increment_flow_control_window(size, stream_id)
 
     def go_away(self, error_code: ErrorCodes = ErrorCodes.NO_ERROR, reason: bytes = b"") -> None:
         """Tell the peer that its further streams are not accepted. Those that it has opened may go on.
@@ -385,8 +387,9 @@ class HTTP2Protocol:
             error_code: The reason.
             reason: The reason as text, for the peer's log.
         """
-        last = self.h2.highest_inbound_stream_id
-        payload = last.to_bytes(4, "big") + int(error_code).to_bytes(4, "big") + reason
+        if self._last is None:
+            self._last = self.h2.highest_inbound_stream_id  # no later frame may name a later one
+        payload = self._last.to_bytes(4, "big") + int(error_code).to_bytes(4, "big") + reason
         self._put(frame_header(len(payload), FrameType.GOAWAY, 0, 0) + payload)
 
     def _put(self, *chunks: Chunk) -> None:

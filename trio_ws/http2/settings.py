@@ -8,20 +8,33 @@ from h2.settings import SettingCodes, Settings
 
 from .frames import MAX_FRAME_SIZE
 
-__all__ = ["create_h2"]
+__all__ = ["H2", "MAX_CLOSED", "create_h2"]
+
+#: The number of closed streams of which late frames are known as such, because how they were closed is remembered. By
+#: default, h2 remembers 65,536, which takes 10 MB.
+MAX_CLOSED = 1_000
 
 
-class _Connection(H2Connection):
-    """A connection that remembers how its last streams were closed, so that late frames are no violation.
+class H2(H2Connection):
+    """A connection of h2 that is asked for the states of its streams.
 
     It does not count streams: :class:`~trio_ws.http2.connection.HTTP2Connection` keeps to both limits.
     """
 
-    #: By default, h2 remembers 65,536, which takes 10 MB.
-    MAX_CLOSED_STREAMS = 1_000
+    MAX_CLOSED_STREAMS = MAX_CLOSED
 
     #: The number of streams that there were when those that are closed were last removed from ``streams``.
     _kept = 0
+
+    def is_open(self, stream_id: int) -> bool:
+        """Whether a stream is open in at least one direction."""
+        stream = self.streams.get(stream_id)
+        return stream is not None and stream.open
+
+    def is_idle(self, stream_id: int) -> bool:
+        """Whether a stream was never opened."""
+        is_ours = bool(stream_id % 2) is self.config.client_side
+        return stream_id > (self.highest_outbound_stream_id if is_ours else self.highest_inbound_stream_id)
 
     @property
     def open_outbound_streams(self) -> int:
@@ -54,7 +67,7 @@ class _Settings(Settings):
         raise NotImplementedError
 
 
-def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list: int) -> H2Connection:
+def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list: int) -> H2:
     """Create a connection of h2 whose preface and SETTINGS frame wait to be written.
 
     Args:
@@ -80,7 +93,7 @@ def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list
         settings[SettingCodes.ENABLE_PUSH] = 0
     else:
         settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
-    connection = _Connection(config)
+    connection = H2(config)
     connection.local_settings = _Settings(client=is_client, initial_values=settings)
     connection.max_inbound_frame_size = MAX_FRAME_SIZE
     connection.initiate_connection()

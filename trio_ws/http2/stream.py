@@ -26,6 +26,9 @@ from .tunnels import Tunnel
 
 __all__ = ["Carrier", "HTTP2Stream"]
 
+#: Size up to which received pieces are joined, in bytes.
+JOINED = 1024
+
 
 class Carrier(Protocol):
     """The part of an HTTP/2 connection that its streams use.
@@ -111,8 +114,11 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         return headers
 
     def receive_data(self, data: bytes) -> None:
-        """Store received bytes."""
-        self._received.append(data)
+        """Store received bytes. Small pieces are joined, because each takes as much memory as a hundred bytes."""
+        if self._received and len(self._received[-1]) + len(data) <= JOINED:
+            self._received[-1] += data
+        else:
+            self._received.append(data)
         self._unread += len(data)
         self._wake_reader()
 
@@ -135,6 +141,8 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         if self.failure is None:
             self.failure = failure
             self.refused = refused
+            if self.tunnel is not None:
+                self.tunnel.ended = True
             self._wake_reader()
             self.wake_writer()
             self.carrier.output.leave(self)
@@ -210,6 +218,11 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     def count_unread(self) -> int:
         """Return the number of received bytes that were not taken yet."""
         return self._unread
+
+    @property
+    def is_over(self) -> bool:
+        """Whether both ends have ended their directions, or the stream is lost."""
+        return self.failure is not None or (self.ended and self._sent_end)
 
     @property
     def has_unread(self) -> bool:

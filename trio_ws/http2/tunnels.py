@@ -1,8 +1,8 @@
 """The flow control of received data that carries WebSockets: ``Tunnels``.
 
 Both windows of the peer, that of the stream and that of the connection, grow when the application's side has taken
-bytes (RFC 9113, section 5.2). A WINDOW_UPDATE frame is sent when half of a window has been taken, or, for the
-connection, as much as eight streams may hold.
+bytes (RFC 9113, section 5.2). A WINDOW_UPDATE frame is sent when half of the window of a stream has been taken, from
+that stream or from the connection. So what was taken and not given back yet is less than the window of one stream.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ class Tunnels:
 
     Args:
         window: The window of each stream, in bytes.
-        connection_window: The window of the connection, in bytes.
     """
 
-    __slots__ = ("_connection_window", "_taken", "_tunnels", "_window")
+    __slots__ = ("_taken", "_tunnels", "_window")
 
-    def __init__(self, window: int, connection_window: int) -> None:
+    def __init__(self, window: int) -> None:
         self._window = window
-        self._connection_window = connection_window
         self._tunnels: dict[int, Tunnel] = {}
         # Bytes that were taken since the last WINDOW_UPDATE for the connection.
         self._taken = 0
@@ -76,7 +74,7 @@ class Tunnels:
     def take_from_connection(self, size: int) -> bytes:
         """Take bytes that count for the window of the connection only."""
         self._taken += size
-        if self._taken * 2 < self._connection_window and self._taken < 8 * self._window:
+        if self._taken * 2 < self._window:
             return b""
         taken, self._taken = self._taken, 0
         return _window_update(0, taken)

@@ -120,6 +120,8 @@ class _Session:
                             connection.leave()
                         await self._accept(streams)
                     lingers = True
+                    with trio.move_on_after(self._seconds):
+                        await connection.output.wait_written()
                 finally:
                     connection.finish(linger=lingers)
         finally:
@@ -135,13 +137,19 @@ class _Session:
             while (stream := await self._connection.accept()) is not None:
                 # Not in the task, so that nothing else can take the place that is free now.
                 slot = AddressSlot(self._host.state.by_address, self._host.limits.per_address)
-                nursery.start_soon(self._serve_stream, stream, slot, self._begin_stream(slot))
+                deadline = trio.current_time() + self._seconds
+                task = OpeningTask(trio.CancelScope(deadline=deadline), Stage.ANSWERING)
+                nursery.start_soon(self._serve_stream, stream, slot, task, self._begin_stream(slot, task))
         self._connection.refuse_accepted()  # the scope may have been cancelled just before a stream has arrived
         self._connection.leave()  # it was idle for too long, or the client or the server leaves
         self._host.state.openings.discard(self._task)
 
-    def _begin_stream(self, slot: AddressSlot) -> str | None:
-        """Count a new stream. Return the limit that is reached, as text for the log; None if there is room."""
+    def _begin_stream(self, slot: AddressSlot, task: OpeningTask) -> str | None:
+        """Count a new stream, and list its task.
+
+        Returns:
+            The limit that is reached, as text for the log; None if there is room.
+        """
         host = self._host
         self._count += 1
         if self._count == 1:
@@ -157,6 +165,7 @@ class _Session:
         if reason is None and self._count > 1:
             reason = host.find_reached_limit()
         host.state.count += 1
+        host.state.openings.add(task)
         return reason
 
     def _end_stream(self, slot: AddressSlot) -> None:
@@ -173,11 +182,13 @@ class _Session:
                 self._task.stage = Stage.IDLE
                 host.state.openings.add_idle(self._task)
 
-    async def _serve_stream(self, stream: HTTP2Stream, slot: AddressSlot, reached: str | None) -> None:
+    async def _serve_stream(
+        self, stream: HTTP2Stream, slot: AddressSlot, task: OpeningTask, reached: str | None
+    ) -> None:
         """Serve a stream from its request to its end. Never raises an ``Exception``."""
         adapter = HTTP2StreamAdapter(stream)
         try:
-            ws = await self._open_in_time(stream, adapter, slot, reached)
+            ws = await self._open_in_time(stream, adapter, slot, task, reached)
             if ws is not None:
                 await self._host.handle(ws)
         finally:
@@ -185,12 +196,16 @@ class _Session:
             self._end_stream(slot)
 
     async def _open_in_time(
-        self, stream: HTTP2Stream, adapter: HTTP2StreamAdapter, slot: AddressSlot, reached: str | None
+        self,
+        stream: HTTP2Stream,
+        adapter: HTTP2StreamAdapter,
+        slot: AddressSlot,
+        task: OpeningTask,
+        reached: str | None,
     ) -> ServerWebSocket | None:
         """Answer the request within ``open_timeout``. Return the WebSocket, or None if there is none."""
         state, limits = self._host.state, self._host.limits
-        scope = trio.CancelScope(deadline=trio.current_time() + self._seconds)
-        task = OpeningTask(scope, Stage.ANSWERING)
+        scope = task.scope
         responder = Responder(
             adapter,
             self._host.settings,
@@ -202,7 +217,6 @@ class _Session:
         )
         request_stream = _RequestStream(stream, self._host, responder)
         stream.on_failure = scope.cancel
-        state.openings.add(task)
         try:
             with scope:
                 if stream.failure is not None or state.close is not None:
