@@ -1,4 +1,4 @@
-"""Helpers for tests over in-memory streams: scripted peers, socket-like streams, failing streams.
+"""Helpers of all tests: scripted peers, socket-like streams, failing streams, TLS contexts.
 
 The peer parses frames independently of the package, so the bytes on the wire are checked against the RFC.
 """
@@ -6,7 +6,9 @@ The peer parses frames independently of the package, so the bytes on the wire ar
 from __future__ import annotations
 
 import os
+import socket
 import ssl
+import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -262,6 +264,12 @@ def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
     return trio.SocketStream(ours), trio.SocketStream(theirs)
 
 
+def reset(stream: trio.SocketStream) -> None:
+    """Close a socket with a RST instead of a FIN."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
 def memory_pair() -> Streams:
     return trio.testing.memory_stream_pair()
 
@@ -274,14 +282,30 @@ def one_byte_pair() -> Streams:
     return pipe_pair(1, step=1)
 
 
+def server_context(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
+    """Return a context with a certificate for these names, or for this machine.
+
+    Args:
+        authority: It issues the certificate.
+        names: Host names and IP addresses.
+        options: Options of ``authority.issue_cert``.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*(names or ("localhost", "127.0.0.1")), **options).configure_cert(context)
+    return context
+
+
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    """Return a context that trusts this authority."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
 @lru_cache
 def _contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     authority = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("example.org").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return client, server
+    return client_context(authority), server_context(authority, "example.org")
 
 
 def tls_pair(below: Streams | None = None) -> Streams:
@@ -353,6 +377,26 @@ class Faulty(trio.abc.Stream):
             await self.stream.aclose()
         if self.close_error is not None:
             raise self.close_error
+
+
+#: A way to send bytes: in how many pieces, and what comes after them.
+Send = Callable[[trio.abc.Stream, bytes], Awaitable[None]]
+
+
+async def in_one_piece(stream: trio.abc.Stream, data: bytes) -> None:
+    await stream.send_all(data)
+
+
+async def in_bytes(stream: trio.abc.Stream, data: bytes) -> None:
+    portion = 1 + len(data) // 4096  # larger portions for very long data
+    for i in range(0, len(data), portion):
+        await stream.send_all(data[i : i + portion])
+
+
+async def and_eof(stream: trio.abc.Stream, data: bytes) -> None:
+    await stream.send_all(data)
+    assert isinstance(stream, trio.abc.HalfCloseableStream)
+    await stream.send_eof()
 
 
 # -- Peers -----------------------------------------------------------------------------------------------------------
@@ -498,6 +542,12 @@ async def both(
     async with born_open(theirs, Role.SERVER, **options) as server:
         async with born_open(ours, Role.CLIENT, **options) as client:
             yield client, server
+
+
+async def echo(ws: WebSocket) -> None:
+    """Send back every message."""
+    async for message in ws:
+        await ws.send(message)
 
 
 # -- Calls -----------------------------------------------------------------------------------------------------------

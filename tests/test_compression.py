@@ -41,6 +41,7 @@ from .support import (
     born_open,
     close,
     each_role,
+    echo,
     memory_pair,
     opened,
     ping,
@@ -133,10 +134,6 @@ async def negotiate(
 ) -> tuple[str | None, str | None, PipeStream, PipeStream]:
     """Let a client talk to an echo server. Return the offer, the answer and both streams."""
     ours, theirs = pipe_pair(logged=True)
-
-    async def echo(ws: WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(trio_ws.serve_over, theirs, echo, **server))

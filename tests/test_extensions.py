@@ -22,7 +22,7 @@ from trio_ws.exceptions import ConnectionClosedError, InvalidStatus, Negotiation
 from trio_ws.protocol import RSV1, RSV2, RSV3, ClientExtension, EncodingCache, Extension, Params, ServerExtension
 from trio_ws.protocol.deflate import DeflateClient, DeflateServer
 
-from .support import each_role, opened
+from .support import each_role, echo, opened
 
 example = runpy.run_path(str(Path(__file__).parent.parent / "docs" / "examples" / "checksum.py"))
 Checksum = example["Checksum"]
@@ -79,11 +79,6 @@ class Suffix:
 # mypy checks these lines.
 _client: ClientExtension = Suffix()
 _server: ServerExtension = Suffix()
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def start(nursery: trio.Nursery, **options: Any) -> str:

@@ -32,6 +32,7 @@ from .support import (
     close,
     cont,
     each_role,
+    echo,
     memory_pair,
     opened,
     ping,
@@ -427,10 +428,6 @@ async def test_on_sockets() -> None:
     # On sockets, messages are written without the writer task.
     of_server, of_client = record(), record()
 
-    async def echo(ws: WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
-
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(trio_ws.serve, echo, 0, host="127.0.0.1", instruments=[of_server]))
         async with trio_ws.connect(f"ws://127.0.0.1:{server.port}", instruments=[of_client]) as ws:
@@ -648,18 +645,14 @@ async def test_an_instrument_that_sends(event: str) -> None:
     for streams in (memory_pair(), None):
         sending.calls = 0
 
-        async def serve(ws: WebSocket) -> None:
-            async for message in ws:
-                await ws.send(message)
-
         received: list[object] = []
         async with trio.open_nursery() as nursery:
             if streams is not None:
-                nursery.start_soon(partial(trio_ws.serve_over, streams[1], serve, instruments=[sending]))
+                nursery.start_soon(partial(trio_ws.serve_over, streams[1], echo, instruments=[sending]))
                 connecting = trio_ws.connect_over(streams[0], "ws://any/")
                 server = None
             else:
-                server = await nursery.start(partial(trio_ws.serve, serve, 0, host="127.0.0.1", instruments=[sending]))
+                server = await nursery.start(partial(trio_ws.serve, echo, 0, host="127.0.0.1", instruments=[sending]))
                 connecting = trio_ws.connect(f"ws://127.0.0.1:{server.port}")
             async with connecting as ws:
                 for number in range(3):

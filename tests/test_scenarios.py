@@ -55,6 +55,7 @@ from .support import (
     cancelled,
     close,
     each_role,
+    echo,
     lockstep_pair,
     memory_pair,
     opened,
@@ -681,10 +682,6 @@ class Minimal(trio.abc.Stream):
 @pytest.mark.parametrize("kind", PAIRS)
 async def test_minimal_streams(kind: str, autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     ours, theirs = map(Minimal, PAIRS[kind]())
-
-    async def echo(ws: WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
 
     nursery.start_soon(trio_ws.serve_over, theirs, echo)
     async with trio_ws.connect_over(ours, URI) as ws:

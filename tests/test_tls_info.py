@@ -21,6 +21,7 @@ from trio_ws.connection.tls_info import describe_tls
 from trio_ws.connection.websocket import connection_of
 
 from .server.clients import MemoryListener, request
+from .support import echo
 
 pytestmark = pytest.mark.usefixtures("watchdog")
 
@@ -43,11 +44,6 @@ def name_of(certificate: Any) -> str:
     (name,) = (value for rdn in certificate["subject"] for key, value in rdn if key == "commonName")
     assert isinstance(name, str)
     return name
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 class Place:

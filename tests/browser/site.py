@@ -18,10 +18,12 @@ import trio
 import trio_ws
 from docs.examples.devtools import Browser, DevToolsError, Page
 
+from ..support import echo
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ARTIFACTS", "Record", "Site", "echo", "open_site", "pattern", "visit"]
+__all__ = ["ARTIFACTS", "Record", "Site", "open_site", "pattern", "visit"]
 
 PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
@@ -79,11 +81,6 @@ def show_page(opening: trio_ws.Opening, request: trio_ws.Request) -> trio_ws.Res
     if "Upgrade" in request.headers:
         return None
     return opening.respond(200, PAGE, {"Content-Type": "text/html; charset=utf-8"})
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def open_site(

@@ -7,7 +7,8 @@ import trio
 import trio_ws
 from docs.examples.devtools import Browser, DevToolsError
 
-from .site import echo, open_site, pattern, visit
+from ..support import echo
+from .site import open_site, pattern, visit
 
 CONNECT = "connect('/').then((ws) => { window.socket = ws; })"
 

@@ -16,7 +16,7 @@ from trio_ws.cli import bench, plot, style
 from trio_ws.cli.histogram import Histogram, format_seconds
 from trio_ws.cli.main import _parser
 
-from ..support import HANGS
+from ..support import HANGS, echo
 from .commands import HOST, Command, process, serving
 
 # -- Histogram -------------------------------------------------------------------------------------------------------
@@ -139,11 +139,6 @@ def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- The command -----------------------------------------------------------------------------------------------------
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 @pytest.mark.parametrize("extra", [[], ["--window", "8"], ["--binary", "--compression"]])

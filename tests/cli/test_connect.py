@@ -21,7 +21,7 @@ from trio_ws.cli import commands, lines, main, terminal
 from trio_ws.http11 import RequestParser
 from trio_ws.protocol.handshake import accept
 
-from ..support import HANGS
+from ..support import HANGS, echo
 from .commands import (
     HOST,
     ROOT,
@@ -54,11 +54,6 @@ def accepting(handler: Callable[[trio.SocketStream], Awaitable[None]]) -> Iterat
 
     with in_thread(serve) as port:
         yield port
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def open_and_hang_up(stream: trio.SocketStream) -> None:

@@ -19,7 +19,7 @@ import trio_ws
 from trio_ws.cli import commands
 from trio_ws.cli.commands import CloseConnection, Parser, Ping, Send, ShowNote
 
-from ..support import HANGS
+from ..support import HANGS, echo
 from .commands import HOST, ROOT, serving
 
 # -- Commands --------------------------------------------------------------------------------------------------------
@@ -136,11 +136,6 @@ def test_messages_do_not_disturb_the_line_that_is_typed() -> None:
         terminal.type("/close 4000 bye\r")
         terminal.read_until("connection closed: sent 4000 (private use) bye")
         assert terminal.client.wait(timeout=HANGS) == 0
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 def test_commands_at_the_prompt() -> None:

@@ -15,7 +15,7 @@ import trio
 import trio_ws
 from trio_ws.cli import connect, main, output
 
-from ..support import HANGS
+from ..support import HANGS, echo
 from .commands import HOST, Command, in_thread, process, serving
 
 
@@ -23,11 +23,6 @@ from .commands import HOST, Command, in_thread, process, serving
 def fixture_frozen_time(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(output, "timestamp", lambda: "2025-01-02T03:04:05.678Z")
     return "2025-01-02T03:04:05.678Z"
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def count_down(ws: trio_ws.WebSocket) -> None:

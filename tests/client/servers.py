@@ -21,6 +21,8 @@ from trio_ws.exceptions import (
 )
 from trio_ws.http11 import Request, RequestParser
 
+from ..support import Send, echo, in_one_piece
+
 URI = "ws://example.org/"
 
 TEXT_HI = b"\x81\x02hi"
@@ -49,13 +51,7 @@ def switch(request: Request, *more: str, without: str | None = None) -> bytes:
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, *more, "", ""]).encode("iso-8859-1")
 
 
-async def in_one_piece(stream: Stream, data: bytes) -> None:
-    await stream.send_all(data)
-
-
 Answer = Callable[[Request], bytes]
-
-Send = Callable[[Stream, bytes], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
@@ -100,11 +96,6 @@ async def failure_of(answer: Answer, send: Send = in_one_piece, **options: Any) 
         exc = await expect_failure(trio_ws.connect_over(client, URI, **options))
         assert await is_closed(server)
     return exc
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def start_server(nursery: trio.Nursery, handler: trio_ws.Handler = echo, **options: Any) -> trio_ws.Server:

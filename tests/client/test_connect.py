@@ -36,19 +36,17 @@ from trio_ws.http11 import Request
 from trio_ws.http11.body import MAX_BODY_SIZE
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
+from ..support import Send, and_eof, echo, in_bytes, in_one_piece
 from .servers import (
     TEXT_HI,
     URI,
     Answer,
     Breaking,
-    Send,
     Stream,
     Wrapped,
     accept_key,
-    echo,
     expect_failure,
     failure_of,
-    in_one_piece,
     is_closed,
     read_request,
     refusal,
@@ -62,15 +60,6 @@ from .servers import (
 pytestmark = pytest.mark.usefixtures("watchdog")
 
 CLOSE_1000 = b"\x88\x02\x03\xe8"
-
-
-# -- Scripted servers ------------------------------------------------------------------------------------------------
-
-
-async def in_bytes(stream: Stream, data: bytes) -> None:
-    portion = 1 + len(data) // 4096  # larger portions for very long data
-    for i in range(0, len(data), portion):
-        await stream.send_all(data[i : i + portion])
 
 
 # -- Sockets, TLS and leaks ------------------------------------------------------------------------------------------
@@ -501,12 +490,6 @@ async def test_wrong_answers(name: str, send: Send, autojump_clock: trio.testing
 
 
 # -- Refusals --------------------------------------------------------------------------------------------------------
-
-
-async def and_eof(stream: Stream, data: bytes) -> None:
-    await stream.send_all(data)
-    assert isinstance(stream, trio.abc.HalfCloseableStream)
-    await stream.send_eof()
 
 
 @pytest.mark.parametrize("send", [in_one_piece, in_bytes, and_eof])

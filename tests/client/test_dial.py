@@ -10,7 +10,6 @@ import pickle
 import re
 import socket
 import ssl
-import struct
 import sys
 import tempfile
 import threading
@@ -41,14 +40,13 @@ from trio_ws.exceptions import (
     TooManyHeaders,
 )
 
+from ..support import client_context, echo, in_one_piece, reset, server_context
 from .servers import (
     TEXT_HI,
     URI,
     Wrapped,
-    echo,
     expect_failure,
     failure_of,
-    in_one_piece,
     read_request,
     refusal,
     refused,
@@ -62,27 +60,6 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 pytestmark = pytest.mark.usefixtures("watchdog")
-
-
-# -- Sockets, TLS, and what they leave behind ------------------------------------------------------------------------
-
-
-def server_context(authority: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*(names or ("localhost", "127.0.0.1")), **options).configure_cert(context)
-    return context
-
-
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
-def reset(stream: trio.SocketStream) -> None:
-    """Close a socket with a RST instead of a FIN."""
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
 
 
 # -- Sockets ---------------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from trio_ws.connection.encoder import Encoder
 from trio_ws.connection.stream import StreamAdapter
 from trio_ws.protocol import Protocol
 
+from ..support import echo
+
 settle = trio.testing.wait_all_tasks_blocked
 
 READER = "trio_ws.connection.reader.run"
@@ -73,11 +75,6 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return server, client
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 @asynccontextmanager

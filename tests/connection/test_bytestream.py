@@ -37,6 +37,7 @@ from ..support import (
     close,
     cont,
     each_role,
+    echo,
     lockstep_pair,
     memory_pair,
     opened,
@@ -940,10 +941,6 @@ async def test_tls_within(kind: str, autojump_clock: MockClock) -> None:
 
 @each_pair
 async def test_a_websocket_within(kind: str, autojump_clock: MockClock) -> None:
-    async def echo(ws: trio_ws.WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
-
     async with both(PAIRS[kind]()) as (client, server):
         async with trio.open_nursery() as nursery:
             # The mock clock does not see a thread that compresses.

@@ -32,6 +32,7 @@ from ..support import (
     born_open,
     close,
     each_role,
+    echo,
     memory_pair,
     opened,
     pipe_pair,
@@ -495,10 +496,6 @@ async def test_a_message_before_the_end_can_be_answered_after_a_stall(
         def message_received(self, ws: trio_ws.ObservedWebSocket, opcode: Opcode, size: int) -> None:
             # The reader decides next how long it waits for an answer; the handler has not run yet.
             trio.lowlevel.add_instrument(Stall(mock_clock))
-
-    async def echo(ws: WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
 
     for _ in range(20):  # Trio runs tasks in random order
         async with opened(Role.SERVER, instruments=[Observer()]) as (ws, peer):

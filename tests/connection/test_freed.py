@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
-import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,7 +18,7 @@ import trio_ws
 from trio_ws.protocol.handshake import build_request
 from trio_ws.uri import parse_uri
 
-from ..support import HANGS
+from ..support import HANGS, reset
 
 #: How many connections there are.
 COUNT = 50
@@ -91,8 +89,7 @@ async def fin_in_a_frame(port: int, compression: Compression) -> None:
 
 async def rst(port: int, compression: Compression) -> None:
     stream = await open_raw(port)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
+    reset(stream)
 
 
 async def bad_frame(port: int, compression: Compression) -> None:

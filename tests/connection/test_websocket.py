@@ -36,6 +36,7 @@ from ..support import (
     cont,
     each_pair,
     each_role,
+    echo,
     ignore_closed,
     opened,
     ping,
@@ -1233,10 +1234,6 @@ async def test_a_third_task_runs_while_messages_flood_both_ways(autojump_clock: 
 @each_pair
 async def test_client_and_server(kind: str, nursery: trio.Nursery) -> None:
     ours, theirs = PAIRS[kind]()
-
-    async def echo(ws: WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
 
     nursery.start_soon(trio_ws.serve_over, theirs, echo)
     async with trio_ws.connect_over(ours, URI) as ws:

@@ -17,6 +17,7 @@ import trio_ws
 from trio_ws.server.server import Handler, Server
 
 from ..server.clients import MemoryListener
+from ..support import echo
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -154,11 +155,6 @@ class RawPeer:
         """Request a WebSocket, and return the response."""
         await self.send(self.headers(stream, headers))
         return await self.receive_kind(HEADERS, stream)
-
-
-async def echo(ws: trio_ws.ServerWebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 @asynccontextmanager

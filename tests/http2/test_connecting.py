@@ -27,7 +27,7 @@ from trio_ws.exceptions import ConnectFailed, ConnectionClosed, InvalidHandshake
 from trio_ws.http2.stream import HTTP2Stream
 from trio_ws.server.server import Server
 
-from ..support import HANGS
+from ..support import HANGS, client_context, echo, server_context
 from .peers import (
     CANCEL,
     DATA,
@@ -37,7 +37,6 @@ from .peers import (
     REFUSED_STREAM,
     RST_STREAM,
     RawPeer,
-    echo,
     frame,
 )
 
@@ -45,22 +44,10 @@ CA = trustme.CA()
 CERTIFICATE = CA.issue_cert("localhost")
 
 
-def server_context() -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    CERTIFICATE.configure_cert(context)
-    return context
-
-
-def client_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    CA.configure_trust(context)
-    return context
-
-
 @asynccontextmanager
 async def tls_server(handler: Any = echo, **options: Any) -> AsyncIterator[tuple[str, Server]]:
     """Serve on a TLS port; yield the URI and the server."""
-    options = {"http2": True, "ssl": server_context(), "host": "localhost", **options}
+    options = {"http2": True, "ssl": server_context(CA, "localhost"), "host": "localhost", **options}
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(trio_ws.serve, handler, 0, **options))
         yield f"wss://localhost:{server.port}/", server
@@ -86,7 +73,7 @@ async def raw_server(serve: Callable[[RawPeer], Awaitable[object]]) -> AsyncIter
 
 async def test_http2_over_tls() -> None:
     async with tls_server() as (uri, server):
-        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)) as ws:
             assert ws.http_version == "2"
             assert ws.request.method == "CONNECT"
             assert ws.response.status_code == 200
@@ -107,7 +94,7 @@ async def test_http2_over_tls() -> None:
 
 
 async def test_a_context_serves_both_versions() -> None:
-    context = client_context()
+    context = client_context(CA)
     async with tls_server() as (uri, _):
         for http2 in (False, True, False, True):
             async with trio_ws.connect(uri, http2=http2, ssl=context) as ws:
@@ -116,20 +103,20 @@ async def test_a_context_serves_both_versions() -> None:
 
 async def test_a_server_without_http2() -> None:
     async with tls_server(http2=False) as (uri, _):
-        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)) as ws:
             assert ws.http_version == "1.1"
             await ws.send("hi")
             assert await ws.receive() == "hi"
         async with HTTP2Pool() as pool:
             for _ in range(2):
-                async with trio_ws.connect(uri, http2=True, ssl=client_context(), pool=pool) as ws:
+                async with trio_ws.connect(uri, http2=True, ssl=client_context(CA), pool=pool) as ws:
                     assert ws.http_version == "1.1"
             assert pool.connections == 0
 
 
 async def test_a_server_without_extended_connect() -> None:
     """Such as nginx: HTTP/2, but no WebSockets over it."""
-    context = server_context()
+    context = server_context(CA, "localhost")
     context.set_alpn_protocols(["h2", "http/1.1"])
     chosen = []
 
@@ -147,10 +134,10 @@ async def test_a_server_without_extended_connect() -> None:
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="localhost"))
         uri = f"wss://localhost:{listeners[0].socket.getsockname()[1]}/"
-        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)) as ws:
             assert ws.http_version == "1.1"
         assert chosen == ["h2", "http/1.1"]
-        ours = client_context()
+        ours = client_context(CA)
         async with HTTP2Pool() as pool:
             for _ in range(2):
                 async with trio_ws.connect(uri, http2=True, ssl=ours, pool=pool) as ws:
@@ -161,7 +148,7 @@ async def test_a_server_without_extended_connect() -> None:
 
 
 async def test_a_listener_that_does_tls_itself() -> None:
-    context = server_context()
+    context = server_context(CA, "localhost")
     context.set_alpn_protocols(["h2", "http/1.1"])
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
@@ -170,7 +157,7 @@ async def test_a_listener_that_does_tls_itself() -> None:
         uri = f"wss://localhost:{port}/"
         await nursery.start(partial(trio_ws.serve, echo, listeners=listeners, http2=True))
         for http2 in (False, True):
-            async with trio_ws.connect(uri, http2=http2, ssl=client_context(), host="127.0.0.1") as ws:
+            async with trio_ws.connect(uri, http2=http2, ssl=client_context(CA), host="127.0.0.1") as ws:
                 assert ws.http_version == ("2" if http2 else "1.1")
                 await ws.send(b"x" * 300_000)
                 assert await ws.receive() == b"x" * 300_000
@@ -180,7 +167,7 @@ async def test_a_listener_that_does_tls_itself() -> None:
             if data:
                 await stream.send_all(data)
             await stream.aclose()
-        async with trio_ws.connect(uri, http2=True, ssl=client_context(), host="127.0.0.1") as ws:
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA), host="127.0.0.1") as ws:
             assert ws.http_version == "2"
         nursery.cancel_scope.cancel()
 
@@ -243,7 +230,7 @@ def test_wrong_options(uri: str, options: Any, error: type[Exception]) -> None:
 async def test_wrong_options_of_a_server() -> None:
     for options, error in [
         ({"http2": True}, ValueError),
-        ({"http2": "prior-knowledge", "ssl": server_context()}, ValueError),
+        ({"http2": "prior-knowledge", "ssl": server_context(CA, "localhost")}, ValueError),
         ({"http2": "h2c"}, ValueError),
         ({"http2": 1}, TypeError),
     ]:
@@ -294,7 +281,7 @@ async def test_the_request() -> None:
         async with trio_ws.connect(
             uri.replace("localhost", "user:pass@localhost") + "a?b=c",
             http2=True,
-            ssl=client_context(),
+            ssl=client_context(CA),
             origin=uri.replace("wss", "https")[:-1],
             headers={"X-Y": "z"},
             cookies={"k": "v"},
@@ -338,7 +325,7 @@ async def test_hooks_behave_the_same_with_both_versions() -> None:
             for http2 in (False, True):
                 with pytest.raises(InvalidStatus) as caught:
                     async with trio_ws.connect(
-                        uri.replace("localhost", f"{user}localhost") + path, http2=http2, ssl=client_context()
+                        uri.replace("localhost", f"{user}localhost") + path, http2=http2, ssl=client_context(CA)
                     ):
                         pass
                 response = caught.value.response
@@ -354,7 +341,7 @@ async def test_hooks_behave_the_same_with_both_versions() -> None:
             assert results[0][0] == status
         for http2 in (False, True):
             async with trio_ws.connect(
-                uri.replace("localhost", "joe:secret@localhost") + "a", http2=http2, ssl=client_context()
+                uri.replace("localhost", "joe:secret@localhost") + "a", http2=http2, ssl=client_context(CA)
             ) as ws:
                 await ws.send("x")
                 assert await ws.receive() == "x"
@@ -365,7 +352,7 @@ async def test_a_redirect() -> None:
         return opening.respond(302, "", {"Location": "/new"}) if request.path == "/" else None
 
     async with tls_server(process_request=redirect) as (uri, _):
-        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)) as ws:
             assert ws.request.path == "/new"
             assert ws.http_version == "2"
 
@@ -376,7 +363,7 @@ async def test_a_large_refusal() -> None:
 
     async with tls_server(process_request=refuse) as (uri, _):
         with pytest.raises(InvalidStatus) as caught:
-            async with trio_ws.connect(uri, http2=True, ssl=client_context()):
+            async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)):
                 pass
         assert caught.value.response.body == b"x" * 700_000
 
@@ -454,15 +441,15 @@ async def test_a_goaway_leaves_the_websocket_alone() -> None:
 
 
 async def test_a_client_certificate_that_is_missing() -> None:
-    context = server_context()
+    context = server_context(CA, "localhost")
     CA.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
     async with tls_server(ssl=context) as (uri, _):
         for http2 in (False, True):
             with pytest.raises(trio_ws.TLSFailed, match="client certificate"):
-                async with trio_ws.connect(uri, http2=http2, ssl=client_context()):
+                async with trio_ws.connect(uri, http2=http2, ssl=client_context(CA)):
                     pass
-        with_certificate = client_context()
+        with_certificate = client_context(CA)
         CERTIFICATE.configure_cert(with_certificate)
         async with trio_ws.connect(uri, http2=True, ssl=with_certificate) as ws:
             assert ws.http_version == "2"
@@ -471,11 +458,11 @@ async def test_a_client_certificate_that_is_missing() -> None:
 async def test_connect_in_and_attempts() -> None:
     async with tls_server() as (uri, _):
         async with trio.open_nursery() as nursery:
-            ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=client_context())
+            ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=client_context(CA))
             await ws.send("x")
             assert await ws.receive() == "x"
             await ws.aclose()
-        async for attempt in trio_ws.attempts(uri, http2=True, ssl=client_context()):
+        async for attempt in trio_ws.attempts(uri, http2=True, ssl=client_context(CA)):
             async with attempt as ws:
                 assert ws.http_version == "2"
 
@@ -486,7 +473,7 @@ async def test_connect_in_and_attempts() -> None:
 async def test_a_pool_shares_connections() -> None:
     addresses = set()
     async with tls_server() as (uri, server):
-        context = client_context()
+        context = client_context(CA)
         async with HTTP2Pool() as pool, trio.open_nursery() as nursery:
 
             async def use(number: int) -> None:
@@ -514,7 +501,7 @@ def test_proxies_that_differ_in_secrets_are_not_shared() -> None:
 
 async def test_a_pool_opens_another_connection_when_one_is_full() -> None:
     async with tls_server(limits=trio_ws.Limits(streams=2)) as (uri, _):
-        context = client_context()
+        context = client_context(CA)
         async with HTTP2Pool() as pool:
             async with trio.open_nursery() as nursery:
                 connections = [
@@ -529,7 +516,7 @@ async def test_a_pool_opens_another_connection_when_one_is_full() -> None:
 
 async def test_each_websocket_counts_for_the_address() -> None:
     async with tls_server(limits=trio_ws.Limits(per_address=3)) as (uri, server):
-        context = client_context()
+        context = client_context(CA)
         async with HTTP2Pool() as pool, trio.open_nursery() as nursery:
             connect = partial(trio_ws.connect_in, nursery, uri, http2=True, ssl=context)
             first, *_ = [await connect(pool=pool) for _ in range(3)]
@@ -558,10 +545,10 @@ async def test_failed_handshakes_are_reported() -> None:
     async with tls_server(instruments=[Record()]) as (uri, _):
         with pytest.raises(InvalidStatus):
             async with trio_ws.connect(
-                uri, http2=True, ssl=client_context(), origin="https://evil.example", instruments=[Record()]
+                uri, http2=True, ssl=client_context(CA), origin="https://evil.example", instruments=[Record()]
             ):
                 pass
-        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)) as ws:
             assert ws.handshake_seconds >= 0
     server, client = failures
     assert (server.role, client.role) == (trio_ws.protocol.Role.SERVER, trio_ws.protocol.Role.CLIENT)
@@ -575,7 +562,7 @@ async def test_failed_handshakes_are_reported() -> None:
 async def test_a_pool_keeps_different_options_apart() -> None:
     async with tls_server() as (uri, _):
         async with HTTP2Pool() as pool:
-            for context in (client_context(), client_context()):
+            for context in (client_context(CA), client_context(CA)):
                 async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool):
                     pass
             assert pool.connections == 2
@@ -583,7 +570,7 @@ async def test_a_pool_keeps_different_options_apart() -> None:
 
 
 async def test_a_pool_replaces_a_lost_connection() -> None:
-    context = client_context()
+    context = client_context(CA)
     async with HTTP2Pool() as pool:
         async with trio.open_nursery() as nursery:
             async with tls_server() as (uri, server):
@@ -592,7 +579,8 @@ async def test_a_pool_replaces_a_lost_connection() -> None:
             with pytest.raises(ConnectionClosed):
                 await ws.receive()
         async with trio.open_nursery() as nursery:
-            serve = partial(trio_ws.serve, echo, port, host="localhost", http2=True, ssl=server_context())
+            tls = server_context(CA, "localhost")
+            serve = partial(trio_ws.serve, echo, port, host="localhost", http2=True, ssl=tls)
             await nursery.start(serve)
             async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as ws:
                 await ws.send("x")
@@ -631,11 +619,11 @@ async def test_leaving_a_pool_closes_its_websockets() -> None:
     async with tls_server() as (uri, _):
         async with trio.open_nursery() as nursery:
             async with HTTP2Pool() as pool:
-                ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=client_context(), pool=pool)
+                ws = await trio_ws.connect_in(nursery, uri, http2=True, ssl=client_context(CA), pool=pool)
             with pytest.raises(ConnectionClosed):
                 await ws.receive()
         with pytest.raises(RuntimeError, match="open"):
-            async with trio_ws.connect(uri, http2=True, ssl=client_context(), pool=pool):
+            async with trio_ws.connect(uri, http2=True, ssl=client_context(CA), pool=pool):
                 pass
         with pytest.raises(RuntimeError, match="once"):
             async with pool:
@@ -646,7 +634,7 @@ async def test_a_cancelled_pool() -> None:
     async with tls_server() as (uri, server):
         with trio.CancelScope() as scope:
             async with HTTP2Pool() as pool:
-                async with trio_ws.connect(uri, http2=True, ssl=client_context(), pool=pool):
+                async with trio_ws.connect(uri, http2=True, ssl=client_context(CA), pool=pool):
                     scope.cancel()
                     await trio.sleep_forever()
         assert scope.cancelled_caught
@@ -656,7 +644,7 @@ async def test_a_cancelled_pool() -> None:
 
 async def test_cancelling_one_websocket_leaves_the_others_alone() -> None:
     async with tls_server() as (uri, _):
-        context = client_context()
+        context = client_context(CA)
         async with HTTP2Pool() as pool:
             async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as ws:
                 for _ in range(5):
@@ -678,7 +666,7 @@ async def test_closed_connections_are_freed(pooled: bool) -> None:
         await echo(ws)
 
     async with tls_server(handler) as (uri, _):
-        context = client_context()
+        context = client_context(CA)
         gc.collect()
         gc.disable()
         try:
@@ -698,7 +686,7 @@ async def test_closed_connections_are_freed(pooled: bool) -> None:
 async def test_an_open_stream_keeps_no_headers() -> None:
     """The request and the response have them, so those of the stream would only take memory."""
     async with tls_server() as (uri, server):
-        async with trio_ws.connect(uri, http2=True, ssl=client_context()) as ws:
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)) as ws:
             (other,) = server.connections
             for end in (ws, other):
                 stream = connection_of(end).stream.stream

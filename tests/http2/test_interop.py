@@ -28,9 +28,9 @@ from trio_ws.exceptions import ConnectionClosed
 
 from .. import proxies
 from ..ports import free_port
-from ..support import HANGS
-from .peers import close_frame, echo, masked
-from .test_connecting import CA, CERTIFICATE, client_context, tls_server
+from ..support import HANGS, client_context, echo
+from .peers import close_frame, masked
+from .test_connecting import CA, CERTIFICATE, tls_server
 
 HERE = Path(__file__).parent
 
@@ -160,7 +160,7 @@ async def test_h2_as_a_client() -> None:
 
 async def converse(uri: str, **options: Any) -> str:
     """Use a WebSocket through a proxy, and return the version of HTTP."""
-    options.setdefault("ssl", client_context())
+    options.setdefault("ssl", client_context(CA))
     async with trio_ws.connect(uri, **options) as ws:
         messages: list[str | bytes] = ["hi", b"x" * 300_000]
         for message in messages:
@@ -173,7 +173,7 @@ async def converse(uri: str, **options: Any) -> str:
 
 async def converse_often(uri: str) -> None:
     """Use many WebSockets on one connection to a proxy."""
-    context = client_context()
+    context = client_context(CA)
     async with HTTP2Pool() as pool:
         async with trio.open_nursery() as nursery:
             for _ in range(20):

@@ -16,7 +16,7 @@ from trio_ws.exceptions import ConnectionClosed
 from trio_ws.http2.connection import WINDOW
 
 from ..server.clients import MemoryListener, read_to_end
-from ..support import pipe_pair
+from ..support import echo, pipe_pair
 from .peers import (
     CANCEL,
     CONNECT,
@@ -39,7 +39,6 @@ from .peers import (
     WINDOW_UPDATE,
     RawPeer,
     close_frame,
-    echo,
     frame,
     masked,
     raw_client,

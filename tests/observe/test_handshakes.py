@@ -22,7 +22,8 @@ from trio_ws import HandshakeFailure, Opening, Request, Response
 from trio_ws.exceptions import ConnectFailed, InvalidOrigin, InvalidStatus, OpenTimeout
 from trio_ws.protocol import Role
 
-from ..server.clients import echo, read_to_end, request
+from ..server.clients import read_to_end, request
+from ..support import echo
 
 URI = "ws://example.org/"
 

@@ -25,7 +25,7 @@ from trio_ws.protocol import Role
 from trio_ws.testing import memory_websocket_pair
 
 from ..server.clients import KEY
-from ..support import close, opened
+from ..support import close, echo, opened
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -60,11 +60,6 @@ class Telemetry:
             for metric in scope.metrics
             for point in metric.data.data_points
         }
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def test_spans_over_sockets() -> None:

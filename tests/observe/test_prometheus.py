@@ -24,7 +24,7 @@ from trio_ws.protocol import Role
 from trio_ws.testing import memory_websocket_pair
 
 from ..hub.backends import Engine
-from ..support import HANGS, close, opened, pipe_pair, text
+from ..support import HANGS, close, echo, opened, pipe_pair, text
 
 settle = trio.testing.wait_all_tasks_blocked
 
@@ -39,11 +39,6 @@ def samples(page: str) -> Samples:
         for sample in family.samples
         if sample.labels.get("role") == "server"
     }
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 def fetch(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> tuple[int, dict[str, str], bytes]:

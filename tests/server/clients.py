@@ -17,6 +17,8 @@ from trio_ws.exceptions import (
 )
 from trio_ws.http11 import Response, ResponseParser
 
+from ..support import echo
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 MASK = b"\0\0\0\0"
@@ -58,11 +60,6 @@ async def read_to_end(stream: Stream) -> bytes:
     while portion := await stream.receive_some():
         data += portion
     return data
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def never(ws: trio_ws.WebSocket) -> None:

@@ -7,16 +7,14 @@ import ssl
 import pytest
 import trustme
 
+from .. import support
+
 
 @pytest.fixture
 def server_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    return context
+    return support.server_context(authority)
 
 
 @pytest.fixture
 def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+    return support.client_context(authority)

@@ -7,9 +7,8 @@ import errno
 import logging
 import socket
 import ssl
-import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,7 @@ from trio_ws.exceptions import (
 )
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 
+from ..support import Send, echo, in_bytes, in_one_piece, reset
 from .clients import (
     KEY,
     MASK,
@@ -34,7 +34,6 @@ from .clients import (
     Stream,
     Wrapped,
     closing_of,
-    echo,
     failures,
     never,
     read_response,
@@ -85,19 +84,6 @@ async def test_other_tasks_run_between_pipelined_requests(nursery: trio.Nursery)
     nursery.cancel_scope.cancel()
 
 
-async def in_one_write(stream: Stream, data: bytes) -> None:
-    await stream.send_all(data)
-
-
-async def byte_by_byte(stream: Stream, data: bytes) -> None:
-    portion = 1 + len(data) // 4096  # larger pieces if there are many bytes
-    for i in range(0, len(data), portion):
-        await stream.send_all(data[i : i + portion])
-
-
-Send = Callable[[Stream, bytes], Awaitable[None]]
-
-
 def start_over(nursery: trio.Nursery, handler: trio_ws.Handler, **options: Any) -> Stream:
     """Serve one end of a stream with ``serve_over``, and return the other end."""
     client, server = trio.testing.memory_stream_pair()
@@ -105,19 +91,10 @@ def start_over(nursery: trio.Nursery, handler: trio_ws.Handler, **options: Any) 
     return client
 
 
-# -- Listeners -------------------------------------------------------------------------------------------------------
-
-
-def reset(stream: trio.SocketStream) -> None:
-    """Close a socket with a RST instead of a FIN."""
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
-
-
 # -- The opening handshake -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("send", [in_one_write, byte_by_byte])
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
 async def test_opening_handshake(send: Send, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
     seen: list[trio_ws.WebSocket] = []
 
@@ -185,7 +162,7 @@ async def test_subprotocols(
     assert seen == [agreed]
 
 
-@pytest.mark.parametrize("send", [in_one_write, byte_by_byte])
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
 async def test_frames_sent_with_the_request(
     send: Send, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
@@ -246,7 +223,7 @@ BAD_REQUESTS: dict[str, tuple[bytes, int]] = {
 }
 
 
-@pytest.mark.parametrize("send", [in_one_write, byte_by_byte])
+@pytest.mark.parametrize("send", [in_one_piece, in_bytes])
 @pytest.mark.parametrize("name", BAD_REQUESTS)
 async def test_bad_requests(
     name: str, send: Send, caplog: Logs, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery

@@ -16,6 +16,7 @@ import trio.testing
 
 import trio_ws
 
+from ..support import echo
 from .clients import (
     MASK,
     TEXT_HI,
@@ -24,7 +25,6 @@ from .clients import (
     Stream,
     Wrapped,
     closing_of,
-    echo,
     never,
     read_response,
     read_to_end,

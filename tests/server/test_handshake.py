@@ -17,6 +17,8 @@ import trio_ws
 from trio_ws import Headers, Opening, Request, Response
 from trio_ws.server import date
 
+from ..support import echo
+
 URI = "ws://example.org/chat"
 UPGRADE = (
     "Upgrade: websocket",
@@ -60,11 +62,6 @@ class Client:
     async def is_closed(self) -> bool:
         """Whether the server has ended the stream."""
         return not self._received and not await self.stream.receive_some()
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 @asynccontextmanager

@@ -14,7 +14,8 @@ import trio.testing
 
 import trio_ws
 
-from .clients import Logs, echo, never, read_response, request
+from ..support import echo
+from .clients import Logs, never, read_response, request
 
 MockClock = trio.testing.MockClock
 

@@ -24,14 +24,9 @@ from trio_ws.protocol import Role
 from trio_ws.server.accept import MAX_REJECTIONS
 from trio_ws.settings import Settings
 
-from ..support import memory_pair
+from ..support import echo, memory_pair
 
 MockClock = trio.testing.MockClock
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 @contextlib.asynccontextmanager

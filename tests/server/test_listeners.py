@@ -20,14 +20,11 @@ import trio
 import trio_ws
 from trio_ws.server.listeners import open_tcp_listeners, open_unix_listener
 
+from ..support import echo
+
 ROOT = Path(__file__).parent.parent.parent
 
 unix_only = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 # -- Several processes on one port -----------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import trio.testing
 
 import trio_ws
 
+from ..support import echo
 from .clients import (
     MemoryListener,
-    echo,
     never,
     start,
     start_in_memory,

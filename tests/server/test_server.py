@@ -26,6 +26,7 @@ from trio_ws.exceptions import (
 )
 from trio_ws.server.listeners import ACCEPT_DELAY
 
+from ..support import echo
 from .clients import (
     MASK,
     TEXT_HI,
@@ -34,7 +35,6 @@ from .clients import (
     Stream,
     Wrapped,
     closing_of,
-    echo,
     never,
     read_response,
     read_to_end,

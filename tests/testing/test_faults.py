@@ -39,6 +39,7 @@ from ..support import (
     attempt,
     cancelled,
     each_role,
+    echo,
     memory_pair,
     pipe_pair,
 )
@@ -609,10 +610,6 @@ async def test_errors_of_the_wrapped_stream() -> None:
 @asynccontextmanager
 async def echo_over(ours: trio.abc.Stream, theirs: trio.abc.Stream, **options: Any) -> AsyncIterator[WebSocket]:
     """Open a connection with an echo server over these streams."""
-
-    async def echo(ws: WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(trio_ws.serve_over, theirs, echo, **options))

@@ -17,17 +17,14 @@ import trio.testing
 import trio_ws
 from trio_ws.testing import StartServer, WebSocketPair, memory_websocket_pair
 
+from ..support import echo
+
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 pytest_plugins = ["trio_ws.testing.plugin"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def echo_once(ws: trio_ws.WebSocket) -> None:

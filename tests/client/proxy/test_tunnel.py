@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from ... import proxies
 from ...cancellation import Scheduling, at_every_point, cancel_at
 from ...ports import free_port
 from ...proxies import PASSWORD, USERNAME, start_proxy
-from ...support import Faulty
+from ...support import Faulty, Send, and_eof, client_context, echo, in_bytes, in_one_piece, server_context
 from ..servers import Breaking, start_tcp
 
 pytestmark = pytest.mark.usefixtures("watchdog")
@@ -54,24 +54,6 @@ SOCKS = SCHEMES[2:]
 
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-
-Send = Callable[[Stream, bytes], Awaitable[None]]
-
-
-async def in_one_piece(stream: Stream, data: bytes) -> None:
-    await stream.send_all(data)
-
-
-async def in_bytes(stream: Stream, data: bytes) -> None:
-    portion = 1 + len(data) // 4096  # larger portions for very long data
-    for i in range(0, len(data), portion):
-        await stream.send_all(data[i : i + portion])
-
-
-async def and_eof(stream: Stream, data: bytes) -> None:
-    await stream.send_all(data)
-    assert isinstance(stream, trio.abc.HalfCloseableStream)
-    await stream.send_eof()
 
 
 class Scripted:
@@ -531,18 +513,6 @@ async def test_a_name_that_cannot_be_resolved(scheme: str) -> None:
 
 
 # -- Whole connections -----------------------------------------------------------------------------------------------
-
-
-def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(*names).configure_cert(context)
-    return context
-
-
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 class Place:
@@ -1028,7 +998,7 @@ class Real:
         """Connect through a proxy, with and without TLS."""
         for secure in (False, True):
             context = server_context(self._authority, "127.0.0.1") if secure else None
-            serve = partial(trio_ws.serve, self._echo, 0, host="127.0.0.1", ssl=context)
+            serve = partial(trio_ws.serve, echo, 0, host="127.0.0.1", ssl=context)
             server = await nursery.start(serve)
             uri = f"{'wss' if secure else 'ws'}://127.0.0.1:{server.port}/"
             options: dict[str, Any] = {"ssl": client_context(self._authority)} if secure else {}
@@ -1044,10 +1014,6 @@ class Real:
         exc = await expect_failure(trio_ws.connect("ws://127.0.0.1:1/", proxy=url, open_timeout=None))
         assert isinstance(exc, ProxyFailed)
         return exc
-
-    async def _echo(self, ws: trio_ws.WebSocket) -> None:
-        async for message in ws:
-            await ws.send(message)
 
 
 @pytest.fixture

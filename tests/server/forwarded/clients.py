@@ -13,7 +13,7 @@ import trio.testing
 
 import trio_ws
 
-from ...support import HANGS
+from ...support import HANGS, echo
 
 Logs = pytest.LogCaptureFixture
 
@@ -23,11 +23,6 @@ def x(*values: str) -> list[tuple[str, str]]:
 
 
 LINE4 = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
-
-
-async def echo(ws: trio_ws.WebSocket) -> None:
-    async for message in ws:
-        await ws.send(message)
 
 
 async def describe_client(ws: trio_ws.ServerWebSocket) -> None:

@@ -7,11 +7,9 @@ import ssl
 import pytest
 import trustme
 
+from ...support import client_context, server_context
+
 
 @pytest.fixture(scope="session")
 def contexts(authority: trustme.CA) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("example.org", "127.0.0.1").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return client, server
+    return client_context(authority), server_context(authority, "example.org", "127.0.0.1")

@@ -31,8 +31,8 @@ from trio_ws.server.forwarded.proxy_protocol import (
     read_proxy_header,
 )
 
-from ...support import one_byte_pair
-from .clients import LINE4, Logs, X, describe_client, echo, serving
+from ...support import echo, one_byte_pair
+from .clients import LINE4, Logs, X, describe_client, serving
 
 MockClock = trio.testing.MockClock
 

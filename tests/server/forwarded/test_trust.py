@@ -11,7 +11,7 @@ import pytest
 import trio_ws
 from trio_ws.server.forwarded.trust import Forwarding
 
-from .clients import echo
+from ...support import echo
 
 # -- Trusted proxies -------------------------------------------------------------------------------------------------
 
