@@ -648,13 +648,15 @@ async def test_silent_server(options: dict[str, Any], seconds: float, autojump_c
 
 
 async def test_no_open_timeout(autojump_clock: trio.testing.MockClock) -> None:
+    start = trio.current_time()
+
     async def slowly(stream: Stream, data: bytes) -> None:
         await trio.sleep(10_000)
         await stream.send_all(data)
 
     async with scripted_server(lambda request: switch(request) + CLOSE_1000, slowly) as (client, _):
         async with trio_ws.connect_over(client, URI, open_timeout=None):
-            pass
+            assert trio.current_time() - start == 10_000
 
 
 async def test_server_that_does_not_read(autojump_clock: trio.testing.MockClock) -> None:

@@ -438,7 +438,8 @@ async def test_options_that_would_have_no_effect(uri: str, options: Any, error: 
 
 async def test_local_addresses() -> None:
     for address in ("127.0.0.1", "::1", "fe80::1%eth0"):
-        trio_ws.connect("ws://example.org", local_address=address)
+        connecting = trio_ws.connect("ws://example.org", local_address=address)
+        assert isinstance(connecting, trio_ws.Connecting)
 
 
 # -- The limits of heads ---------------------------------------------------------------------------------------------

@@ -536,7 +536,10 @@ def test_handlers_without_a_signature() -> None:
 
 
 def test_endpoints_that_need_not_be_handlers() -> None:
-    route(Map([Rule("/a", endpoint="static", build_only=True), Rule("/b", endpoint=None, redirect_to="/")]))
+    rules = [Rule("/a", endpoint="static", build_only=True), Rule("/b", endpoint=None, redirect_to="/")]
+    router = route(Map(rules))
+    assert status(router, "/a") == 404
+    assert location(router, "/b") == "/"
 
 
 def test_repr_of_a_router() -> None:

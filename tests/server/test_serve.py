@@ -184,6 +184,7 @@ class TestUnixSocket:
             await start(nursery, echo, path=path)
             path.unlink()
             nursery.cancel_scope.cancel()
+        assert not path.exists()
 
     async def test_the_file_was_replaced(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"

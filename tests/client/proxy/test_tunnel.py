@@ -900,8 +900,11 @@ async def test_arguments(options: dict[str, Any], error: type[Exception]) -> Non
 
 
 async def test_valid_arguments() -> None:
-    trio_ws.connect("wss://example.org/", proxy_ssl=ssl.create_default_context())
-    trio_ws.connect("ws://example.org/", proxy="https://proxy.example", proxy_ssl=ssl.create_default_context())
+    options: dict[str, Any] = {"proxy_ssl": ssl.create_default_context()}
+    assert isinstance(trio_ws.connect("wss://example.org/", **options), trio_ws.Connecting)
+    assert isinstance(
+        trio_ws.connect("ws://example.org/", proxy="https://proxy.example", **options), trio_ws.Connecting
+    )
 
 
 @pytest.mark.parametrize("scheme", SOCKS)
