@@ -7,7 +7,7 @@ import trio
 import trio_ws
 from docs.examples.devtools import Browser, DevToolsError
 
-from ..support import echo
+from ..support import HANGS, echo
 from .site import open_site, pattern, visit
 
 CONNECT = "connect('/').then((ws) => { window.socket = ws; })"
@@ -88,7 +88,7 @@ async def test_navigation_during_the_opening_handshake(browser: Browser, nursery
         await arrived.wait()
         await page.open(site.url)
         left.set()
-    assert await slow.drain(timeout=30)
+    assert await slow.drain(timeout=HANGS)
     assert not slow.connections
 
 
@@ -121,7 +121,7 @@ async def test_the_page_crashes(browser: Browser, nursery: trio.Nursery) -> None
 
 async def test_a_background_tab(browser: Browser, nursery: trio.Nursery) -> None:
     """It gets its messages, and answers the pings."""
-    site = await open_site(nursery, ping_interval=0.1, ping_timeout=30)
+    site = await open_site(nursery, ping_interval=0.1, ping_timeout=HANGS)
     async with visit(browser, site.url) as page:
         await page.evaluate(CONNECT)
         front = await browser.open_tab(page.context)
@@ -136,7 +136,7 @@ async def test_a_background_tab(browser: Browser, nursery: trio.Nursery) -> None
 
 async def test_a_frozen_page(browser: Browser, nursery: trio.Nursery) -> None:
     """Its scripts stand still, as on a phone in the pocket. The browser answers pings, and keeps the messages."""
-    site = await open_site(nursery, ping_interval=0.1, ping_timeout=30)
+    site = await open_site(nursery, ping_interval=0.1, ping_timeout=HANGS)
     async with visit(browser, site.url) as page:
         await page.evaluate(CONNECT)
         (ws,) = site.server.connections

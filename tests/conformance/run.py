@@ -97,7 +97,7 @@ async def test_client(wstest: str, cases: list[str], folder: Path) -> None:
 
 async def ask(uri: str) -> str:
     """Query the suite's server, which may still be starting."""
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         while True:
             try:
                 async with trio_ws.connect(uri) as ws:

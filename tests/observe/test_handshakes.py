@@ -23,7 +23,7 @@ from trio_ws.exceptions import ConnectFailed, InvalidOrigin, InvalidStatus, Open
 from trio_ws.protocol import Role
 
 from ..server.clients import read_to_end, request
-from ..support import echo
+from ..support import HANGS, echo
 
 URI = "ws://example.org/"
 
@@ -180,7 +180,7 @@ async def test_tls_failed() -> None:
         uri = f"wss://localhost:{server.port}"
         with pytest.raises(trio_ws.TLSFailed):
             await trio_ws.connect(uri, host="127.0.0.1", instruments=[at_client]).__aenter__()
-        with trio.fail_after(60):
+        with trio.fail_after(HANGS):
             await at_server.event.wait()
         await server.aclose()
     assert isinstance(at_client.the_only_one().error, trio_ws.TLSFailed)

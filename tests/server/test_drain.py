@@ -16,7 +16,7 @@ import trio.testing
 
 import trio_ws
 
-from ..support import echo
+from ..support import HANGS, echo
 from .clients import (
     MASK,
     TEXT_HI,
@@ -176,7 +176,7 @@ async def test_a_new_server_takes_over_a_unix_socket(nursery: trio.Nursery, tmp_
             for each in (ws, other):
                 await each.send("hello")
                 assert await each.receive() == "hello"
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS):
         assert await old.drain()
     await trio.testing.wait_all_tasks_blocked()
     assert draining.result()

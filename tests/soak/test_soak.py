@@ -8,6 +8,7 @@ import sys
 import pytest
 import trio
 
+from ..support import HANGS
 from .__main__ import report, soak
 from .clients import Corrupt, Load, add_checksum, check
 from .samples import Sample, judge
@@ -75,5 +76,5 @@ async def test_an_error_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Load, "run_client", fail)
     with pytest.raises((Corrupt, BaseExceptionGroup)):
-        with trio.fail_after(60):
+        with trio.fail_after(HANGS):
             await soak(300, clients=1, seed=1)
