@@ -383,7 +383,7 @@ async def test_solicited_pongs_are_not_counted(autojump_clock: MockClock) -> Non
 @pytest.mark.parametrize(
     "opcode, fin, payload", [(0x9, 0x80, b""), (0xA, 0x80, b""), (0xA, 0x80, b"x"), (0x0, 0, b""), (0x0, 0, b"x")]
 )
-async def test_floods_of_frames(opcode: int, fin: int, payload: bytes) -> None:
+async def test_floods_of_frames(opcode: int, fin: int, payload: bytes, autojump_clock: MockClock) -> None:
     # The first frame starts a message.
     ours, theirs = memory_pair()
     limits = Limits(messages_per_second=100).for_connection()
@@ -415,7 +415,7 @@ async def test_rate(autojump_clock: MockClock) -> None:
     assert rate.take(1) == 1
 
 
-async def test_no_more_messages_than_the_rate_are_received() -> None:
+async def test_no_more_messages_than_the_rate_are_received(autojump_clock: MockClock) -> None:
     """All of them come in one read."""
     ours, theirs = memory_pair()
     limits = Limits(messages_per_second=3).for_connection()
