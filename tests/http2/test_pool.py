@@ -178,6 +178,26 @@ async def test_a_connection_that_allows_no_stream_is_dropped(
         assert pool.connections == 0
 
 
+@pytest.mark.parametrize("options", [{"max_head_size": 800}, {"max_headers": 20}], ids=str)
+async def test_limits_of_headers_are_not_those_of_another_websocket(
+    options: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        while True:
+            request = await peer.receive_kind(HEADERS)
+            large = [(f"x-{index}", "y" * 100) for index in range(100)] if request.headers[":path"] == "/large" else []
+            await peer.send(peer.headers(request.stream, [(":status", "200"), *large]))
+
+    async with raw_servers(monkeypatch, serve), HTTP2Pool() as pool:
+        async with connect(pool=pool, **options) as ws:
+            async with trio_ws.connect("ws://example.org/large", http2="prior-knowledge", pool=pool, close_timeout=1):
+                assert pool.connections == 2
+            assert ws.close_code is None
+            async with connect(pool=pool, **options, close_timeout=1):
+                assert pool.connections == 2
+
+
 @pytest.mark.parametrize("early", [False, True])
 async def test_a_connection_that_the_server_leaves_is_dropped(
     early: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock

@@ -77,8 +77,8 @@ class Dialer:
         local_address: See :class:`ConnectOptions`.
         proxy: See :class:`ConnectOptions`. Unix sockets are never reached through a proxy.
         proxy_ssl: See :class:`ConnectOptions`.
-        max_head_size: See :class:`Options`. For the answer of an HTTP proxy.
-        max_headers: See :class:`Options`. For the answer of an HTTP proxy.
+        max_head_size: See :class:`Options`. For the answer of an HTTP proxy, and for HTTP/2 connections.
+        max_headers: See :class:`Options`. For the answer of an HTTP proxy, and for HTTP/2 connections.
 
     Raises:
         InvalidProxy: If ``proxy`` is not valid.
@@ -145,11 +145,15 @@ class Dialer:
             raise TLSFailed(uri.host_header, str(exc)) from exc.__cause__
 
     def get_key(self, uri: WebSocketURI) -> Hashable:
-        """Return a value that is the same for all connections that lead to the same server in the same way."""
+        """Return a value that is the same for all connections that lead to the same server in the same way.
+
+        The limits of headers hold for a whole HTTP/2 connection, so connections with different limits differ.
+        """
         address = self._address(uri)
         name = self._certificate_name(uri)
+        limits = (self.max_head_size, self.max_headers)
         way = (address.host, address.port, self.path, self.ssl, name, self.proxy, self.proxy_ssl, self.local_address)
-        return uri.secure, uri.host, uri.port, way
+        return uri.secure, uri.host, uri.port, way, limits
 
     def _address(self, uri: WebSocketURI) -> WebSocketURI:
         """Return the URI with the host and port to connect to."""
