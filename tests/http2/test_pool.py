@@ -15,6 +15,7 @@ import trio.testing
 
 import trio_ws
 from trio_ws import HTTP2Pool
+from trio_ws.client import http2
 from trio_ws.client.dial import Dialer
 from trio_ws.client.pool import MAX_UNSUPPORTED
 from trio_ws.connection.stream import StreamAdapter
@@ -178,7 +179,7 @@ async def test_a_connection_that_allows_no_stream_is_dropped(
         assert pool.connections == 0
 
 
-@pytest.mark.parametrize("options", [{"max_head_size": 800}, {"max_headers": 20}], ids=str)
+@pytest.mark.parametrize("options", [{"max_head_size": 800}, {"max_headers": 20}], ids=["size", "number"])
 async def test_limits_of_headers_are_not_those_of_another_websocket(
     options: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -223,6 +224,26 @@ async def test_a_connection_that_the_server_leaves_is_dropped(
             await trio.testing.wait_all_tasks_blocked()
             assert pool.connections == 0
             assert len(peers) == count
+
+
+async def test_a_connection_that_cannot_be_made_is_closed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise KeyError
+
+    async def serve(peer: RawPeer, number: int) -> None:
+        assert not await peer.receive_all()
+        closed.set()
+
+    closed = trio.Event()
+    monkeypatch.setattr(http2, "HTTP2Connection", fail)
+    async with raw_servers(monkeypatch, serve):
+        with pytest.raises(KeyError):
+            async with connect():
+                pass
+        with trio.fail_after(60):
+            await closed.wait()
 
 
 class FakeConnection:

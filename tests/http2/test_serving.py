@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from .peers import (
     GET,
     GOAWAY,
     HEADERS,
+    MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_LIST_SIZE,
     NO_ERROR,
     PADDED,
     PING,
@@ -542,6 +545,21 @@ async def test_streams_beyond_the_limit_are_refused(autojump_clock: trio.testing
         await peer.send(frame(DATA, 0, 1, close_frame()))
         await peer.receive_kind(RST_STREAM, 1)
         assert (await peer.open(7)).headers[":status"] == "200"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"limits": Limits(streams=2**40)}, {"max_head_size": 2**40}, {"max_headers": 2**40}],
+    ids=["streams", "max_head_size", "max_headers"],
+)
+async def test_limits_that_do_not_fit_into_a_setting(options: Any, autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(**options) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        (received,) = [each for each in peer.frames if each.kind == SETTINGS]
+        values = dict(struct.iter_unpack(">HI", received.payload))
+        assert 2**32 - 1 in (values[MAX_CONCURRENT_STREAMS], values[MAX_HEADER_LIST_SIZE])
+        assert (await peer.open()).headers[":status"] == "200"
 
 
 @pytest.mark.parametrize("drains", [False, True], ids=["beyond the limit", "while draining"])

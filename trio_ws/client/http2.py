@@ -102,13 +102,17 @@ class HTTP2Opener:
         if uri.secure and not has_chosen_http2(transport):
             others.append(transport)
             return None
-        connection = HTTP2Connection(
-            transport,
-            is_client=True,
-            max_streams=1 if self.pool is None else MAX_STREAMS,
-            max_head_size=self.settings.max_head_size,
-            max_headers=self.settings.max_headers,
-        )
+        try:
+            connection = HTTP2Connection(
+                transport,
+                is_client=True,
+                max_streams=1 if self.pool is None else MAX_STREAMS,
+                max_head_size=self.settings.max_head_size,
+                max_headers=self.settings.max_headers,
+            )
+        except BaseException:
+            await transport.aclose(0)
+            raise
         try:
             await connection.wait_for(connection.settled)
             # With TLS 1.3, a server checks the certificate of the client after the handshake of the client.

@@ -6,13 +6,16 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
 
-from .frames import MAX_FRAME_SIZE
+from .frames import MAX_FRAME_SIZE, MAX_WINDOW
 
 __all__ = ["H2", "MAX_CLOSED", "create_h2"]
 
 #: The number of closed streams of which late frames are known as such, because how they were closed is remembered. By
 #: default, h2 remembers 65,536, which takes 10 MB.
 MAX_CLOSED = 1_000
+
+#: The largest value of a setting (RFC 9113, section 6.5.1).
+_MAX_VALUE = 2**32 - 1
 
 
 class H2(H2Connection):
@@ -70,6 +73,8 @@ class _Settings(Settings):
 def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list: int) -> H2:
     """Create a connection of h2 whose preface and SETTINGS frame wait to be written.
 
+    Limits beyond what a setting can say are sent as the largest value.
+
     Args:
         is_client: Whether this is the client.
         max_streams: The number of streams that the peer may have open.
@@ -84,10 +89,10 @@ def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list
         normalize_outbound_headers=False,
     )
     settings = {
-        SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
-        SettingCodes.INITIAL_WINDOW_SIZE: window,
+        SettingCodes.MAX_CONCURRENT_STREAMS: min(max_streams, _MAX_VALUE),
+        SettingCodes.INITIAL_WINDOW_SIZE: min(window, MAX_WINDOW),
         SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_SIZE,
-        SettingCodes.MAX_HEADER_LIST_SIZE: max_header_list,
+        SettingCodes.MAX_HEADER_LIST_SIZE: min(max_header_list, _MAX_VALUE),
     }
     if is_client:
         settings[SettingCodes.ENABLE_PUSH] = 0
