@@ -79,8 +79,12 @@ def to_request(headers: HeaderList, *, max_head_size: int, max_headers: int) -> 
         raise InvalidMessage(f"{' and '.join(sorted(missing))} must be among the pseudo-headers")
     if method != "CONNECT" and ":protocol" in pseudo:
         raise InvalidMessage("the method must be CONNECT if there is a :protocol")
+    path = pseudo.get(":path", "")
+    # A whole URL would bring along another host than that of :authority (RFC 9113, section 8.3.1).
+    if not (is_tunnel or path.startswith("/") or (path == "*" and method == "OPTIONS")):
+        raise InvalidMessage(f"the :path must begin with a slash, not {path[:100]!r}")
     return Request(
-        pseudo[":authority"] if is_tunnel else pseudo[":path"],
+        pseudo[":authority"] if is_tunnel else path,
         _with_host(_join_cookies(pairs), pseudo.get(":authority")),
         method=method,
         http_version="2",

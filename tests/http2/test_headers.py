@@ -1,0 +1,53 @@
+"""Requests as lists of headers, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from trio_ws import Request
+from trio_ws.exceptions import InvalidMessage
+from trio_ws.http2.headers import to_request
+
+from .peers import CONNECT, GET
+
+
+def read(headers: Sequence[tuple[str, str]], max_head_size: int = 8192, max_headers: int = 100) -> Request:
+    pairs = [(name.encode(), value.encode()) for name, value in headers]
+    return to_request(pairs, max_head_size=max_head_size, max_headers=max_headers)
+
+
+def change(headers: Sequence[tuple[str, str]], **changes: str) -> list[tuple[str, str]]:
+    """Return headers with other values of pseudo-headers."""
+    return [(name, changes.get(name[1:], value)) for name, value in headers]
+
+
+@pytest.mark.parametrize(
+    "method, path, valid",
+    [
+        ("GET", "/", True),
+        ("GET", "//example.org/", True),
+        ("OPTIONS", "/", True),
+        ("OPTIONS", "*", True),
+        ("GET", "*", False),
+        ("GET", "", False),
+        ("GET", "a", False),
+        ("GET", "?a", False),
+        ("GET", "https://example.org/", False),
+        ("OPTIONS", "https://example.org/", False),
+    ],
+)
+def test_paths(method: str, path: str, valid: bool) -> None:
+    headers = change(GET, method=method, path=path)
+    if valid:
+        assert read(headers).path == path
+    else:
+        with pytest.raises(InvalidMessage, match=":path must begin with a slash"):
+            read(headers)
+
+
+@pytest.mark.parametrize("path", ["*", "https://example.org/"])
+def test_the_path_of_a_websocket_is_a_path(path: str) -> None:
+    with pytest.raises(InvalidMessage, match=":path must begin with a slash"):
+        read(change(CONNECT, path=path))
