@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from trio_ws import Request
-from trio_ws.exceptions import InvalidMessage
+from trio_ws.exceptions import HeadTooBig, InvalidMessage, TooManyHeaders
 from trio_ws.http2.headers import to_request
 
 from .peers import CONNECT, GET
@@ -51,3 +51,16 @@ def test_paths(method: str, path: str, valid: bool) -> None:
 def test_the_path_of_a_websocket_is_a_path(path: str) -> None:
     with pytest.raises(InvalidMessage, match=":path must begin with a slash"):
         read(change(CONNECT, path=path))
+
+
+def test_a_cookie_that_is_split_is_one_header() -> None:
+    crumbs = [("cookie", f"c{index}=v") for index in range(150)]
+    cookie = "; ".join(value for _, value in crumbs)
+    limits = {"max_headers": 2, "max_head_size": len(cookie) + 150}
+    request = read([*CONNECT, *crumbs], **limits)
+    assert request.headers.get_all("Cookie") == [cookie]
+    assert request == read([*CONNECT, ("cookie", cookie)], **limits)
+    with pytest.raises(TooManyHeaders):
+        read([*CONNECT, *crumbs, ("x", "y")], **limits)
+    with pytest.raises(HeadTooBig):
+        read([*CONNECT, *crumbs, ("cookie", "x" * 150)], **limits)

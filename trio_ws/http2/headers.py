@@ -85,7 +85,7 @@ def to_request(headers: HeaderList, *, max_head_size: int, max_headers: int) -> 
         raise InvalidMessage(f"the :path must begin with a slash, not {path[:100]!r}")
     return Request(
         pseudo[":authority"] if is_tunnel else path,
-        _with_host(_join_cookies(pairs), pseudo.get(":authority")),
+        _with_host(pairs, pseudo.get(":authority")),
         method=method,
         http_version="2",
         protocol=pseudo.get(":protocol"),
@@ -95,12 +95,10 @@ def to_request(headers: HeaderList, *, max_head_size: int, max_headers: int) -> 
 def _split(
     headers: HeaderList, known: frozenset[str], max_head_size: int, max_headers: int
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Return the pseudo-headers and the other headers of a message."""
+    """Return the pseudo-headers and the other headers of a message, with one Cookie header."""
     pseudo: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
-    size = 0
     for raw_name, raw_value in headers:
-        size += len(raw_name) + len(raw_value) + 4  # as if written in a line of HTTP/1.1
         name, value = _decode(raw_name, raw_value)
         if not name.startswith(":"):
             _check_header(name, value)
@@ -109,7 +107,9 @@ def _split(
             raise InvalidMessage(f"{name[:100]!r} must be a known pseudo-header, occur only once, and come first")
         else:
             pseudo[name] = value
-    if size > max_head_size:
+    pairs = _join_cookies(pairs)
+    # As if written in lines of HTTP/1.1.
+    if sum(len(name) + len(value) + 4 for name, value in (*pseudo.items(), *pairs)) > max_head_size:
         raise HeadTooBig(max_head_size)
     if len(pairs) > max_headers:
         raise TooManyHeaders(max_headers)
