@@ -8,7 +8,7 @@ import pytest
 
 from trio_ws import Request
 from trio_ws.exceptions import HeadTooBig, InvalidMessage, TooManyHeaders
-from trio_ws.http2.headers import to_request
+from trio_ws.http2.headers import from_request, to_request
 
 from .peers import CONNECT, GET
 
@@ -64,3 +64,39 @@ def test_a_cookie_that_is_split_is_one_header() -> None:
         read([*CONNECT, *crumbs, ("x", "y")], **limits)
     with pytest.raises(HeadTooBig):
         read([*CONNECT, *crumbs, ("cookie", "x" * 150)], **limits)
+
+
+@pytest.mark.parametrize(
+    "scheme, authority, host, equal",
+    [
+        ("https", "example.org", "Example.ORG", True),
+        ("https", "example.org", "example.org:443", True),
+        ("https", "EXAMPLE.org:443", "example.org", True),
+        ("HTTPS", "example.org", "example.org:443", True),
+        ("http", "example.org", "example.org:80", True),
+        ("https", "example.org:", "example.org", True),
+        ("https", "[::1]", "[::1]:443", True),
+        ("https", "example.org:8443", "Example.org:8443", True),
+        ("http", "example.org", "example.org:443", False),
+        ("https", "example.org", "example.org:80", False),
+        ("https", "example.org", "example.org:8443", False),
+        ("https", "example.org", "example.com", False),
+        ("https", "[::1]", "[::]:1", False),
+        ("other", "example.org", "example.org:80", False),
+    ],
+)
+def test_equal_hosts(scheme: str, authority: str, host: str, equal: bool) -> None:
+    headers = [*change(CONNECT, scheme=scheme, authority=authority), ("host", host)]
+    if equal:
+        assert read(headers).headers.get_all("Host") == [authority]
+    else:
+        with pytest.raises(InvalidMessage, match="Host"):
+            read(headers)
+
+
+@pytest.mark.parametrize("value, sent", [("trailers", True), ("gzip", False), ("trailers, gzip", False)])
+def test_te_may_only_name_trailers(value: str, sent: bool) -> None:
+    request = Request("/", {"Host": "example.org", "TE": value}, method="CONNECT", protocol="websocket")
+    headers = from_request(request, "https")
+    assert [each for name, each in headers if name == b"te"] == ([b"trailers"] if sent else [])
+    assert to_request(headers, max_head_size=1000, max_headers=10).path == "/"

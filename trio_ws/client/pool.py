@@ -58,8 +58,8 @@ class HTTP2Pool(AsyncWithOnly):
                     ...
 
     WebSockets share a connection if they have the same scheme, host and port, and the same options for connecting, such
-    as ``ssl``, ``proxy`` and ``max_head_size``. The first one opens it. When the server allows no more streams, another one is opened. A
-    server that does not speak WebSocket over HTTP/2 is connected to with HTTP/1.1, without the pool.
+    as ``ssl``, ``proxy`` and ``max_head_size``. The first one opens it. When the server allows no more streams, another
+    one is opened. A server that does not speak WebSocket over HTTP/2 is connected to with HTTP/1.1, without the pool.
 
     The connections live in a nursery of the pool. They stay open between WebSockets, and are closed at the end of the
     block, together with the WebSockets that are still open. It can be entered once.

@@ -47,6 +47,9 @@ _LONG_COOKIE = 20
 _OF_REQUESTS = frozenset({":method", ":scheme", ":authority", ":path", ":protocol"})
 _OF_RESPONSES = frozenset({":status"})
 
+#: The ports that a host need not name.
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
 _STATUS = re.compile(r"[0-9]{3}")
 _INTERIM = re.compile(rb"1[0-9]{2}")
 
@@ -85,7 +88,7 @@ def to_request(headers: HeaderList, *, max_head_size: int, max_headers: int) -> 
         raise InvalidMessage(f"the :path must begin with a slash, not {path[:100]!r}")
     return Request(
         pseudo[":authority"] if is_tunnel else path,
-        _with_host(pairs, pseudo.get(":authority")),
+        _with_host(pairs, pseudo.get(":authority"), pseudo.get(":scheme", "")),
         method=method,
         http_version="2",
         protocol=pseudo.get(":protocol"),
@@ -184,14 +187,20 @@ def _join_cookies(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [*(pair for pair in pairs if pair[0] != "cookie"), ("cookie", "; ".join(cookies))]
 
 
-def _with_host(pairs: list[tuple[str, str]], authority: str | None) -> list[tuple[str, str]]:
+def _with_host(pairs: list[tuple[str, str]], authority: str | None, scheme: str) -> list[tuple[str, str]]:
     """Return headers with a Host header that has the value of ``:authority``."""
     if authority is None:
         return pairs
-    hosts = [value.strip(SPACE) for name, value in pairs if name == "host"]
-    if hosts and hosts != [authority]:
+    hosts = [_normalize_host(value, scheme) for name, value in pairs if name == "host"]
+    if hosts and hosts != [_normalize_host(authority, scheme)]:
         raise InvalidMessage("the Host header must be the same as :authority")
     return [("Host", authority), *(pair for pair in pairs if pair[0] != "host")]
+
+
+def _normalize_host(host: str, scheme: str) -> str:
+    """Return a host in the form in which equal ones are the same (RFC 3986, section 6.2.3)."""
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port in ("", _DEFAULT_PORTS.get(scheme.lower())) else host).lower()
 
 
 def from_request(request: Request, scheme: str) -> list[tuple[bytes, bytes]]:
@@ -238,9 +247,10 @@ def from_response(response: Response, *, opens: bool = False) -> list[tuple[byte
 def _encode(headers: Headers) -> list[tuple[bytes, bytes]]:
     encoded: list[tuple[bytes, bytes]] = []
     for spelling, value in headers.raw_items():
-        name = spelling.lower()
-        if name not in _OMITTED:
-            pair = name.encode(), value.strip(SPACE).encode("iso-8859-1")
+        name, value = spelling.lower(), value.strip(SPACE)
+        # A TE header with another value would be malformed (RFC 9113, section 8.2.2).
+        if name not in _OMITTED and (name != "te" or value == "trailers"):
+            pair = name.encode(), value.encode("iso-8859-1")
             is_secret = name in _CREDENTIALS or (name == "cookie" and len(value) < _LONG_COOKIE)
             encoded.append(NeverIndexedHeaderTuple(*pair) if is_secret else pair)
     return encoded
