@@ -20,6 +20,7 @@ import trustme
 
 import trio_ws
 from trio_ws import HTTP2Pool, InvalidStatus, Opening, Request, Response
+from trio_ws.client import dial
 from trio_ws.client.dial import Dialer
 from trio_ws.connection.core import Connection
 from trio_ws.connection.websocket import connection_of
@@ -114,26 +115,36 @@ async def test_a_server_without_http2() -> None:
             assert pool.connections == 0
 
 
-async def test_a_server_without_extended_connect() -> None:
-    """Such as nginx: HTTP/2, but no WebSockets over it."""
+@asynccontextmanager
+async def half_server(serve: Callable[[RawPeer], Awaitable[object]]) -> AsyncIterator[tuple[str, list[str | None]]]:
+    """Serve WebSockets over HTTP/1.1, and let a function serve HTTP/2. Yield the URI, and the chosen versions."""
     context = server_context(CA, "localhost")
     context.set_alpn_protocols(["h2", "http/1.1"])
-    chosen = []
+    chosen: list[str | None] = []
 
     async def handle(stream: trio.SocketStream) -> None:
         tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         await tls.do_handshake()
         chosen.append(tls.selected_alpn_protocol())
         if chosen[-1] == "h2":
-            peer = RawPeer(tls, is_client=False)
-            await peer.start()
-            await peer.receive_all()
+            await serve(RawPeer(tls, is_client=False))
         else:
             await trio_ws.serve_over(tls, echo)
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="localhost"))
-        uri = f"wss://localhost:{listeners[0].socket.getsockname()[1]}/"
+        yield f"wss://localhost:{listeners[0].socket.getsockname()[1]}/", chosen
+        nursery.cancel_scope.cancel()
+
+
+async def offer_no_websockets(peer: RawPeer) -> None:
+    """Do as nginx does: HTTP/2, but no WebSockets over it."""
+    await peer.start()
+    await peer.receive_all()
+
+
+async def test_a_server_without_extended_connect() -> None:
+    async with half_server(offer_no_websockets) as (uri, chosen):
         async with trio_ws.connect(uri, http2=True, ssl=client_context(CA)) as ws:
             assert ws.http_version == "1.1"
         assert chosen == ["h2", "http/1.1"]
@@ -144,7 +155,24 @@ async def test_a_server_without_extended_connect() -> None:
                     assert ws.http_version == "1.1"
         # The pool remembers it.
         assert chosen == ["h2", "http/1.1", "h2", "http/1.1", "http/1.1"]
-        nursery.cancel_scope.cancel()
+
+
+async def test_a_redirect_from_prior_knowledge_to_a_server_without_extended_connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def load_context() -> ssl.SSLContext:
+        return client_context(CA)
+
+    monkeypatch.setattr(dial, "load_default_context", load_context)
+    async with half_server(offer_no_websockets) as (target, chosen):
+
+        def redirect(opening: Opening, request: Request) -> Response:
+            return opening.respond(302, "", {"Location": target})
+
+        async with tls_server(ssl=None, http2="prior-knowledge", process_request=redirect) as (uri, _):
+            async with trio_ws.connect(uri.replace("wss:", "ws:"), http2="prior-knowledge") as ws:
+                assert ws.http_version == "1.1"
+        assert chosen == ["h2", "http/1.1"]
 
 
 async def test_a_listener_that_does_tls_itself() -> None:

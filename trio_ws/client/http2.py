@@ -55,7 +55,7 @@ class HTTP2Opener:
     Attributes:
         dialer: Opens the TCP connections.
         settings: The connection options.
-        has_prior_knowledge: Whether the server is known to speak HTTP/2 without TLS.
+        has_prior_knowledge: Whether the server is known to speak HTTP/2 without TLS. It may redirect to one with TLS.
         pool: The pool; None for a connection of its own for each WebSocket.
         partial: An error response whose body is being received; None otherwise.
     """
@@ -120,7 +120,7 @@ class HTTP2Opener:
                 raise TLSFailed(uri.host_header, f"TLS: {explain(connection.error)}") from connection.error.__cause__
             if connection.failure is not None:
                 raise ConnectFailed(uri.host_header, connection.failure)
-            if not connection.protocol.may_connect and self.has_prior_knowledge:
+            if not connection.protocol.may_connect and not uri.secure:
                 raise ConnectFailed(uri.host_header, "the server does not accept WebSockets over HTTP/2")
         except BaseException:  # Cancellation must not leave the connection open either.
             await connection.aclose(0)
