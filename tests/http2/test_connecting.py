@@ -35,6 +35,7 @@ from .peers import (
     END_STREAM,
     GOAWAY,
     HEADERS,
+    HTTP_1_1_REQUIRED,
     REFUSED_STREAM,
     RST_STREAM,
     RawPeer,
@@ -155,6 +156,52 @@ async def test_a_server_without_extended_connect() -> None:
                     assert ws.http_version == "1.1"
         # The pool remembers it.
         assert chosen == ["h2", "http/1.1", "h2", "http/1.1", "http/1.1"]
+
+
+async def test_a_server_that_requires_http11_for_the_request() -> None:
+    async def serve(peer: RawPeer) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        first = await peer.receive_kind(HEADERS)
+        if first.headers[":path"] == "/":
+            await peer.send(frame(RST_STREAM, 0, first.stream, HTTP_1_1_REQUIRED.to_bytes(4, "big")))
+            assert await peer.receive_kind(GOAWAY)
+        else:  # the first request is served, but not the second one
+            await peer.send(peer.headers(first.stream, [(":status", "200")]))
+            second = await peer.receive_kind(HEADERS)
+            await peer.send(frame(RST_STREAM, 0, second.stream, HTTP_1_1_REQUIRED.to_bytes(4, "big")))
+            await peer.send(frame(DATA, 0, first.stream, b"\x81\x02hi"))
+            await peer.receive_kind(GOAWAY)
+            await peer.receive_kind(DATA, first.stream)
+            await peer.send(frame(DATA, END_STREAM, first.stream, b"\x88\x02\x03\xe8"))
+        await peer.receive_all()
+
+    context = client_context()
+    async with half_server(serve) as (uri, chosen):
+        async with trio_ws.connect(uri, http2=True, ssl=context) as ws:
+            assert ws.http_version == "1.1"
+            assert ws.request.method == "GET"
+        assert chosen == ["h2", "http/1.1"]
+        async with HTTP2Pool() as pool:
+            async with trio_ws.connect(uri + "first", http2=True, ssl=context, pool=pool) as first:
+                for _ in range(2):
+                    async with trio_ws.connect(uri, http2=True, ssl=context, pool=pool) as ws:
+                        assert ws.http_version == "1.1"
+                assert await first.receive() == "hi"
+            assert first.close_code == 1000
+        assert chosen[2:] == ["h2", "http/1.1", "http/1.1"]
+
+
+async def test_a_server_that_requires_http11_without_tls() -> None:
+    async def serve(peer: RawPeer) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        request = await peer.receive_kind(HEADERS)
+        await peer.send(frame(RST_STREAM, 0, request.stream, HTTP_1_1_REQUIRED.to_bytes(4, "big")))
+        await peer.receive_all()
+
+    async with raw_server(serve) as uri:
+        with pytest.raises(ConnectFailed, match="HTTP_1_1_REQUIRED"):
+            async with trio_ws.connect(uri, http2="prior-knowledge"):
+                pass
 
 
 async def test_a_redirect_from_prior_knowledge_to_a_server_without_extended_connect(

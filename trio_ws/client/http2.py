@@ -3,7 +3,8 @@
 1. The client offers HTTP/2 and HTTP/1.1 in the TLS handshake. If the server chooses HTTP/1.1, that is used.
 2. The server's first SETTINGS frame says whether it accepts WebSockets (RFC 8441, section 3). If it does not, the
    client connects again, and offers HTTP/1.1 alone.
-3. The client sends an extended CONNECT request, and the response decides.
+3. The client sends an extended CONNECT request, and the response decides. If the server answers with the error
+   HTTP_1_1_REQUIRED, the client connects again, too.
 
 Without a pool, the HTTP/2 connection exists for this WebSocket alone. Then there is no nursery for its tasks yet, so
 this task reads and writes until the WebSocket is open; the session of the WebSocket starts them.
@@ -94,7 +95,13 @@ class HTTP2Opener:
             except _Refused as exc:
                 if attempt == MAX_ATTEMPTS:
                     raise ConnectFailed(uri.host_header, str(exc)) from None
-        raise AssertionError("unreachable")
+            except _HTTP11Required:
+                if self.pool is not None:
+                    connection.leave()
+                    connection.finish_if_left()
+                    self.pool.remember_unsupported(self.dialer.get_key(uri))
+                break
+        return await self.dialer.dial(uri, alpn=["http/1.1"]), None
 
     async def _dial(self, uri: WebSocketURI, others: list[StreamAdapter]) -> HTTP2Connection | None:
         """Open a connection. Return None if it is one of HTTP/1.1, or does not accept WebSockets."""
@@ -153,6 +160,8 @@ class HTTP2Opener:
             headers = stream.take_headers()
             if not headers and stream.refused:
                 raise _Refused(stream.failure)
+            if not headers and stream.error_code == ErrorCodes.HTTP_1_1_REQUIRED and uri.secure:
+                raise _HTTP11Required
             if not headers:
                 reason = stream.failure or "the server closed the stream during the opening handshake"
                 raise ConnectFailed(uri.host_header, reason)
@@ -196,3 +205,7 @@ class HTTP2Opener:
 
 class _Refused(Exception):
     """The server has not looked at the request, so that another attempt may help."""
+
+
+class _HTTP11Required(Exception):
+    """The server wants the request over HTTP/1.1."""

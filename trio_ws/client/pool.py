@@ -131,12 +131,12 @@ class HTTP2Pool(AsyncWithOnly):
                 if connection is not None:
                     return connection
                 if key in self._unsupported:
-                    self._remember_unsupported(key)
+                    self.remember_unsupported(key)
                     return None
                 self._check_open()
                 connection = await dial()
                 if connection is None:
-                    self._remember_unsupported(key)
+                    self.remember_unsupported(key)
                     return None
                 if self._nursery is None:
                     await connection.aclose(0)
@@ -157,7 +157,8 @@ class HTTP2Pool(AsyncWithOnly):
         if not entry.users and not entry.connections:
             self._entries.pop(key, None)
 
-    def _remember_unsupported(self, key: Hashable) -> None:
+    def remember_unsupported(self, key: Hashable) -> None:
+        """Record that a server does not speak WebSocket over HTTP/2. Internal, like :meth:`get`."""
         self._unsupported.pop(key, None)
         self._unsupported[key] = None
         if len(self._unsupported) > MAX_UNSUPPORTED:

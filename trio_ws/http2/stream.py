@@ -72,6 +72,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         tunnel: The flow control, once the stream is a tunnel.
         ended: Whether the peer has ended its direction.
         failure: The reason why the stream is lost; None if it is not.
+        error_code: The reason if the peer has reset the stream; None if it has not.
         refused: Whether it is known that the peer has not processed anything of this stream.
         closed: Whether the stream was closed here.
     """
@@ -84,6 +85,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         self.tunnel: Tunnel | None = None
         self.ended: bool = False
         self.failure: str | None = None
+        self.error_code: ErrorCodes | int | None = None
         self.refused: bool = False
         self.closed: bool = False
         self.on_failure: Callable[[], object] | None = None
@@ -133,6 +135,7 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
     def receive_reset(self, error_code: ErrorCodes | int) -> None:
         """Record that the peer has reset the stream."""
         # After the end, a server resets a stream to say that it needs nothing more (RFC 9113, section 8.1).
+        self.error_code = error_code
         name = getattr(error_code, "name", error_code)
         self.fail(f"the peer has reset the stream: {name}", refused=error_code == ErrorCodes.REFUSED_STREAM)
 
