@@ -20,6 +20,7 @@ from trio_ws.client.dial import Dialer
 from trio_ws.client.pool import MAX_UNSUPPORTED
 from trio_ws.connection.stream import StreamAdapter
 from trio_ws.exceptions import ConnectFailed, OpenTimeout
+from trio_ws.http2.connection import HTTP2Connection
 from trio_ws.uri import WebSocketURI
 
 from .peers import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawPeer, frame, settings
@@ -177,6 +178,35 @@ async def test_a_connection_that_allows_no_stream_is_dropped(
             assert len(peers) == attempts
         await trio.testing.wait_all_tasks_blocked()
         assert pool.connections == 0
+
+
+async def test_a_connection_without_numbers_for_streams_is_left(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        first = await accept(peer)
+        if number == 1:
+            assert first == 2**31 - 1
+            await peer.receive_kind(GOAWAY)
+        await end(peer, first)
+        await peer.receive_all()
+
+    async def use_up(connection: HTTP2Connection, event: trio.Event) -> None:
+        if event is connection.settled and len(peers) == 1:
+            connection.protocol.h2.highest_outbound_stream_id = 2**31 - 3
+        await wait_for(connection, event)
+
+    wait_for = HTTP2Connection.wait_for
+    monkeypatch.setattr(HTTP2Connection, "wait_for", use_up)
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        async with connect(pool=pool) as first:
+            async with connect(pool=pool):
+                assert pool.connections == len(peers) == 2
+            assert first.close_code is None
+        assert first.close_code == 1000
+        await trio.testing.wait_all_tasks_blocked()
+        assert pool.connections == 1
 
 
 @pytest.mark.parametrize("options", [{"max_head_size": 800}, {"max_headers": 20}], ids=["size", "number"])

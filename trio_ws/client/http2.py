@@ -147,8 +147,9 @@ class HTTP2Opener:
             try:
                 stream = connection.open_stream(from_request(request, "https" if uri.secure else "http"))
             except trio.BrokenResourceError as exc:
-                if not connection.streams:
-                    connection.leave()  # not even one stream is allowed
+                # Either its numbers for streams are used up, or not even one stream is allowed.
+                if connection.has_room or not connection.streams:
+                    connection.leave()
                     connection.finish_if_left()
                 raise _Refused(str(exc)) from None
             if self.pool is None:
