@@ -164,7 +164,7 @@ async def test_a_server_that_requires_http11_for_the_request() -> None:
         first = await peer.receive_kind(HEADERS)
         if first.headers[":path"] == "/":
             await peer.send(frame(RST_STREAM, 0, first.stream, HTTP_1_1_REQUIRED.to_bytes(4, "big")))
-            assert await peer.receive_kind(GOAWAY)
+            await peer.receive_kind(GOAWAY)
         else:  # the first request is served, but not the second one
             await peer.send(peer.headers(first.stream, [(":status", "200")]))
             second = await peer.receive_kind(HEADERS)
@@ -175,7 +175,7 @@ async def test_a_server_that_requires_http11_for_the_request() -> None:
             await peer.send(frame(DATA, END_STREAM, first.stream, b"\x88\x02\x03\xe8"))
         await peer.receive_all()
 
-    context = client_context()
+    context = client_context(CA)
     async with half_server(serve) as (uri, chosen):
         async with trio_ws.connect(uri, http2=True, ssl=context) as ws:
             assert ws.http_version == "1.1"
@@ -675,8 +675,7 @@ async def test_a_refused_stream_is_tried_again() -> None:
                 if requests == 1:
                     await peer.send(frame(RST_STREAM, 0, request.stream, REFUSED_STREAM.to_bytes(4, "big")))
                 elif requests == 2:
-                    last = request.stream - 2
-                    await peer.send(frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + bytes(4)))
+                    await peer.send(frame(GOAWAY, 0, 0, bytes(8)))
                 else:
                     await peer.send(peer.headers(request.stream, [(":status", "200")]))
             elif request.kind == DATA and request.payload:

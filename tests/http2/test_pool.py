@@ -23,7 +23,19 @@ from trio_ws.exceptions import ConnectFailed, OpenTimeout
 from trio_ws.http2.connection import HTTP2Connection
 from trio_ws.uri import WebSocketURI
 
-from .peers import DATA, END_STREAM, GOAWAY, HEADERS, PING, RawPeer, frame, settings
+from .peers import (
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PING,
+    REFUSED_STREAM,
+    RST_STREAM,
+    SETTINGS,
+    RawPeer,
+    frame,
+    settings,
+)
 
 connect = partial(trio_ws.connect, "ws://example.org/", http2="prior-knowledge", compression=None, ping_interval=None)
 
@@ -180,6 +192,115 @@ async def test_a_connection_that_allows_no_stream_is_dropped(
         assert pool.connections == 0
 
 
+async def test_after_a_refusal_another_connection_is_used(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The server may have reached a limit that it has not announced."""
+    refusals = 0
+
+    async def serve(peer: RawPeer, number: int) -> None:
+        nonlocal refusals
+        await peer.start(ENABLE_CONNECT=1)
+        count = 0
+        while (received := await peer.next_frame()) is not None:
+            if received.kind == HEADERS and count and number == 1:
+                refusals += 1
+                await peer.send(frame(RST_STREAM, 0, received.stream, REFUSED_STREAM.to_bytes(4, "big")))
+            elif received.kind == HEADERS:
+                count += 1
+                await peer.send(peer.headers(received.stream, [(":status", "200")]))
+            elif received.payload[:1] == b"\x88":
+                count -= 1
+                await peer.send(frame(DATA, END_STREAM, received.stream, b"\x88\x02\x03\xe8"))
+
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        async with connect(pool=pool):
+            async with connect(pool=pool), connect(pool=pool):
+                assert refusals == 2
+                assert pool.connections == len(peers) == 2
+        # The connection that has refused streams may accept others.
+        async with connect(pool=pool):
+            assert pool.connections == len(peers) == refusals == 2
+            assert peers[0].frames[-1].kind == HEADERS
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_server_that_refuses_everything(
+    leaves: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        request = await peer.receive_kind(HEADERS)
+        refusal = frame(RST_STREAM, 0, request.stream, REFUSED_STREAM.to_bytes(4, "big"))
+        await peer.send(frame(GOAWAY, 0, 0, bytes(8)) if leaves else refusal)
+        await peer.receive_all()
+
+    reason = "closed the connection for new streams" if leaves else "REFUSED_STREAM"
+    async with raw_servers(monkeypatch, serve) as peers:
+        with pytest.raises(ConnectFailed, match=reason):
+            async with connect(open_timeout=None):
+                pass
+        assert len(peers) == 3
+        async with HTTP2Pool() as pool:
+            with pytest.raises(ConnectFailed):
+                async with connect(open_timeout=None, pool=pool):
+                    pass
+            assert len(peers) == 6
+
+
+async def test_a_server_that_leaves_at_once(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """No request is sent on a connection that the server leaves (RFC 9113, section 6.8)."""
+
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.receive_kind(SETTINGS)
+        if number == 1:
+            await peer.send(settings(ENABLE_CONNECT=1) + frame(GOAWAY, 0, 0, bytes(8)))
+            await peer.receive_all()
+            assert not [each for each in peer.frames if each.kind == HEADERS]
+        else:
+            await peer.send(settings(ENABLE_CONNECT=1))
+            await end(peer, await accept(peer))
+            await peer.receive_all()
+
+    for pool in (None, HTTP2Pool()):
+        async with raw_servers(monkeypatch, serve) as peers, pool or trio.open_nursery():
+            async with connect(pool=pool) as ws:
+                assert len(peers) == 2
+            assert ws.close_code == 1000
+            await trio.testing.wait_all_tasks_blocked()
+            assert pool is None or pool.connections == 1
+
+
+async def test_a_server_that_leaves_after_a_number_of_requests(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """So does nginx. The others, which were requested meanwhile, need not fail."""
+
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        await accept(peer)
+        last = await accept(peer)
+        await peer.send(frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + bytes(4)))
+        while (received := await peer.next_frame()) is not None:
+            if received.payload[:1] == b"\x88":
+                await peer.send(frame(DATA, END_STREAM, received.stream, b"\x88\x02\x03\xe8"))
+
+    async def use() -> None:
+        async with connect(pool=pool) as ws:
+            await trio.sleep(1)
+        codes.append(ws.close_code)
+
+    codes: list[int | None] = []
+    async with raw_servers(monkeypatch, serve) as peers, HTTP2Pool() as pool:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(use)
+        assert codes == [1000] * 20
+        assert len(peers) == 10
+
+
 async def test_a_connection_without_numbers_for_streams_is_left(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -215,8 +336,9 @@ async def test_limits_of_headers_are_not_those_of_another_websocket(
 ) -> None:
     async def serve(peer: RawPeer, number: int) -> None:
         await peer.start(ENABLE_CONNECT=1)
-        while True:
-            request = await peer.receive_kind(HEADERS)
+        while (request := await peer.next_frame()) is not None:
+            if request.kind != HEADERS:
+                continue
             large = [(f"x-{index}", "y" * 100) for index in range(100)] if request.headers[":path"] == "/large" else []
             await peer.send(peer.headers(request.stream, [(":status", "200"), *large]))
 

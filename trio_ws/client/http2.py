@@ -39,7 +39,8 @@ __all__ = ["HTTP2Opener"]
 #: Streams that a pool opens on one connection, at most. The server may allow fewer.
 MAX_STREAMS = 1_000
 
-#: Number of attempts for a WebSocket if the server refuses the stream without having looked at it.
+#: Number of attempts for a WebSocket if the server refuses the stream without having looked at it. It does not count if
+#: the server leaves a connection that was not new, as some do after a number of requests.
 MAX_ATTEMPTS = 3
 
 #: Seconds to wait for the body of an error response.
@@ -86,20 +87,25 @@ class HTTP2Opener:
         # The connection, if the server chooses HTTP/1.1.
         others: list[StreamAdapter] = []
         dial = partial(self._dial, uri, others)
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            connection = await (dial() if self.pool is None else self.pool.get(self.dialer.get_key(uri), dial))
+        key = self.dialer.get_key(uri)
+        refused: list[HTTP2Connection] = []
+        while True:
+            connection = await (dial() if self.pool is None else self.pool.get(key, dial, refused))
             if connection is None:
                 return others[0] if others else await self.dialer.dial(uri, alpn=["http/1.1"]), None
             try:
                 return await self._request(connection, uri, request)
+            except _Left:
+                pass  # the connection has no room now, so the pool uses or opens another one
             except _Refused as exc:
-                if attempt == MAX_ATTEMPTS:
+                refused.append(connection)
+                if len(refused) == MAX_ATTEMPTS:
                     raise ConnectFailed(uri.host_header, str(exc)) from None
             except _HTTP11Required:
                 if self.pool is not None:
                     connection.leave()
                     connection.finish_if_left()
-                    self.pool.remember_unsupported(self.dialer.get_key(uri))
+                    self.pool.remember_unsupported(key)
                 break
         return await self.dialer.dial(uri, alpn=["http/1.1"]), None
 
@@ -145,6 +151,8 @@ class HTTP2Opener:
         began_at = trio.current_time()
         try:
             try:
+                if connection.peer_is_leaving:  # its GOAWAY has come together with its settings
+                    raise trio.BrokenResourceError("the server has closed the connection for new streams")
                 stream = connection.open_stream(from_request(request, "https" if uri.secure else "http"))
             except trio.BrokenResourceError as exc:
                 # Either its numbers for streams are used up, or not even one stream is allowed.
@@ -160,7 +168,9 @@ class HTTP2Opener:
             await connection.wait_for(stream.headers_received)
             headers = stream.take_headers()
             if not headers and stream.refused:
-                raise _Refused(stream.failure)
+                # Whoever leaves a new connection may do so with every one, so that would never end.
+                is_left = stream.error_code is None and stream.stream_id > 1
+                raise (_Left if is_left else _Refused)(stream.failure)
             if not headers and stream.error_code == ErrorCodes.HTTP_1_1_REQUIRED and uri.secure:
                 raise _HTTP11Required
             if not headers:
@@ -206,6 +216,10 @@ class HTTP2Opener:
 
 class _Refused(Exception):
     """The server has not looked at the request, so that another attempt may help."""
+
+
+class _Left(_Refused):
+    """The server accepts no more streams on the connection, which was not new."""
 
 
 class _HTTP11Required(Exception):

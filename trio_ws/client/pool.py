@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Container, Hashable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -106,7 +106,9 @@ class HTTP2Pool(AsyncWithOnly):
                 nursery.start_soon(connection.aclose, 0)
         await self._manager.__aexit__(None, None, None)
 
-    async def get(self, key: Hashable, dial: Callable[[], Awaitable[P | None]]) -> P | None:
+    async def get(
+        self, key: Hashable, dial: Callable[[], Awaitable[P | None]], refused: Container[object] = ()
+    ) -> P | None:
         """Return a connection with room for another stream. Internal: :func:`connect` calls it.
 
         Only one task at a time dials for a key; the others wait for it.
@@ -114,6 +116,7 @@ class HTTP2Pool(AsyncWithOnly):
         Args:
             key: Identifies the server, and the way to it.
             dial: A function that opens a connection. It returns None if the server does not speak HTTP/2.
+            refused: The connections that must not be returned.
 
         Raises:
             RuntimeError: If the pool is not open.
@@ -123,11 +126,11 @@ class HTTP2Pool(AsyncWithOnly):
         entry: _Entry[P] = self._entries.setdefault(key, _Entry())  # type: ignore[assignment]  # connections of one key have one type
         entry.users += 1
         try:
-            connection = entry.find()
+            connection = entry.find(refused)
             if connection is not None:
                 return connection
             async with entry.lock:
-                connection = entry.find()  # another task may have opened one meanwhile
+                connection = entry.find(refused)  # another task may have opened one meanwhile
                 if connection is not None:
                     return connection
                 if key in self._unsupported:
@@ -185,5 +188,5 @@ class _Entry(Generic[P]):
         self.lock = trio.Lock()
         self.users = 0
 
-    def find(self) -> P | None:
-        return next((connection for connection in self.connections if connection.has_room), None)
+    def find(self, refused: Container[object]) -> P | None:
+        return next((each for each in self.connections if each.has_room and each not in refused), None)
