@@ -433,28 +433,53 @@ async def test_leaving_a_pool_closes_its_connections_at_the_same_time() -> None:
     assert counts == [6] * 6
 
 
-async def test_a_task_that_waits_for_another_one_does_not_dial_when_the_pool_is_closed() -> None:
-    dialed = 0
+async def test_tasks_that_dial_or_wait_are_woken_when_the_pool_is_closed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.receive_all()  # it answers nothing
+        closed.set()
+
+    async def use() -> None:
+        with pytest.raises(RuntimeError, match="the pool was closed"):
+            async with connect(pool=pool, open_timeout=None):
+                pass
+
+    closed = trio.Event()
+    async with raw_servers(monkeypatch, serve) as peers:
+        with trio.fail_after(1):
+            async with trio.open_nursery() as nursery:
+                async with HTTP2Pool() as pool:
+                    for _ in range(3):
+                        nursery.start_soon(use)
+                    await trio.testing.wait_all_tasks_blocked()
+        assert len(peers) == 1
+        assert not pool._entries
+        assert not pool._scopes
+        with trio.fail_after(60):
+            await closed.wait()
+
+
+async def test_a_connection_that_is_opened_just_after_the_pool_was_closed_is_closed() -> None:
+    closing: list[FakeConnection] = []
     go_on = trio.Event()
 
-    async def dial() -> None:
-        nonlocal dialed
-        dialed += 1
-        await go_on.wait()
-        raise OSError("not reachable")
+    async def dial() -> FakeConnection:
+        with trio.CancelScope(shield=True):
+            await go_on.wait()
+        return FakeConnection(closing, [])
 
-    async def get(error: type[Exception], message: str) -> None:
-        with pytest.raises(error, match=message):
+    async def get() -> None:
+        with pytest.raises(RuntimeError, match="the pool was closed"):
             await pool.get("a", dial)
 
     async with trio.open_nursery() as nursery:
         async with HTTP2Pool() as pool:
-            nursery.start_soon(get, OSError, "not reachable")
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(get, RuntimeError, "the pool must be open")
+            nursery.start_soon(get)
             await trio.testing.wait_all_tasks_blocked()
         go_on.set()
-    assert dialed == 1
+    assert len(closing) == 1
+    assert not pool._entries
 
 
 async def test_a_pool_forgets_servers(autojump_clock: trio.testing.MockClock) -> None:

@@ -62,13 +62,16 @@ class HTTP2Pool(AsyncWithOnly):
     one is opened. A server that does not speak WebSocket over HTTP/2 is connected to with HTTP/1.1, without the pool.
 
     The connections live in a nursery of the pool. They stay open between WebSockets, and are closed at the end of the
-    block, together with the WebSockets that are still open. It can be entered once.
+    block, together with the WebSockets that are still open. Tasks that are connecting with the pool then get a
+    :exc:`RuntimeError`, or a :exc:`ConnectFailed` if they have sent their requests. It can be entered once.
     """
 
     def __init__(self) -> None:
         # The context manager of the nursery, from the beginning of the block on; and the nursery until its end.
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
+        # Those of the tasks that dial, or wait for another task that does.
+        self._scopes: set[trio.CancelScope] = set()
         # The servers to which connections are open or being opened.
         self._entries: dict[Hashable, _Entry[Pooled]] = {}
         # Servers that are known not to speak WebSocket over HTTP/2: an ordered set, with the last used ones at the end.
@@ -99,6 +102,8 @@ class HTTP2Pool(AsyncWithOnly):
         if self._manager is None or self._nursery is None:
             raise RuntimeError("the pool was not entered")
         nursery, self._nursery = self._nursery, None
+        for scope in self._scopes:
+            scope.cancel()
         # From here on, nothing waits for a peer for long, so it need not be cancelled.
         nursery.cancel_scope.shield = True
         for entry in list(self._entries.values()):
@@ -119,7 +124,7 @@ class HTTP2Pool(AsyncWithOnly):
             refused: The connections that must not be returned.
 
         Raises:
-            RuntimeError: If the pool is not open.
+            RuntimeError: If the pool is not open, or is closed meanwhile.
             Exception: If ``dial`` raises it.
         """
         self._check_open()
@@ -129,28 +134,38 @@ class HTTP2Pool(AsyncWithOnly):
             connection = entry.find(refused)
             if connection is not None:
                 return connection
-            async with entry.lock:
-                connection = entry.find(refused)  # another task may have opened one meanwhile
-                if connection is not None:
-                    return connection
-                if key in self._unsupported:
-                    self.remember_unsupported(key)
-                    return None
-                self._check_open()
-                connection = await dial()
-                if connection is None:
-                    self.remember_unsupported(key)
-                    return None
-                if self._nursery is None:
-                    await connection.aclose(0)
-                    raise RuntimeError("the pool was closed")
-                entry.connections[connection] = None
-                connection.on_end = partial(self._drop_connection, key, entry, connection)
-                connection.start(self._nursery)
-                return connection
+            with trio.CancelScope() as scope:
+                self._scopes.add(scope)
+                try:
+                    async with entry.lock:
+                        return await self._find_or_dial(key, entry, dial, refused)
+                finally:
+                    self._scopes.discard(scope)
+            raise RuntimeError("the pool was closed")
         finally:
             entry.users -= 1
             self._drop_if_unused(key, entry)
+
+    async def _find_or_dial(
+        self, key: Hashable, entry: _Entry[P], dial: Callable[[], Awaitable[P | None]], refused: Container[object]
+    ) -> P | None:
+        connection = entry.find(refused)  # another task may have opened one meanwhile
+        if connection is not None:
+            return connection
+        if key in self._unsupported:
+            self.remember_unsupported(key)
+            return None
+        connection = await dial()
+        if connection is None:
+            self.remember_unsupported(key)
+            return None
+        if self._nursery is None:  # closed just before the connection was open
+            await connection.aclose(0)
+            raise RuntimeError("the pool was closed")
+        entry.connections[connection] = None
+        connection.on_end = partial(self._drop_connection, key, entry, connection)
+        connection.start(self._nursery)
+        return connection
 
     def _drop_connection(self, key: Hashable, entry: _Entry[P], connection: P) -> None:
         entry.connections.pop(connection, None)
