@@ -456,6 +456,15 @@ async def test_a_stream_that_is_reset() -> None:
                 pass
 
 
+async def test_a_server_without_room() -> None:
+    async with tls_server(ssl=None, http2="prior-knowledge", limits=trio_ws.Limits(connections=1)) as (uri, _):
+        uri = uri.replace("wss:", "ws:")
+        async with trio_ws.connect(uri, http2="prior-knowledge"):
+            with pytest.raises(ConnectFailed, match="closed the connection for new streams"):
+                async with trio_ws.connect(uri, http2="prior-knowledge"):
+                    pass
+
+
 @pytest.mark.parametrize("what", ["http/1.1", "nothing", "no websockets", "closed", "no status", "end"])
 async def test_servers_that_do_something_else(what: str) -> None:
     async def serve(peer: RawPeer) -> None:

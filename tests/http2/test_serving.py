@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trio_ws
-from trio_ws import Limits, Opening, Request, Response
+from trio_ws import InvalidStatus, Limits, Opening, Request, Response
 from trio_ws.exceptions import ConnectionClosed
 from trio_ws.http2.connection import WINDOW
 
@@ -598,6 +598,35 @@ async def test_the_limit_of_connections_counts_streams(autojump_clock: trio.test
         await first.send(frame(DATA, 0, 1, close_frame()))
         await first.receive_kind(RST_STREAM, 1)
         assert (await first.open(9)).headers[":status"] == "200"
+
+
+async def test_clients_over_a_limit(autojump_clock: trio.testing.MockClock) -> None:
+    async with serving(limits=Limits(connections=1)) as (listener, server):
+        first = RawPeer(listener.connect())
+        await first.start()
+        await first.open()
+        second = RawPeer(listener.connect())
+        await second.start()
+        goaway = await second.receive_kind(GOAWAY)
+        assert (goaway.code, goaway.payload[:4]) == (NO_ERROR, bytes(4))
+        assert not [each for each in await second.receive_all() if each.kind != SETTINGS]
+        await second.stream.aclose()
+        # A request that comes at once is not processed, either.
+        third = RawPeer(listener.connect())
+        await third.send(PREFACE + settings() + third.headers(1, CONNECT))
+        await third.receive_kind(GOAWAY)
+        assert (await third.receive_kind(RST_STREAM, 1)).code == REFUSED_STREAM
+        await third.receive_all()
+        await third.stream.aclose()
+        with pytest.raises(InvalidStatus, match="503"):
+            async with trio_ws.connect_over(listener.connect(), "ws://example.org/"):
+                pass
+        lost = listener.connect()
+        await lost.send_all(PREFACE[:3])
+        await lost.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server._state.rejecting == 0
+        await first.open(3)
 
 
 async def test_an_idle_connection_is_closed(autojump_clock: trio.testing.MockClock) -> None:

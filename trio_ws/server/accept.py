@@ -214,7 +214,7 @@ class Acceptor:
         return slot.acquire(stream.remote_address)
 
     async def _reject(self, stream: StreamAdapter, reason: str, header: ProxyHeader | None = None) -> None:
-        """Answer the request with 503 if it arrives soon and few others are being answered; close the stream."""
+        """Tell the client that there is no room, if few others are being told; close the stream."""
         forwarding = self._policy.forwarding
         logger.info(
             "connection from %s rejected: %s", show_address(identify_peer(stream, forwarding, header).address), reason
@@ -225,15 +225,36 @@ class Acceptor:
                 self._state.rejecting += 1
                 try:
                     with trio.move_on_after(GRACE):
-                        if forwarding.proxy_protocol and header is None:
-                            header = await self._read_header(stream)
-                            if header is None:
-                                return
-                        await open_connection(stream, self._settings, self._rejecting_policy, header=header)
+                        await self._answer_rejected(stream, header)
+                except StreamBroken as exc:
+                    logger.debug("connection lost before the first request: %s", exc)
                 finally:
                     self._state.rejecting -= 1
         finally:
             await stream.aclose(0)
+
+    async def _answer_rejected(self, stream: StreamAdapter, header: ProxyHeader | None) -> None:
+        """Answer the first request with 503, or an HTTP/2 client with GOAWAY before its first request."""
+        if self._policy.forwarding.proxy_protocol and header is None:
+            header = await self._read_header(stream)
+            if header is None:
+                return
+        is_http2, received = await detect_http2(stream, self._http2) if self._http2 else (False, b"")
+        if not is_http2:
+            await open_connection(stream, self._settings, self._rejecting_policy, header=header, received=received)
+            return
+        from ..http2.connection import HTTP2Connection  # requires h2
+
+        connection = HTTP2Connection(
+            stream,
+            is_client=False,
+            max_streams=1,
+            max_head_size=self._settings.max_head_size,
+            max_headers=self._settings.max_headers,
+            received=received,
+        )
+        connection.finish(linger=True)
+        await connection.run()
 
     async def _read_header(self, stream: StreamAdapter) -> ProxyHeader | None:
         """Read the PROXY header. Return None, and log the reason, if the connection must be closed instead."""
