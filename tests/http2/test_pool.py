@@ -31,7 +31,6 @@ from .peers import (
     PING,
     REFUSED_STREAM,
     RST_STREAM,
-    SETTINGS,
     RawPeer,
     frame,
     settings,
@@ -246,31 +245,6 @@ async def test_a_server_that_refuses_everything(
                 async with connect(open_timeout=None, pool=pool):
                     pass
             assert len(peers) == 6
-
-
-async def test_a_server_that_leaves_at_once(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
-) -> None:
-    """No request is sent on a connection that the server leaves (RFC 9113, section 6.8)."""
-
-    async def serve(peer: RawPeer, number: int) -> None:
-        await peer.receive_kind(SETTINGS)
-        if number == 1:
-            await peer.send(settings(ENABLE_CONNECT=1) + frame(GOAWAY, 0, 0, bytes(8)))
-            await peer.receive_all()
-            assert not [each for each in peer.frames if each.kind == HEADERS]
-        else:
-            await peer.send(settings(ENABLE_CONNECT=1))
-            await end(peer, await accept(peer))
-            await peer.receive_all()
-
-    for pool in (None, HTTP2Pool()):
-        async with raw_servers(monkeypatch, serve) as peers, pool or trio.open_nursery():
-            async with connect(pool=pool) as ws:
-                assert len(peers) == 2
-            assert ws.close_code == 1000
-            await trio.testing.wait_all_tasks_blocked()
-            assert pool is None or pool.connections == 1
 
 
 async def test_a_server_that_leaves_after_a_number_of_requests(

@@ -151,8 +151,6 @@ class HTTP2Opener:
         began_at = trio.current_time()
         try:
             try:
-                if connection.peer_is_leaving:  # its GOAWAY has come together with its settings
-                    raise trio.BrokenResourceError("the server has closed the connection for new streams")
                 stream = connection.open_stream(from_request(request, "https" if uri.secure else "http"))
             except trio.BrokenResourceError as exc:
                 # Either its numbers for streams are used up, or not even one stream is allowed.
