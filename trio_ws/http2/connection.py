@@ -322,7 +322,8 @@ class HTTP2Connection:
     def open_stream(self, headers: list[tuple[bytes, bytes]]) -> HTTP2Stream:
         """Open a stream with a request. Raise :exc:`trio.BrokenResourceError` if that is not possible."""
         if self.peer_is_leaving or self._is_leaving:
-            raise trio.BrokenResourceError("the connection is closed for new streams")
+            who = "the server has" if self.peer_is_leaving else "this end has"
+            raise trio.BrokenResourceError(f"{who} closed the connection for new streams")
         if len(self.streams) >= self._peer_limit:
             raise trio.BrokenResourceError(f"the server allows {self._peer_limit} streams at a time")
         try:
