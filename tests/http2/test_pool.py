@@ -21,6 +21,7 @@ from trio_ws.client.pool import MAX_UNSUPPORTED
 from trio_ws.connection.stream import StreamAdapter
 from trio_ws.exceptions import ConnectFailed, OpenTimeout
 from trio_ws.http2.connection import HTTP2Connection
+from trio_ws.http2.floods import MAX_USELESS
 from trio_ws.uri import WebSocketURI
 
 from .peers import (
@@ -96,6 +97,29 @@ async def test_a_server_that_leaves_at_once(
         assert trio.current_time() < 1
     assert len(peers) == 2
     assert not [each for each in peers[0].frames if each.kind == HEADERS]
+
+
+async def test_late_answers_to_a_cancelled_request(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They are no flood: some servers answer each frame of a stream that was reset with another reset."""
+
+    async def serve(peer: RawPeer, number: int) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        stream = await accept(peer)
+        cancelled = (await peer.receive_kind(RST_STREAM)).stream
+        for _ in range(MAX_USELESS):
+            await peer.send(peer.headers(cancelled, [(":status", "200")]))
+            await peer.send(frame(RST_STREAM, 0, cancelled, bytes(4)))
+        await peer.send(frame(DATA, 0, stream, b"\x81\x01x"))
+        await end(peer, stream)
+        await peer.receive_all()
+
+    async with raw_servers(monkeypatch, serve), HTTP2Pool() as pool, connect(pool=pool) as ws:
+        with pytest.raises(OpenTimeout):
+            async with connect(pool=pool, open_timeout=0.5):
+                pass
+        assert await ws.receive() == "x"
 
 
 async def test_a_dead_connection_is_left(

@@ -728,16 +728,24 @@ async def test_aclose(autojump_clock: trio.testing.MockClock) -> None:
         assert trio.current_time() < 1
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["then drain", "while draining"])
 @pytest.mark.parametrize("websocket", [False, True])
-async def test_drain_waits_for_a_slow_client(websocket: bool, autojump_clock: trio.testing.MockClock) -> None:
+async def test_drain_waits_for_a_slow_client(
+    websocket: bool, late: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     """What was sent before the end arrives, however slowly the client reads."""
     ours, theirs = pipe_pair(1_000)
+    go_on = trio.Event()
 
     async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        await go_on.wait()
         await ws.send(bytes(50_000))
 
     async def answer(opening: Opening, request: Request) -> Response | None:
-        return None if websocket else Response(200, "OK", {}, bytes(50_000))
+        if websocket:
+            return None
+        await go_on.wait()
+        return Response(200, "OK", {}, bytes(50_000))
 
     listener = MemoryListener(lambda _: theirs)
     async with serving(handler, listener, process_request=answer) as (_, server), trio.open_nursery() as nursery:
@@ -746,7 +754,12 @@ async def test_drain_waits_for_a_slow_client(websocket: bool, autojump_clock: tr
         await peer.start()
         await peer.send(peer.headers(1, CONNECT if websocket else GET, end=not websocket))
         await trio.testing.wait_all_tasks_blocked()
+        if not late:
+            go_on.set()
+            await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(server.drain)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
         data = b""
         while (received := await peer.next_frame()) is not None:
             if received.kind == DATA:

@@ -89,7 +89,7 @@ class Output:
 
     async def wait_written(self) -> None:
         """Wait, in one task, until nothing waits to be written, or :meth:`end` is called. Safe to cancel."""
-        while not (self._has_ended or self.is_empty):
+        while not self._has_ended and (self._is_writing or not self.is_empty):
             self.flush_later()
             self._written_event = trio.Event()
             await self._written_event.wait()

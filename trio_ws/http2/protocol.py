@@ -118,7 +118,7 @@ class HTTP2Protocol:
             self.h2.receive_data(PREFACE)  # a wrong one does not come so far
         # Whether the last frame has completed the headers of a request or a response.
         self._opens = False
-        # The streams that were reset here, as an ordered set; whether a GOAWAY frame was sent, and the stream in it.
+        # The streams that were reset here, as an ordered set; the stream in the first GOAWAY frame that was sent.
         self._reset: dict[int, None] = {}
         self._last: int | None = None
         self.failed: bool = False
@@ -237,7 +237,8 @@ class HTTP2Protocol:
     def _receive_headers(self, block: HeaderBlock, events: list[Event]) -> None:
         stream_id = block.stream_id
         if stream_id in self._reset:
-            self.floods.count_useless()
+            if not self._is_client:  # a client may have cancelled many requests whose responses are on their way
+                self.floods.count_useless()
             return
         if self._tunnels.get(stream_id) is not None:
             raise StreamViolation(stream_id, ErrorCodes.PROTOCOL_ERROR, "a WebSocket must not have trailers")
@@ -269,11 +270,9 @@ class HTTP2Protocol:
             raise Violation(ErrorCodes.PROTOCOL_ERROR, f"stream {stream_id} is reset, but was never opened")
         if stream_id in self._reset:
             del self._reset[stream_id]  # both ends have reset it at the same time, so nothing else will come
-        elif self.h2.is_open(stream_id):
-            if not self._is_client:
-                self.floods.count_reset()
-        else:
-            self.floods.count_useless()
+        elif not self._is_client:
+            # Some servers send one for each frame that comes late, so clients do not count them.
+            (self.floods.count_reset if self.h2.is_open(stream_id) else self.floods.count_useless)()
         self._receive_in_h2(frame, events)
 
     def _receive_data(self, frame: memoryview, flags: int, stream_id: int, events: list[Event]) -> None:
