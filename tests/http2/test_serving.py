@@ -733,7 +733,7 @@ async def test_aclose(autojump_clock: trio.testing.MockClock) -> None:
 async def test_drain_waits_for_a_slow_client(
     websocket: bool, late: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """What was sent before the end arrives, however slowly the client reads."""
+    """All that was sent before the end arrives, however slowly the client reads."""
     ours, theirs = pipe_pair(1_000)
     go_on = trio.Event()
 
