@@ -90,7 +90,8 @@ TABLE = {
         ["http2.protocol"],
         ["http2.output"],
         ["http2.stream"],
-        ["http2.adapter", "http2.connection"],
+        ["http2.adapter", "http2.arrivals"],
+        ["http2.connection"],
         ["http2.__init__"],
     ],
     "client": [

@@ -15,10 +15,10 @@ with instrument():
     import h2.events
 
     from trio_ws.exceptions import InvalidHandshake
-    from trio_ws.http2.frames import DataEvent, FrameType, frame_header
+    from trio_ws.http2.frames import DataEvent, FrameType, ProtocolFailed, frame_header
     from trio_ws.http2.headers import to_request, to_response
     from trio_ws.http2.negotiation import PREFACE
-    from trio_ws.http2.protocol import HTTP2Protocol, ProtocolFailed
+    from trio_ws.http2.protocol import HTTP2Protocol
     from trio_ws.http2.tunnels import Tunnel
 
 LIMITS = {"max_head_size": 1000, "max_headers": 5}

@@ -40,6 +40,7 @@ from .peers import (
     RST_STREAM,
     RawPeer,
     frame,
+    settings,
 )
 
 CA = trustme.CA()
@@ -189,6 +190,40 @@ async def test_a_server_that_requires_http11_for_the_request() -> None:
                 assert await first.receive() == "hi"
             assert first.close_code == 1000
         assert chosen[2:] == ["h2", "http/1.1", "http/1.1"]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_server_that_requires_http11_for_the_connection(pooled: bool) -> None:
+    """RFC 9113, section 7: the error code of GOAWAY may say it, too."""
+
+    async def serve(peer: RawPeer) -> None:
+        await peer.start(ENABLE_CONNECT=1)
+        await peer.receive_kind(HEADERS)
+        await peer.send(frame(GOAWAY, payload=bytes(4) + HTTP_1_1_REQUIRED.to_bytes(4, "big")))
+        await peer.receive_all()
+
+    async with half_server(serve) as (uri, chosen), HTTP2Pool() as pool:
+        options: Any = {"pool": pool} if pooled else {}
+        async with trio_ws.connect(uri, http2=True, ssl=client_context(CA), **options) as ws:
+            assert ws.http_version == "1.1"
+        assert chosen == ["h2", "http/1.1"]
+
+
+@pytest.mark.parametrize("when", ["with the settings", "after the request"])
+async def test_the_reason_of_a_server_that_leaves(when: str) -> None:
+    async def serve(peer: RawPeer) -> None:
+        goaway = frame(GOAWAY, payload=b"\0\0\0\1\0\0\0\x0b" + b"slow down")
+        if when == "with the settings":
+            await peer.send(settings(ENABLE_CONNECT=1) + goaway)
+        else:
+            await peer.start(ENABLE_CONNECT=1)
+            await peer.receive_kind(HEADERS)
+            await peer.send(goaway)
+
+    async with raw_server(serve) as uri:
+        with pytest.raises(ConnectFailed, match="ENHANCE_YOUR_CALM"):
+            async with trio_ws.connect(uri, http2="prior-knowledge"):
+                pass
 
 
 async def test_a_server_that_requires_http11_without_tls() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import hpack
 import pytest
 import trio
+from h2.errors import ErrorCodes
 from h2.events import RequestReceived
 from h2.stream import H2Stream
 
@@ -27,6 +28,7 @@ from trio_ws.http2.floods import (
     FloodGuard,
 )
 from trio_ws.http2.protocol import HTTP2Protocol
+from trio_ws.http2.settings import H2
 from trio_ws.http2.stream import HTTP2Stream
 
 from ..server.clients import MemoryListener
@@ -417,6 +419,23 @@ def test_small_pieces_take_little_memory() -> None:
     while stream.count_unread():
         received += stream.receive_now(7_000) or b""
     assert received == b"".join(bytes([number % 256, 0]) for number in range(30_000))
+
+
+def test_a_client_ignores_frames_of_forgotten_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have cancelled more requests than it remembers, and their responses are on their way."""
+    monkeypatch.setattr("trio_ws.http2.protocol.MAX_CLOSED", 1)
+    monkeypatch.setattr(H2, "MAX_CLOSED_STREAMS", 1)
+    protocol = HTTP2Protocol(is_client=True, max_streams=100, window=2**17, max_header_list=1000, clock=lambda: 0.0)
+    protocol.feed(frame(SETTINGS))
+    protocol.step()
+    for stream in range(1, 101, 2):
+        protocol.h2.send_headers(stream, [(name.encode(), value.encode()) for name, value in CONNECT])
+        protocol.reset_stream(stream, ErrorCodes.CANCEL)
+    assert 1 not in protocol.h2.streams
+    protocol.take_output()
+    protocol.feed(frame(HEADERS, END_HEADERS, 1, b"\x88") + frame(DATA, END_STREAM, 1, bytes(2**16)))
+    assert protocol.step() == []
+    assert b"".join(protocol.take_output()) == frame(WINDOW_UPDATE, 0, 0, (2**16).to_bytes(4, "big"))
 
 
 def test_the_table_of_compressed_headers_stays_small() -> None:

@@ -47,7 +47,7 @@ async def connected(carrier: str) -> AsyncIterator[tuple[HTTP2Stream, HTTP2Strea
         for connection in connections:
             connection.start(nursery)
         ours = client.open_stream([(name.encode(), value.encode()) for name, value in CONNECT])
-        theirs = await server.accept()
+        theirs = await server.arrivals.get()
         assert theirs is not None
         theirs.send_headers([(b":status", b"200")])
         assert ours.headers_received is not None

@@ -297,6 +297,17 @@ async def test_late_frames_of_a_stream_that_was_reset(autojump_clock: trio.testi
         assert sum(int.from_bytes(each.payload, "big") for each in updates[1:]) > rounds * size - WINDOW
 
 
+async def test_late_frames_of_a_stream_that_h2_has_reset(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_client() as peer:
+        await peer.open(1)
+        await peer.open(3)
+        await peer.send(frame(WINDOW_UPDATE, 0, 3, b"\x7f\xff\xff\xff"))
+        await peer.receive_kind(RST_STREAM, 3)
+        await peer.send(10 * frame(DATA, 0, 3, b"late") + frame(DATA, END_STREAM, 3))
+        await check_alive(peer)
+        assert len([each for each in peer.frames if each.kind == RST_STREAM]) == 1
+
+
 async def test_no_room_for_a_stream_that_was_reset(autojump_clock: trio.testing.MockClock) -> None:
     """A WINDOW_UPDATE frame must not follow a reset (RFC 9113, section 5.1)."""
     go_on = trio.Event()

@@ -790,6 +790,59 @@ async def test_drain_does_not_wait_for_a_client_that_does_not_read(autojump_cloc
         assert 5 <= trio.current_time() - began_at < 6
 
 
+@pytest.mark.parametrize("drains", [False, True])
+async def test_aclose_does_not_wait_for_a_client_that_does_not_read(
+    drains: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = pipe_pair(1_000)
+
+    async def answer(opening: Opening, request: Request) -> Response:
+        return Response(200, "OK", {}, bytes(50_000))
+
+    listener = MemoryListener(lambda _: theirs)
+    async with serving(echo, listener, process_request=answer, open_timeout=None) as (_, server):
+        listener.connect()
+        peer = RawPeer(ours)
+        await peer.start()
+        await peer.send(peer.headers(1, GET, end=True))
+        await trio.testing.wait_all_tasks_blocked()
+        if drains:
+            assert not await server.drain(3)
+        began_at = trio.current_time()
+        await server.aclose()
+        assert trio.current_time() - began_at < 1
+
+
+async def test_a_client_that_does_not_read_is_idle(autojump_clock: trio.testing.MockClock) -> None:
+    """A connection without streams ends after ``open_timeout``, and makes room for others before that."""
+    pairs = [pipe_pair(1_000) for _ in range(3)]
+
+    async def answer(opening: Opening, request: Request) -> Response:
+        return Response(200, "OK", {}, bytes(50_000))
+
+    servers = iter([theirs for _, theirs in pairs])
+    listener = MemoryListener(lambda _: next(servers))
+    limits = Limits(connections=2)
+    async with serving(echo, listener, process_request=answer, open_timeout=5, limits=limits):
+        peers = [RawPeer(ours) for ours, _ in pairs]
+        for peer in peers[:2]:
+            listener.connect()
+            await peer.start()
+            await peer.send(peer.headers(1, GET, end=True))
+            await trio.testing.wait_all_tasks_blocked()
+        listener.connect()
+        await peers[2].start()
+        await peers[2].send(peers[2].headers(1, GET, end=True))
+        assert (await peers[2].receive_kind(HEADERS)).headers[":status"] == "200"
+        began_at = trio.current_time()
+        for peer in peers:
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    await trio.sleep(1)
+                    await peer.send(frame(PING, 0, 0, bytes(8)))
+        assert trio.current_time() - began_at < 9
+
+
 async def test_the_limit_of_openings_holds_within_a_connection(autojump_clock: trio.testing.MockClock) -> None:
     count = most = 0
 
@@ -819,6 +872,43 @@ async def test_a_stream_that_has_ended_makes_room(autojump_clock: trio.testing.M
         assert (await peer.receive_kind(HEADERS, 3)).headers[":status"] == "200"
         await peer.send(peer.headers(5, CONNECT))
         assert (await peer.receive_kind(RST_STREAM, 5)).code == REFUSED_STREAM
+
+
+async def test_a_stream_with_data_that_nobody_has_read_makes_no_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Otherwise, the data of streams that have ended could use up the window of the connection."""
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        await trio.sleep_forever()
+
+    async with serving(handler, limits=Limits(streams=1)) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        await peer.open(1)
+        message = b"\x82\xfe" + (60_000).to_bytes(2, "big") + bytes(4) + bytes(60_000)
+        await peer.send(b"".join(frame(DATA, 0, 1, message) for _ in range(4)))
+        await peer.send(frame(RST_STREAM, 0, 1, bytes(4)) + peer.headers(3, CONNECT))
+        assert (await peer.receive_kind(RST_STREAM, 3)).code == REFUSED_STREAM
+
+
+async def test_handlers_of_streams_that_have_ended_are_limited(autojump_clock: trio.testing.MockClock) -> None:
+    count = 0
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        nonlocal count
+        count += 1
+        await trio.sleep_forever()
+
+    async with serving(handler, limits=Limits(streams=2)) as (listener, _):
+        peer = RawPeer(listener.connect())
+        await peer.start()
+        for stream in range(1, 201, 2):
+            await peer.send(peer.headers(stream, CONNECT))
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.send(frame(RST_STREAM, 0, stream, bytes(4)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert 2 <= count <= 20
 
 
 async def test_streams_that_nobody_reads_do_not_hold_up_another_one(autojump_clock: trio.testing.MockClock) -> None:
@@ -870,7 +960,12 @@ async def test_streams_that_nobody_reads_do_not_hold_up_another_one(autojump_clo
         assert received == sent
 
 
-async def test_a_second_goaway_names_no_later_stream(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize(
+    "violation",
+    [frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4)), frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff")],
+    ids=["found here", "found by h2"],
+)
+async def test_a_second_goaway_names_no_later_stream(violation: bytes, autojump_clock: trio.testing.MockClock) -> None:
     """RFC 9113, section 6.8."""
     async with serving() as (listener, server), trio.open_nursery() as nursery:
         peer = RawPeer(listener.connect())
@@ -880,7 +975,7 @@ async def test_a_second_goaway_names_no_later_stream(autojump_clock: trio.testin
         await peer.receive_kind(GOAWAY)
         await peer.send(peer.headers(3, CONNECT))
         await peer.receive_kind(RST_STREAM, 3)
-        await peer.send(frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4)))
+        await peer.send(violation)
         await peer.receive_all()
         last = [int.from_bytes(each.payload[:4], "big") for each in peer.frames if each.kind == GOAWAY]
         assert last == [1, 1]

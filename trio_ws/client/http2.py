@@ -165,12 +165,12 @@ class HTTP2Opener:
             assert stream.headers_received is not None
             await connection.wait_for(stream.headers_received)
             headers = stream.take_headers()
+            if not headers and stream.error_code == ErrorCodes.HTTP_1_1_REQUIRED and uri.secure:
+                raise _HTTP11Required
             if not headers and stream.refused:
                 # Whoever leaves a new connection may do so with every one, so that would never end.
                 is_left = stream.error_code is None and stream.stream_id > 1
                 raise (_Left if is_left else _Refused)(stream.failure)
-            if not headers and stream.error_code == ErrorCodes.HTTP_1_1_REQUIRED and uri.secure:
-                raise _HTTP11Required
             if not headers:
                 reason = stream.failure or "the server closed the stream during the opening handshake"
                 raise ConnectFailed(uri.host_header, reason)

@@ -17,6 +17,7 @@ it. They require h2: ``pip install trio-ws[http2]``.
 :mod:`~trio_ws.http2.output`            writing; streams that have much to send take turns
 :mod:`~trio_ws.http2.stream`            a stream of HTTP/2 as a Trio stream
 :mod:`~trio_ws.http2.adapter`           the same stream as the connection of a WebSocket wants it
+:mod:`~trio_ws.http2.arrivals`          the streams that the peer has opened, until they are served
 :mod:`~trio_ws.http2.connection`        the connection: one reader task, one writer task, many streams
 ======================================  =======================================================================
 """

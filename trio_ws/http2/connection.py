@@ -27,7 +27,6 @@ stream waits inside the output, so cancelling a task of a stream leaves no half-
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 import h2.events
@@ -37,10 +36,11 @@ from h2.errors import ErrorCodes
 
 from ..connection.core import GOODBYE_TIMEOUT, GRACE
 from ..connection.stream import RECEIVE_SIZE, StreamAdapter, StreamBroken
+from .arrivals import Arrivals
 from .floods import Flood
-from .frames import DataEvent, Event, GoAwayEvent, StreamViolationEvent
+from .frames import DataEvent, Event, GoAwayEvent, ProtocolFailed, StreamViolationEvent, error_name
 from .output import Output
-from .protocol import HTTP2Protocol, ProtocolFailed
+from .protocol import HTTP2Protocol
 from .stream import HTTP2Stream
 
 __all__ = ["HTTP2Connection"]
@@ -77,6 +77,7 @@ class HTTP2Connection:
         output: The output.
         max_streams: The number of streams that may be open.
         streams: The open streams, by their numbers.
+        arrivals: Those that the peer has opened and no task serves yet.
         failure: The reason why the connection is lost; None before that.
         error: The error of the transport, if that is the reason.
         peer_is_leaving: Whether the peer has sent GOAWAY.
@@ -113,9 +114,10 @@ class HTTP2Connection:
         self.error: StreamBroken | None = None
         self.peer_is_leaving: bool = False
         self.on_end: Callable[[], object] = _do_nothing
-        self._accepted: deque[HTTP2Stream] = deque()
-        self._accept_event: trio.Event | None = None
+        self.arrivals: Arrivals = Arrivals()
         self._is_leaving = False
+        # The reason in the peer's GOAWAY frame, as the end of a sentence.
+        self._farewell = ""
         self._received = received
         self._read_size = RECEIVE_SIZE
         self.settled: trio.Event = trio.Event()
@@ -166,7 +168,7 @@ class HTTP2Connection:
             data = received or await self.transport.receive_view(size)
             self._read_size = MAX_READ if len(data) == size else RECEIVE_SIZE
             if not data:
-                self.fail("the peer has closed the connection")
+                self.fail(f"the peer has closed the connection{self._farewell}")
                 return
             self.received_at = trio.current_time()
             self.protocol.feed(data)
@@ -267,8 +269,7 @@ class HTTP2Connection:
         stream.headers = event.headers
         if any(name == b":protocol" for name, _ in event.headers) and event.stream_ended is None:
             stream.open_tunnel()
-        self._accepted.append(stream)
-        self._wake_acceptor()
+        self.arrivals.put(stream)
 
     def _receive_body(self, event: h2.events.DataReceived, stream: HTTP2Stream | None) -> None:
         """Store data that is not that of a WebSocket: the body of an error response. That of a request is dropped."""
@@ -280,33 +281,16 @@ class HTTP2Connection:
 
     def _receive_goaway(self, event: GoAwayEvent) -> None:
         self.peer_is_leaving = True
+        if event.error_code:
+            self._farewell = f": {error_name(event.error_code)}"
         for stream in list(self.streams.values()):
             if self.is_client and stream.stream_id > event.last_stream_id:
-                stream.fail("the peer has closed the connection for new streams", refused=True)
+                if event.error_code == ErrorCodes.HTTP_1_1_REQUIRED:
+                    stream.error_code = event.error_code
+                stream.fail(f"the peer has closed the connection for new streams{self._farewell}", refused=True)
         self.finish_if_left()
 
     # -- Streams ---------------------------------------------------------------------------------------------------
-
-    async def accept(self) -> HTTP2Stream | None:
-        """Wait, in one task, for a stream of the peer. Return None if there will be no more. Safe to cancel."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._accepted:
-            if self._is_leaving or self.failure is not None:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return None
-            self._accept_event = trio.Event()
-            await self._accept_event.wait()
-        return self._accepted.popleft()
-
-    def refuse_accepted(self) -> None:
-        """Refuse the streams that nobody will accept."""
-        while self._accepted:
-            self._accepted.popleft().abort(ErrorCodes.REFUSED_STREAM)
-
-    def _wake_acceptor(self) -> None:
-        if self._accept_event is not None:
-            self._accept_event.set()
-            self._accept_event = None
 
     @property
     def has_room(self) -> bool:
@@ -323,7 +307,7 @@ class HTTP2Connection:
         """Open a stream with a request. Raise :exc:`trio.BrokenResourceError` if that is not possible."""
         if self.peer_is_leaving or self._is_leaving:
             who = "the server has" if self.peer_is_leaving else "this end has"
-            raise trio.BrokenResourceError(f"{who} closed the connection for new streams")
+            raise trio.BrokenResourceError(f"{who} closed the connection for new streams{self._farewell}")
         if len(self.streams) >= self._peer_limit:
             raise trio.BrokenResourceError(f"the server allows {self._peer_limit} streams at a time")
         try:
@@ -375,7 +359,7 @@ class HTTP2Connection:
             if self.failure is None:
                 self.protocol.go_away()
                 self.output.flush()
-            self._wake_acceptor()
+            self.arrivals.end()
 
     def fail(self, failure: str, error: StreamBroken | None = None) -> None:
         """Record that the connection is lost, and let all streams fail. Idempotent."""
@@ -383,7 +367,7 @@ class HTTP2Connection:
             self.failure = failure
             self.error = None if error is None else error.with_traceback(None)
             self.settled.set()
-            self._wake_acceptor()
+            self.arrivals.end()
             self.output.end()
             for stream in list(self.streams.values()):
                 stream.fail(failure)

@@ -21,10 +21,12 @@ __all__ = [
     "Flag",
     "FrameType",
     "GoAwayEvent",
+    "ProtocolFailed",
     "StreamViolation",
     "StreamViolationEvent",
     "Violation",
     "check_priority",
+    "error_name",
     "frame_header",
     "parse_goaway",
     "parse_header",
@@ -147,6 +149,10 @@ class StreamViolation(Exception):
         self.error_code: ErrorCodes = error_code
 
 
+class ProtocolFailed(Exception):
+    """The peer has violated HTTP/2, or a limit. A GOAWAY frame for it waits to be written."""
+
+
 def frame_header(size: int, kind: FrameType, flags: int, stream_id: int) -> bytes:
     """Return the header of a frame.
 
@@ -163,6 +169,14 @@ def parse_header(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """Return the size, the type, the flags and the stream of the frame that begins at a position."""
     high, low, kind, flags, stream_id = _HEADER.unpack_from(data, position)
     return high << 8 | low, kind, flags, stream_id & 0x7FFFFFFF
+
+
+def error_name(error_code: int) -> str:
+    """Return the name of an error code; its number if it has none."""
+    try:
+        return ErrorCodes(error_code).name
+    except ValueError:
+        return str(error_code)
 
 
 def parse_goaway(payload: memoryview, stream_id: int) -> GoAwayEvent:

@@ -36,6 +36,7 @@ from .frames import (
     Event,
     Flag,
     FrameType,
+    ProtocolFailed,
     StreamViolation,
     StreamViolationEvent,
     Violation,
@@ -52,7 +53,7 @@ from .negotiation import PREFACE
 from .settings import H2, MAX_CLOSED, create_h2
 from .tunnels import Tunnel, Tunnels
 
-__all__ = ["HTTP2Protocol", "ProtocolFailed"]
+__all__ = ["MAX_WORK", "HTTP2Protocol"]
 
 #: The size of the connection's window before any WINDOW_UPDATE (RFC 9113, section 6.9.2).
 _FIRST_WINDOW = 65_535
@@ -62,11 +63,7 @@ _FIRST_WINDOW = 65_535
 _MAX_TABLE = 4_096
 
 #: Work between two pauses, in frames; a frame of 16 KiB counts twice.
-_MAX_WORK = 16
-
-
-class ProtocolFailed(Exception):
-    """The peer has violated HTTP/2, or a limit. A GOAWAY frame for it waits to be written."""
+MAX_WORK: int = 16
 
 
 class HTTP2Protocol:
@@ -114,8 +111,6 @@ class HTTP2Protocol:
         # The frames since the last pause.
         self._work = 0
         self._input = Input(b"" if is_client else PREFACE)
-        if not is_client:
-            self.h2.receive_data(PREFACE)  # a wrong one does not come so far
         # Whether the last frame has completed the headers of a request or a response.
         self._opens = False
         # The streams that were reset here, as an ordered set; the stream in the first GOAWAY frame that was sent.
@@ -136,7 +131,7 @@ class HTTP2Protocol:
     @property
     def needs_pause(self) -> bool:
         """Whether other tasks should run before the next step."""
-        return self._work >= _MAX_WORK
+        return self._work >= MAX_WORK
 
     def pause(self) -> None:
         """Copy what is left to process: the memory of the fed bytes will be used again by other tasks."""
@@ -218,8 +213,10 @@ class HTTP2Protocol:
                     self.h2.encoder.header_table_size = _MAX_TABLE
             elif isinstance(event, h2.events.StreamReset):
                 self._messages.forget(event.stream_id)
-                if not event.remote_reset and not self._is_client:
-                    self.floods.count_reset()  # the peer has made h2 reset it (CVE-2025-8671)
+                if not event.remote_reset:  # the peer has made h2 reset it (CVE-2025-8671)
+                    self._remember_reset(event.stream_id)
+                    if not self._is_client:
+                        self.floods.count_reset()
             elif isinstance(event, (h2.events.RequestReceived, h2.events.ResponseReceived)):
                 event.headers = list(headers)
                 self._messages.begin(event.stream_id, headers)
@@ -236,7 +233,7 @@ class HTTP2Protocol:
 
     def _receive_headers(self, block: HeaderBlock, events: list[Event]) -> None:
         stream_id = block.stream_id
-        if stream_id in self._reset:
+        if self._is_late(stream_id):
             if not self._is_client:  # a client may have cancelled many requests whose responses are on their way
                 self.floods.count_useless()
             return
@@ -250,6 +247,11 @@ class HTTP2Protocol:
             return
         flags = Flag.END_HEADERS | (Flag.END_STREAM if block.ends else 0)
         self._receive_in_h2(frame_header(0, FrameType.HEADERS, flags, stream_id), events, block.headers)
+
+    def _is_late(self, stream_id: int) -> bool:
+        """Whether a stream was reset here, so that the peer may not know it yet. A client remembers no other reason."""
+        is_forgotten = self._is_client and stream_id not in self.h2.streams and not self.h2.is_idle(stream_id)
+        return is_forgotten or stream_id in self._reset
 
     def _end_stream(self, violation: StreamViolation, events: list[Event]) -> None:
         """Reset a stream on which the peer has violated HTTP/2."""
@@ -280,7 +282,7 @@ class HTTP2Protocol:
         data = unpad(frame[HEADER_SIZE:], flags)
         if not data and not flags & Flag.END_STREAM:
             self.floods.count_useless()
-        if stream_id in self._reset:
+        if self._is_late(stream_id):
             self._put_if_any(self._tunnels.take_from_connection(size))
             return
         tunnel = self._tunnels.get(stream_id)
@@ -307,9 +309,7 @@ class HTTP2Protocol:
         reason = str(exc)
         if isinstance(exc, h2.exceptions.NoSuchStreamError):  # whose text is the number
             reason = f"there is no stream {reason}"
-        if not isinstance(exc, h2.exceptions.ProtocolError):  # for which h2 has made the frame
-            code = exc.error_code if isinstance(exc, Violation) else ErrorCodes.ENHANCE_YOUR_CALM
-            self.go_away(code, reason.encode())
+        self.go_away(ErrorCodes.ENHANCE_YOUR_CALM if isinstance(exc, Flood) else exc.error_code, reason.encode())
         self.failed = True
         return ProtocolFailed(reason)
 
@@ -370,6 +370,9 @@ class HTTP2Protocol:
 
     def _reset_in_h2(self, stream_id: int, error_code: ErrorCodes) -> None:
         self.h2.reset_stream(stream_id, error_code)
+        self._remember_reset(stream_id)
+
+    def _remember_reset(self, stream_id: int) -> None:
         self._reset[stream_id] = None
         if len(self._reset) > MAX_CLOSED:
             del self._reset[next(iter(self._reset))]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionInputs, H2Connection
+from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 
 from .frames import MAX_FRAME_SIZE, MAX_WINDOW
+from .negotiation import PREFACE
 
 __all__ = ["H2", "MAX_CLOSED", "create_h2"]
 
@@ -28,6 +30,11 @@ class H2(H2Connection):
 
     #: The number of streams that there were when those that are closed were last removed from ``streams``.
     _kept = 0
+
+    def _terminate_connection(self, error_code: ErrorCodes) -> None:
+        # This method of h2 sends GOAWAY for a violation. The protocol does that itself: it knows the reason, and which
+        # stream an earlier GOAWAY frame has named.
+        self.state_machine.process_input(ConnectionInputs.SEND_GOAWAY)
 
     def is_open(self, stream_id: int) -> bool:
         """Whether a stream is open in at least one direction."""
@@ -102,4 +109,6 @@ def create_h2(*, is_client: bool, max_streams: int, window: int, max_header_list
     connection.local_settings = _Settings(client=is_client, initial_values=settings)
     connection.max_inbound_frame_size = MAX_FRAME_SIZE
     connection.initiate_connection()
+    if not is_client:
+        connection.receive_data(PREFACE)  # that of the client is checked before anything else is received
     return connection

@@ -18,7 +18,7 @@ from h2.errors import ErrorCodes
 from h2.stream import H2Stream
 
 from ..connection.stream import RECEIVE_SIZE, StreamAdapter
-from .frames import Chunk
+from .frames import Chunk, error_name
 from .headers import HeaderList
 from .output import Output
 from .protocol import HTTP2Protocol
@@ -136,8 +136,8 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
         """Record that the peer has reset the stream."""
         # After the end, a server resets a stream to say that it needs nothing more (RFC 9113, section 8.1).
         self.error_code = error_code
-        name = getattr(error_code, "name", error_code)
-        self.fail(f"the peer has reset the stream: {name}", refused=error_code == ErrorCodes.REFUSED_STREAM)
+        reason = f"the peer has reset the stream: {error_name(error_code)}"
+        self.fail(reason, refused=error_code == ErrorCodes.REFUSED_STREAM)
 
     def fail(self, failure: str, *, refused: bool = False) -> None:
         """Record that the stream is lost, and wake its tasks. Idempotent."""
@@ -224,8 +224,8 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
 
     @property
     def is_over(self) -> bool:
-        """Whether both ends have ended their directions, or the stream is lost."""
-        return self.failure is not None or (self.ended and self._sent_end)
+        """Whether both ends have ended their directions, or the stream is lost; and nothing waits to be taken."""
+        return (self.failure is not None or (self.ended and self._sent_end)) and not self._received
 
     @property
     def has_unread(self) -> bool:

@@ -40,6 +40,10 @@ from .server import Opening, Server, ServerState, ServerWebSocket
 
 __all__ = ["Host", "serve_http2"]
 
+#: Tasks of streams that have ended, beyond as many as there may be streams. A handler may go on after the end of its
+#: stream, but clients must not start any number of them.
+MAX_ENDED = 16
+
 #: The number of streams of a connection if ``Limits.streams`` is None.
 UNLIMITED = 2**20
 
@@ -120,8 +124,7 @@ class _Session:
                             connection.leave()
                         await self._accept(streams)
                     lingers = True
-                    with trio.move_on_after(self._seconds):
-                        await connection.output.wait_written()
+                    await self._wait_written()
                 finally:
                     connection.finish(linger=lingers)
         finally:
@@ -134,15 +137,32 @@ class _Session:
     async def _accept(self, nursery: trio.Nursery) -> None:
         """Start a task for each stream, until there will be no more."""
         with self._scope:
-            while (stream := await self._connection.accept()) is not None:
+            while (stream := await self._connection.arrivals.get()) is not None:
+                if self._count >= 2 * self._connection.max_streams + MAX_ENDED:
+                    stream.abort(ErrorCodes.REFUSED_STREAM)
+                    continue
                 # Not in the task, so that nothing else can take the place that is free now.
                 slot = AddressSlot(self._host.state.by_address, self._host.limits.per_address)
                 deadline = trio.current_time() + self._seconds
                 task = OpeningTask(trio.CancelScope(deadline=deadline), Stage.ANSWERING)
                 nursery.start_soon(self._serve_stream, stream, slot, task, self._begin_stream(slot, task))
-        self._connection.refuse_accepted()  # the scope may have been cancelled just before a stream has arrived
+        self._connection.arrivals.refuse()  # the scope may have been cancelled just before a stream has arrived
         self._connection.leave()  # it was idle for too long, or the client or the server leaves
-        self._host.state.openings.discard(self._task)
+        if self._task.dismissed is None:  # otherwise, it counts as one that leaves until it has ended
+            self._host.state.openings.discard(self._task)
+
+    async def _wait_written(self) -> None:
+        """Wait, if the server drains, until a slow client has received everything, but at most ``open_timeout``."""
+        state = self._host.state
+        if not state.draining or state.close is not None:
+            return
+        task = OpeningTask(trio.CancelScope(deadline=trio.current_time() + self._seconds), Stage.ENDING)
+        state.openings.add_idle(task)
+        try:
+            with task.scope:
+                await self._connection.output.wait_written()
+        finally:
+            state.openings.discard(task)
 
     def _begin_stream(self, slot: AddressSlot, task: OpeningTask) -> str | None:
         """Count a new stream, and list its task.
