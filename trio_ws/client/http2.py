@@ -123,7 +123,7 @@ class HTTP2Opener:
                 max_head_size=self.settings.max_head_size,
                 max_headers=self.settings.max_headers,
             )
-        except BaseException:
+        except BaseException:  # Nobody owns the transport yet, so it would stay open.
             await transport.aclose(0)
             raise
         try:

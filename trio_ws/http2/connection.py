@@ -285,7 +285,7 @@ class HTTP2Connection:
             self._farewell = f": {error_name(event.error_code)}"
         for stream in list(self.streams.values()):
             if self.is_client and stream.stream_id > event.last_stream_id:
-                if event.error_code == ErrorCodes.HTTP_1_1_REQUIRED:
+                if event.error_code == ErrorCodes.HTTP_1_1_REQUIRED:  # it holds for the request, too
                     stream.error_code = event.error_code
                 stream.fail(f"the peer has closed the connection for new streams{self._farewell}", refused=True)
         self.finish_if_left()

@@ -95,7 +95,7 @@ class Output:
             await self._written_event.wait()
 
     def end(self) -> None:
-        """Let nobody wait for what will not be written any more, because the connection is lost."""
+        """End :meth:`wait_written`: the connection is lost, and nothing will be written any more."""
         self._has_ended = True
         self._wake_waiting()
 

@@ -111,7 +111,7 @@ class HTTP2Protocol:
         # The frames since the last pause.
         self._work = 0
         self._input = Input(b"" if is_client else PREFACE)
-        # Whether the last frame has completed the headers of a request or a response.
+        # Set by the headers of a request or a response, which end a step.
         self._opens = False
         # The streams that were reset here, as an ordered set; the stream in the first GOAWAY frame that was sent.
         self._reset: dict[int, None] = {}
