@@ -143,7 +143,7 @@ def short_limits() -> None:
 def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be cut short in tests in real time. Tests of these limits use virtual time."""
     others = {"autojump_clock", "mock_clock", "scheduling", "short_limits"}
-    if not others & {*request.fixturenames} and inspect.iscoroutinefunction(request.function):
+    if not others & {*request.fixturenames}:
         for module, name in SHORT_LIMITS:
             monkeypatch.setattr(module, name, HANGS)
 

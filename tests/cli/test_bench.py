@@ -6,10 +6,12 @@ import io
 import json
 import math
 import random
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 import trio_ws
 from trio_ws.cli import bench, plot, style
@@ -104,6 +106,7 @@ def test_sizes_for_people() -> None:
 
 def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.setattr(style, "INTERVAL", HANGS)
     terminal = FakeTerminal()
     progress = style.ProgressBar(terminal, 2048)
     progress.advance(1024)
@@ -141,17 +144,38 @@ def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- The command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def until_enough(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let runs end when each connection has done some round trips, however long that takes. Return arguments for it."""
+    round_trips = bench._round_trips
+
+    async def some_round_trips(ws: trio_ws.WebSocket, message: str | bytes, window: int, histogram: Histogram) -> None:
+        class Enough(Histogram):
+            def add(self, seconds: float) -> None:
+                super().add(seconds)
+                if self.count == 20:
+                    scope.cancel()
+
+        own = Enough()
+        with trio.CancelScope() as scope:
+            await round_trips(ws, message, window, own)
+        histogram.merge(own)
+
+    monkeypatch.setattr(bench, "_round_trips", some_round_trips)
+    return ["--duration", str(HANGS)]
+
+
 @pytest.mark.parametrize("extra", [[], ["--window", "8"], ["--binary", "--compression"]])
-def test_bench_json(extra: list[str], command: Command) -> None:
+def test_bench_json(extra: list[str], until_enough: list[str], command: Command) -> None:
     with serving(echo) as port:
-        arguments = ["--size", "32,64K", "--duration", "0.2", "--connections", "2", "--json", *extra]
+        arguments = ["--size", "32,64K", "--connections", "2", "--json", *until_enough, *extra]
         result = command("bench", *arguments, f"ws://{HOST}:{port}")
     assert (result.status, result.err) == (0, "")
     runs = [json.loads(line) for line in result.out.splitlines()]
     assert [run["size"] for run in runs] == [32, 65536]
     for run in runs:
         assert run["connections"] == 2
-        assert run["seconds"] >= 0.2
+        assert 0 < run["seconds"] < HANGS
         assert run["messages"] == sum(count for _, count in run["histogram"]) > 0
         assert run["messages_per_second"] == pytest.approx(run["messages"] / run["seconds"])
         assert run["bytes_per_second"] == pytest.approx(run["messages_per_second"] * run["size"])
@@ -160,12 +184,12 @@ def test_bench_json(extra: list[str], command: Command) -> None:
         assert run["busy"] > 0
 
 
-def test_bench_for_people(command: Command) -> None:
+def test_bench_for_people(until_enough: list[str], command: Command) -> None:
     with serving(echo) as port:
-        result = command("bench", "--duration", "0.2", "--connections", "3", f"ws://{HOST}:{port}")
+        result = command("bench", "--connections", "3", *until_enough, f"ws://{HOST}:{port}")
     lines = result.out.splitlines()
     assert result.status == 0
-    assert lines[0] == "32 bytes, 3 connections, 0.2 s"
+    assert re.fullmatch(r"32 bytes, 3 connections, \d+\.\d s", lines[0])
     assert [line.split()[0] for line in lines[1:3]] == ["throughput", "round"]
     assert lines[-1].startswith("  the bench itself used ")
 
@@ -181,12 +205,13 @@ def test_a_busy_bench_says_so() -> None:
 
 def test_bench_with_processes() -> None:
     with serving(echo) as port:
-        arguments = ["--duration=0.2", "--connections=3", "--processes=2", "--json", f"ws://{HOST}:{port}"]
+        arguments = ["--duration=2", "--connections=3", "--processes=2", "--json", f"ws://{HOST}:{port}"]
         with process("bench", *arguments) as running:
             out, err = running.communicate(timeout=HANGS)
     assert (running.returncode, err) == (0, "")
     run = json.loads(out)
     assert (run["connections"], run["processes"]) == (3, 2)
+    assert run["seconds"] >= 2
     assert run["messages"] == sum(count for _, count in run["histogram"]) > 0
 
 

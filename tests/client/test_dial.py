@@ -879,18 +879,20 @@ async def test_cancelled_in_the_tls_handshake(nothing_left: Callable[[], None]) 
     nothing_left()
 
 
-async def test_silent_tls_server(nothing_left: Callable[[], None]) -> None:
+async def test_silent_tls_server(mock_clock: trio.testing.MockClock, nothing_left: Callable[[], None]) -> None:
     """open_timeout includes the TLS handshake."""
     over = trio.Event()
 
     async def talk(stream: trio.SocketStream) -> None:
+        assert await stream.receive_some()
+        mock_clock.jump(5)
         while await stream.receive_some():
             pass
         over.set()
 
     async with trio.open_nursery() as nursery:
         port = await start_tcp(nursery, talk)
-        exc = await expect_failure(trio_ws.connect(f"wss://localhost:{port}", open_timeout=0.1))
+        exc = await expect_failure(trio_ws.connect(f"wss://localhost:{port}", open_timeout=5))
         await over.wait()
         nursery.cancel_scope.cancel()
     assert isinstance(exc, OpenTimeout)
