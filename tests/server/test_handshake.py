@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,9 @@ from trio_ws import Headers, Opening, Request, Response
 from trio_ws.server import date
 
 from ..support import echo
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 URI = "ws://example.org/chat"
 UPGRADE = (
@@ -201,6 +205,51 @@ async def test_a_slow_process_request_times_out(autojump_clock: trio.testing.Moc
         assert (await client.ask(get()))[0] == 408
         assert await client.is_closed()
         assert trio.current_time() == 10
+
+
+@pytest.mark.parametrize("hook", ["process_request", "process_response"])
+async def test_tasks_of_a_hook_that_fail_when_they_are_cancelled(
+    hook: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The nursery combines ``Cancelled`` with their exceptions. These must not end the server."""
+
+    async def fail() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise LookupError("oops")
+
+    async def work(*args: object) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(trio.sleep_forever)
+
+    async with served(**{hook: work}, open_timeout=10) as client:
+        assert (await client.ask(get("/", *UPGRADE)))[0] == 408
+        assert await client.is_closed()
+    assert "the opening handshake failed" in caplog.text
+    assert "LookupError: oops" in caplog.text
+
+
+async def test_a_hook_that_raises_keyboard_interrupt_while_it_is_cancelled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def interrupt() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyboardInterrupt
+
+    async def work(*args: object) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt)
+            nursery.start_soon(trio.sleep_forever)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with served(process_request=work, open_timeout=10) as client:
+            await client.stream.send_all(get())
+            await trio.sleep_forever()
+    assert caught.value.subgroup(KeyboardInterrupt) is not None
 
 
 async def test_a_client_that_leaves_after_a_response_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ is logged and the client gets 500.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,6 +40,9 @@ from .forwarded.peer import Peer, show_address
 from .limits import Limits
 from .policy import HandshakePolicy
 from .server import Opening, Server, ServerWebSocket
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 __all__ = ["RETRY_AFTER", "Responder", "logger", "lost_error", "report_opening_failure", "upgrade"]
 
@@ -95,7 +99,8 @@ class Responder:
     async def answer(self, request: Request, received: bytes = b"") -> Response:
         """Return the response to a request. Set ``ws`` if it accepts a WebSocket.
 
-        Exceptions of the application's functions propagate; see :meth:`fail`.
+        Exceptions of the application's functions propagate; see :meth:`fail`. If this is cancelled, those of the tasks
+        that such a function has started are logged.
 
         Args:
             request: The request.
@@ -104,6 +109,21 @@ class Responder:
         Raises:
             InvalidHandshake: If the request is refused before ``process_request``; see :meth:`refuse`.
         """
+        try:
+            return await self._answer(request, received)
+        except Exception:
+            raise
+        except BaseExceptionGroup as group:
+            # A nursery of the application was cancelled, and its tasks may have failed at the same time. Cancelled must
+            # come alone: its scope would let the other exceptions pass.
+            failures, rest = group.split(Exception)
+            if failures is not None:
+                self.fail(failures)
+            if rest is not None and rest.split(trio.Cancelled)[1] is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            raise
+
+    async def _answer(self, request: Request, received: bytes) -> Response:
         # Keep nothing of the last request: a proxy may send requests of several clients over one connection. For the
         # first one, too: a trio.SSLListener has done the TLS handshake only now.
         self.begin()
