@@ -150,6 +150,23 @@ async def test_many_receivers_when_the_connection_is_lost(
     assert received == [*messages, "the last"]
 
 
+async def test_the_connection_ends_while_messages_are_on_their_way_to_a_receiver(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    class AbortAtOnce(trio_ws.Instrument):
+        """In the step in which the messages go to the receiver."""
+
+        def message_received(self, ws: trio_ws.ObservedWebSocket, *args: object) -> None:
+            assert isinstance(ws, WebSocket)
+            ws.abort()
+
+    for _ in range(20):  # Trio runs the tasks in a random order
+        scripts = (say_and_stay(text("a"), text("b")), say_and_stay(text("c")))
+        host = Host(nursery, *scripts, instruments=[AbortAtOnce()])
+        async with trio_ws.open_reconnecting(host, backoff=LONGEST) as feed:
+            assert [await feed.receive() for _ in "abc"] == ["a", "b", "c"]
+
+
 async def test_the_backlog_is_received_before_new_messages(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     host = Host(nursery, say(text("a"), text("b")), say_and_stay(text("c"), text("d")))
     async with trio_ws.open_reconnecting(host) as feed:
@@ -303,6 +320,17 @@ async def test_an_unaccepted_message_goes_to_the_next_connection(
     await wait_all_tasks_blocked()
     assert host.times[1] >= 10
     assert host.texts() == [[], ["kept"]]
+    # It may be a buffer that is used again meanwhile.
+    mutable = bytearray(b"before")
+    host = Host(nursery, do_not_read, stay, pair=partial(pipe_pair, 200), send_buffer=0, compression=None)
+    async with trio_ws.open_reconnecting(host, backoff=LONGEST) as feed:
+        await feed.send("x" * 1000)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(feed.send, mutable)
+            await wait_all_tasks_blocked()
+            mutable[:] = b"after!"
+    await wait_all_tasks_blocked()
+    assert host.frames[1] == [binary(b"before"), close()]
     # The same with messages that were waiting for the connection.
     host = Host(nursery, DOWN, do_not_read, stay, pair=partial(pipe_pair, 200), send_buffer=0, compression=None)
     async with trio_ws.open_reconnecting(host, backoff=LONGEST) as feed:

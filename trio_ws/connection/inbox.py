@@ -267,7 +267,9 @@ class Inbox:
     def drain(self) -> list[Message]:
         """Remove and return all whole messages that are left after the end, even if another task holds the lock.
 
-        A waiting task then gets none. The last part of a message that is received in parts stays for its receiver.
+        Call this at least one scheduling step after the end: until then, a batch may be on its way to a task that has
+        waited for it. Tasks that wait afterwards get none. The last part of a message that is received in parts stays
+        for its receiver.
         """
         messages: list[Message] = []
         last_part: LastPart | None = None

@@ -183,22 +183,18 @@ class ReconnectingChannel(trio.abc.Channel[Message], AsyncWithOnly):
         """
         if when_down is not None:
             _check_when_down(when_down)
-        ws = self._supervisor.ws
-        if ws is not None and _is_open(ws):
-            try:
-                return await ws.send(message, text=text, compress=compress)
-            except ConnectionClosed:
-                pass  # The connection has not accepted the message: wait for the next one.
-        # Validate the message before waiting, and copy it, so that it cannot change while it waits.
+        # This copies a message that could change while it waits.
         opcode, message = prepare(message, text)
-        await trio.lowlevel.checkpoint()
+        ws = self._supervisor.ws
+        if ws is None or not _is_open(ws):
+            await trio.lowlevel.checkpoint()
         while self._supervisor.outcome is None:
             ws = self._supervisor.ws
             if ws is not None and _is_open(ws):
                 try:
                     return await ws.send(message, text=opcode is Opcode.TEXT, compress=compress)
                 except ConnectionClosed:
-                    pass
+                    pass  # The connection has not accepted the message: wait for the next one.
             elif (when_down or self._when_down) == "fail":
                 self._check_entered()
                 is_open = self._supervisor.state.phase is ReconnectPhase.OPEN

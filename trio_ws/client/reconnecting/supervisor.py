@@ -109,6 +109,8 @@ class Supervisor:
             self._set_state(ReconnectPhase.OPEN)
             await connection.state.wait_for(Phase.SETTLED)
             lived = trio.current_time() - opened_at
+            # Messages may be on their way to tasks that have not run yet. After this, they have them.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             self._save_backlog(ws)
             retry = self._schedule_retry(connection.state.error(), lived)
             # Give the server a moment to close the connection. Meanwhile, the tasks that were just woken can still see
