@@ -21,6 +21,8 @@ from trio_ws.connection import tls
 from trio_ws.connection.stream import StreamAdapter, StreamBroken
 from trio_ws.connection.tls import TLSAdapter, start_tls
 
+from ..support import HANGS
+
 NAME = "example.org"
 LARGE = bytes(range(256)) * 8 * 1024
 
@@ -223,6 +225,63 @@ async def test_a_written_piece_of_a_message_is_progress(contexts: Contexts, monk
         assert ends.client.progress_at >= start
         nursery.start_soon(ends.client.write, [])
         assert await receive_exactly(ends.server, len(LARGE)) == LARGE
+
+
+async def test_an_answer_of_openssl_is_written_at_once(contexts: Contexts) -> None:
+    """A key update has such an answer. Python cannot send one, so the answer is a record like any other."""
+    async with connected(contexts) as ends:
+        assert isinstance(ends.server, TLSAdapter)
+        ends.server.tls_object.write(b"answer")
+        await ends.client.write([b"question"])
+        assert await ends.server.receive() == b"question"
+        assert not ends.server.has_unwritten
+        assert await ends.client.receive() == b"answer"
+
+
+async def test_an_answer_while_a_write_waits(contexts: Contexts) -> None:
+    """It is written after what waits for the socket, and the write goes on."""
+    async with connected(contexts) as ends, trio.open_nursery() as nursery:
+        assert isinstance(ends.server, TLSAdapter)
+        nursery.start_soon(ends.server.write, [LARGE])
+        await wait_all_tasks_blocked()
+        received = b""
+        for _ in range(10):  # more than what is encrypted already
+            while (data := ends.client.receive_now(65536)) is not None:
+                received += data
+            # The socket is writable now, but the task that writes does not run.
+            ends.server.tls_object.write(b"answer")
+            assert ends.client.write_now([b"question"])
+            assert ends.server.receive_now(100) == b"question"
+        with trio.fail_after(HANGS):
+            received += await receive_exactly(ends.client, len(LARGE) + 10 * len(b"answer") - len(received))
+        assert received.replace(b"answer", b"") == LARGE
+
+
+async def test_a_peer_that_does_not_read_the_answers(contexts: Contexts) -> None:
+    async with connected(contexts) as ends:
+        assert isinstance(ends.server, TLSAdapter)
+        with pytest.raises(StreamBroken, match="does not read the answers"):
+            for _ in range(1000):
+                ends.server.tls_object.write(bytes(1024))
+                await ends.client.write([b"question"])
+                assert await ends.server.receive() == b"question"
+        assert sum(map(len, ends.server._unwritten)) < 300_000
+
+
+async def test_an_error_of_openssl_in_a_write_without_waiting_is_reported_by_the_next_write(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def write(self, data: bytes) -> int:
+            raise ssl.SSLError(1, "internal error")
+
+    async with connected(contexts) as ends:
+        monkeypatch.setattr(ends.client, "tls_object", Broken())
+        assert not ends.client.write_now([b"message"])
+        assert ends.client.has_unwritten
+        with pytest.raises(StreamBroken, match="internal error"):
+            await ends.client.write([])
+        assert ends.client.poisoned
 
 
 async def test_the_plaintext_that_is_written_is_not_kept(contexts: Contexts) -> None:

@@ -8,7 +8,8 @@ rules of the stream adapter hold for both:
   the socket loses nothing: the next write begins with the rest of the ciphertext.
 * Bytes that were decrypted before an error are delivered. After that, every read raises the error. If the stream ends
   without close_notify (RFC 8446, section 6.1), that is an error too: an attacker may have cut it off.
-* Reading can make OpenSSL answer, for example to a key update. The next write sends the answer.
+* Reading can make OpenSSL answer, for example to a key update. The answer is written at once, as far as the socket
+  accepts it, and the next write begins with the rest. A peer that makes this end answer, but reads nothing, is cut off.
 * ``send_eof()`` sends close_notify. Closing does not, like that of a :class:`trio.SSLStream` with ``https_compatible``:
   the closing handshake of WebSocket makes it unnecessary, and on Python 3.10, asyncio does not close a transport that
   receives it late.
@@ -31,6 +32,9 @@ __all__ = ["TLSAdapter", "start_tls"]
 
 #: Maximum size of the plaintext in a TLS record, in bytes (RFC 8446, section 5.1). Small chunks are joined.
 _RECORD = 16 * 1024
+
+#: Maximum number of bytes of ciphertext that may wait when OpenSSL answers. Messages alone stay below it.
+_MAX_UNWRITTEN = 4 * BATCH
 
 #: Maximum number of times that :meth:`TLSAdapter.write` encrypts and writes before other tasks can run.
 _MAX_PIECES = 16
@@ -219,10 +223,22 @@ class TLSAdapter(StreamAdapter):
             self._read_error = trio.BrokenResourceError("the TLS connection was cut off: it ended without close_notify")
         except ssl.SSLError as exc:
             self._read_error = socket_broken(exc)
-        self._take_ciphertext()
+        if self._outgoing.pending:
+            self._write_answer()
         return count
 
+    def _write_answer(self) -> None:
+        """Write what OpenSSL answers to the peer. If too much of that waits already, reading ends."""
+        self._take_ciphertext()
+        if not self.write_now([]) and self._read_error is None and sum(map(len, self._unwritten)) > _MAX_UNWRITTEN:
+            self._read_error = trio.BrokenResourceError("the peer sends key updates, but does not read the answers")
+
     # -- Writing ---------------------------------------------------------------------------------------------------
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether a part of the chunks was not written, or encrypted, yet, so that the next write begins with it."""
+        return bool(self._unwritten or self._plaintext)
 
     def _add(self, chunks: list[bytes]) -> None:
         self._plaintext += chunks
@@ -246,8 +262,12 @@ class TLSAdapter(StreamAdapter):
         while self._plaintext and size < BATCH:
             piece = self._take_piece()
             size += len(piece)
-            while piece:
-                piece = piece[self.tls_object.write(piece) :]
+            try:
+                while piece:
+                    piece = piece[self.tls_object.write(piece) :]
+            except ssl.SSLError:
+                self._plaintext.insert(0, piece)  # the next write raises this, too
+                raise
         self._take_ciphertext()
 
     def _take_piece(self) -> memoryview:
