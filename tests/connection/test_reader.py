@@ -20,6 +20,7 @@ from trio_ws.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedLocally,
+    ConnectionClosedOK,
     MessageTooBig,
     ProtocolError,
     TooManyFragments,
@@ -155,12 +156,14 @@ async def test_shutting_down_lets_the_reader_go_on(before: int, autojump_clock: 
         await peer.send(close())
         assert await peer.receive_all() == [close(1001)]
         assert trio.current_time() == 0
-        # Messages that did not fit are dropped with all later ones, so there is no gap.
+        # Messages that did not fit are dropped with all later ones, so there is no gap, and the end is not clean.
         received = []
-        with pytest.raises(ConnectionClosed):
+        with pytest.raises(ConnectionClosedError) as caught:
             while True:
                 received.append(await ws.receive())
         assert received == ["a"]
+        assert (caught.value.rcvd, caught.value.sent) == (Close(1000, ""), Close(1001, ""))
+        assert "messages were lost" in str(caught.value.__cause__)
 
 
 async def test_shutting_down_leaves_no_gap(nursery: trio.Nursery) -> None:
@@ -178,6 +181,29 @@ async def test_shutting_down_leaves_no_gap(nursery: trio.Nursery) -> None:
         with pytest.raises(ConnectionClosed):
             await ws.receive()
         assert connection_of(ws).protocol.held == 0
+
+
+async def test_shutting_down_while_there_is_room_is_clean(nursery: trio.Nursery) -> None:
+    async with opened(Role.SERVER, pipe_pair()) as (ws, peer):
+        connection_of(ws).shut_down(Close(1001, ""))
+        await peer.send(text("a"), close())
+        assert await ws.receive() == "a"
+        with pytest.raises(ConnectionClosedOK):
+            await ws.receive()
+
+
+async def test_shutting_down_a_byte_stream_that_is_full(nursery: trio.Nursery) -> None:
+    """What follows is lost, so the end must not look like the end of what the peer has sent."""
+    async with opened(Role.SERVER, pipe_pair(), receive_buffer=0) as (ws, peer):
+        await peer.send(binary(b"a"))
+        await settle()
+        connection_of(ws).shut_down(Close(1001, ""))
+        await peer.send(binary(b"b"), close())
+        await settle()
+        stream = ByteStream(ws)
+        assert await stream.receive_some() == b"a"
+        with pytest.raises(ConnectionClosedError):
+            await stream.receive_some()
 
 
 async def test_shutting_down_keeps_the_end_of_a_message_that_is_taken_in_parts(nursery: trio.Nursery) -> None:

@@ -199,7 +199,8 @@ class ByteStream(trio.abc.Stream):
         except ConnectionClosedLocally:
             raise
         except ConnectionClosed as exc:
-            if self._message is None and not self._text_received and _is_end(exc):
+            is_cut = self._message is not None or self._text_received or connection_of(self.ws).inbox.has_lost
+            if _is_end(exc) and not is_cut:
                 return b""
             if isinstance(exc, ConnectionClosedOK):
                 raise _as_error(exc) from exc

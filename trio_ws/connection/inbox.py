@@ -35,6 +35,7 @@ class Inbox:
     Attributes:
         lock: Held by the task that is receiving, for one whole message or for all parts of one.
         end_when_full: Whether the reader must end the inbox instead of waiting for room.
+        has_lost: Whether messages were lost, because they arrived after such an end.
     """
 
     def __init__(self, protocol: Protocol, limit: int) -> None:
@@ -54,6 +55,7 @@ class Inbox:
         self._ended = self._dropped = False
         self.lock: FairLock = FairLock()
         self.end_when_full: bool = False
+        self.has_lost: bool = False
 
     @property
     def size(self) -> int:
@@ -75,6 +77,7 @@ class Inbox:
                 must not use the list any more.
         """
         if self._ended:
+            self.has_lost |= not self._dropped and bool(items or self._protocol.held)
             self._drop_message_in_progress()
         elif items:
             size = sum(map(getsizeof, items))

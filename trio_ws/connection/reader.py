@@ -147,6 +147,8 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
         connection.limits.record_received()
         connection.observer.record_messages(items)
     connection.inbox.put(items)
+    if connection.inbox.has_lost:
+        connection.state.fail(trio.TooSlowError("messages were lost: the handler did not receive them in time"))
     connection.observer.report()
     return ending
 

@@ -312,8 +312,9 @@ class Server:
     async def aclose(self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, grace: float | None = None) -> None:
         """Shut down gracefully: stop accepting, close all connections, wait for their handlers, and end ``serve``.
 
-        Each peer is sent a Close frame. Handlers can still receive the messages that their peers send before closing;
-        handlers that have not returned after ``grace`` seconds are cancelled. Pending requests get 503.
+        Each peer is sent a Close frame. Handlers can still receive the messages that their peers send before closing,
+        up to ``receive_buffer``: then, they get :exc:`ConnectionClosedError` at the end instead of a clean one. Those
+        that have not returned after ``grace`` seconds are cancelled. Pending requests get 503.
 
         If this is cancelled, it stops waiting, but the server still closes. Further calls can only shorten the grace
         period. Do not call this from a handler: it would wait for itself until it is cancelled.
