@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
+from ..connection.session import Session
 from ..connection.websocket import WebSocket, connection_of
 from ..exceptions import ConnectionClosed
 from ..misuse.usage import AsyncWithOnly, check_in_trio
 from .backoff import Backoff, Retries, leaves
 from .backoff import is_retryable as is_retryable_by_default
-from .connecting import Connecting
 from .connector import Connector, Target, check_retrying
 from .options import ConnectOptions
 
@@ -143,11 +143,8 @@ class Attempts:
         self.current = Attempt(self)
         return self.current
 
-    async def connect(self) -> tuple[Connecting, WebSocket]:
-        """Connect, and retry until there is a connection.
-
-        Returns:
-            The entered :class:`Connecting`, which the caller must exit, and its WebSocket.
+    async def connect(self) -> WebSocket:
+        """Connect, and retry until there is a connection. The caller must enter a :class:`Session`.
 
         Raises:
             Exception: If connecting fails, and the predicate or the backoff allows no retry.
@@ -157,7 +154,7 @@ class Attempts:
             retries.begin_attempt()
             try:
                 connecting = await self._connector.dial()
-                return connecting, await connecting.__aenter__()
+                return await connecting.open()
             except Exception as exc:
                 if not (self._schedule(exc) and retries.is_retryable(exc)):
                     raise
@@ -210,8 +207,8 @@ class Attempt(AsyncWithOnly):
         self._owner = owner
         self.was_entered: bool = False
         self.is_active: bool = False
-        self._connecting: Connecting | None = None
         self._ws: WebSocket | None = None
+        self._session: Session | None = None
         self._opened_at = 0.0
 
     def _explain_use(self) -> str:
@@ -222,17 +219,19 @@ class Attempt(AsyncWithOnly):
             raise RuntimeError("an attempt must be entered only once, and within its iteration of the loop")
         self.was_entered = self.is_active = True
         try:
-            self._connecting, self._ws = await self._owner.connect()
+            self._ws = await self._owner.connect()
         except BaseException:  # The block is not entered, also if this is cancelled.
             self.is_active = False
             raise
         self._opened_at = trio.current_time()
-        return self._ws
+        self._session = Session(self._ws)
+        return await self._session.__aenter__()
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if self._connecting is None or self._ws is None:
+        if self._session is None or self._ws is None:
             raise RuntimeError("the attempt was not entered")
         connection = connection_of(self._ws)
         lived = trio.current_time() - self._opened_at
@@ -247,7 +246,7 @@ class Attempt(AsyncWithOnly):
         elif end is None or not all(_reports(leaf, end) for leaf in leaves(exc)):
             end = None
         try:
-            await self._connecting.__aexit__(exc_type, exc, traceback)
+            await self._session.__aexit__(exc_type, exc, traceback)
         finally:
             self.is_active = False
         return self._owner.end_turn(end, lived, exc)

@@ -105,6 +105,7 @@ class Connecting(AsyncWithOnly):
         self._session = Session(await self.open())
         return await self._session.__aenter__()
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:

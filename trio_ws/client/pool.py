@@ -88,6 +88,7 @@ class HTTP2Pool(AsyncWithOnly):
         """The number of open connections."""
         return sum(len(entry.connections) for entry in self._entries.values())
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._manager is not None:
             raise RuntimeError("a pool must be entered only once")
@@ -96,6 +97,7 @@ class HTTP2Pool(AsyncWithOnly):
         self._nursery = await self._manager.__aenter__()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:

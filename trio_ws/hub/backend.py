@@ -179,6 +179,7 @@ class Backend(abc.ABC):
             raise RuntimeError("the back end must be entered before its nursery is used")
         return self._nursery
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         """Open the nursery, and connect. If cancelled, everything is closed again.
 
@@ -188,20 +189,22 @@ class Backend(abc.ABC):
         """
         if self._nursery is not None:
             raise RuntimeError("a back end must be entered once at a time: each hub needs its own")
-        manager = trio.open_nursery()
-        outer = await manager.__aenter__()
-        self._nursery_manager = manager
+        self._nursery_manager = trio.open_nursery()
+        outer = await self._nursery_manager.__aenter__()
         opened = trio.Event()
         outer.start_soon(self._hold_nursery, opened)
-        with trio.CancelScope(shield=True):
-            await opened.wait()
         try:
+            with trio.CancelScope(shield=True):
+                await opened.wait()
             await self.connect()
         except BaseException as exc:
+            with trio.CancelScope(shield=True):
+                await opened.wait()  # KeyboardInterrupt may have ended the first wait
             await self._close_nursery(type(exc), exc, exc.__traceback__)
             raise
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:

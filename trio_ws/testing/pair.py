@@ -129,6 +129,7 @@ class memory_websocket_pair(AsyncWithOnly):
     def _explain_use(self) -> str:
         return "memory_websocket_pair() must be used as `async with memory_websocket_pair() as (client, server):`"
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> WebSocketPair:
         check_in_trio("memory_websocket_pair()")
         if self._sessions is not None:
@@ -140,6 +141,7 @@ class memory_websocket_pair(AsyncWithOnly):
         self._server = server
         return WebSocketPair(client, server)
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:

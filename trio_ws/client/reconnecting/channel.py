@@ -251,6 +251,7 @@ class ReconnectingChannel(trio.abc.Channel[Message], AsyncWithOnly):
     def _explain_use(self) -> str:
         return "open_reconnecting() must be used as `async with open_reconnecting(...) as channel:`"
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._nursery is not None:
             raise RuntimeError("the channel must be entered only once: call open_reconnecting() again")
@@ -260,6 +261,7 @@ class ReconnectingChannel(trio.abc.Channel[Message], AsyncWithOnly):
         self._nursery.start_soon(self._supervisor.run)
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
