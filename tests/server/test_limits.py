@@ -25,6 +25,7 @@ from trio_ws.server.accept import MAX_REJECTIONS
 from trio_ws.settings import Settings
 
 from ..support import echo, memory_pair
+from .clients import MemoryListener, Stream, Wrapped, start
 
 MockClock = trio.testing.MockClock
 
@@ -282,28 +283,14 @@ async def test_limits_of_the_wrong_type() -> None:
 
 
 @contextlib.asynccontextmanager
-async def connected(limits: Limits, handler: trio_ws.Handler = echo) -> AsyncIterator[trio_ws.WebSocket]:
+async def connected(
+    limits: Limits, handler: trio_ws.Handler = echo, wrap: Callable[[Stream], Stream] = lambda stream: stream
+) -> AsyncIterator[trio_ws.WebSocket]:
     """Connect a client to a server over memory streams, which allow a mock clock."""
-
-    class Listener(trio.abc.Listener[trio.abc.Stream]):
-        def __init__(self, stream: trio.abc.Stream) -> None:
-            self.streams = [stream]
-
-        async def accept(self) -> trio.abc.Stream:
-            if not self.streams:
-                await trio.sleep_forever()
-            return self.streams.pop()
-
-        async def aclose(self) -> None:
-            pass
-
-    ours, theirs = trio.testing.memory_stream_pair()
+    listener = MemoryListener(wrap)
     async with trio.open_nursery() as nursery:
-        serve = partial(
-            trio_ws.serve, handler, listeners=[Listener(theirs)], limits=limits, ping_interval=None, close_timeout=1
-        )
-        await nursery.start(serve)
-        async with trio_ws.connect_over(ours, "ws://example.org/", ping_interval=None) as ws:
+        await start(nursery, handler, listeners=[listener], limits=limits, ping_interval=None, close_timeout=1)
+        async with trio_ws.connect_over(listener.connect(), "ws://example.org/", ping_interval=None) as ws:
             yield ws
         nursery.cancel_scope.cancel()
 
@@ -455,6 +442,33 @@ async def test_pings_do_not_keep_a_connection_from_being_idle(autojump_clock: Mo
             nursery.start_soon(ping)
             assert await end_of(ws) == trio_ws.Close(1001, "idle for too long")
         assert 10 <= trio.current_time() - start <= 11
+
+
+async def test_messages_during_a_blocked_write_are_activity(autojump_clock: MockClock) -> None:
+    class Stuck(Wrapped):
+        """Accepts the response of the opening handshake, and then nothing."""
+
+        accepts = True
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            if not self.accepts:
+                await trio.sleep_forever()
+            self.accepts = False
+            await super().send_all(data)
+
+    received: list[str | bytes] = []
+
+    async def handler(ws: trio_ws.WebSocket) -> None:
+        await ws.send("blocked")
+        async for message in ws:
+            received.append(message)
+
+    async with connected(Limits(idle=10), handler, Stuck) as ws:
+        for number in range(5):
+            await trio.sleep(9)
+            await ws.send(str(number))
+        assert await end_of(ws) is None  # a Close frame would have to wait, too
+    assert received == ["0", "1", "2", "3", "4"]
 
 
 async def test_sending_is_not_idle(autojump_clock: MockClock) -> None:

@@ -172,20 +172,20 @@ class Keepalive:
         """Record that bytes were received."""
         self._received_at = trio.current_time()
         if self._piece_began_at is not None:
-            self._set_piece_deadline()
+            self.set_piece_deadline()
 
     def record_reading(self, reading: bool) -> None:
         """Record that the reader pauses (False) or resumes (True)."""
         self._reading = reading
         self._resumed_at = trio.current_time()
-        self._set_piece_deadline()
+        self.set_piece_deadline()
 
     def before_blocking(self) -> None:
         """Set a deadline before the writer waits for the stream."""
         now = trio.current_time()
         if not self._stream.is_socket:
             self._piece_began_at = now
-            self._set_piece_deadline()
+            self.set_piece_deadline()
         elif now + SAMPLE_INTERVAL < self.writer_scope.deadline and self._check_at < math.inf:
             self._sample_deliveries(now)
             self._check_at = self.writer_scope.deadline = now + SAMPLE_INTERVAL
@@ -200,8 +200,11 @@ class Keepalive:
             self._ping_end = self._stream.bytes_written
             self._sample_deliveries(trio.current_time())
 
-    def _set_piece_deadline(self) -> None:
-        """Set the deadline of a write that cannot be interrupted without breaking the stream."""
+    def set_piece_deadline(self) -> None:
+        """Set the deadline of a write that cannot be interrupted without breaking the stream, if there is one.
+
+        Call this when the deadline of the limits has moved: when it is too early, the stream is broken for nothing.
+        """
         if self._piece_began_at is not None and self._check_at < math.inf:
             silence = self._interval + self._timeout if self._reading else math.inf
             self.writer_scope.deadline = min(

@@ -145,6 +145,7 @@ def _dispatch_events(connection: Connection) -> Close | ProtocolError | None:
     ending = connection.limits.check_frames(frames, items) or ending
     if items:
         connection.limits.record_received()
+        connection.keepalive.set_piece_deadline()
         connection.observer.record_messages(items)
     connection.inbox.put(items)
     if connection.inbox.has_lost:
