@@ -874,6 +874,22 @@ async def test_credentials_are_fetched_when_it_connects(nursery: trio.Nursery) -
             assert ws.request.headers.get_all("Authorization") == [f"Bearer {token}"]
 
 
+async def test_the_stream_is_closed_if_there_are_no_credentials(autojump_clock: trio.testing.MockClock) -> None:
+    async def fail(_: trio_ws.WebSocketURI) -> dict[str, str]:
+        raise ZeroDivisionError
+
+    async def wait(_: trio_ws.WebSocketURI) -> dict[str, str]:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    for credentials, expected in ((fail, ZeroDivisionError), (wait, OpenTimeout), (wait, trio.Cancelled)):
+        client, server = trio.testing.memory_stream_pair()
+        with trio.move_on_after(1 if expected is trio.Cancelled else 60), pytest.raises(expected):
+            async with trio_ws.connect_over(client, URI, credentials=credentials, open_timeout=10):
+                pytest.fail("the connection was opened")
+        assert await server.receive_some() == b""
+
+
 async def test_credentials_that_fail(autojump_clock: trio.testing.MockClock) -> None:
     async def fail(_: trio_ws.WebSocketURI) -> dict[str, str]:
         raise ZeroDivisionError

@@ -1059,6 +1059,21 @@ async def test_a_server_that_is_restarted(nursery: trio.Nursery) -> None:
     scope.cancel()
 
 
+async def test_headers_from_an_iterator_are_sent_on_each_connection(nursery: trio.Nursery) -> None:
+    seen: list[str | None] = []
+
+    async def handler(ws: trio_ws.ServerWebSocket) -> None:
+        seen.append(ws.request.headers.get("X-Token"))
+        await ws.aclose(1000 if len(seen) == 3 else 1001)
+
+    server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1"))
+    uri = f"ws://127.0.0.1:{server.port}/"
+    async with trio_ws.open_reconnecting(uri, headers=iter([("X-Token", "t")]), backoff=AT_ONCE) as feed:
+        assert await take(feed) == []
+    assert seen == ["t", "t", "t"]
+    nursery.cancel_scope.cancel()
+
+
 async def receive_welcome(ws: WebSocket) -> None:
     assert await ws.receive() == "welcome"
 

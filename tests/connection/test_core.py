@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_ws.connection.stream import RECEIVE_SIZE
 from trio_ws.connection.websocket import connection_of
-from trio_ws.exceptions import ConnectionClosedError
+from trio_ws.exceptions import ConnectionClosedError, ConnectionClosedOK
 from trio_ws.frames import Close, Frame
 from trio_ws.protocol import Role
 
@@ -48,6 +48,17 @@ async def test_no_time_to_close(autojump_clock: MockClock) -> None:
         await ws.aclose()
         assert trio.current_time() == 0
         assert await peer.receive_all() == [text("a"), close()]
+
+
+async def test_no_time_to_answer_a_close(autojump_clock: MockClock) -> None:
+    """The answer is written all the same, so the end is clean."""
+    async with opened(Role.SERVER, close_timeout=0) as (ws, peer):
+        await peer.send(text("a"), close())
+        assert await ws.receive() == "a"
+        with pytest.raises(ConnectionClosedOK):
+            await ws.receive()
+        assert await peer.receive_all() == [close()]
+        assert trio.current_time() == 0
 
 
 async def test_leaving_while_the_answer_to_a_close_is_held_back(autojump_clock: MockClock) -> None:

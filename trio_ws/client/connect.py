@@ -204,4 +204,7 @@ def connect_over(stream: trio.abc.Stream, uri: str, **options: Unpack[ConnectOve
     async def dial(_uri: WebSocketURI) -> StreamAdapter:
         return StreamAdapter(stream)
 
-    return Connecting(parse_uri(uri), dial, builder, 0, function="connect_over")
+    async def give_up() -> None:
+        await StreamAdapter(stream).aclose(0)
+
+    return Connecting(parse_uri(uri), dial, builder, 0, function="connect_over", give_up=give_up)

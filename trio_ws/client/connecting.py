@@ -62,6 +62,7 @@ class Connecting(AsyncWithOnly):
         elsewhere: bool = True,
         function: str = "connect",
         opener: HTTP2Opener | None = None,
+        give_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         if isinstance(max_redirects, bool) or not isinstance(max_redirects, int):
             raise TypeError(f"max_redirects must be an int, not {max_redirects!r}")
@@ -73,6 +74,8 @@ class Connecting(AsyncWithOnly):
         self._dial = dial
         self._builder = builder
         self._opener = opener
+        # Called if connecting fails. It closes a stream that was open before.
+        self._give_up = give_up
         # The headers from the credentials function, and whether the URI has the origin of the first one.
         self._credentials: Headers | None = None
         self._first_origin = True
@@ -126,8 +129,10 @@ class Connecting(AsyncWithOnly):
         began_at = trio.current_time()
         try:
             ws = await self._open_in_time()
-        except Exception as exc:
-            if self._settings.instruments:
+        except BaseException as exc:
+            if self._give_up is not None:
+                await self._give_up()
+            if self._settings.instruments and isinstance(exc, Exception):
                 self._report_failure(exc, trio.current_time() - began_at)
             raise
         ws.handshake_seconds = trio.current_time() - began_at

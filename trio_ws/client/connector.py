@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+from ..datastructures import Headers
 from ..exceptions import ConnectFailed
 from ..misuse.names import check_names
 from .backoff import Backoff
@@ -49,8 +50,10 @@ class Connector:
         self._first: Connecting | None = None
         if not callable(target):
             check_names(function, options, ConnectOptions)
+            if "headers" in options:  # it may be an iterator
+                self._options = {**options, "headers": Headers(options["headers"])}
             # Calling connect() here makes wrong arguments raise at once, not later in the background.
-            self._first = connect(target, **options)
+            self._first = connect(target, **self._options)
         elif options:
             raise TypeError(
                 f"{', '.join(options)}: options must be passed to connect() in the function,"

@@ -22,7 +22,6 @@ __all__ = [
     "detect_http2",
     "has_chosen_http2",
     "offer",
-    "stop_offering",
 ]
 
 #: The type of the option ``http2``.
@@ -57,17 +56,9 @@ def check_http2(value: object) -> None:
             raise ImportError(f"http2={value!r} requires h2: pip install trio-ws[http2]") from exc
 
 
-def offer(context: ssl.SSLContext, *, http2: bool = True) -> None:
-    """Set the protocols that the next connections of a TLS context offer: HTTP/2 and HTTP/1.1, or HTTP/1.1 alone."""
-    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
-
-
-def stop_offering(context: ssl.SSLContext) -> None:
-    """Set HTTP/1.1 as the only protocol that the next connections of a client's TLS context offer.
-
-    Existing connections keep their offer. The same context can be used for connections without HTTP/2.
-    """
-    offer(context, http2=False)
+def offer(context: ssl.SSLContext) -> None:
+    """Let the connections of a server's TLS context offer HTTP/2 besides HTTP/1.1."""
+    context.set_alpn_protocols(["h2", "http/1.1"])
 
 
 def has_chosen_http2(stream: StreamAdapter) -> bool:
