@@ -6,6 +6,8 @@ import gc
 import os
 import re
 import signal
+import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +19,14 @@ import trio.testing
 import trustme
 from hypothesis import HealthCheck, settings
 
+import trio_ws
+from docs.examples.devtools import CHROMIUM, LISTENING, OPTIONS, Browser
 from trio_ws.client import explain
 from trio_ws.connection import core, reader, writer
 from trio_ws.server import handshake, server
 
 from .cancellation import PROPERTY, Scheduling
-from .support import HANGS
+from .support import HANGS, find_program
 
 # Rewrite the assertions of these helper modules too. This must come before they are imported.
 pytest.register_assert_rewrite(
@@ -205,6 +209,37 @@ def scheduling(monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, 
     monkeypatch.setattr("trio._core._run._r", scheduling, raising=False)
     yield scheduling
     record_property(PROPERTY, scheduling.points)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of the DevTools of a Chromium. It is started once; each test opens pages of its own."""
+    program = find_program(CHROMIUM)
+    profile = tmp_path_factory.mktemp("chromium")
+    command = [program, *OPTIONS, f"--user-data-dir={profile}"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        log = b""
+        while (match := LISTENING.search(log)) is None:
+            line = process.stderr.readline()
+            if not line:
+                pytest.fail(f"{CHROMIUM} has ended: {log.decode(errors='replace')}")
+            log += line
+        # Read the rest of the log: the browser would wait if the pipe were full.
+        reader = threading.Thread(target=process.stderr.read)
+        reader.start()
+        yield match[1].decode()
+        process.kill()
+        reader.join()
+
+
+@pytest.fixture
+async def browser(chromium: str, nursery: trio.Nursery) -> AsyncIterator[Browser]:
+    """A connection to the browser."""
+    async with trio_ws.connect(chromium, max_message_size=None) as ws:
+        browser = Browser(ws)
+        nursery.start_soon(browser.run)
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,11 @@ The peer parses frames independently of the package, so the bytes on the wire ar
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import ssl
 import struct
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -49,7 +51,8 @@ KEY = b"\x37\xfa\x21\x3d"
 #: Seconds of real time after which a test hangs. Nothing takes as long, however busy the machine is.
 HANGS = 120
 
-Streams = tuple[trio.abc.Stream, trio.abc.Stream]
+Stream = trio.abc.Stream
+Streams = tuple[Stream, Stream]
 
 
 # -- Frames ----------------------------------------------------------------------------------------------------------
@@ -329,6 +332,33 @@ PAIRS: dict[str, Callable[[], Streams]] = {
 
 
 each_pair = pytest.mark.parametrize("kind", PAIRS)
+
+
+class Wrapped(trio.abc.Stream):
+    """A stream that passes all calls to another one. Tests override one of them."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def read_to_end(stream: Stream) -> bytes:
+    """Read until the end of a stream."""
+    data = b""
+    while portion := await stream.receive_some():
+        data += portion
+    return data
 
 
 @attrs.define(eq=False)
@@ -632,3 +662,15 @@ async def ignore_closed(function: Callable[..., Awaitable[object]], *args: objec
         await function(*args)
     except ConnectionClosed:
         pass
+
+
+# -- Programs --------------------------------------------------------------------------------------------------------
+
+
+def find_program(name: str) -> str:
+    """Return the path of a program, or skip the test."""
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", ""), "/usr/sbin"])
+    program = shutil.which(name, path=path)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    return program

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_ws.datastructures import Headers, HeadersLike, MultipleValuesError
 from trio_ws.exceptions import InvalidHeader
 
+from .protocol.strategies import deterministic
+
 PAIRS = [("Host", "example.org"), ("Cookie", "a=1"), ("X-Trace", "1"), ("cookie", "b=2")]
 
 TOKEN_CHARACTERS = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 VALUE_CHARACTERS = "\t" + "".join(map(chr, [*range(0x20, 0x7F), *range(0x80, 0x100)]))
-
-deterministic = settings(derandomize=True)
 names = st.text(TOKEN_CHARACTERS, min_size=1, max_size=8)
 values = st.text(VALUE_CHARACTERS, max_size=8)
 

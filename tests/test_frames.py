@@ -10,19 +10,19 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_ws.exceptions import InvalidData, ProtocolError
 from trio_ws.frames import Close, CloseCode, Frame, Opcode
+
+from .protocol.strategies import deterministic
 
 DATA_OPCODES = [Opcode.CONT, Opcode.TEXT, Opcode.BINARY]
 CONTROL_OPCODES = [Opcode.CLOSE, Opcode.PING, Opcode.PONG]
 
 #: The valid codes (RFC 6455, section 7.4.2, and the IANA registry).
 CODES = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
-
-deterministic = settings(derandomize=True)
 
 
 def by_name(value: object) -> str:

@@ -28,7 +28,7 @@ from trio_ws.http11.body import MAX_BODY_SIZE, decode_body
 from trio_ws.http11.messages import reason_phrase, software
 from trio_ws.http11.parsers import MAX_CHUNK_HEADER_SIZE, MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
-deterministic = settings(derandomize=True)
+from .protocol.strategies import deterministic, one_by_one
 
 REQUEST = (
     b"GET /chat?room=1 HTTP/1.1\r\n"
@@ -56,10 +56,6 @@ NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 OLD = b"HTTP/1.0 400 Bad Request\r\n\r\nbad"
-
-
-def one_by_one(data: bytes) -> list[bytes]:
-    return [data[i : i + 1] for i in range(len(data))]
 
 
 def parse_request(data: bytes, **limits: int) -> Request:

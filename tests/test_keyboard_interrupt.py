@@ -100,7 +100,7 @@ def test_ctrl_c_at_each_line(name: str) -> None:
                     await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
-    places = []
+    places: list[str] = []
     while True:
         interrupter = Interrupter(len(places) + 1)
         caught = run_and_catch(main)

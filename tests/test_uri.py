@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trio_ws.exceptions import InvalidURI
 from trio_ws.uri import ParseError, WebSocketURI, is_unix, parse_host, parse_unix_uri, parse_uri
 
-deterministic = settings(derandomize=True)
+from .protocol.strategies import deterministic
 
 # Anything that a request line or a Host header can hold.
 VISIBLE = re.compile(r"[!-~]+")

@@ -21,7 +21,7 @@ from trio_ws.exceptions import (
 )
 from trio_ws.http11 import Request, RequestParser
 
-from ..support import Send, echo, in_one_piece
+from ..support import Send, Wrapped, echo, in_one_piece
 
 URI = "ws://example.org/"
 
@@ -130,25 +130,6 @@ async def refused(answer: Answer, send: Send = in_one_piece, **options: Any) -> 
         assert await is_closed(server)
     assert type(exc) is InvalidStatus
     return exc.response
-
-
-class Wrapped(trio.abc.Stream):
-    """A stream that wraps another one. Tests override single methods."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self.stream.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
 
 
 class Breaking(Wrapped):

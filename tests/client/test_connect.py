@@ -36,14 +36,13 @@ from trio_ws.http11 import Request
 from trio_ws.http11.body import MAX_BODY_SIZE
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS, MAX_INTERIM_RESPONSES
 
-from ..support import Send, and_eof, echo, in_bytes, in_one_piece
+from ..support import Send, Wrapped, and_eof, echo, in_bytes, in_one_piece
 from .servers import (
     TEXT_HI,
     URI,
     Answer,
     Breaking,
     Stream,
-    Wrapped,
     accept_key,
     expect_failure,
     failure_of,

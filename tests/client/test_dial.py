@@ -40,11 +40,10 @@ from trio_ws.exceptions import (
     TooManyHeaders,
 )
 
-from ..support import client_context, echo, in_one_piece, reset, server_context
+from ..support import Wrapped, client_context, echo, in_one_piece, reset, server_context
 from .servers import (
     TEXT_HI,
     URI,
-    Wrapped,
     expect_failure,
     failure_of,
     read_request,

@@ -20,7 +20,7 @@ from trio_ws.connection.encoder import Encoder
 from trio_ws.connection.stream import StreamAdapter
 from trio_ws.protocol import Protocol
 
-from ..support import echo
+from ..support import client_context, echo, server_context
 
 settle = trio.testing.wait_all_tasks_blocked
 
@@ -67,14 +67,9 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
 
 
 @pytest.fixture(scope="module")
-def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the TLS contexts of a server and of a client that trusts it."""
-    authority = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return server, client
+def contexts(authority: trustme.CA) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the TLS contexts of a client and a server."""
+    return client_context(authority), server_context(authority)
 
 
 @asynccontextmanager
@@ -82,7 +77,7 @@ async def connected(
     tls: bool, contexts: tuple[ssl.SSLContext, ssl.SSLContext], handler: Callable[..., Any] = echo
 ) -> AsyncIterator[tuple[trio_ws.WebSocket, trio_ws.Server]]:
     """A client that is connected to an echo server."""
-    of_server, of_client = contexts if tls else (None, None)
+    of_client, of_server = contexts if tls else (None, None)
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(trio_ws.serve, handler, 0, host="127.0.0.1", ssl=of_server))
         uri = f"{'wss' if tls else 'ws'}://127.0.0.1:{server.port}"
@@ -202,7 +197,7 @@ async def test_the_session_has_a_nursery_of_its_own() -> None:
 async def test_connect_over_tls_returns_when_the_server_has_the_connection(
     contexts: tuple[ssl.SSLContext, ssl.SSLContext],
 ) -> None:
-    of_server, of_client = contexts
+    of_client, of_server = contexts
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(trio_ws.serve, echo, 0, host="127.0.0.1", ssl=of_server))
         for _ in range(50):

@@ -7,9 +7,6 @@ Programs that are not installed are skipped: Chromium, Node and nghttpx are Debi
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,25 +20,17 @@ import pytest
 import trio
 
 import trio_ws
+from docs.examples.devtools import CHROMIUM
 from trio_ws import HTTP2Pool, InvalidStatus, Opening, Request, Response
 from trio_ws.exceptions import ConnectionClosed
 
 from .. import proxies
 from ..ports import free_port
-from ..support import HANGS, client_context, echo
+from ..support import HANGS, client_context, echo, find_program
 from .peers import close_frame, masked
 from .test_connecting import CA, CERTIFICATE, tls_server
 
 HERE = Path(__file__).parent
-
-
-def find_program(name: str) -> str:
-    """Return the path of a program, or skip the test."""
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", ""), "/usr/sbin"])
-    program = shutil.which(name, path=path)
-    if program is None:
-        pytest.skip(f"{name} is not installed")
-    return program
 
 
 async def run(*command: str, **options: Any) -> str:
@@ -89,7 +78,7 @@ Promise.all([...Array(22).keys()].map(one)).then((results) =>
 
 
 async def test_chromium(tmp_path: Path) -> None:
-    chromium = find_program("chromium")
+    chromium = find_program(CHROMIUM)
     results: list[Any] = []
     versions: list[str] = []
     done = trio.Event()

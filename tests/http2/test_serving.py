@@ -16,8 +16,8 @@ from trio_ws import InvalidStatus, Limits, Opening, Request, Response
 from trio_ws.exceptions import ConnectionClosed
 from trio_ws.http2.connection import WINDOW
 
-from ..server.clients import MemoryListener, read_to_end
-from ..support import echo, pipe_pair
+from ..server.clients import MemoryListener
+from ..support import echo, pipe_pair, read_to_end
 from .peers import (
     CANCEL,
     CONNECT,

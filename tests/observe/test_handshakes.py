@@ -22,8 +22,8 @@ from trio_ws import HandshakeFailure, Opening, Request, Response
 from trio_ws.exceptions import ConnectFailed, InvalidOrigin, InvalidStatus, OpenTimeout
 from trio_ws.protocol import Role
 
-from ..server.clients import read_to_end, request
-from ..support import HANGS, echo
+from ..server.clients import request
+from ..support import HANGS, echo, read_to_end
 
 URI = "ws://example.org/"
 

@@ -55,13 +55,6 @@ async def read_response(stream: Stream) -> tuple[Response, bytes]:
     return response, parser.unused
 
 
-async def read_to_end(stream: Stream) -> bytes:
-    data = b""
-    while portion := await stream.receive_some():
-        data += portion
-    return data
-
-
 async def never(ws: trio_ws.WebSocket) -> None:
     pytest.fail("there was nothing to handle")
 
@@ -109,25 +102,6 @@ class MemoryListener(trio.abc.Listener[Stream]):
         self._receiver.close()
         self._sender.close()
         await trio.lowlevel.checkpoint()
-
-
-class Wrapped(trio.abc.Stream):
-    """A stream that passes all calls to another one. Tests override one of them."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self.stream.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
 
 
 async def start(nursery: trio.Nursery, handler: trio_ws.Handler, **options: Any) -> trio_ws.Server:

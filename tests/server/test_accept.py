@@ -25,19 +25,17 @@ from trio_ws.exceptions import (
 )
 from trio_ws.http11.parsers import MAX_HEAD_SIZE, MAX_HEADERS
 
-from ..support import Send, echo, in_bytes, in_one_piece, reset
+from ..support import Send, Wrapped, echo, in_bytes, in_one_piece, read_to_end, reset
 from .clients import (
     KEY,
     MASK,
     TEXT_HI,
     Logs,
     Stream,
-    Wrapped,
     closing_of,
     failures,
     never,
     read_response,
-    read_to_end,
     request,
     start_in_memory,
     start_tcp,

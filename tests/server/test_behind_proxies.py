@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -20,6 +19,7 @@ import trio_ws
 
 from .. import proxies
 from ..ports import free_port
+from ..support import client_context, find_program
 
 pytestmark = pytest.mark.usefixtures("watchdog")
 
@@ -42,19 +42,10 @@ def certificate(authority: trustme.CA, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+    return client_context(authority)
 
 
 # -- The programs ----------------------------------------------------------------------------------------------------
-
-
-def find_program(name: str) -> str:
-    program = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if program is None:
-        pytest.skip(f"{name} is not installed")
-    return program
 
 
 def configure(example: str, path: Path, changes: dict[str, str]) -> None:

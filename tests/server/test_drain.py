@@ -16,18 +16,16 @@ import trio.testing
 
 import trio_ws
 
-from ..support import HANGS, echo
+from ..support import HANGS, Wrapped, echo, read_to_end
 from .clients import (
     MASK,
     TEXT_HI,
     Logs,
     MemoryListener,
     Stream,
-    Wrapped,
     closing_of,
     never,
     read_response,
-    read_to_end,
     request,
     start,
     start_in_memory,

@@ -24,8 +24,8 @@ from trio_ws.protocol import Role
 from trio_ws.server.accept import MAX_REJECTIONS
 from trio_ws.settings import Settings
 
-from ..support import echo, memory_pair
-from .clients import MemoryListener, Stream, Wrapped, start
+from ..support import Wrapped, echo, memory_pair, read_to_end
+from .clients import MemoryListener, Stream, start
 
 MockClock = trio.testing.MockClock
 
@@ -106,13 +106,6 @@ async def until(condition: Callable[[], bool]) -> None:
         await trio.lowlevel.checkpoint()
 
 
-async def read_all(stream: trio.SocketStream) -> bytes:
-    data = b""
-    while portion := await stream.receive_some():
-        data += portion
-    return data
-
-
 async def test_the_oldest_opening_handshake_gives_way(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with server_with(Limits(openings=2)) as server:
@@ -125,7 +118,7 @@ async def test_the_oldest_opening_handshake_gives_way(caplog: pytest.LogCaptureF
             await until(lambda: len(openings) == 2)
             async with trio_ws.connect(uri(server)) as two:
                 assert await answers(two)
-            response = await read_all(first)
+            response = await read_to_end(first)
             assert response.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
             assert b"Retry-After: 5\r\n" in response
             # The other one has not lost its place.
@@ -195,7 +188,7 @@ async def test_idle_connections_are_no_opening_handshakes(caplog: pytest.LogCapt
             await until(lambda: len(server._state.openings) == 1)
             async with trio_ws.connect(uri(server)) as ws:
                 assert await answers(ws)
-            assert (await read_all(stream)).startswith(b"HTTP/1.1 503")
+            assert (await read_to_end(stream)).startswith(b"HTTP/1.1 503")
 
 
 async def test_idle_connections_give_way_to_new_ones(caplog: pytest.LogCaptureFixture) -> None:
@@ -215,7 +208,7 @@ async def test_idle_connections_give_way_to_new_ones(caplog: pytest.LogCaptureFi
                 assert await answers(ws)
                 async with trio_ws.connect(uri(server)) as other:
                     assert await answers(other)
-                    assert (await read_all(begun)).startswith(b"HTTP/1.1 503")
+                    assert (await read_to_end(begun)).startswith(b"HTTP/1.1 503")
                     await refused(server)
     assert "gave way to another one: the limit of 2 connections is reached" in caplog.text
 

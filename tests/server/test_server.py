@@ -26,18 +26,16 @@ from trio_ws.exceptions import (
 )
 from trio_ws.server.listeners import ACCEPT_DELAY
 
-from ..support import echo
+from ..support import Wrapped, echo, read_to_end
 from .clients import (
     MASK,
     TEXT_HI,
     Logs,
     MemoryListener,
     Stream,
-    Wrapped,
     closing_of,
     never,
     read_response,
-    read_to_end,
     request,
     start,
     start_in_memory,
