@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
@@ -20,13 +20,15 @@ import trustme
 from hypothesis import HealthCheck, settings
 
 import trio_ws
-from docs.examples.devtools import CHROMIUM, LISTENING, OPTIONS, Browser
 from trio_ws.client import explain
 from trio_ws.connection import core, reader, writer
 from trio_ws.server import handshake, server
 
 from .cancellation import PROPERTY, Scheduling
 from .support import HANGS, find_program
+
+if TYPE_CHECKING:
+    from docs.examples.devtools import Browser
 
 # Rewrite the assertions of these helper modules too. This must come before they are imported.
 pytest.register_assert_rewrite(
@@ -214,6 +216,8 @@ def scheduling(monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of the DevTools of a Chromium. It is started once; each test opens pages of its own."""
+    from docs.examples.devtools import CHROMIUM, LISTENING, OPTIONS  # wheels are tested without the documentation
+
     program = find_program(CHROMIUM)
     profile = tmp_path_factory.mktemp("chromium")
     command = [program, *OPTIONS, f"--user-data-dir={profile}"]
@@ -236,6 +240,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 async def browser(chromium: str, nursery: trio.Nursery) -> AsyncIterator[Browser]:
     """A connection to the browser."""
+    from docs.examples.devtools import Browser
+
     async with trio_ws.connect(chromium, max_message_size=None) as ws:
         browser = Browser(ws)
         nursery.start_soon(browser.run)
