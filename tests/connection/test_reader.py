@@ -193,7 +193,7 @@ async def test_shutting_down_while_there_is_room_is_clean(nursery: trio.Nursery)
 
 
 async def test_shutting_down_a_byte_stream_that_is_full(nursery: trio.Nursery) -> None:
-    """What follows is lost, so the end must not look like the end of what the peer has sent."""
+    """The loss of what follows: the end must not look like the end of what the peer has sent."""
     async with opened(Role.SERVER, pipe_pair(), receive_buffer=0) as (ws, peer):
         await peer.send(binary(b"a"))
         await settle()
