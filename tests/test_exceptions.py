@@ -16,7 +16,7 @@ import attrs
 import pytest
 import trio
 
-from trio_ws import Limits, exceptions, parse_proxy, parse_uri
+from trio_ws import Headers, Limits, exceptions, parse_proxy, parse_uri
 from trio_ws.exceptions import (
     BodyTooBig,
     ConnectFailed,
@@ -493,6 +493,12 @@ def test_repr_is_that_of_attrs(value: Any) -> None:
         object.__setattr__(twin, field.name, getattr(value, field.name))
     assert repr(value) == repr(twin)
     assert "secret" not in repr(value)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "cookie", "Set-Cookie", "Proxy-Authorization"])
+def test_the_values_of_secret_headers_are_not_shown(name: str) -> None:
+    assert str(InvalidHeader(name, "secret\n", "no")) == f"header {name!r} '***': no"
+    assert f"{name}: ***" in str(InvalidStatus(Response(401, "Unauthorized", Headers({name: "secret"}))))
 
 
 def test_repr_of_an_exception_without_fields_is_that_of_python() -> None:

@@ -51,8 +51,8 @@ def _checked(name: Any, value: Any) -> str:
     """Return the name of a header in lower case. Raises if the header is not valid."""
     if not isinstance(name, str):
         raise TypeError(f"the name of a header must be a str, not {name!r}")
-    if not isinstance(value, str):
-        raise TypeError(f"the value of the header {name!r} must be a str, not {value!r}")
+    if not isinstance(value, str):  # it may be secret
+        raise TypeError(f"the value of the header {name!r} must be a str, not {type(value).__name__}")
     folded = _FOLDED.get(name)
     if folded is None:
         if not TOKEN.fullmatch(name):

@@ -132,7 +132,7 @@ def parse_unix_uri(uri: str) -> tuple[str, WebSocketURI]:
     if match is None:
         raise InvalidURI(uri, "it must look like ws+unix:/run/app.sock:/path")
     scheme, file, resource = match.groups()
-    if "\0" in (path := urllib.parse.unquote(file)):
+    if "\0" in (path := urllib.parse.unquote(file, errors="surrogateescape")):
         raise InvalidURI(uri, "the file name of the socket must not contain a NUL")
     if resource and not resource.startswith(("/", "?")):
         raise InvalidURI(uri, "the path after the second colon must start with a slash")

@@ -169,11 +169,12 @@ def until_enough(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_bench_json(extra: list[str], until_enough: list[str], command: Command) -> None:
     with serving(echo) as port:
         arguments = ["--size", "32,64K", "--connections", "2", "--json", *until_enough, *extra]
-        result = command("bench", *arguments, f"ws://{HOST}:{port}")
+        result = command("bench", *arguments, f"ws://me:secret@{HOST}:{port}")
     assert (result.status, result.err) == (0, "")
     runs = [json.loads(line) for line in result.out.splitlines()]
     assert [run["size"] for run in runs] == [32, 65536]
     for run in runs:
+        assert run["uri"] == f"ws://me:***@{HOST}:{port}"
         assert run["connections"] == 2
         assert 0 < run["seconds"] < HANGS
         assert run["messages"] == sum(count for _, count in run["histogram"]) > 0

@@ -303,6 +303,41 @@ def test_connect_interrupted(number: signal.Signals) -> None:
 
 
 @needs_signals
+def test_interrupted_between_two_connections() -> None:
+    async def close(ws: trio_ws.WebSocket) -> None:
+        await ws.aclose(1001)
+
+    with serving(close) as port, process("connect", "--no-stdin", "--reconnect", f"ws://{HOST}:{port}") as client:
+        assert client.stderr is not None
+        for expected in ("connected to", "connection closed: received 1001"):
+            assert client.stderr.readline().startswith(expected)
+        client.send_signal(signal.SIGTERM)
+        # It may have connected again before that.
+        assert client.stderr.read().splitlines()[-1] == "interrupted"
+        assert client.wait(timeout=HANGS) == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the size of a pipe")
+def test_the_second_signal_ends_a_write_to_a_full_pipe() -> None:
+    import fcntl
+    import termios
+
+    async def flood(ws: trio_ws.WebSocket) -> None:
+        while True:
+            await ws.send("x" * 4095)  # with a newline, a page of the pipe
+
+    with serving(flood) as port, process("connect", "--no-stdin", f"ws://{HOST}:{port}") as client:
+        assert client.stdout is not None
+        size = fcntl.fcntl(client.stdout, fcntl.F_GETPIPE_SZ)
+        unread = 0
+        while unread < size:
+            unread = int.from_bytes(fcntl.ioctl(client.stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
+        while client.poll() is None:
+            client.send_signal(signal.SIGTERM)
+        assert client.returncode == -signal.SIGTERM
+
+
+@needs_signals
 def test_standard_output_is_closed() -> None:
     with serving(echo) as port, process("connect", f"ws://{HOST}:{port}") as client:
         assert client.stdin is not None

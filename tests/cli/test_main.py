@@ -57,6 +57,14 @@ def test_unexpected_exceptions_are_raised() -> None:
         main._report(LookupError("a mistake in the program"))
 
 
+def test_errors_without_standard_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not go to standard output instead."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main._report(failure.Failure("no")) == 1
+    assert main._report(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().out == ""
+
+
 def test_errors_take_one_line() -> None:
     assert failure.one_line(OSError(98, "Address already in use")) == "Address already in use"
     assert failure.one_line(OSError(2, "No such file", "/x")) == "No such file: '/x'"

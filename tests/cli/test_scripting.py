@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -14,6 +15,8 @@ import trio
 
 import trio_ws
 from trio_ws.cli import connect, main, output
+from trio_ws.cli.credentials import basic_credentials
+from trio_ws.uri import parse_uri
 
 from ..support import HANGS, echo
 from .commands import HOST, Command, in_thread, process, serving
@@ -247,6 +250,19 @@ def test_the_request(command: Command) -> None:
 def test_a_password_needs_a_terminal(command: Command) -> None:
     result = command("connect", "--auth", "me", "ws://example.org")
     assert result.is_wrong_usage, result
+
+
+def test_a_user_name_that_is_not_utf8() -> None:
+    """It is sent as it was typed. In the arguments of a program, Python represents such a byte by a surrogate."""
+    headers = basic_credentials(os.fsdecode(b"us\xe9r:pw"))(parse_uri("ws://example.org"))
+    assert headers == {"Authorization": "Basic " + base64.b64encode(b"us\xe9r:pw").decode()}
+
+
+def test_a_proxy_that_needs_another_package(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_socks", None)
+    result = command("connect", "--proxy", "socks5://127.0.0.1:1", "ws://example.org")
+    assert result.is_failure, result
+    assert "pip install" in result.err
 
 
 def test_proxy(command: Command) -> None:

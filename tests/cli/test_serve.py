@@ -106,7 +106,7 @@ async def test_serve(
 ) -> None:
     caplog.set_level(logging.INFO)
     async with serve_command(nursery, monkeypatch) as server:
-        async with trio_ws.connect(f"ws://{HOST}:{server.port}/path") as ws:
+        async with trio_ws.connect(f"ws://{HOST}:{server.port}/path?token=secret") as ws:
             await ws.send("hello")
             assert await ws.receive() == "hello"
             signal.raise_signal(number)

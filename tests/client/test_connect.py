@@ -873,6 +873,26 @@ async def test_credentials_are_fetched_when_it_connects(nursery: trio.Nursery) -
             assert ws.request.headers.get_all("Authorization") == [f"Bearer {token}"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"Authorization": "Bearer secret\n"}},
+        {"headers": {"Authorization": b"Bearer secret"}},
+        {"headers": "Authorization: secret"},
+        {"cookies": {"session": "secret value"}},
+        {"cookies": {"session": b"secret"}},
+        {"cookies": [("session", "secret")]},
+        {"proxy": {"http": "http://user:secret@proxy.example:3128"}},
+        {"proxy": b"http://user:secret@proxy.example:3128"},
+        {"proxy": "http://user:secret@proxy.example:0"},
+    ],
+)
+async def test_errors_show_no_secrets(options: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        trio_ws.connect("ws://example.org/", **options)
+    assert "secret" not in str(caught.value)
+
+
 async def test_the_stream_is_closed_if_there_are_no_credentials(autojump_clock: trio.testing.MockClock) -> None:
     async def fail(_: trio_ws.WebSocketURI) -> dict[str, str]:
         raise ZeroDivisionError

@@ -42,7 +42,7 @@ def test_empty_mapping() -> None:
         ({"a=b": "1"}, "a cookie name must be a token"),
         ({"a\r\nb": "1"}, "a cookie name must be a token"),
         ({"\xe4": "1"}, "a cookie name must be a token"),
-        ({"a": "1; b=2"}, r"the cookie 'a' must have a valid value \(RFC 6265, section 4\.1\.1\), not '1; b=2'"),
+        ({"a": "1; b=2"}, r"the cookie 'a' must have a valid value \(RFC 6265, section 4\.1\.1\)$"),
         ({"a": "1 2"}, "must have a valid value"),
         ({"a": "1,2"}, "must have a valid value"),
         ({"a": '"'}, "must have a valid value"),

@@ -123,6 +123,14 @@ async def test_openmetrics_format() -> None:
     assert "trio_ws_open_connections" in [family.name for family in families]
 
 
+async def test_an_unknown_version_is_answered_in_the_text_format() -> None:
+    async with serving(PrometheusInstrument(CollectorRegistry())) as port:
+        accept = {"Accept": "application/openmetrics-text; version=abc"}
+        status, headers, _ = await trio.to_thread.run_sync(fetch, f"http://127.0.0.1:{port}/metrics", accept)
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain")
+
+
 async def test_other_requests() -> None:
     metrics = PrometheusInstrument(CollectorRegistry())
 

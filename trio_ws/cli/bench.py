@@ -26,6 +26,7 @@ from ..client.connect import connect
 from ..client.connecting import Connecting
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed
+from ..exceptions.shown import hide_passwords
 from .failure import Failure, WrongUsage, one_line
 from .histogram import Histogram, format_seconds
 from .plot import check_plot, plot
@@ -199,7 +200,7 @@ def _describe(options: argparse.Namespace, result: Run) -> list[str]:
 def _to_json(options: argparse.Namespace, result: Run) -> dict[str, Any]:
     count = result.histogram.count
     return {
-        "uri": options.uri,
+        "uri": hide_passwords(options.uri),
         "size": result.size,
         "connections": options.connections,
         "window": options.window,

@@ -4,7 +4,8 @@ A :class:`Client` lasts for one command, which may have several connections, one
 
 * one turns the input into actions, from the first connection on;
 * of each connection, one performs the actions, one receives and prints messages, and with ``--ping`` one pings;
-* one waits for SIGINT and SIGTERM, and closes the connection. A second signal does not wait for the server.
+* one waits for SIGINT and SIGTERM, and closes the connection. A second signal does not wait for the server, or for who
+  reads the output.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import trio
@@ -29,7 +31,7 @@ from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed, ConnectionClosedError
 from .commands import Action, CloseConnection, Parser, Ping, Send, SendFile, ShowNote
 from .credentials import basic_credentials
-from .failure import Failure, WrongUsage
+from .failure import Failure, WrongUsage, print_error
 from .files import can_be_read_again, send_file
 from .interactive import can_edit, editing
 from .lines import StdinLines, TypedLines
@@ -52,11 +54,27 @@ async def run(options: argparse.Namespace) -> int:
         output, actions = stack.enter_context(_terminal(options))
         client = Client(options, output, actions)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            if not is_terminal(sys.stdout):
+                _let_the_second_signal_kill()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.watch_signals, signals)
                 await client.run()
                 nursery.cancel_scope.cancel()
     return client.report()
+
+
+def _let_the_second_signal_kill() -> None:
+    """Let the second signal end the process at once. A write to a full pipe cannot be interrupted in another way."""
+
+    def handle(notify: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        notify(number, frame)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        notify = signal.getsignal(each)
+        assert callable(notify)  # it wakes the receiver, which restores the handlers at the end
+        signal.signal(each, functools.partial(handle, notify))
 
 
 @contextlib.contextmanager
@@ -114,7 +132,7 @@ class Client:
         self._actions = actions
         self._connect = _connection_factory(options, output)
         self._scope = trio.CancelScope()
-        # The current connection, or the last one.
+        # The current connection, or the last one if no other follows.
         self._ws: WebSocket | None = None
         # The actions of all connections: their channel, and the one that was begun and not completed.
         self._send_channel, self._channel = trio.open_memory_channel[Action](0)
@@ -145,7 +163,7 @@ class Client:
         if self._outcome is not None:
             self._output.closed(self._outcome)
         if self._signal is not None:
-            print("interrupted", file=sys.stderr)
+            print_error("interrupted")
             return 128 + self._signal
         if self._options.reconnect and self._has_lost_input():
             raise Failure("cannot send the rest of the input again: what was read of it cannot be read twice")
@@ -166,7 +184,7 @@ class Client:
         """Close the connection at the first signal. Do not wait for that at the second one."""
         self._signal = await signals.__anext__()
         self._finishing = True
-        if self._ws is None or self._outcome is not None:  # There is no connection, and none is wanted any more.
+        if self._ws is None or self._outcome is not None:  # there is no connection, and none is wanted any more.
             self._scope.cancel()
             return
         async with trio.open_nursery() as nursery:
@@ -183,7 +201,7 @@ class Client:
             self._output.closed(self._outcome)
         else:
             self._output.retrying(error)
-        self._outcome = None
+        self._ws = self._outcome = None
         return True
 
     def _has_lost_input(self) -> bool:

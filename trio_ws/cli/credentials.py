@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import getpass
+import os
 import sys
 
 from ..client.options import Credentials
@@ -32,5 +33,5 @@ def basic_credentials(text: str) -> Credentials:
             password = getpass.getpass(f"Password of {user}: ")
         except EOFError as exc:
             raise WrongUsage("--auth needs a password") from exc
-    headers = {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    headers = {"Authorization": "Basic " + base64.b64encode(os.fsencode(f"{user}:{password}")).decode()}
     return lambda _uri: headers

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from ..exceptions.shown import escape
 
-__all__ = ["Failure", "WrongUsage", "one_line"]
+__all__ = ["Failure", "WrongUsage", "one_line", "print_error"]
 
 
 class Failure(Exception):
@@ -27,3 +29,9 @@ def one_line(exc: BaseException) -> str:
     if isinstance(exc, OSError) and exc.strerror:
         text = exc.strerror if exc.filename is None else f"{exc.strerror}: {exc.filename!r}"
     return escape(" ".join(text.split())) or type(exc).__name__
+
+
+def print_error(line: str) -> None:
+    """Print a line on standard error, if there is one: ``print()`` would use standard output instead."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)

@@ -20,7 +20,7 @@ from ..exceptions import WebSocketException
 from ..version import __version__
 from . import bench, connect, demo, serve
 from .arguments import close_code, count, header, port, seconds, size, sizes
-from .failure import Failure, WrongUsage, one_line
+from .failure import Failure, WrongUsage, one_line, print_error
 
 __all__ = ["main"]
 
@@ -50,11 +50,11 @@ def _report(exc: BaseException) -> int:
     """
     exceptions = list(leaves(exc))
     if any(isinstance(each, KeyboardInterrupt) for each in exceptions):
-        print("interrupted", file=sys.stderr)
+        print_error("interrupted")
         return 130
-    if not all(isinstance(each, (Failure, WebSocketException, OSError)) for each in exceptions):
+    if not all(isinstance(each, (Failure, WebSocketException, OSError, ImportError)) for each in exceptions):
         raise exc
-    print(f"error: {one_line(exceptions[0])}", file=sys.stderr)
+    print_error(f"error: {one_line(exceptions[0])}")
     return 2 if isinstance(exceptions[0], WrongUsage) else 1
 
 

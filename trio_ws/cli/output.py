@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO, TypeAlias
 
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosed, ConnectionClosedError
-from ..exceptions.shown import hide_passwords
+from ..exceptions.shown import hide_passwords, show_value
 from ..instruments.interface import FrameInfo, Instrument, ObservedWebSocket
 from ..protocol import Message
 from ..protocol.observed import size_of
@@ -203,10 +203,6 @@ def _describe_end(error: ConnectionClosed) -> str:
     return f"{text}: {one_line(cause)}"
 
 
-#: Headers whose values are not shown.
-_SECRET = {"authorization", "cookie", "proxy-authorization", "set-cookie"}
-
-
 class ShowFrames(Instrument):
     """Reports the opening handshake and each frame to an output.
 
@@ -236,4 +232,4 @@ class ShowFrames(Instrument):
 
 
 def _format_header(name: str, value: str) -> str:
-    return f"{name}: {'***' if name.lower() in _SECRET else value}"
+    return f"{name}: {show_value(name, value)}"

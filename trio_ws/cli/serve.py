@@ -15,6 +15,7 @@ import trio
 
 from ..connection.websocket import WebSocket
 from ..exceptions import ConnectionClosedError
+from ..exceptions.shown import escape
 from ..hub.broadcast import broadcast
 from ..observe.prometheus import PrometheusInstrument
 from ..server.listeners import open_tcp_listeners
@@ -129,7 +130,7 @@ def _make_handler(*, chat: bool) -> Handler:
 
     async def handle(ws: WebSocket) -> None:
         peer = _format_address(ws.remote_address)
-        logger.info("%s opened %s", peer, ws.request.path)
+        logger.info("%s opened %s", peer, ws.request.path.partition("?")[0])  # a query may hold a token
         connected.add(ws)
         messages = 0
         try:
@@ -150,4 +151,6 @@ def _make_handler(*, chat: bool) -> Handler:
 
 
 def _format_address(address: object) -> str:
-    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address or "peer")
+    if isinstance(address, tuple):
+        return f"{address[0]}:{address[1]}"
+    return escape(str(address or "peer"))  # a client chooses the path of its socket

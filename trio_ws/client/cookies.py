@@ -46,7 +46,7 @@ class Cookies:
         elif hasattr(cookies, "add_cookie_header"):  # isinstance() would need an import of http.cookiejar
             self._jar = cookies
         else:
-            raise TypeError(f"cookies must be a mapping or a CookieJar, not {cookies!r}")
+            raise TypeError(f"cookies must be a mapping or a CookieJar, not {type(cookies).__name__}")
 
     def header(self, uri: WebSocketURI, *, first_origin: bool) -> str | None:
         """Return the Cookie header value for a request, or None for no cookies."""
@@ -64,12 +64,13 @@ class Cookies:
 
 
 def _check(name: Any, value: Any) -> str:
+    # The values are secret.
     if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"cookies must map str to str, not {name!r} to {value!r}")
+        raise TypeError(f"cookies must map str to str, not {name!r} to {type(value).__name__}")
     if not TOKEN.fullmatch(name):
         raise ValueError(f"a cookie name must be a token (RFC 9110, section 5.6.2), not {name!r}")
     if not _VALUE.fullmatch(value):
-        raise ValueError(f"the cookie {name!r} must have a valid value (RFC 6265, section 4.1.1), not {value!r}")
+        raise ValueError(f"the cookie {name!r} must have a valid value (RFC 6265, section 4.1.1)")
     return name
 
 

@@ -82,7 +82,7 @@ async def explain_addresses(exc: OSError, host: str, port: int) -> str:
         if not any(each is unnamed for each in reasons.values()):
             return explain(exc)
     if list(reasons) == [host]:
-        return explain(exc)
+        return " or ".join(dict.fromkeys(reasons[host]))
     return "; ".join(f"{address}: {' or '.join(dict.fromkeys(each))}" for address, each in reasons.items())
 
 

@@ -36,6 +36,8 @@ _PASSWORD = r"(?is)((?:wss?:|\w[\w+.\-]*:(?=//))?/*[^:@]*:).*@"
 def _without_password(uri: object) -> str:
     # Messages end up in logs, which must not contain passwords. The URI may be malformed in any way.
     text = str(uri)
+    if "@" not in text:  # first, because the search for a password takes long in a long text
+        return text
     return text if re.fullmatch(_NO_CREDENTIALS, text) else re.sub(_PASSWORD, r"\1***@", text, count=1)
 
 

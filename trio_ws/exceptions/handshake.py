@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from .base import WebSocketException
+from .shown import show_value
 
 __all__ = [
     "BodyTooBig",
@@ -132,7 +133,7 @@ class InvalidHeader(InvalidHandshake, ValueError):
     reason: str
 
     def __str__(self) -> str:
-        shown = "" if self.value is None else f" {self.value!r}"
+        shown = "" if self.value is None else f" {show_value(self.name, self.value)!r}"
         return self._name_peer(f"header {self.name!r}{shown}: {self.reason}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .handshake import InvalidHandshake
-from .shown import escape, hide_passwords
+from .shown import escape, show_value
 
 if TYPE_CHECKING:
     from ..datastructures import Headers
@@ -78,7 +78,7 @@ def _show(response: Response) -> str:
     shown = f"HTTP status {response.status_code} {escape(response.reason_phrase)}".rstrip()
     headers = list(response.headers.raw_items())
     if headers:
-        lines = [_shorten(escape(f"{name}: {hide_passwords(value)}")) for name, value in headers[:_SHOWN_HEADERS]]
+        lines = [_shorten(escape(f"{name}: {show_value(name, value)}")) for name, value in headers[:_SHOWN_HEADERS]]
         if len(headers) > _SHOWN_HEADERS:
             lines.append(f"and {len(headers) - _SHOWN_HEADERS} more")
         shown += f" ({'; '.join(lines)})"

@@ -1,6 +1,6 @@
-"""Text for people: ``show_fields`` for attrs classes, and ``escape``, ``hide_passwords``, ``quote``.
+"""Text for people: ``show_fields`` for attrs classes, ``escape``, ``hide_passwords``, ``show_value`` and ``quote``.
 
-The last three are for text from elsewhere. Messages end up in logs and on terminals. What a peer has sent must not
+The last four are for text from elsewhere. Messages end up in logs and on terminals. What a peer has sent must not
 break a line in two or control a terminal there, and nobody's password has a place there.
 """
 
@@ -11,7 +11,10 @@ from typing import Any
 
 import attrs
 
-__all__ = ["escape", "hide_passwords", "quote", "show_fields"]
+__all__ = ["escape", "hide_passwords", "quote", "show_fields", "show_value"]
+
+#: The headers whose values are secret, in lower case.
+SECRET_HEADERS: frozenset[str] = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 
 #: The maximum number of bytes that :func:`quote` quotes.
 MAX_QUOTED = 80
@@ -45,6 +48,11 @@ def escape(text: str) -> str:
 def hide_passwords(text: str) -> str:
     """Return text with ``***`` for the passwords of the URIs in it."""
     return re.sub(_PASSWORD, r"\1***@", text)
+
+
+def show_value(name: str, value: str) -> str:
+    """Return the value of a header, with ``***`` for a secret and for the passwords of URIs in it."""
+    return "***" if name.lower() in SECRET_HEADERS else hide_passwords(value)
 
 
 def quote(data: bytes | bytearray) -> str:

@@ -13,6 +13,9 @@ __all__ = ["MAX_BODY_SIZE", "decode_body"]
 #: Maximum size of the body of a response, in bytes.
 MAX_BODY_SIZE: int = 1024 * 1024
 
+# The first bytes of the gzip format (RFC 1952, section 2.3.1).
+_GZIP = b"\x1f\x8b"
+
 # Number of bytes to decompress at a time. A piece with an error in it yields no output at all, so pieces are small.
 _PIECE = 4 * 1024
 
@@ -41,6 +44,8 @@ def _decompress(data: bytes, wbits: int) -> bytes:
     position = 0
     while position < len(data) and len(body) < MAX_BODY_SIZE:
         if decompressor.eof:
+            if not data.startswith(_GZIP):
+                break
             # A gzip file may consist of several members (RFC 1952, section 2.2).
             decompressor = zlib.decompressobj(wbits)
         piece = data[position : position + _PIECE]

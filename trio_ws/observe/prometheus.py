@@ -197,7 +197,11 @@ class PrometheusInstrument(Instrument):
             if request.method not in ("GET", "HEAD"):
                 return opening.respond(405, "metrics are read-only, use GET or HEAD\n", {"Allow": "GET, HEAD"})
             accepted = ", ".join(request.headers.get_all("Accept"))
-            encode, content_type = _import_client().exposition.choose_encoder(accepted)
+            choose_encoder = _import_client().exposition.choose_encoder
+            try:
+                encode, content_type = choose_encoder(accepted)
+            except TypeError:  # it cannot read every version that a client may name
+                encode, content_type = choose_encoder("")
             return opening.respond(200, encode(self.registry), {"Content-Type": content_type})
 
         return answer

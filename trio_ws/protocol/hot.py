@@ -1,7 +1,7 @@
 """The functions that process every byte: compiled if available, otherwise in Python.
 
 The compiled module is missing if the package was installed from source without a C compiler. Setting the environment
-variable ``TRIO_WS_PURE`` to anything but 0 disables it. Both versions behave the same.
+variable ``TRIO_WS_PURE`` to anything but 0 or an empty text disables it. Both versions behave the same.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def to_proxy(proxy: Proxy | str | None) -> Proxy | Literal["auto"] | None:
     if isinstance(proxy, str):
         return "auto" if proxy == "auto" else parse_proxy(proxy)
     if not (proxy is None or isinstance(proxy, Proxy)):
-        raise TypeError(f"proxy must be a URL, a Proxy, 'auto' or None, not {proxy!r}")
+        raise TypeError(f"proxy must be a URL, a Proxy, 'auto' or None, not {type(proxy).__name__}")
     return proxy
 
 
