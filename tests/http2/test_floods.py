@@ -227,8 +227,9 @@ async def test_a_settings_flood(autojump_clock: trio.testing.MockClock) -> None:
         frame(DATA, PADDED, 1, bytes([9, *bytes(9)])),
         frame(PING, 1, 0, bytes(8)),
         frame(SETTINGS, 1),
+        frame(GOAWAY, 0, 0, bytes(8)),
     ],
-    ids=["priority", "unknown", "empty data", "padding", "answers to no pings", "acknowledged settings"],
+    ids=["priority", "unknown", "empty data", "padding", "answers to no pings", "acknowledged settings", "farewells"],
 )
 async def test_floods_of_useless_frames(useless: bytes, autojump_clock: trio.testing.MockClock) -> None:
     async with raw_client() as peer:
@@ -419,6 +420,14 @@ def test_small_pieces_take_little_memory() -> None:
     while stream.count_unread():
         received += stream.receive_now(7_000) or b""
     assert received == b"".join(bytes([number % 256, 0]) for number in range(30_000))
+
+
+def test_an_empty_piece_is_not_the_end() -> None:
+    stream = HTTP2Stream(SimpleNamespace(protocol=None), 1)
+    stream.receive_data(b"")
+    assert stream.receive_now(100) is None
+    stream.end()
+    assert stream.receive_now(100) == b""
 
 
 def test_a_client_ignores_frames_of_forgotten_streams(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,19 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import h2.events
 import pytest
 import trio
 import trio.testing
 
 import trio_ws
 from trio_ws import InvalidStatus, Limits, Opening, Request, Response
+from trio_ws.connection.stream import StreamAdapter
 from trio_ws.exceptions import ConnectionClosed
-from trio_ws.http2.connection import WINDOW
+from trio_ws.http2.connection import WINDOW, HTTP2Connection
 
 from ..server.clients import MemoryListener
-from ..support import echo, pipe_pair, read_to_end
+from ..support import echo, memory_pair, pipe_pair, read_to_end
 from .peers import (
     CANCEL,
     CONNECT,
@@ -1017,3 +1019,20 @@ async def test_a_goaway_of_the_peer_leaves_websockets_alone(autojump_clock: trio
         assert (await peer.receive_kind(DATA, 1)).payload == b"\x81\x05still"
         await peer.send(frame(DATA, END_STREAM, 1, close_frame()))
         await peer.receive(lambda each: each.ends)
+
+
+async def test_a_request_that_is_read_after_the_connection_was_lost() -> None:
+    """The writer may notice the loss while the reader pauses within the bytes that it has read."""
+    connection = HTTP2Connection(
+        StreamAdapter(memory_pair()[0]),
+        is_client=False,
+        max_streams=10,
+        max_head_size=1000,
+        max_headers=10,
+        received=b"",
+    )
+    connection.fail("it is lost")
+    request = h2.events.RequestReceived(stream_id=1, headers=[(b":method", b"GET")])
+    connection._receive_request(request)
+    assert not connection.streams
+    assert await connection.arrivals.get() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import trio_ws
 from trio_ws import (
     Backend,
     BackendUnavailable,
@@ -161,6 +163,69 @@ async def test_an_unchanged_number_of_members_is_not_sent(nursery: trio.Nursery)
     nursery.cancel_scope.cancel()
 
 
+class SlowBackend(RecordingBackend):
+    """A back end for which telling a number of members takes a second."""
+
+    async def set_members(self, counts: Mapping[str, int]) -> None:
+        await trio.sleep(1)
+        await super().set_members(counts)
+
+
+async def test_messages_go_out_while_members_come_and_go(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    wire = SlowBackend()
+    hub = Hub(backend=wire)
+
+    async def come_and_go(ws: trio_ws.WebSocket) -> None:
+        for number in itertools.count():
+            with hub.topic(str(number)).subscribe(ws):
+                await trio.sleep(0.4)
+
+    async with opened() as (ws, _):
+        nursery.start_soon(come_and_go, ws)
+        await trio.sleep(1)
+        with trio.fail_after(10):
+            await nursery.start(hub.run)
+            for number in range(3):
+                hub.topic("news").publish(str(number))
+                await trio.sleep(2)
+        assert wire.published == ["0", "1", "2"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_message_waits_for_the_subscription_that_came_before_it(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A new member must get the answers to what it publishes."""
+    wire = SlowBackend()
+    hub = Hub(backend=wire)
+    await nursery.start(hub.run)
+    async with opened() as (ws, _):
+        with hub.topic("a").subscribe(ws):
+            await trio.sleep(0.5)
+            with hub.topic("b").subscribe(ws):  # while the back end is told of the other topic
+                hub.topic("b").publish("question")
+                await trio.sleep(5)
+        assert wire.calls.index(("subscribe", "b")) < wire.calls.index(("publish", "b", "question"))
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_message_that_a_policy_fails_for_is_published(nursery: trio.Nursery) -> None:
+    def fail(topic: str) -> trio_ws.WhenFull:
+        raise LookupError
+
+    wire = RecordingBackend()
+    hub = Hub(backend=wire, when_full=fail)
+    await nursery.start(hub.run)
+    async with opened() as (ws, _):
+        with hub.topic("news").subscribe(ws):
+            await settle()
+            with pytest.raises(LookupError):
+                hub.topic("news").publish("a")
+            await settle()
+            assert wire.published == ["a"]
+    nursery.cancel_scope.cancel()
+
+
 async def test_topics_and_messages_go_in_batches(nursery: trio.Nursery) -> None:
     wire = RecordingBackend()
     hub = Hub(backend=wire)
@@ -172,7 +237,7 @@ async def test_topics_and_messages_go_in_batches(nursery: trio.Nursery) -> None:
         assert wire.calls[0] == ("subscribe", *(topic.name for topic in topics))
         for number in range(outgoing.BATCH_MESSAGES + 1):
             topics[0].publish(str(number))
-        batch = exchange_of(hub).outgoing.next_batch()
+        batch = exchange_of(hub).outgoing.next_batch(1000)
         assert [publication.message for publication in batch] == [str(n) for n in range(outgoing.BATCH_MESSAGES)]
         await settle()
         assert wire.published == [str(number) for number in range(outgoing.BATCH_MESSAGES + 1)]
@@ -299,7 +364,7 @@ def test_a_marker_for_all_topics_is_repeated_behind_messages(monkeypatch: pytest
     assert queue.put("a", large, 0.0)
     for topic in ("b", "c", "d", "e", "b"):
         assert not queue.put(topic, large, 0.0)
-    in_flight = queue.next_batch()
+    in_flight = queue.next_batch(queue.number)
     assert [publication.topic for publication in in_flight] == ["a", "b", outgoing.LOSSES]
     # The last marker may be received already: what is dropped now needs another one.
     assert not queue.put("c", large, 0.0)
@@ -307,7 +372,7 @@ def test_a_marker_for_all_topics_is_repeated_behind_messages(monkeypatch: pytest
     assert queue.put("c", large, 0.0)
     for topic in ("c", "d", "d", "e"):
         assert not queue.put(topic, large, 0.0)
-    batch = queue.next_batch()
+    batch = queue.next_batch(queue.number)
     assert [publication.topic for publication in batch] == [outgoing.LOSSES, "c", outgoing.LOSSES]
     assert [publication.message for publication in batch] == [None, large, None]
     queue.acknowledge()
@@ -1023,7 +1088,9 @@ def test_after_a_fork_a_back_end_has_another_id(monkeypatch: pytest.MonkeyPatch)
     queue.put("news", "child", 0.0)
     # The engine gets the messages of one publisher at a time.
     for message, publisher in [("parent", parent), ("child", backend.id)]:
-        assert queue.next_batch() == [Publication("news", message, publisher, queue.number - len(queue) + 1)]
+        assert queue.next_batch(queue.number) == [
+            Publication("news", message, publisher, queue.number - len(queue) + 1)
+        ]
         queue.acknowledge()
     assert not queue
 

@@ -797,6 +797,72 @@ trio.run(main)
 """
 
 
+@needs_redis
+async def test_a_topic_that_is_left_and_joined_again_at_once(server: RedisServer) -> None:
+    """The answer to the unsubscription comes after the new subscription was sent, and is no sign of a moved slot."""
+
+    async def join_again() -> None:
+        await backend.unsubscribe(["news"])
+        await backend.subscribe({"news": None})
+
+    async with RedisBackend(server.url, sharded=True, streams=False) as backend:
+        for number in range(3):
+            await backend.subscribe({"news": None})
+            server.stop()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(join_again)
+                await trio.testing.wait_all_tasks_blocked()
+                server.resume()
+            await backend.publish([trio_ws.Publication("news", "hello", backend.id, number)])
+            (received,) = await backend.receive()
+            assert isinstance(received, trio_ws.Received)
+            assert received.message == "hello"
+
+
+@needs_redis
+async def test_what_arrives_is_handled_at_once(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue of coredis has no limit."""
+    waiting: list[int] = []
+
+    class Listener(listener.Listener):
+        def _handle(self, message: list[Any]) -> None:
+            super()._handle(message)
+            (connection,) = self._connections.values()
+            waiting.append(connection._push_message_buffer_in.statistics().current_buffer_used)
+
+    monkeypatch.setattr(pubsub, "Listener", Listener)
+    async with RedisBackend(server.url, streams=False) as one, RedisBackend(server.url, streams=False) as two:
+        await two.subscribe({"news": None})
+        channel = two._names.channel("news")
+        packed = [pubsub.pack([trio_ws.Publication("news", "x", one.id, number)]) for number in range(5_000)]
+        await one._connected._client.call([Command(channel, b"PUBLISH", (channel, each)) for each in packed])
+        with trio.fail_after(HANGS):
+            received = 0
+            while received < 5_000:
+                received += len(await two.receive())
+    # A read of coredis has at most 64 KiB.
+    assert max(waiting) < 2000
+
+
+async def test_numbers_are_sent_as_they_are_then() -> None:
+    """Those that are repeated regularly are not older than the last ones that were sent."""
+    sent: list[Command] = []
+
+    class SlowClient:
+        async def call(self, commands: Sequence[Command]) -> list[Any]:
+            await trio.testing.wait_all_tasks_blocked()
+            sent.extend(commands)
+            return [1 for _ in commands]
+
+    numbers = presence.Presence(SlowClient(), Names(""), "node", 1)  # type: ignore[arg-type]  # all that is used
+    await numbers.set({"a": 1, "b": 1})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(numbers._send, ["a"])
+        nursery.start_soon(numbers._send, ["b"])
+        nursery.start_soon(numbers.set, {"b": 0})
+    assert [each.name for each in sent if each.key == Names("").members("b")][-1] == b"HDEL"
+
+
 def start_process(url: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROCESS, url])
 

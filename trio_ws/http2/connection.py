@@ -258,6 +258,8 @@ class HTTP2Connection:
             stream.receive_window_update()
 
     def _receive_request(self, event: h2.events.RequestReceived) -> None:
+        if self.failure is not None:  # the connection was lost while this was read: nobody would end the stream
+            return
         stream_id = event.stream_id
         # Streams that have ended do not count (RFC 9113, section 5.1.2), although their tasks may still have to notice.
         is_full = len(self.streams) >= self.max_streams <= sum(not each.is_over for each in self.streams.values())
@@ -283,8 +285,8 @@ class HTTP2Connection:
         self.peer_is_leaving = True
         if event.error_code:
             self._farewell = f": {error_name(event.error_code)}"
-        for stream in list(self.streams.values()):
-            if self.is_client and stream.stream_id > event.last_stream_id:
+        for stream in list(self.streams.values()) if self.is_client else []:
+            if stream.stream_id > event.last_stream_id:
                 if event.error_code == ErrorCodes.HTTP_1_1_REQUIRED:  # it holds for the request, too
                     stream.error_code = event.error_code
                 stream.fail(f"the peer has closed the connection for new streams{self._farewell}", refused=True)
@@ -352,6 +354,7 @@ class HTTP2Connection:
                 await self._read()
         await trio.lowlevel.checkpoint()
 
+    @trio.lowlevel.enable_ki_protection
     def leave(self) -> None:
         """Send GOAWAY: accept no more streams, and leave the open ones alone. Idempotent."""
         if not self._is_leaving:
@@ -372,6 +375,7 @@ class HTTP2Connection:
             for stream in list(self.streams.values()):
                 stream.fail(failure)
 
+    @trio.lowlevel.enable_ki_protection
     def finish(self, *, linger: bool = False) -> None:
         """Write what is left, and end the tasks.
 

@@ -182,6 +182,7 @@ class HTTP2Protocol:
                 self._receive_headers(block, events)
         elif kind == FrameType.GOAWAY:
             events.append(parse_goaway(payload, stream_id))
+            self.floods.count_useless()
         elif kind == FrameType.PUSH_PROMISE:
             raise Violation(ErrorCodes.PROTOCOL_ERROR, "a PUSH_PROMISE frame is not allowed")
         elif kind == FrameType.PRIORITY:

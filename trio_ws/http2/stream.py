@@ -117,6 +117,8 @@ class HTTP2Stream(trio.abc.HalfCloseableStream):
 
     def receive_data(self, data: bytes) -> None:
         """Store received bytes. Small pieces are joined, because each takes as much memory as a hundred bytes."""
+        if not data:  # for a reader, that would be the end
+            return
         if self._received and len(self._received[-1]) + len(data) <= JOINED:
             self._received[-1] += data
         else:

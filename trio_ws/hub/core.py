@@ -118,6 +118,7 @@ class HubCore:
         slow: list[WebSocket] = []
         outgoing = self.exchange.outgoing
         queued = outgoing.put(topic, published, trio.current_time())
+        self.exchange.wake()
         if self._settings.envelope is None:
             delivery = Delivery(published, compress, self.exchange.backend.id, outgoing.number, None)
             slow = self._deliver(state, delivery, excluded, own=True)
@@ -125,7 +126,6 @@ class HubCore:
             state.own_options[outgoing.number] = excluded, compress
         if not queued:
             logger.warning("message to topic %r not sent to other processes: %d bytes are queued", topic, outgoing.size)
-        self.exchange.wake()
         self._observe("hub_backlog_changed", len(outgoing), outgoing.size)
         return slow
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
 
 import trio
 
@@ -228,16 +227,18 @@ class Exchange:
 
     async def _send(self) -> None:
         while True:
-            # Subscriptions come before messages: a new member must get the answers to what it publishes.
+            # Subscriptions come before messages: a new member must get the answers to what it publishes. Messages that
+            # are published meanwhile wait for the subscriptions that come meanwhile.
+            number = self.outgoing.number
             await self._pass_on_changes()
-            if self.outgoing:
-                await self._publish()
-            else:
+            if self.outgoing.has(number):
+                await self._publish(number)
+            elif not (self.outgoing or self._changed):
                 self._wake = trio.Event()
                 await self._wake.wait()
 
-    async def _publish(self) -> None:
-        batch = self.outgoing.next_batch()
+    async def _publish(self, number: int) -> None:
+        batch = self.outgoing.next_batch(number)
         self._publishing = True
         try:
             await self.backend.publish(batch)
@@ -266,9 +267,14 @@ class Exchange:
         return bool(given_up)
 
     async def _pass_on_changes(self) -> None:
-        """Tell the back end about the topics that have changed."""
-        while self._changed:
-            states = [self._states[topic] for topic in islice(self._changed, BATCH_TOPICS)]
+        """Tell the back end about the topics that have changed until now.
+
+        Not about those that change meanwhile: on a busy server, there are always some.
+        """
+        topics = list(self._changed)
+        for index in range(0, len(topics), BATCH_TOPICS):
+            batch = topics[index : index + BATCH_TOPICS]
+            states = [self._states[topic] for topic in batch if topic in self._changed]
             for state in states:
                 del self._changed[state.name]
                 state.busy = True

@@ -262,7 +262,8 @@ class Topic:
         When the block is entered, the connection is a member: it gets all messages that are published from then on in
         any process. With ``since``, it has also got the messages that it has missed since that position, in their order
         and in their envelopes, if the engine still has all of them; :attr:`Joined.recovered` says so. Otherwise it has
-        got none of them, or only the first ones.
+        got none of them, or only the first ones. Until then, do not make the same connection a member of the topic in
+        another task: it could get messages twice.
 
         Entering waits while the engine is unavailable and until :meth:`Hub.run` runs; use ``trio.fail_after`` to limit
         that. It also waits for a peer that reads the missed messages slowly. It can be cancelled at any time; then the

@@ -115,10 +115,17 @@ class Outgoing:
         self._items.append((publication, size, time))
         self.size += size
 
-    def next_batch(self) -> list[Publication]:
+    def has(self, number: int) -> bool:
+        """Whether a message up to this number is queued."""
+        return bool(self._items) and self._items[0][0].number <= number
+
+    def next_batch(self, number: int) -> list[Publication]:
         """Return the messages to publish next, at least one. They stay in the queue until they are acknowledged.
 
         A batch that was not acknowledged is returned again as it was.
+
+        Args:
+            number: The number of the last message that may be in the batch.
         """
         if not self._in_flight:
             batch_size = 0
@@ -126,6 +133,7 @@ class Outgoing:
                 batch_size += size
                 if self._in_flight and (
                     batch_size > BATCH_BYTES
+                    or publication.number > number
                     or self._in_flight == BATCH_MESSAGES
                     # Queued before a fork, and after it.
                     or publication.publisher != self._items[0][0].publisher
@@ -190,7 +198,7 @@ class Outgoing:
 
     async def wait_acknowledged(self, number: int) -> None:
         """Wait until no message up to this number is queued. Safe to cancel. A checkpoint only if it waits."""
-        while self._items and self._items[0][0].number <= number:
+        while self.has(number):
             await self._removed.wait()
 
 

@@ -117,8 +117,8 @@ class _Session:
         lingers = False
         try:
             async with trio.open_nursery() as nursery:
-                connection.start(nursery)
                 try:
+                    connection.start(nursery)
                     async with trio.open_nursery() as streams:
                         if state.draining or state.close is not None:
                             connection.leave()

@@ -7,7 +7,9 @@ its connections directly. What arrives is handled at once, and each connection i
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -43,6 +45,8 @@ class Listener:
         self._unconfirmed: set[bytes] = set()
         self._confirmed = trio.Event()
         self._subscribed: set[bytes] = set()
+        # Sharded channels, with the number of unsubscriptions that Redis has not confirmed yet.
+        self._leaving: Counter[bytes] = Counter()
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Connect, and start the tasks.
@@ -63,8 +67,17 @@ class Listener:
                     nursery.start_soon(self._ping, connection)
                     async for message in connection.push_messages:
                         self._handle(message)
+                        self._handle_waiting(connection)
             finally:
                 connection.invalidate()
+
+    def _handle_waiting(self, connection: Any) -> None:
+        """Handle what else has arrived: coredis returns one message in each step, and its queue has no limit."""
+        import anyio
+
+        with suppress(anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
+            while True:
+                self._handle(connection._push_message_buffer_out.receive_nowait())
 
     async def _ping(self, connection: Any) -> None:
         while True:
@@ -80,8 +93,11 @@ class Listener:
             self._unconfirmed.discard(channel)
             if not self._unconfirmed:
                 self._confirmed.set()
-        elif kind == b"sunsubscribe" and channel in self._subscribed:
-            raise BackendUnavailable("a slot of the cluster has moved to another node")
+        elif kind == b"sunsubscribe":
+            if self._leaving[channel]:
+                self._leaving -= Counter([channel])
+            elif channel in self._subscribed:
+                raise BackendUnavailable("a slot of the cluster has moved to another node")
 
     async def subscribe(self, channels: Collection[bytes]) -> None:
         """Subscribe to channels. When this returns, their messages arrive.
@@ -100,6 +116,8 @@ class Listener:
         """Unsubscribe from channels. Some messages may still arrive."""
         await trio.lowlevel.checkpoint()
         self._subscribed.difference_update(channels)
+        if self._sharded:
+            self._leaving.update(channels)
         with within(self._client.timeout):
             self._send(b"SUNSUBSCRIBE" if self._sharded else b"UNSUBSCRIBE", channels)
 

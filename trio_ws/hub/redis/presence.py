@@ -8,7 +8,7 @@ process that was killed, or of an earlier session of this one, do not count.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import trio
@@ -48,6 +48,8 @@ class Presence:
         self._previous = f"{node}.{number - 1}"
         self._session = f"{node}.{number}"
         self._counts: dict[str, int] = {}
+        # Held while numbers are sent.
+        self._lock = trio.Lock()
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Begin the session, and renew it regularly.
@@ -82,9 +84,9 @@ class Presence:
             if not await self._renew() or trio.current_time() >= repeat_at:
                 # Another process may have removed the numbers while the session was not alive.
                 repeat_at = trio.current_time() + REPEAT
-                counts = list(self._counts.items())
-                for index in range(0, len(counts), BATCH):
-                    await self._send(dict(counts[index : index + BATCH]))
+                topics = list(self._counts)
+                for index in range(0, len(topics), BATCH):
+                    await self._send(topics[index : index + BATCH])
 
     async def stop(self) -> None:
         """End the session at once, if Redis answers quickly."""
@@ -108,16 +110,17 @@ class Presence:
                 self._counts.pop(topic, None)
         await self._send(counts)
 
-    async def _send(self, counts: Mapping[str, int]) -> None:
-        commands = []
-        for topic, count in counts.items():
-            key = self._names.members(topic)
-            if count:
-                commands.append(Command(key, b"HSET", (key, self._session, count)))
-                commands.append(Command(key, b"EXPIRE", (key, KEPT)))
-            else:
-                commands.append(Command(key, b"HDEL", (key, self._session)))
-        await self._client.call(commands)
+    async def _send(self, topics: Iterable[str]) -> None:
+        async with self._lock:  # so that Redis gets the last numbers last
+            commands = []
+            for topic in topics:
+                key = self._names.members(topic)
+                if count := self._counts.get(topic):
+                    commands.append(Command(key, b"HSET", (key, self._session, count)))
+                    commands.append(Command(key, b"EXPIRE", (key, KEPT)))
+                else:
+                    commands.append(Command(key, b"HDEL", (key, self._session)))
+            await self._client.call(commands)
 
     async def count(self, topic: str) -> int:
         """Return the number of members in the other processes.
