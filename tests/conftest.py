@@ -141,7 +141,7 @@ if find_spec("h2") is not None:
 
 @pytest.fixture
 def short_limits() -> None:
-    """Keep `SHORT_LIMITS` in a test in real time, whose peer does not read what is written last."""
+    """Keep `SHORT_LIMITS` in a test whose peer does not read what is written last, or that makes a virtual clock."""
 
 
 @pytest.fixture(autouse=True)

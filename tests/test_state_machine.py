@@ -69,6 +69,8 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
+pytestmark = pytest.mark.usefixtures("short_limits")
+
 FIN, RSV1, RSV2 = 0x80, 0x40, 0x20
 TAIL = b"\x00\x00\xff\xff"
 
