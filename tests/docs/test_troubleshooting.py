@@ -336,6 +336,29 @@ async def too_slow() -> str:
     return str(caught.value.__cause__)
 
 
+@provokes("messages were lost: the handler did not receive them in time", sockets=True)
+async def shut_down_with_a_slow_handler() -> str:
+    closed = trio.Event()
+    causes: list[str] = []
+
+    async def receive_late(ws: trio_ws.WebSocket) -> None:
+        await closed.wait()
+        with pytest.raises(trio_ws.ConnectionClosedError) as caught:
+            while True:
+                await ws.receive()
+        causes.append(str(caught.value.__cause__))
+
+    async with trio.open_nursery() as nursery:
+        server = await serve(nursery, receive_late, compression=None)
+        async with trio_ws.connect(f"ws://127.0.0.1:{server.port}/", compression=None) as ws:
+            for _ in range(5):
+                await ws.send(bytes(100_000))
+            nursery.start_soon(server.aclose)
+            await ws.wait_closed()
+            closed.set()
+    return causes[0]
+
+
 @provokes("the closing handshake took longer than … seconds (close_timeout)")
 async def no_answer_to_close() -> str:
     client_end, server_end = trio.testing.memory_stream_pair()
