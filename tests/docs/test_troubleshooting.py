@@ -26,6 +26,7 @@ from trio_ws.protocol.handshake import accept
 from trio_ws.testing import Role, ScriptedPeer
 
 from ..ports import free_port
+from ..server.clients import start_in_memory
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "troubleshooting.rst").read_text(encoding="utf-8")
 
@@ -336,7 +337,7 @@ async def too_slow() -> str:
     return str(caught.value.__cause__)
 
 
-@provokes("messages were lost: the handler did not receive them in time", sockets=True)
+@provokes("messages were lost: the handler did not receive them in time")
 async def shut_down_with_a_slow_handler() -> str:
     closed = trio.Event()
     causes: list[str] = []
@@ -349,8 +350,8 @@ async def shut_down_with_a_slow_handler() -> str:
         causes.append(str(caught.value.__cause__))
 
     async with trio.open_nursery() as nursery:
-        server = await serve(nursery, receive_late, compression=None)
-        async with trio_ws.connect(f"ws://127.0.0.1:{server.port}/", compression=None) as ws:
+        server, listener = await start_in_memory(nursery, receive_late, compression=None)
+        async with trio_ws.connect_over(listener.connect(), MEMORY, compression=None) as ws:
             for _ in range(5):
                 await ws.send(bytes(100_000))
             nursery.start_soon(server.aclose)
