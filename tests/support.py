@@ -668,7 +668,7 @@ async def ignore_closed(function: Callable[..., Awaitable[object]], *args: objec
 
 
 def find_program(name: str) -> str:
-    """Return the path of a program, or skip the test."""
+    """Return the path of a program. Skip the test if it is not installed, which is an error where CI installs it."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", ""), "/usr/sbin"])
     program = shutil.which(name, path=path)
     if program is None:

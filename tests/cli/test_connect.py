@@ -317,7 +317,7 @@ def test_interrupted_between_two_connections() -> None:
         assert client.wait(timeout=HANGS) == 128 + signal.SIGTERM
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the size of a pipe")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has F_GETPIPE_SZ, to see that the pipe is full")
 def test_the_second_signal_ends_a_write_to_a_full_pipe() -> None:
     import fcntl
     import termios

@@ -854,7 +854,7 @@ async def test_numbers_are_sent_as_they_are_then() -> None:
             sent.extend(commands)
             return [1 for _ in commands]
 
-    numbers = presence.Presence(SlowClient(), Names(""), "node", 1)  # type: ignore[arg-type]  # all that is used
+    numbers = presence.Presence(SlowClient(), Names(""), "node", 1)  # type: ignore[arg-type]  # it has the one method that is used
     await numbers.set({"a": 1, "b": 1})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(numbers._send, ["a"])

@@ -64,7 +64,10 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def _let_the_second_signal_kill() -> None:
-    """Let the second signal end the process at once. A write to a full pipe cannot be interrupted in another way."""
+    """Restore the default action of SIGINT and SIGTERM at the first of them, so that the next one ends the process.
+
+    Python goes on with a write to a full pipe after each signal that it handles, so nothing else could end that.
+    """
 
     def handle(notify: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -184,7 +187,7 @@ class Client:
         """Close the connection at the first signal. Do not wait for that at the second one."""
         self._signal = await signals.__anext__()
         self._finishing = True
-        if self._ws is None or self._outcome is not None:  # there is no connection, and none is wanted any more.
+        if self._ws is None or self._outcome is not None:  # There is no connection, and none is wanted any more.
             self._scope.cancel()
             return
         async with trio.open_nursery() as nursery:

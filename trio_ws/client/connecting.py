@@ -129,7 +129,7 @@ class Connecting(AsyncWithOnly):
         began_at = trio.current_time()
         try:
             ws = await self._open_in_time()
-        except BaseException as exc:
+        except BaseException as exc:  # cancellation must not leave a stream open, either
             if self._give_up is not None:
                 await self._give_up()
             if self._settings.instruments and isinstance(exc, Exception):

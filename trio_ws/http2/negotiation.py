@@ -57,7 +57,7 @@ def check_http2(value: object) -> None:
 
 
 def offer(context: ssl.SSLContext) -> None:
-    """Let the connections of a server's TLS context offer HTTP/2 besides HTTP/1.1."""
+    """Add HTTP/2 to the protocols that a server offers in TLS handshakes with this context."""
     context.set_alpn_protocols(["h2", "http/1.1"])
 
 

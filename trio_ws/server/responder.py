@@ -111,16 +111,15 @@ class Responder:
         """
         try:
             return await self._answer(request, received)
-        except Exception:
-            raise
         except BaseExceptionGroup as group:
-            # A nursery of the application was cancelled, and its tasks may have failed at the same time. Cancelled must
-            # come alone: its scope would let the other exceptions pass.
             failures, rest = group.split(Exception)
-            if failures is not None:
-                self.fail(failures)
-            if rest is not None and rest.split(trio.Cancelled)[1] is None:
-                await trio.lowlevel.checkpoint_if_cancelled()
+            if rest is not None:
+                # A nursery of the application was cancelled, and its tasks may have failed at the same time. Cancelled
+                # must come alone: its scope would let the other exceptions pass.
+                if failures is not None:
+                    self.fail(failures)
+                if rest.split(trio.Cancelled)[1] is None:
+                    await trio.lowlevel.checkpoint_if_cancelled()
             raise
 
     async def _answer(self, request: Request, received: bytes) -> Response:
