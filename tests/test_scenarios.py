@@ -50,6 +50,7 @@ from .support import (
     Faulty,
     Peer,
     PipeStream,
+    Wrapped,
     binary,
     both,
     cancelled,
@@ -660,23 +661,14 @@ async def test_a_third_task_runs_while_parts_flood_both_ways(autojump_clock: Moc
 # -- 23: streams of all kinds ----------------------------------------------------------------------------------------
 
 
-class Minimal(trio.abc.Stream):
+class Minimal(Wrapped):
     """A minimal stream: no half-close, and ``receive_some`` returns a ``bytearray``."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return bytearray(await self._stream.receive_some(3))
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+        return bytearray(await self.stream.receive_some(3))
 
 
 @pytest.mark.parametrize("kind", PAIRS)

@@ -893,15 +893,21 @@ async def test_errors_show_no_secrets(options: dict[str, Any]) -> None:
     assert "secret" not in str(caught.value)
 
 
+async def fail_to_fetch(_: trio_ws.WebSocketURI) -> dict[str, str]:
+    raise ZeroDivisionError
+
+
+async def fetch_forever(_: trio_ws.WebSocketURI) -> dict[str, str]:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
 async def test_the_stream_is_closed_if_there_are_no_credentials(autojump_clock: trio.testing.MockClock) -> None:
-    async def fail(_: trio_ws.WebSocketURI) -> dict[str, str]:
-        raise ZeroDivisionError
-
-    async def wait(_: trio_ws.WebSocketURI) -> dict[str, str]:
-        await trio.sleep_forever()
-        raise AssertionError
-
-    for credentials, expected in ((fail, ZeroDivisionError), (wait, OpenTimeout), (wait, trio.Cancelled)):
+    for credentials, expected in (
+        (fail_to_fetch, ZeroDivisionError),
+        (fetch_forever, OpenTimeout),
+        (fetch_forever, trio.Cancelled),
+    ):
         client, server = trio.testing.memory_stream_pair()
         with trio.move_on_after(1 if expected is trio.Cancelled else 60), pytest.raises(expected):
             async with trio_ws.connect_over(client, URI, credentials=credentials, open_timeout=10):
@@ -910,17 +916,10 @@ async def test_the_stream_is_closed_if_there_are_no_credentials(autojump_clock: 
 
 
 async def test_credentials_that_fail(autojump_clock: trio.testing.MockClock) -> None:
-    async def fail(_: trio_ws.WebSocketURI) -> dict[str, str]:
-        raise ZeroDivisionError
-
-    async def wait(_: trio_ws.WebSocketURI) -> dict[str, str]:
-        await trio.sleep_forever()
-        raise AssertionError
-
     with pytest.raises(ZeroDivisionError):
-        async with connect_over(URI, credentials=fail):
+        async with connect_over(URI, credentials=fail_to_fetch):
             pytest.fail("the connection was opened")
-    exc = await expect_failure(connect_over(URI, credentials=wait, open_timeout=3))
+    exc = await expect_failure(connect_over(URI, credentials=fetch_forever, open_timeout=3))
     assert isinstance(exc, OpenTimeout)
     assert trio.current_time() == 3
     with pytest.raises(trio_ws.InvalidHeader):
