@@ -21,7 +21,7 @@ from trio_ws.uri import parse_uri
 from ..support import HANGS, reset
 
 #: How many connections there are.
-COUNT = 50
+COUNT = 10
 
 settle = trio.testing.wait_all_tasks_blocked
 
