@@ -844,22 +844,25 @@ async def test_what_arrives_is_handled_at_once(server: RedisServer, monkeypatch:
     assert max(waiting) < 2000
 
 
-async def test_numbers_are_sent_as_they_are_then() -> None:
+async def test_numbers_are_sent_as_they_are_then(autojump_clock: trio.testing.MockClock) -> None:
     """Those that are repeated regularly are not older than the last ones that were sent."""
     sent: list[Command] = []
+    # Each call takes less time than the one before, so without an order the first numbers would be the last.
+    seconds = [1, 2, 3, 4]
 
-    class SlowClient:
+    class SlowClient(RedisClient):
         async def call(self, commands: Sequence[Command]) -> list[Any]:
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(seconds.pop())
             sent.extend(commands)
             return [1 for _ in commands]
 
-    numbers = presence.Presence(SlowClient(), Names(""), "node", 1)  # type: ignore[arg-type]  # it has the one method that is used
+    client = SlowClient("redis://localhost", ssl_context=None, timeout=5)
+    numbers = presence.Presence(client, Names(""), "node", 1)
     await numbers.set({"a": 1, "b": 1})
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(numbers._send, ["a"])
-        nursery.start_soon(numbers._send, ["b"])
-        nursery.start_soon(numbers.set, {"b": 0})
+        for send in (partial(numbers._send, ["a"]), partial(numbers._send, ["b"]), partial(numbers.set, {"b": 0})):
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
     assert [each.name for each in sent if each.key == Names("").members("b")][-1] == b"HDEL"
 
 
